@@ -1,0 +1,1 @@
+"""vector-index-worker: documents in, vectors in Postgres, passages and answers out."""

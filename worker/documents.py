@@ -1,0 +1,199 @@
+"""The nouns: what an application sends, what is embedded, and what a search returns."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Any
+
+from worker.errors import InvalidDocument
+
+MAX_ID_CHARACTERS = 512
+MAX_METADATA_BYTES = 1_000_000
+MIN_VERSION, MAX_VERSION = -(2**63), 2**63 - 1
+
+FIELDS = {"id", "text", "title", "metadata", "version"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Document:
+    """One document as the application sent it, cleaned: safe for Postgres and for every tokenizer."""
+
+    id: str
+    text: str
+    title: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    version: int | None = None  # raised by the application; None: in order of arrival
+
+    @classmethod
+    def from_json(cls, value: object, *, max_bytes: int) -> "Document":
+        """Check one entry of `documents`; raises InvalidDocument with the field, its value and the mend.
+
+        `text` and `title` lose NUL characters and get U+FFFD for lone surrogates; nothing else changes, so
+        that offsets count code points of the stored text. `max_bytes` bounds the text in UTF-8.
+        """
+        if not isinstance(value, Mapping):
+            raise InvalidDocument(f"a document is an object with id and text, not {_type(value)}")
+        unknown = sorted(str(name) for name in value.keys() - FIELDS)
+        if unknown:
+            raise InvalidDocument(
+                f"unknown field {unknown[0]!r}: a document has id, text, title, metadata and version; "
+                "further values belong into metadata"
+            )
+        text = _clean(value.get("text"), "text")
+        size = len(text) if text.isascii() else len(text.encode())
+        if size > max_bytes:
+            raise InvalidDocument(
+                f"text has {size:,} bytes, over MAX_DOCUMENT_BYTES ({max_bytes:,}): split the document or raise the setting"
+            )
+        title = value.get("title")
+        return cls(
+            id=document_id(value.get("id")),
+            text=text,
+            title="" if title is None else _clean(title, "title"),
+            metadata=_metadata(value.get("metadata")),
+            version=document_version(value.get("version")),
+        )
+
+    def content_hash(self) -> bytes:
+        """32 bytes over all that a reader can see: text, title and metadata."""
+        parts = (self.text, self.title, json.dumps(self.metadata, sort_keys=True, ensure_ascii=False))
+        return digest("\x00".join(parts))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chunk:
+    """A span of a revision's text, and the hash of exactly the string that is embedded for it."""
+
+    start: int  # code points of the stored text
+    end: int
+    text: str
+    tokens: int  # of the whole string that is sent
+    hash: bytes  # 32 bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Passage:
+    """One row of a search: consecutive chunks of one document."""
+
+    document_id: str
+    title: str
+    metadata: Mapping[str, Any]
+    text: str
+    start: int
+    end: int
+    chunks: tuple[int, int]  # first and last ordinal
+    score: float  # only orders
+    similarity: float | None  # 1 - cosine distance; None where it was not computed
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "document_id": self.document_id,
+            "title": self.title,
+            "metadata": dict(self.metadata),
+            "text": self.text,
+            "start": self.start,
+            "end": self.end,
+            "chunks": list(self.chunks),
+            "score": self.score,
+            "similarity": self.similarity,
+        }
+
+
+def embedding_text(prefix: str, title: str, text: str) -> str:
+    """The string that is counted, hashed and sent for a chunk: the title travels with every chunk."""
+    return f"{prefix}{title}\n{text}" if title else f"{prefix}{text}"
+
+
+def digest(text: str) -> bytes:
+    """32 bytes of BLAKE2b over the UTF-8 of a cleaned text."""
+    return blake2b(text.encode(), digest_size=32).digest()
+
+
+def document_id(value: object) -> str:
+    """The id as a string; an integer becomes its decimal string. Raises InvalidDocument."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if value is None or value == "":
+        raise InvalidDocument("id is missing: give every document a string or an integer")
+    if not isinstance(value, str):
+        raise InvalidDocument(f"id must be a string or an integer, not {_type(value)}")
+    if len(value) > MAX_ID_CHARACTERS:
+        raise InvalidDocument(f"id has {len(value)} characters; at most {MAX_ID_CHARACTERS} are allowed")
+    if clean(value) != value:
+        raise InvalidDocument("id contains a NUL or a lone surrogate: send text that Postgres can store")
+    return value
+
+
+def document_ids(values: object) -> list[str]:
+    """A list of ids, each as `document_id`, without repeats and in order. Raises InvalidDocument."""
+    if isinstance(values, (str, bytes)) or not isinstance(values, Sequence):
+        raise InvalidDocument(f"ids must be a list of strings or integers, not {_type(values)}")
+    return list(dict.fromkeys(document_id(value) for value in values))
+
+
+def document_version(value: object) -> int | None:
+    """A 64-bit integer or None. Raises InvalidDocument."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InvalidDocument(f"version must be an integer that the application raises, not {_type(value)}")
+    if not MIN_VERSION <= value <= MAX_VERSION:
+        raise InvalidDocument(f"version {value} does not fit into 64 bits")
+    return value
+
+
+def clean(text: str) -> str:
+    """The text without NUL, and with U+FFFD for each lone surrogate: what Postgres can store."""
+    text = text.replace("\x00", "") if "\x00" in text else text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        # surrogatepass joins the pairs that JSON escapes may have left apart; the rest cannot be text
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
+def _clean(value: object, name: str) -> str:
+    if not isinstance(value, str):
+        found = "missing" if value is None else _type(value)
+        raise InvalidDocument(f"{name} must be a string, not {found}")
+    return clean(value)
+
+
+def _metadata(value: object) -> Mapping[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise InvalidDocument(f"metadata must be an object, not {_type(value)}")
+    cleaned = _clean_json(value, "metadata", depth=0)
+    size = len(json.dumps(cleaned))
+    if size > MAX_METADATA_BYTES:
+        raise InvalidDocument(f"metadata has {size:,} bytes as JSON; at most {MAX_METADATA_BYTES:,} are allowed")
+    assert isinstance(cleaned, dict)
+    return cleaned
+
+
+def _clean_json(value: object, path: str, depth: int) -> Any:
+    if depth > 32:
+        raise InvalidDocument(f"{path} is nested more than 32 levels deep")
+    if value is None or isinstance(value, (bool, int)):
+        return value
+    if isinstance(value, float):
+        if value != value or value in (float("inf"), float("-inf")):
+            raise InvalidDocument(f"{path} is {value}, which JSON does not have: send null or a number")
+        return value
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, Mapping):
+        if not all(isinstance(key, str) for key in value):
+            raise InvalidDocument(f"{path} has a key that is not a string")
+        return {clean(key): _clean_json(item, f"{path}.{clean(key)[:40]}", depth + 1) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_clean_json(item, f"{path}[{at}]", depth + 1) for at, item in enumerate(value)]
+    raise InvalidDocument(f"{path} is {_type(value)}, which is not JSON")
+
+
+def _type(value: object) -> str:
+    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
+    return names.get(type(value), f"of type {type(value).__name__}")

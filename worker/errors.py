@@ -1,0 +1,72 @@
+"""Every error of ours, split by what the caller can do about it.
+
+VectorIndexError
+├── TemporaryError               try again: nothing was wrong with what was asked
+│   ├── ServiceUnreachable       Postgres or the broker did not answer
+│   └── ProviderUnavailable      the model's provider did not answer, or asked to wait
+├── InputError                   mend the input: the same again fails the same way
+│   ├── InvalidDocument          one document cannot be taken
+│   ├── InvalidQuery             a search, a filter or another argument of a task
+│   ├── UnknownIndex             no index of that name in the settings
+│   ├── TooLarge                 the provider says that a request or an input is over its limit
+│   └── Refused                  the provider refuses this input for good
+└── SettingsError                mend the settings: no request can succeed until then
+
+A message is one sentence that names the value and the mend.
+It never carries a document's text, a question or a key.
+"""
+
+
+class VectorIndexError(Exception):
+    """Base of all errors that this project raises on purpose."""
+
+
+class TemporaryError(VectorIndexError):
+    """Trying again later can succeed."""
+
+
+class ServiceUnreachable(TemporaryError):
+    """Postgres or the broker did not answer."""
+
+
+class ProviderUnavailable(TemporaryError):
+    """The provider failed or asked to wait.
+
+    `retry_after_seconds` is set when the provider named a time (HTTP 429 or 503 with Retry-After);
+    `rate_limited` is true for a 429: waiting for it is no failed attempt.
+    """
+
+    def __init__(
+        self, message: str, *, retry_after_seconds: float | None = None, rate_limited: bool = False
+    ) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+        self.rate_limited = rate_limited
+
+
+class InputError(VectorIndexError):
+    """The same input fails the same way again."""
+
+
+class InvalidDocument(InputError):
+    """One document cannot be taken; others of its message are."""
+
+
+class InvalidQuery(InputError):
+    """An argument of a task is of the wrong type, out of range or unknown."""
+
+
+class UnknownIndex(InputError):
+    """The settings have no index of that name."""
+
+
+class TooLarge(InputError):
+    """The provider says that the request, or its only input, is over the limit."""
+
+
+class Refused(InputError):
+    """The provider refuses this input for good, whatever it is sent with."""
+
+
+class SettingsError(VectorIndexError):
+    """No request of this backend or process can succeed before the settings are mended."""
