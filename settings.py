@@ -1,0 +1,52 @@
+"""The settings, each with its unit and meaning, and the only place that reads the environment.
+
+An environment variable of the same name wins over the override file, which wins over the value here.
+`VECTOR_INDEX_SETTINGS` in the environment names the override: the path of a Python file, or a dotted module
+such as a Django settings module, of which only the names below are read.
+`worker.configuration` checks all of it once, at start.
+"""
+
+import os
+from collections.abc import Mapping
+
+# Addresses
+
+DATABASE_URL = (
+    ""  # postgresql://user:password@host:5432/name of a Postgres with pgvector; empty: the embedded one
+)
+BROKER_URL = (
+    ""  # redis://:password@host:6379/0 of Redis or Valkey; empty: the embedded one; also CELERY_BROKER_URL
+)
+RESULT_BACKEND = ""  # Redis address for results of tasks and streamed answers; empty: BROKER_URL
+VECTOR_INDEX_HOME = ""  # folder of the embedded services' data; empty: the user's data directory
+
+# Models: shorthands for MODEL_ID of the two default backends; empty: as VECTOR_INDEX says
+
+EMBEDDING_MODEL = ""  # any model or alias that `llm embed-models` lists
+CHAT_MODEL = ""  # any model or alias that `llm models` lists
+
+# Bounds and monitoring
+
+MAX_DOCUMENT_BYTES = 10_000_000  # bytes of a document's text in UTF-8; a larger document fails with a reason
+TIMEZONE = "UTC"  # IANA name; the zone that crontab schedules are meant in
+METRICS_PORT = None  # TCP port on which a worker process serves Prometheus metrics; None: not served
+PRICE_PER_MILLION_TOKENS = None  # currency units per million embedded tokens, for estimates; None: none shown
+
+# Backends, indexes and sources: a section that an override leaves out keeps what stands here.
+# The shipped models need no key and no network: `wordllama` embeds, `extractive` answers by quoting.
+
+VECTOR_INDEX = {
+    "EMBEDDING_BACKENDS": {
+        "default": {"CLASS": "worker.backends.llm.LLMEmbeddingBackend", "CONFIG": {"MODEL_ID": "wordllama"}}
+    },
+    "CHAT_BACKENDS": {
+        "default": {"CLASS": "worker.backends.llm.LLMChatBackend", "CONFIG": {"MODEL_ID": "extractive"}}
+    },
+    "INDEXES": {"default": {"EMBEDDING_BACKEND": "default", "CHAT_BACKEND": "default"}},
+    "SOURCES": {},
+}
+
+
+def environment() -> Mapping[str, str]:
+    """The process environment, as it is now."""
+    return os.environ

@@ -1,0 +1,357 @@
+"""Settings: what wins over what, and one sentence for every mistake."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import settings
+from worker.configuration import IndexSettings, load
+from worker.errors import SettingsError, UnknownIndex
+
+PROJECT = Path(settings.__file__).parent
+
+
+def given(tmp_path: Path, text: str, **environ: str) -> dict[str, str]:
+    """An environment that names an override file with this text."""
+    path = tmp_path / "override.py"
+    path.write_text(text)
+    return {"VECTOR_INDEX_SETTINGS": str(path), **environ}
+
+
+def vector_index(**sections: Any) -> dict[str, str]:
+    return {"VECTOR_INDEX": json.dumps(sections)}
+
+
+def embedding(**config: Any) -> dict[str, str]:
+    return vector_index(EMBEDDING_BACKENDS={"default": {"CONFIG": config}})
+
+
+def index(**entry: Any) -> dict[str, str]:
+    return vector_index(INDEXES={"default": entry})
+
+
+def sentence(environ: dict[str, str]) -> str:
+    with pytest.raises(SettingsError) as caught:
+        load(environ)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+# What wins
+
+
+def test_shipped_defaults_need_nothing_from_outside() -> None:
+    configuration = load({})
+    default = configuration.index("default")
+    assert (configuration.database_url, configuration.broker_url, configuration.result_backend) == (
+        "",
+        "",
+        "",
+    )
+    assert (default.embedding_backend.model_id, default.chat_backend.model_id) == ("wordllama", "extractive")
+    assert default.embedding_backend.class_path == "worker.backends.llm.LLMEmbeddingBackend"
+    assert configuration.max_document_bytes == 10_000_000
+    assert configuration.metrics_port is None
+    assert configuration.home.is_absolute()
+    assert configuration.notices == ()
+
+
+def test_environment_wins_over_file_which_wins_over_default(tmp_path: Path) -> None:
+    environ = given(tmp_path, "MAX_DOCUMENT_BYTES = 5\nTIMEZONE = 'Europe/Berlin'\nDEBUG = object()\n")
+    assert load(environ).timezone == "Europe/Berlin"
+    assert load(environ).max_document_bytes == 5
+    assert load({**environ, "MAX_DOCUMENT_BYTES": "7"}).max_document_bytes == 7
+
+
+def test_a_value_of_none_is_as_good_as_absent(tmp_path: Path) -> None:
+    text = "TIMEZONE = None\nVECTOR_INDEX = {'INDEXES': None, 'SOURCES': None}\n"
+    configuration = load(given(tmp_path, text))
+    assert configuration.timezone == "UTC"
+    assert list(configuration.indexes) == ["default"]
+    assert load(embedding(MODEL_ID="x", TOKEN_LIMIT=None)).embedding_backends["default"].token_limit is None
+
+
+def test_empty_variables_count_as_absent_and_empty_addresses_as_the_embedded_services(tmp_path: Path) -> None:
+    environ = given(
+        tmp_path, "BROKER_URL = 'redis://h/0'\n", BROKER_URL="", METRICS_PORT="", EMBEDDING_MODEL=""
+    )
+    configuration = load(environ)
+    assert configuration.broker_url == ""
+    assert configuration.metrics_port is None
+
+
+def test_results_go_to_the_broker_unless_said() -> None:
+    environ = {"BROKER_URL": "redis://a:1/0"}
+    assert load(environ).result_backend == "redis://a:1/0"
+    assert load({**environ, "RESULT_BACKEND": "redis://b:2/0"}).result_backend == "redis://b:2/0"
+
+
+def test_celery_broker_url_is_read_as_broker_url() -> None:
+    assert load({"CELERY_BROKER_URL": "redis://a:1/0"}).broker_url == "redis://a:1/0"
+    message = sentence({"CELERY_BROKER_URL": "redis://:geheim@a/0", "BROKER_URL": "redis://:geheim@b/0"})
+    assert "BROKER_URL is 'redis://***@b/0' and CELERY_BROKER_URL is 'redis://***@a/0'" in message
+
+
+def test_the_two_shorthands_switch_the_models() -> None:
+    default = load({"EMBEDDING_MODEL": "3-small", "CHAT_MODEL": "gpt-4o-mini"}).index("default")
+    assert (default.embedding_backend.model_id, default.chat_backend.model_id) == ("3-small", "gpt-4o-mini")
+
+
+def test_a_shorthand_in_the_environment_wins_over_a_model_of_the_file(tmp_path: Path) -> None:
+    config = "{'MODEL_ID': 'ada-002', 'BATCH_SIZE': 7}"
+    text = f"VECTOR_INDEX = {{'EMBEDDING_BACKENDS': {{'default': {{'CONFIG': {config}}}}}}}\n"
+    backend = load(given(tmp_path, text, EMBEDDING_MODEL="3-small")).embedding_backends["default"]
+    assert (backend.model_id, backend.batch_size) == ("3-small", 7)
+
+
+def test_a_shorthand_and_another_model_in_one_place_is_a_contradiction() -> None:
+    message = sentence({"EMBEDDING_MODEL": "3-small", **embedding(MODEL_ID="ada-002")})
+    assert "'3-small'" in message
+    assert "'ada-002': set one of them" in message
+
+
+def test_a_shorthand_needs_a_backend_named_default() -> None:
+    environ = vector_index(EMBEDDING_BACKENDS={"mine": {}}, INDEXES={})
+    assert "no backend named 'default'" in sentence({"EMBEDDING_MODEL": "3-small", **environ})
+
+
+def test_a_config_without_model_gets_the_seeds_default() -> None:
+    configuration = load(vector_index(EMBEDDING_BACKENDS={"default": {}}, CHAT_BACKENDS={"default": {}}))
+    default = configuration.index("default")
+    assert (default.embedding_backend.model_id, default.chat_backend.model_id) == ("ada-002", "gpt-3.5-turbo")
+
+
+def test_every_key_of_the_contract_arrives() -> None:
+    config = {
+        "MODEL_ID": "m",
+        "INIT_KWARGS": {"key": "k"},
+        "TOKEN_LIMIT": 512,
+        "BATCH_TOKEN_LIMIT": 1024,
+        "BATCH_SIZE": 3,
+        "EMBEDDING_OUTPUT_DIMENSIONS": 64,
+        "TOKENIZER": "cl100k",
+        "DOCUMENT_PREFIX": "passage: ",
+        "QUERY_PREFIX": "query: ",
+        "CONCURRENCY": 2,
+        "REQUESTS_PER_MINUTE": 60,
+        "TOKENS_PER_MINUTE": 1000,
+        "TIMEOUT_SECONDS": 2.5,
+    }
+    chat = {"MODEL_ID": "c", "PROMPT_KWARGS": {"temperature": 0}, "TOKEN_LIMIT": 4096}
+    entry = {
+        "EMBEDDING_BACKEND": "e",
+        "CHAT_BACKEND": "c",
+        "CHUNK_TOKENS": 200,
+        "CHUNK_OVERLAP_TOKENS": 20,
+        "DISTANCE": "l2",
+        "LANGUAGE": "german",
+        "TENANT_FIELD": "site",
+        "SOURCE": "files",
+        "SCHEDULE": "30 3 * * mon-fri",
+        "QUERY_PROMPT": "Answer.",
+    }
+    found = load(
+        vector_index(
+            EMBEDDING_BACKENDS={"e": {"CLASS": "myapp.search.Backend", "CONFIG": config}},
+            CHAT_BACKENDS={"c": {"CONFIG": chat}},
+            INDEXES={"pages": entry},
+            SOURCES={"files": {"CLASS": "worker.sources.files.Files", "CONFIG": {"PATH": "/srv"}}},
+        )
+    ).index("pages")
+    backend = found.embedding_backend
+    assert backend.class_path == "myapp.search.Backend"
+    assert (backend.dimensions, backend.timeout_seconds, backend.concurrency) == (64, 2.5, 2)
+    assert backend.init_kwargs == {"key": "k"}
+    assert found.chat_backend.prompt_kwargs == {"temperature": 0}
+    assert (found.distance, found.language, found.tenant_field) == ("l2", "german", "site")
+    assert found.source is not None
+    assert found.source.config == {"PATH": "/srv"}
+
+
+def test_an_unknown_index_names_the_nearest() -> None:
+    with pytest.raises(UnknownIndex, match="there is no index 'defualt': did you mean 'default'"):
+        load({}).index("defualt")
+
+
+@pytest.mark.parametrize("schedule", [60, 0.5, "*/5 * * * *", "0 3 1,15 jan-jun 0-6", "0 3 * * sun"])
+def test_schedules_are_seconds_or_crontabs(schedule: object) -> None:
+    assert load(index(SCHEDULE=schedule)).index("default").schedule == schedule
+
+
+# Settings modules of others
+
+
+def test_a_settings_module_of_wagtail_vector_index_works(tmp_path: Path) -> None:
+    text = """
+WAGTAIL_VECTOR_INDEX = {
+    "CHAT_BACKENDS": {"default": {
+        "CLASS": "wagtail_vector_index.ai_utils.backends.llm.LLMChatBackend",
+        "CONFIG": {"MODEL_ID": "gpt-4o", "TOKEN_LIMIT": "4096", "INIT_KWARGS": None},
+    }},
+    "EMBEDDING_BACKENDS": {"default": {
+        "CLASS": "wagtail_vector_index.ai_utils.backends.llm.LLMEmbeddingBackend",
+        "CONFIG": {"MODEL_ID": "ada-002", "CHUNK_OVERLAP_CHARACTERS": 100},
+    }},
+}
+WAGTAIL_VECTOR_INDEX_QUERY_PROMPT = "You are a helpful assistant."
+"""
+    configuration = load(given(tmp_path, text))
+    default = configuration.index("default")
+    assert default.chat_backend.class_path == "worker.backends.llm.LLMChatBackend"
+    assert default.chat_backend.token_limit == 4096
+    assert default.query_prompt == "You are a helpful assistant."
+    assert default.chunk_overlap_tokens == 25
+    assert "CHUNK_OVERLAP_CHARACTERS 100" in configuration.notices[0]
+
+
+@pytest.mark.parametrize("section", ["EMBEDDING_BACKENDS", "CHAT_BACKENDS"])
+def test_the_class_of_wagtail_ai_serves_both(section: str) -> None:
+    configuration = load(vector_index(**{section: {"default": {"CLASS": "wagtail_ai.ai.llm.LLMBackend"}}}))
+    backends = configuration.embedding_backends | configuration.chat_backends
+    assert all(backend.class_path.startswith("worker.backends.llm.") for backend in backends.values())
+
+
+def test_a_litellm_class_gets_the_mend() -> None:
+    path = "wagtail_vector_index.ai_utils.backends.litellm.LiteLLMChatBackend"
+    message = sentence(vector_index(CHAT_BACKENDS={"default": {"CLASS": path}}))
+    assert path in message
+    assert "use 'worker.backends.llm.LLMChatBackend' with a MODEL_ID that `llm models` lists" in message
+
+
+def test_a_dotted_module_of_the_working_folder_serves(tmp_path: Path) -> None:
+    """As a Django project names its settings; its relative imports work."""
+    package = tmp_path / "mysite"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "base.py").write_text("MAX_DOCUMENT_BYTES = 11\n")
+    (package / "production.py").write_text("from .base import *\n")
+    (tmp_path / "settings.py").write_text("raise SystemExit('the settings of somebody else were imported')\n")
+    code = "from worker.configuration import load; print(load().max_document_bytes)"
+    environ = {**os.environ, "PYTHONPATH": str(PROJECT), "VECTOR_INDEX_SETTINGS": "mysite.production"}
+    run = [sys.executable, "-c", code]
+    assert subprocess.check_output(run, cwd=tmp_path, env=environ, text=True) == "11\n"
+
+
+def test_configuration_imports_neither_celery_nor_psycopg_nor_llm() -> None:
+    code = "import sys, worker.configuration; print({'celery', 'psycopg', 'llm'} & sys.modules.keys())"
+    assert subprocess.check_output([sys.executable, "-c", code], cwd=PROJECT, text=True) == "set()\n"
+
+
+# Mistakes
+
+CONFIG = 'VECTOR_INDEX["EMBEDDING_BACKENDS"]["default"]["CONFIG"]'
+INDEX = 'VECTOR_INDEX["INDEXES"]["default"]'
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({"MAX_DOCUMENT_BYTES": "10MB"}, "MAX_DOCUMENT_BYTES is '10MB': give a whole number"),
+        ({"MAX_DOCUMENT_BYTES": "0"}, "MAX_DOCUMENT_BYTES is '0': give a number of at least 1"),
+        ({"METRICS_PORT": "70000"}, "METRICS_PORT is '70000': give a number of at most 65535"),
+        ({"PRICE_PER_MILLION_TOKENS": "inf"}, "PRICE_PER_MILLION_TOKENS is 'inf': give a finite number"),
+        ({"TIMEZONE": "Europe/Berln"}, "is 'Europe/Berln', which is no time zone: did you mean 'Europe/Berlin'?"),
+        ({"VECTOR_INDEX": "{"}, "VECTOR_INDEX in the environment is not JSON"),
+        ({"VECTOR_INDEX": "[]"}, "VECTOR_INDEX is of type list: give a dictionary"),
+        (vector_index(INDEXS={}), "VECTOR_INDEX has no key 'INDEXS': did you mean 'INDEXES'?"),
+        (embedding(MODEL="x"), f"{CONFIG} has no key 'MODEL': did you mean 'MODEL_ID'?"),
+        (embedding(token_limit=1), f"{CONFIG} has no key 'token_limit': did you mean 'TOKEN_LIMIT'?"),
+        (embedding(TOKEN_LIMIT=True), f'{CONFIG}["TOKEN_LIMIT"] is True: give a number, not a boolean'),
+        (embedding(TOKEN_LIMIT=-5), f'{CONFIG}["TOKEN_LIMIT"] is -5: give a number of at least 1'),
+        (embedding(MODEL_ID=7), f'{CONFIG}["MODEL_ID"] is 7: give text'),
+        (embedding(EMBEDDING_OUTPUT_DIMENSIONS="x"), f"{CONFIG}[\"EMBEDDING_OUTPUT_DIMENSIONS\"] is 'x': give"),
+        (embedding(TIMEOUT_SECONDS=0), f'{CONFIG}["TIMEOUT_SECONDS"] is 0: give a number above 0'),
+        (embedding(TOKEN_LIMIT=9, BATCH_TOKEN_LIMIT=8), "is 8, below TOKEN_LIMIT (9): raise it"),
+        (embedding(INIT_KWARGS={"temperature": 0}), "has 'temperature', an option of a prompt: remove it"),
+        (index(DISTANSE="l2"), f"{INDEX} has no key 'DISTANSE': did you mean 'DISTANCE'?"),
+        (index(DISTANCE="cosin"), "[\"DISTANCE\"] is 'cosin': choose 'cosine', 'l2' or 'inner_product'"),
+        (index(LANGUAGE="en"), "is 'en': name a text-search configuration of Postgres"),
+        (index(EMBEDDING_BACKEND="defalt"), "is 'defalt', which is no key of VECTOR_INDEX"),
+        (index(SOURCE="files"), 'is no key of VECTOR_INDEX["SOURCES"]: define it there'),
+        (index(CHUNK_TOKENS=10, CHUNK_OVERLAP_TOKENS=10), "give less than its CHUNK_TOKENS (10)"),
+        (vector_index(INDEXES={"": {}}), "has the name '': give text of 1 to 100 printable characters"),
+        (vector_index(INDEXES={"x" * 101: {}}), "give text of 1 to 100 printable characters"),
+        (vector_index(EMBEDDING_BACKENDS={"default": {"CLASS": "LLM"}}), "'LLM': give the dotted path"),
+        ({"DATABASE_URL": "mysql://h/db"}, "DATABASE_URL is 'mysql://h/db', not an address that begins with"),
+        ({"BROKER_URL": "amqp://h//"}, "write redis://:password@host:6379/0"),
+        ({"BROKER_URL": "localhost:6379"}, "BROKER_URL is 'localhost:6379', not an address"),
+        ({"BROKER_URL": "redis://h:port/0"}, "whose host and port cannot be read"),
+        ({"RESULT_BACKEND": "db+sqlite:///x"}, "RESULT_BACKEND is 'db+sqlite:///x', not an address"),
+        ({"VECTOR_INDEX_SETTINGS": "/nowhere/x.py"}, "'/nowhere/x.py': No such file or directory: give"),
+        ({"VECTOR_INDEX_SETTINGS": "mysite.nothing"}, "there is no such module: give a module on"),
+        ({"VECTOR_INDEX_SETTINGS": "settings"}, "which is the shipped module"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_sentence_with_the_setting_the_value_and_the_mend(
+    environ: dict[str, str], expected: str
+) -> None:
+    assert expected in sentence(environ)
+
+
+@pytest.mark.parametrize(
+    "schedule", [0, -1, True, "hourly", "0 3 * *", "60 * * * *", "0 3 * * 7", "*/0 * * * *", "1- * * * *"]
+)
+def test_a_schedule_that_celery_would_not_take_is_refused(schedule: object) -> None:
+    assert "give seconds above 0, or a crontab of five fields" in sentence(index(SCHEDULE=schedule))
+
+
+def test_an_option_of_a_prompt_in_init_kwargs_is_sent_to_prompt_kwargs() -> None:
+    environ = vector_index(CHAT_BACKENDS={"default": {"CONFIG": {"INIT_KWARGS": {"temperature": 0.2}}}})
+    assert "'temperature', an option of a prompt: move it into PROMPT_KWARGS" in sentence(environ)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("DEBUG = True\nX = = 1\n", "line 2 of {path} is not Python"),
+        ("import os\n\nX = os.environ['NO_SUCH_VARIABLE']\n", "line 3 of {path} raised KeyError"),
+        ("import no_such_module\n", "line 1 of {path} raised ModuleNotFoundError"),
+    ],
+)
+def test_a_broken_file_is_named_with_its_line(tmp_path: Path, text: str, expected: str) -> None:
+    assert expected.format(path=tmp_path / "override.py") in sentence(given(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"DATABASE_URL": "postgresql+psycopg://user:geheim@h/db"},
+        {"DATABASE_URL": "postgres://user:ge/heim@h:5432/db"},
+        {"DATABASE_URL": "postgres://user:12/geheim@h:5432/db"},
+        {"DATABASE_URL": "postgres://user:a#geheim@h:5432/db"},
+        {"DATABASE_URL": "postgres://user:a@geheim@h:port/db"},
+        {"DATABASE_URL": "host=h password=geheim"},
+        {"DATABASE_URL": "mysql://h/db?password=geheim"},
+        {"BROKER_URL": "amqp://user:geheim@h//"},
+        {"VECTOR_INDEX": '{"geheim": 1'},
+        embedding(INIT_KWARGS="geheim"),
+        embedding(INIT_KWARGS={"key": "geheim"}, TOKEN_LIMIT=-1),
+        vector_index(SOURCES={"sql": {"CLASS": "a.B", "CONFIG": "geheim"}}),
+    ],
+)
+def test_no_message_shows_a_secret(environ: dict[str, str]) -> None:
+    assert "heim" not in sentence(environ)
+
+
+def test_no_repr_shows_a_secret() -> None:
+    environ = {
+        "DATABASE_URL": "postgresql://u:geheim@h/db",
+        "BROKER_URL": "redis://:geheim@h/0",
+        **embedding(INIT_KWARGS={"key": "geheim"}),
+    }
+    configuration = load(environ)
+    assert configuration.embedding_backends["default"].init_kwargs == {"key": "geheim"}
+    assert "geheim" not in repr(configuration)
+
+
+def test_the_objects_are_frozen_and_hashable() -> None:
+    found: IndexSettings = load(embedding(INIT_KWARGS={"key": "k"})).index("default")
+    assert hash(found) == hash(found)
+    with pytest.raises(AttributeError):
+        found.name = "other"  # type: ignore[misc]

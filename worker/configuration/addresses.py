@@ -1,0 +1,54 @@
+"""Addresses of Postgres and the broker, and how they are shown."""
+
+import re
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+from worker.errors import SettingsError
+
+
+def database_url(value: object) -> str:
+    return _url(
+        "DATABASE_URL", value, ("postgresql", "postgres"), "postgresql://user:password@host:5432/name"
+    )
+
+
+def broker_url(name: str, value: object) -> str:
+    schemes = ("redis", "rediss", "redis+socket", "sentinel")
+    return _url(name, value, schemes, "redis://:password@host:6379/0")
+
+
+def _url(name: str, value: object, schemes: Sequence[str], example: str) -> str:
+    """The address, or "" for the embedded service; no message of this function shows a password."""
+    if not isinstance(value, str):
+        raise SettingsError(f"{name} is of type {type(value).__name__}: write {example}")
+    scheme, separator, rest = value.partition("://")
+    if value and (not separator or scheme not in schemes or not rest):
+        raise SettingsError(
+            f"{name} is {redacted(value)}, not an address that begins with {schemes[0]}://: write {example}"
+        )
+    if "socket" not in scheme:
+        _check_hosts(name, value)
+    return value
+
+
+def _check_hosts(name: str, value: str) -> None:
+    try:
+        # several hosts, separated by commas, are an address too
+        netloc = urlsplit(value).netloc
+        readable = "@" in netloc or "@" not in value.partition("?")[0]
+        for host in netloc.rpartition("@")[2].split(","):
+            _ = urlsplit(f"//{host}").port
+    except ValueError:
+        readable = False
+    if not readable:
+        raise SettingsError(
+            f"{name} is {redacted(value)}, whose host and port cannot be read: give a port up to 65535, and "
+            "write #, /, ? and @ of a password as %23, %2F, %3F and %40"
+        )
+
+
+def redacted(value: object) -> str:
+    """An address for messages, without what may be a user's name or a password."""
+    text = re.sub(r"^([\w+.-]+://)?.*@", r"\1***@", str(value), flags=re.DOTALL)
+    return repr(re.sub(r"(?i)(pass\w*\s*=\s*)[^&\s]+", r"\1***", text))
