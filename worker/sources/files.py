@@ -1,0 +1,222 @@
+"""Documents out of files and folders: text, Markdown, reStructuredText, HTML and JSON lines.
+
+Streams: at most one file, or one line of a .jsonl file, is in memory at a time.
+"""
+
+import codecs
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from email.parser import HeaderParser
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from selectolax.lexbor import LexborHTMLParser
+
+from worker.documents import Document
+from worker.errors import InvalidDocument, InvalidQuery
+
+MARKDOWN, HTML, JSON_LINES = {".md", ".markdown"}, {".html", ".htm"}, {".jsonl", ".ndjson"}
+ENDINGS = {".txt", ".rst"} | MARKDOWN | HTML | JSON_LINES
+
+
+@dataclass(frozen=True, kw_only=True)
+class Skipped:
+    """A file, or a line of one, that gives no document; the others are read all the same."""
+
+    path: str  # as reached from what was named; `file.jsonl:7` for line 7
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+def read(paths: Iterable[Path], *, max_bytes: int) -> Iterator[dict[str, Any] | Skipped]:
+    """Yield the documents of files and folders as `tasks.index_documents` takes them, or why there is none.
+
+    A folder is read with its subfolders in the order of names, without hidden files and folders and without
+    following links to folders. The id of a file is its path below the named folder with `/` between the
+    parts, or the name of a file that was named itself; a .jsonl line brings its own. The title is the
+    document's own (see `_title`), else the file's name without its ending.
+
+    Bytes are UTF-8, or UTF-16 after its byte order mark; what cannot be decoded becomes U+FFFD.
+    `max_bytes` bounds a file, or the text of a line. Raises InvalidQuery, before anything is read, for a
+    path that does not exist.
+    """
+    paths = list(paths)
+    for path in paths:
+        if not path.exists():
+            raise InvalidQuery(f"{_printable(path)} does not exist: name files or folders to index")
+    return _read(paths, max_bytes)
+
+
+def _read(paths: list[Path], max_bytes: int) -> Iterator[dict[str, Any] | Skipped]:
+    taken: dict[str, Path] = {}  # a second file of one id would replace the first without a word
+    for file, id in _files(paths):
+        if isinstance(file, Skipped):
+            yield file
+            continue
+        try:
+            if file.suffix.lower() in JSON_LINES:
+                yield from _lines(file, max_bytes)
+            elif (other := taken.setdefault(id, file)) is not file:
+                reason = f"its id {id!r} is that of {_printable(other)}: index their common folder"
+                yield Skipped(path=_printable(file), reason=reason)
+            else:
+                yield _document(file, id, max_bytes)
+        except InvalidDocument as error:
+            yield Skipped(path=_printable(file), reason=str(error))
+        except OSError as error:
+            yield Skipped(path=_printable(file), reason=f"cannot be read: {error.strerror}")
+
+
+def _files(paths: list[Path]) -> Iterator[tuple[Path | Skipped, str]]:
+    """Every file with its id, and a Skipped for each that cannot be one."""
+    for named in paths:
+        if not named.is_dir():
+            yield _checked(named), _printable(named.name)
+            continue
+        unreadable: list[OSError] = []
+        for folder, folders, names in os.walk(named, onerror=unreadable.append):
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            for name in sorted(name for name in names if not name.startswith(".")):
+                file = Path(folder, name)
+                yield _checked(file), _printable(file.relative_to(named).as_posix())
+        for error in unreadable:
+            yield Skipped(path=_printable(error.filename), reason=f"cannot be read: {error.strerror}"), ""
+
+
+def _checked(file: Path) -> Path | Skipped:
+    if file.suffix.lower() not in ENDINGS:
+        reason = f"the ending {file.suffix!r} is not one of {', '.join(sorted(ENDINGS))}"
+        return Skipped(path=_printable(file), reason=reason)
+    if not file.is_file():  # a pipe or a device would be read for ever
+        return Skipped(path=_printable(file), reason="is no regular file")
+    return file
+
+
+def _document(file: Path, id: str, max_bytes: int) -> dict[str, Any]:
+    size = file.stat().st_size
+    if size > max_bytes:
+        raise InvalidDocument(
+            f"has {size:,} bytes, over MAX_DOCUMENT_BYTES ({max_bytes:,}): split it or raise the setting"
+        )
+    text, ending = _decode(file.read_bytes()), file.suffix.lower()
+    title, text = _html(text) if ending in HTML else (_title(text, ending), text)
+    document = {"id": id, "text": text, "title": title or _printable(file.stem)}
+    Document.from_json(document, max_bytes=max_bytes)
+    return document
+
+
+def _lines(file: Path, max_bytes: int) -> Iterator[dict[str, Any] | Skipped]:
+    # JSON's escapes at most triple the bytes of real text; metadata and title come on top
+    limit = 3 * max_bytes + 2_000_000
+    with file.open("rb") as opened:
+        for number, line in enumerate(_bounded_lines(opened, limit), start=1):
+            if not line.strip():
+                continue
+            try:
+                if len(line) > limit:
+                    raise InvalidDocument(f"the line is over {limit:,} bytes: split the document")
+                document = json.loads(_decode(line))
+                Document.from_json(document, max_bytes=max_bytes)
+                yield document
+            except json.JSONDecodeError as error:
+                reason = f"is not JSON ({error.msg} at column {error.colno}): write one object a line"
+                yield Skipped(path=f"{_printable(file)}:{number}", reason=reason)
+            except RecursionError:
+                yield Skipped(path=f"{_printable(file)}:{number}", reason="is nested too deep for JSON")
+            except InvalidDocument as error:
+                yield Skipped(path=f"{_printable(file)}:{number}", reason=str(error))
+
+
+def _bounded_lines(file: BinaryIO, limit: int) -> Iterator[bytes]:
+    """Lines of a file; of one over `limit` bytes only its first `limit` + 1."""
+    while line := file.readline(limit + 1):
+        yield line
+        while len(line) > limit and not line.endswith(b"\n"):
+            line = file.readline(limit + 1)
+            if not line:
+                return
+
+
+def _decode(data: bytes) -> str:
+    encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    return data.decode(encoding, "replace").replace("\r\n", "\n")
+
+
+def _printable(path: object) -> str:
+    """The path as text that Postgres and a terminal can take: file names on Linux are bytes."""
+    return os.fsencode(str(path)).decode(errors="replace")
+
+
+def _title(text: str, ending: str) -> str:
+    """The title that the text names: "" where it names none.
+
+    A header as of e-mail (PEPs) or YAML front matter with `Title:`; Markdown: the level-1 heading if it is
+    the only one or comes first; reStructuredText: the first underlined line.
+    """
+    if ending == ".txt":
+        return ""
+    header = text.removeprefix("---\n").partition("\n---\n" if text.startswith("---\n") else "\n\n")[0]
+    if title := HeaderParser().parsestr(header).get("Title"):
+        return " ".join(title.split()).strip("\"'")
+    if ending in MARKDOWN:
+        return _markdown_title(text[len(header) :] if text.startswith("---\n") else text)
+    return next(
+        (
+            above.strip()
+            for above, line in pairwise(text.splitlines())
+            if re.fullmatch(r"([=\-~^\"'`#*+.:_])\1{2,}\s*", line)
+            and above.strip()
+            and len(line.rstrip()) >= len(above.rstrip())
+        ),
+        "",
+    )
+
+
+def _markdown_title(text: str) -> str:
+    prose = re.sub(
+        r"^(```|~~~).*?(^\1|\Z)", "", text, flags=re.DOTALL | re.MULTILINE
+    )  # `# ` is a comment there
+    # no pattern here may look twice at a character: a line can have ten megabytes
+    headings = re.findall(r"^(?:# +(.+)|(?=.*\w)(.+)\n=+ *)$", prose, flags=re.MULTILINE)
+    first = "".join(headings[0]).rstrip("# ") if headings else ""
+    # "Summary", "Motivation", ... of a text without a title are its sections
+    return first.strip() if len(headings) == 1 or prose.lstrip("-\n# ").startswith(first) else ""
+
+
+# characters that no text needs: they mark where the markup breaks a line while the tags are taken out
+LINE, PARAGRAPH, VERBATIM = "\x01", "\x02", "\x03"
+LINES = "br, li, tr, dt, dd, option, caption, figcaption, summary"
+PARAGRAPHS = (
+    "p, div, h1, h2, h3, h4, h5, h6, ul, ol, dl, table, blockquote, section, article, header, footer, main, "
+    "nav, aside, hr, form, fieldset, figure, address, details"
+)
+
+
+def _html(source: str) -> tuple[str, str]:
+    """Title and text of a page: a line per item and row, an empty line between blocks, `pre` as it stands."""
+    tree = LexborHTMLParser(source.translate({ord(mark): None for mark in LINE + PARAGRAPH + VERBATIM}))
+    heading = tree.css_first("title") or tree.css_first("h1")
+    title = " ".join(heading.text().split()) if heading else ""
+    tree.strip_tags(["head", "script", "style", "template", "noscript"])
+    for mark, elements in ((" ", "td, th"), (LINE, LINES), (PARAGRAPH, PARAGRAPHS), (VERBATIM, "pre")):
+        for node in tree.css(elements):
+            node.insert_before(mark)
+            node.insert_after(mark)
+    pieces = (tree.body.text() if tree.body else "").split(VERBATIM)
+    return title, "\n\n".join(filter(None, (_layout(piece, at % 2 == 1) for at, piece in enumerate(pieces))))
+
+
+def _layout(piece: str, verbatim: bool) -> str:
+    if verbatim:
+        return re.sub(f"[{LINE}{PARAGRAPH}]+", "\n", piece).strip("\n").rstrip()
+    paragraphs = (
+        "\n".join(filter(None, (" ".join(line.split()) for line in paragraph.split(LINE))))
+        for paragraph in piece.split(PARAGRAPH)
+    )
+    return "\n\n".join(filter(None, paragraphs))
