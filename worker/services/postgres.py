@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -97,6 +98,9 @@ class Postgres(Server):
             "log_min_error_statement": "panic",
             "log_error_verbosity": "terse",
         }
+        if sys.platform == "linux":
+            # a container gives /dev/shm 64 MB, too few for one parallel build of an HNSW index
+            settings["dynamic_shared_memory_type"] = "sysv"
         if not self.durable:
             settings |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]

@@ -136,9 +136,11 @@ class Server(ABC):
         if found := setpriv():
             prefix = [found, f"--pdeathsig={self.stop_signal.name.removeprefix('SIG')}"]
             if user:
-                # the capability opens what stands below a folder of root's, without a chmod
+                # The capability opens what stands below a folder of root's, without a chmod. access(2), by
+                # which Postgres looks for its programs, honours it only with that bit.
                 prefix += [f"--reuid={user.uid}", f"--regid={user.gid}", "--clear-groups"]
                 prefix += ["--inh-caps=+dac_override", "--ambient-caps=+dac_override"]
+                prefix += ["--securebits=+no_setuid_fixup"]
         elif user:
             for path in (self.home, Path(command[0])):
                 _check_open(path, user)
