@@ -1,0 +1,58 @@
+"""What the known models take: the table is limits.toml, each row with its source.
+
+A known limit is a default; TOKEN_LIMIT, BATCH_TOKEN_LIMIT and BATCH_SIZE of a backend win over it.
+"""
+
+import re
+import tomllib
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+_DATE = re.compile(r"-\d{4}-\d{2}-\d{2}$")  # gpt-5-2025-08-07 takes what gpt-5 takes
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingLimits:
+    """Of an embedding model. None: not known."""
+
+    token_limit: int  # tokens of one input
+    batch_token_limit: int | None = None  # tokens of one request, over all its inputs
+    batch_size: int | None = None  # inputs of one request
+    dimensions: int | None = None  # length of a vector
+    tokenizer: str | None = None  # a name of worker.tokens
+    chunk_tokens: int | None = None  # default size of a chunk
+    source: str  # where the figures come from
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatLimits:
+    """Of a chat model. None: not known."""
+
+    token_limit: int  # tokens of the whole prompt
+    output_tokens: int | None = None  # tokens of one answer
+    tokenizer: str | None = None  # a name of worker.tokens
+    source: str  # where the figures come from
+
+
+def embedding_limits(model_id: str) -> EmbeddingLimits | None:
+    """By model id or alias; None for a model that is not in the table."""
+    row = _rows("embedding").get(_DATE.sub("", model_id))
+    return EmbeddingLimits(**row) if row else None
+
+
+def chat_limits(model_id: str) -> ChatLimits | None:
+    """By model id or alias; None for a model that is not in the table."""
+    row = _rows("chat").get(_DATE.sub("", model_id))
+    return ChatLimits(**row) if row else None
+
+
+@cache
+def _rows(kind: str) -> dict[str, dict[str, Any]]:
+    table = tomllib.loads((files("worker") / "limits.toml").read_text())
+    return {
+        name: {key: value for key, value in row.items() if key != "models"}
+        for row in table[kind]
+        for name in (_DATE.sub("", name) for name in row["models"])
+    }

@@ -1,0 +1,56 @@
+"""WordLlama: static word vectors, averaged. 256 dimensions, offline, thousands of texts a second.
+
+Read from the two data files of the `wordllama` wheel (model l2_supercat, MIT), with the same vectors as the
+package's own `embed(norm=True)`. The package is never imported: that would set up logging, its tokenizer pads
+each batch to the longest text, and it turns a text without tokens into NaN.
+"""
+
+from collections.abc import Iterable, Iterator
+from threading import Lock
+from typing import cast
+
+import numpy as np
+from llm.models import EmbeddingModel
+from numpy.typing import NDArray
+from safetensors.numpy import load_file
+from tokenizers import Tokenizer
+
+from worker.tokens import package_file
+
+WEIGHTS = "weights/l2_supercat_256.safetensors"
+TOKENIZER = "tokenizers/l2_supercat_tokenizer_config.json"
+
+_Files = tuple[Tokenizer, NDArray[np.float32]]
+
+
+class WordLlama(EmbeddingModel):
+    """Loads its files at the first text, once per process; safe in threads."""
+
+    model_id = "wordllama"
+    dimensions = 256
+    batch_size = 512
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._files: _Files | None = None
+
+    def embed_batch(self, items: Iterable[str | bytes], *, key: str | None = None) -> Iterator[list[float]]:
+        """A unit vector per text. Raises ValueError for a text without tokens, which has no direction."""
+        tokenizer, table = self._load()
+        texts = list(cast(Iterable[str], items))
+        ids = [encoding.ids for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+        if not all(ids):
+            raise ValueError("a text without tokens, such as an empty one, cannot be embedded")
+        # text by text: the rows of a whole batch at once would be some hundred megabytes
+        means = np.stack([table[rows].mean(axis=0) for rows in ids])
+        return iter((means / np.linalg.norm(means, axis=1, keepdims=True)).tolist())
+
+    def _load(self) -> _Files:
+        with self._lock:
+            if self._files is None:
+                tokenizer = Tokenizer.from_file(str(package_file("wordllama", TOKENIZER)))
+                tokenizer.no_padding()
+                tokenizer.no_truncation()
+                table = load_file(package_file("wordllama", WEIGHTS))["embedding.weight"]
+                self._files = tokenizer, table.astype(np.float32)
+            return self._files
