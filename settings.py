@@ -7,7 +7,7 @@ such as a Django settings module, of which only the names below are read.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import MutableMapping
 
 # Addresses
 
@@ -47,6 +47,6 @@ VECTOR_INDEX = {
 }
 
 
-def environment() -> Mapping[str, str]:
-    """The process environment, as it is now."""
+def environment() -> MutableMapping[str, str]:
+    """The process environment, as it is now: read here, written for child processes."""
     return os.environ

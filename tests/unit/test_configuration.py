@@ -94,6 +94,7 @@ def test_results_go_to_the_broker_unless_said() -> None:
 
 def test_celery_broker_url_is_read_as_broker_url() -> None:
     assert load({"CELERY_BROKER_URL": "redis://a:1/0"}).broker_url == "redis://a:1/0"
+    assert load({"CELERY_RESULT_BACKEND": "redis://b:1/0"}).result_backend == "redis://b:1/0"
     message = sentence({"CELERY_BROKER_URL": "redis://:geheim@a/0", "BROKER_URL": "redis://:geheim@b/0"})
     assert "BROKER_URL is 'redis://***@b/0' and CELERY_BROKER_URL is 'redis://***@a/0'" in message
 

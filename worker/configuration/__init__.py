@@ -7,7 +7,7 @@ Whether a model, a class or a text-search configuration exists is checked by who
 
 import difflib
 import zoneinfo
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from functools import cache
 from pathlib import Path
 
@@ -32,6 +32,7 @@ __all__ = [
     "IndexSettings",
     "SourceSettings",
     "current",
+    "environment",
     "load",
 ]
 
@@ -42,9 +43,15 @@ def current() -> Configuration:
     return load()
 
 
+def environment() -> MutableMapping[str, str]:
+    """The environment of this process, for its children."""
+    variables: MutableMapping[str, str] = layers.shipped().environment()
+    return variables
+
+
 def load(environ: Mapping[str, str] | None = None) -> Configuration:
     """The settings under this environment (None: the process's own); raises SettingsError."""
-    values = layers.merged(layers.shipped().environment() if environ is None else environ)
+    values = layers.merged(environment() if environ is None else environ)
     notices: list[str] = []
     embedding, overlaps = sections.embedding_backends(values["EMBEDDING_BACKENDS"], notices)
     chat = sections.chat_backends(values["CHAT_BACKENDS"], notices)

@@ -30,6 +30,8 @@ SCALARS = (
     "PRICE_PER_MILLION_TOKENS",
 )
 FOREIGN = ("CELERY_BROKER_URL", "WAGTAIL_VECTOR_INDEX", "WAGTAIL_VECTOR_INDEX_QUERY_PROMPT")
+# Celery itself lets these variables win over every configuration: nothing else may be meant
+CELERY_NAMES = {"CELERY_BROKER_URL": "BROKER_URL", "CELERY_RESULT_BACKEND": "RESULT_BACKEND"}
 SECTIONS = ("EMBEDDING_BACKENDS", "CHAT_BACKENDS", "INDEXES", "SOURCES")
 # an empty address in the environment means the embedded service; any other empty variable counts as absent
 ADDRESSES = ("DATABASE_URL", "BROKER_URL", "RESULT_BACKEND")
@@ -68,7 +70,7 @@ def shipped() -> ModuleType:
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
-    given = {name: environ[name].strip() for name in (*SCALARS, "CELERY_BROKER_URL") if name in environ}
+    given = {name: environ[name].strip() for name in (*SCALARS, *CELERY_NAMES) if name in environ}
     layer: dict[str, Any] = {name: value for name, value in given.items() if value or name in ADDRESSES}
     if environ.get("VECTOR_INDEX"):
         try:
@@ -123,14 +125,15 @@ def _failure(name: str, is_path: bool, error: Exception) -> str:
 
 def _renamed(layer: dict[str, Any]) -> dict[str, Any]:
     """The layer under names of ours."""
-    celery, broker = layer.pop("CELERY_BROKER_URL", None), layer.get("BROKER_URL")
-    if celery and broker and celery != broker:
-        raise SettingsError(
-            f"BROKER_URL is {redacted(broker)} and CELERY_BROKER_URL is {redacted(celery)}: "
-            "set one of them, or both to the same"
-        )
-    if celery:
-        layer["BROKER_URL"] = celery
+    for foreign, name in CELERY_NAMES.items():
+        theirs, own = layer.pop(foreign, None), layer.get(name)
+        if theirs and own and theirs != own:
+            raise SettingsError(
+                f"{name} is {redacted(own)} and {foreign} is {redacted(theirs)}: "
+                "set one of them, or both to the same"
+            )
+        if theirs:
+            layer[name] = theirs
     wagtail = layer.pop("WAGTAIL_VECTOR_INDEX", None)
     if wagtail is not None:
         layer.setdefault("VECTOR_INDEX", wagtail)

@@ -1,0 +1,113 @@
+"""The supervisor of `up`, on small real processes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from worker.cli.supervision import MAX_DEATHS, Supervisor
+from worker.errors import ServiceUnreachable, SettingsError
+
+SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
+STUBBORN = [
+    sys.executable,
+    "-c",
+    "import signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+    "open(sys.argv[1], 'w').close(); time.sleep(60)",
+]
+
+
+def eventually(condition: Callable[[], object], seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.01)
+
+
+def supervise(supervisor: Supervisor) -> None:
+    """Check for ten seconds at most: long enough for every death that a test waits for."""
+    for _ in range(1000):
+        supervisor.check()
+        time.sleep(0.01)
+
+
+def lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z" if sys.platform == "linux" else True
+
+
+def test_a_process_that_died_starts_again() -> None:
+    said: list[str] = []
+    with Supervisor({"sleeper": SLEEP}, os.environ, backoff_seconds=0.01, say=said.append) as supervisor:
+        child = supervisor.children[0]
+        assert child.process is not None
+        first = child.process.pid
+        os.kill(first, signal.SIGKILL)
+
+        def replaced() -> bool:
+            supervisor.check()
+            return child.process is not None and child.process.pid != first
+
+        eventually(replaced)
+    assert said == ["sleeper was killed by SIGKILL: it starts again in 0.01 s"]
+
+
+def test_it_gives_up_with_one_sentence_on_a_process_that_dies_again_and_again(tmp_path: Path) -> None:
+    starts = tmp_path / "starts"
+    code = f"open({str(starts)!r}, 'a').write('x'); raise SystemExit(7)"
+    with (
+        pytest.raises(
+            ServiceUnreachable, match=r"broken died 5 times in a row, at last it ended with exit code 7"
+        ),
+        Supervisor({"broken": [sys.executable, "-c", code]}, os.environ, backoff_seconds=0.01) as supervisor,
+    ):
+        supervise(supervisor)
+    assert len(starts.read_text()) == MAX_DEATHS
+
+
+def test_bad_settings_are_not_tried_again() -> None:
+    command = [sys.executable, "-c", "raise SystemExit(2)"]
+    with (
+        pytest.raises(SettingsError, match="wrong cannot start with these settings"),
+        Supervisor({"wrong": command}, os.environ) as supervisor,
+    ):
+        supervise(supervisor)
+
+
+def test_all_are_stopped_and_the_stubborn_are_killed_after_the_grace(tmp_path: Path) -> None:
+    ready = tmp_path / "ready"
+    commands = {"sleeper": SLEEP, "stubborn": [*STUBBORN, str(ready)]}
+    with Supervisor(commands, os.environ, grace_seconds=0.3) as supervisor:
+        processes = [child.process for child in supervisor.children]
+        eventually(ready.exists)
+        started = time.monotonic()
+    assert time.monotonic() - started < 5
+    assert [process.returncode for process in processes if process] == [-signal.SIGTERM, -signal.SIGKILL]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel ties children to their parent on Linux only")
+def test_children_die_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    kept = tmp_path / "pid"
+    code = (
+        "import os, sys, time\n"
+        "from worker.cli.supervision import Supervisor\n"
+        "sleep = [sys.executable, '-c', 'import time; time.sleep(60)']\n"
+        "with Supervisor({'sleeper': sleep}, os.environ) as s:\n"
+        f"    open({str(kept)!r}, 'w').write(str(s.children[0].process.pid))\n"
+        "    time.sleep(60)\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code])
+    eventually(lambda: kept.exists() and kept.read_text())
+    child = int(kept.read_text())
+    assert lives(child)
+    parent.kill()
+    parent.wait()
+    eventually(lambda: not lives(child))

@@ -1,0 +1,293 @@
+"""`index`, `delete`, `search`, `status`."""
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import click
+from celery.result import AsyncResult
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from worker.cli.client import CHAT, LOOK_SECONDS, STAGING, Client, TaskFailed, Waiting, outcome
+from worker.configuration import load
+from worker.documents import document_ids
+from worker.errors import InvalidQuery
+from worker.sources import files
+
+# A message is stored base64 in the broker, and again while its task runs: about 100 kB each is kind to it.
+MESSAGE_BYTES, MESSAGE_DOCUMENTS = 100_000, 100
+MAX_IN_FLIGHT = 32  # messages; what is not sent yet stays on disk
+MAX_SHOWN = 20  # failures on a terminal; --json has all
+DELETE_IDS = 1000  # per message
+SHOWN_CHARACTERS = 300  # of a passage
+
+Command = Callable[..., Any]
+
+
+def options(command: Command) -> Command:
+    """--index and --json."""
+    command = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")(command)
+    return click.option("--index", default="default", show_default=True, help="Name of the index.")(command)
+
+
+@click.command()
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+@options
+def index(paths: tuple[Path, ...], index: str, as_json: bool) -> int:
+    """Index files and folders, and wait until all is searchable.
+
+    Text, Markdown, reStructuredText, HTML, and JSON lines of documents ({"id", "text", "title"?,
+    "metadata"?, "version"?}).
+    A document's id is its path below the folder; indexing again replaces it. Exit code 1: some failed.
+    """
+    configuration = load()
+    configuration.index(index)
+    report = Report()
+    documents = _documents(paths, configuration.max_document_bytes, report)
+    client = Client(configuration)
+    started = time.monotonic()
+    for batch, result in _sent(client, index, _batches(documents), report):
+        report.add(batch, result)
+    if not (report.documents or report.problems):
+        endings = ", ".join(sorted(files.ENDINGS))
+        raise InvalidQuery(
+            f"nothing to index in {', '.join(map(str, paths))}: name files that end in {endings}"
+        )
+    report.seconds = time.monotonic() - started
+    _print(report.as_json(index), as_json, report.lines(index))
+    return 1 if report.problems else 0
+
+
+@click.command()
+@click.argument("ids", nargs=-1, required=True)
+@options
+def delete(ids: tuple[str, ...], index: str, as_json: bool) -> None:
+    """Delete documents by their ids; an id that the index does not have is no error."""
+    configuration = load()
+    configuration.index(index)
+    client = Client(configuration)
+    total = {"index": index, "deleted": 0, "stale": 0}
+    unsent = iter(document_ids(list(ids)))
+    while some := list(islice(unsent, DELETE_IDS)):
+        counts = client.call("tasks.delete_documents", STAGING, index=index, ids=some)
+        total |= {key: total[key] + counts[key] for key in ("deleted", "stale")}
+    _print(total, as_json, [f"{total['deleted']:,} deleted from {index}"])
+
+
+@click.command()
+@click.argument("query")
+@click.option("--limit", type=click.IntRange(1, 100), default=5, show_default=True, help="Passages at most.")
+@click.option("--filter", "filter_", help='On metadata, as JSON: \'{"language": "en"}\'.')
+@options
+def search(query: str, limit: int, filter_: str | None, index: str, as_json: bool) -> None:
+    """Search an index: passages, the best first."""
+    configuration = load()
+    configuration.index(index)
+    kwargs = {"query": query, "limit": limit, "filter": _filter(filter_), "index": index}
+    rows = Client(configuration).call("tasks.search", CHAT, **kwargs)
+    _print(
+        {"index": index, "results": rows}, as_json, _passages(rows) if rows else [f"nothing found in {index}"]
+    )
+
+
+@click.command()
+@click.argument("ids", nargs=-1)
+@options
+def status(ids: tuple[str, ...], index: str, as_json: bool) -> None:
+    """Show what an index holds and what is pending, or the state of single documents."""
+    configuration = load()
+    configuration.index(index)
+    state = Client(configuration).call("tasks.status", STAGING, index=index, ids=list(ids) or None)
+    _print(state, as_json, _document_states(state) if ids else _index_state(state))
+
+
+# Indexing
+
+
+@dataclass
+class Report:
+    """What became of all that was named."""
+
+    documents: int = 0
+    counts: dict[str, int] = field(
+        default_factory=lambda: dict.fromkeys(
+            ("indexed", "unchanged", "stale", "chunks", "embedded", "tokens"), 0
+        )
+    )
+    failed: list[dict[str, str]] = field(default_factory=list)  # documents: id and error
+    unread: list[dict[str, str]] = field(default_factory=list)  # files and lines: path and reason
+    passed_over: int = 0  # files in named folders whose ending is none of ours
+    seconds: float = 0.0
+
+    @property
+    def problems(self) -> int:
+        return len(self.failed) + len(self.unread)
+
+    def skip(self, skipped: files.Skipped, named: Iterable[Path]) -> None:
+        path = Path(skipped.path)
+        if path.suffix.lower() not in files.ENDINGS and path not in named and path.is_file():
+            self.passed_over += 1
+        else:
+            self.unread.append({"path": skipped.path, "reason": skipped.reason})
+
+    def add(self, documents: list[dict[str, Any]], result: "AsyncResult[Any]") -> None:
+        """Count one message's result; raises the errors that every further message would meet."""
+        self.documents += len(documents)
+        try:
+            counts = outcome(result)
+        except TaskFailed as error:
+            self.failed += [{"id": str(document["id"]), "error": str(error)} for document in documents]
+            return
+        self.counts = {key: value + counts[key] for key, value in self.counts.items()}
+        self.failed += counts["failed"]
+
+    def as_json(self, index: str) -> dict[str, Any]:
+        return {
+            "index": index,
+            "documents": self.documents,
+            **self.counts,
+            "failed": self.failed,
+            "unread": self.unread,
+            "passed_over": self.passed_over,
+            "seconds": round(self.seconds, 2),
+        }
+
+    def lines(self, index: str) -> Iterator[str]:
+        counts = {key: f"{value:,}" for key, value in self.counts.items()}
+        yield (
+            f"{index}: {counts['indexed']} indexed, {counts['unchanged']} unchanged, {counts['stale']} stale, "
+            f"{self.problems:,} failed"
+        )
+        yield (
+            f"{counts['chunks']} chunks, {counts['embedded']} embedded with {counts['tokens']} tokens, "
+            f"{self.seconds:.1f} s"
+        )
+        if self.passed_over:
+            yield f"{self.passed_over:,} files of other kinds were passed over"
+        for item in (self.failed + self.unread)[:MAX_SHOWN]:
+            yield f"failed: {' '.join(': '.join(item.values()).split())}"
+        if self.problems > MAX_SHOWN:
+            yield f"and {self.problems - MAX_SHOWN:,} more: --json shows all"
+
+
+def _documents(paths: tuple[Path, ...], max_bytes: int, report: Report) -> Iterator[dict[str, Any]]:
+    # reading begins, and a path that does not exist is told, before the broker is asked for
+    items = files.read(paths, max_bytes=max_bytes)
+
+    def documents() -> Iterator[dict[str, Any]]:
+        for item in items:
+            if isinstance(item, files.Skipped):
+                report.skip(item, paths)
+            else:
+                yield item
+
+    return documents()
+
+
+def _batches(documents: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    batch: list[dict[str, Any]] = []
+    size = 0
+    for document in documents:
+        length = len(document["text"].encode(errors="replace"))
+        if batch and (size + length > MESSAGE_BYTES or len(batch) == MESSAGE_DOCUMENTS):
+            yield batch
+            batch, size = [], 0
+        batch.append(document)
+        size += length
+    if batch:
+        yield batch
+
+
+def _sent(
+    client: Client, index: str, batches: Iterator[list[dict[str, Any]]], report: "Report"
+) -> Iterator[tuple[list[dict[str, Any]], "AsyncResult[Any]"]]:
+    """Send all batches, MAX_IN_FLIGHT at a time; yield each with its result when that is ready."""
+    flying: list[tuple[list[dict[str, Any]], AsyncResult[Any]]] = []
+    waiting = Waiting(client, STAGING)
+    with _progress() as show:
+        while True:
+            for batch in islice(batches, MAX_IN_FLIGHT - len(flying)):
+                summary = f"{{'index': {index!r}, 'documents': <{len(batch)}>}}"
+                result = client.send("tasks.index_documents", STAGING, summary, index=index, documents=batch)
+                flying.append((batch, result))
+            with client.reachable():
+                ready = [pair for pair in flying if pair[1].ready()]
+                signs = [(result.state, _done(result)) for _, result in flying]
+            flying = [pair for pair in flying if pair not in ready]
+            yield from ready
+            show(
+                report.documents + sum(done for _, done in signs),
+                report.documents + sum(len(batch) for batch, _ in flying),
+            )
+            if not flying:
+                return
+            if not ready:
+                waiting.check((report.documents, signs))
+                time.sleep(LOOK_SECONDS)
+
+
+def _done(result: "AsyncResult[Any]") -> int:
+    """How many documents of a running task are searchable, as it tells."""
+    return int(result.info["done"]) if result.state == "PROGRESS" else 0
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr where that is a terminal; the function takes what is done and what was sent so far."""
+    console = Console(stderr=True)
+    columns = (TextColumn("indexing"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("indexing", total=None)
+        yield lambda done, sent: progress.update(bar, completed=done, total=sent)
+
+
+# Output
+
+
+def _print(value: object, as_json: bool, lines: Iterable[str]) -> None:
+    click.echo(json.dumps(value, ensure_ascii=False) if as_json else "\n".join(lines))
+
+
+def _passages(rows: Iterable[dict[str, Any]]) -> Iterator[str]:
+    for number, row in enumerate(rows, start=1):
+        similarity = "" if row["similarity"] is None else f"  {row['similarity']:.3f}"
+        title = f"{row['title']}  " if row["title"] else ""
+        yield f"{number}. {title}[{row['document_id']}, {row['start']}-{row['end']}]{similarity}"
+        text = " ".join(row["text"].split())
+        yield f"   {text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + '…'}"
+
+
+def _index_state(state: dict[str, Any]) -> Iterator[str]:
+    documents = ", ".join(f"{count:,} {name}" for name, count in state["documents"].items())
+    yield f"{state['index']}: documents {documents}"
+    if state["pending_chunks"]:
+        yield (
+            f"pending: {state['pending_chunks']:,} chunks, {state['pending_tokens']:,} tokens, "
+            f"the oldest for {state['oldest_seconds'] or 0:.0f} s"
+        )
+    if state["last_error"]:
+        yield f"last error: {state['last_error']}"
+    for build in state["builds"]:
+        yield f"build {build['build']}: {build['state']}, {build['documents']:,} documents"
+
+
+def _document_states(state: dict[str, Any]) -> Iterator[str]:
+    for id, document in state["documents"].items():
+        searchable = "searchable" if document["searchable"] else "not searchable"
+        error = f": {document['error']}" if document["error"] else ""
+        yield f"{id}: {document['state']}, {searchable}{error}"
+
+
+def _filter(text: str | None) -> Any:
+    try:
+        return None if text is None else json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InvalidQuery(
+            f'--filter is {text!r}, not JSON ({error.msg}): write it as in \'{{"language": "en"}}\''
+        ) from None

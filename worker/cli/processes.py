@@ -1,0 +1,280 @@
+"""`up`, `worker`, `beat`, `flower`: the processes that do the work."""
+
+import fcntl
+import json
+import os
+import secrets
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import click
+
+from worker.cli.client import Client, addresses
+from worker.cli.supervision import Supervisor
+from worker.configuration import Configuration, environment, load
+from worker.configuration.addresses import redacted
+from worker.errors import ServiceUnreachable, SettingsError
+from worker.services import home as homes
+from worker.services import running
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """How a worker process serves its queues."""
+
+    queues: Sequence[str]
+    kind: str  # of Celery's pools
+    concurrency: int | None  # threads or processes; None: one per core
+
+
+# Staging parses and hashes, on cores; the others wait for a provider or for Postgres, in threads.
+POOLS = {
+    "staging": Pool(queues=["vector_index"], kind="prefork", concurrency=None),
+    "embed": Pool(queues=["vector_index.embed"], kind="threads", concurrency=64),
+    "chat": Pool(queues=["vector_index.chat"], kind="threads", concurrency=16),
+    "all": Pool(
+        queues=["vector_index", "vector_index.embed", "vector_index.chat"], kind="threads", concurrency=64
+    ),
+}
+PROCESSES = ("staging", "embed", "chat")  # of `up`: a backlog must not delay an answer
+
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+READY_SECONDS = 60
+FLOWER_USER = "vector_index"
+
+loglevel_option = click.option(
+    "--loglevel", type=click.Choice(LEVELS, case_sensitive=False), default="INFO", show_default=True
+)
+
+
+@click.command()
+@click.option(
+    "--queues", type=click.Choice(tuple(POOLS)), default="all", show_default=True, help="What to serve."
+)
+@click.option("--concurrency", type=click.IntRange(1), help="Threads or processes.")
+@click.option(
+    "--name", help="Name of this process on its machine; needed for a second one of the same queues."
+)
+@loglevel_option
+def worker(queues: str, concurrency: int | None, name: str | None, loglevel: str) -> int:
+    """Run one worker process: staging, embed, chat, or all in one.
+
+    Documents are staged in processes (one per core), requests are made in threads. SIGTERM lets running tasks
+    finish.
+    """
+    pool = POOLS[queues]
+    arguments = ["--queues", ",".join(pool.queues), "--pool", pool.kind, "--hostname", f"{name or queues}@%h"]
+    if number := concurrency or pool.concurrency:
+        arguments += ["--concurrency", str(number)]
+    # gossip and mingle talk to every other worker and delay the start; nothing here needs them
+    return _celery("worker", *arguments, "--loglevel", loglevel, "--without-gossip", "--without-mingle")
+
+
+@click.command()
+@loglevel_option
+def beat(loglevel: str) -> int:
+    """Run the process that sends what is due; a second one is harmless.
+
+    Due times stand in Postgres: nothing is written here.
+    """
+    return _celery("beat", "--scheduler", "celery.beat:Scheduler", "--loglevel", loglevel)
+
+
+@click.command()
+@click.option("--address", help="To listen on.  [default: 127.0.0.1]")
+@click.option(
+    "--port", type=click.IntRange(1, 65535), help="To listen on.  [default: the one kept in the home]"
+)
+def flower(address: str | None, port: int | None) -> int:
+    """Run Flower, the monitor of tasks and workers.
+
+    Its options are also read from FLOWER_* variables. Without FLOWER_BASIC_AUTH (user:password) the password
+    is the one kept in the home.
+    """
+    if not find_spec("flower"):
+        raise SettingsError('Flower is not installed: pip install "vector-index-worker[flower]"')
+    variables = environment()
+    given = {"FLOWER_ADDRESS": address, "FLOWER_PORT": port and str(port)}
+    variables.update({key: value for key, value in given.items() if value})
+    if not {"FLOWER_PORT", "FLOWER_BASIC_AUTH"} <= variables.keys():
+        for key, value in Monitor.of(load().home).variables().items():
+            variables.setdefault(key, value)
+    variables.setdefault("FLOWER_ADDRESS", homes.HOST)
+    return _celery("flower")
+
+
+@click.command()
+@click.option("--services-only", is_flag=True, help="Start just Postgres and Valkey.")
+@click.option(
+    "--loglevel", type=click.Choice(LEVELS, case_sensitive=False), default="WARNING", show_default=True
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per service.")
+def up(services_only: bool, loglevel: str, as_json: bool) -> None:
+    """Run everything in the foreground, until Ctrl-C or SIGTERM.
+
+    The embedded Postgres and Valkey (unless DATABASE_URL or BROKER_URL is set), three worker processes, the
+    beat and Flower, on the same ports at every start. A process that dies is started again.
+    """
+    configuration = load()
+    for notice in configuration.notices:
+        _say(notice)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with ExitStack() as stack:
+            _run(stack, configuration, services_only=services_only, loglevel=loglevel, as_json=as_json)
+    except KeyboardInterrupt:
+        return
+
+
+def _run(
+    stack: ExitStack, configuration: Configuration, *, services_only: bool, loglevel: str, as_json: bool
+) -> None:
+    """Start in order and watch; the stack stops in the reverse order."""
+    own = {"postgres": not configuration.database_url, "valkey": not configuration.broker_url}
+    services = stack.enter_context(running(configuration.home, **own))
+    if not services_only:
+        stack.enter_context(_alone(services.home))
+    found = {
+        "DATABASE_URL": services.addresses.database_url or configuration.database_url,
+        "BROKER_URL": services.addresses.broker_url or configuration.broker_url,
+    }
+    for (setting, url), (name, embedded) in zip(found.items(), own.items(), strict=True):
+        # the address of a server that is not ours was set by the operator, with a password of theirs
+        _tell(as_json, name, {setting: url}, url if embedded else redacted(url).strip("'"))
+    check = [services.check]
+    if not services_only:
+        commands = {name: ["worker", "--queues", name, "--loglevel", loglevel] for name in PROCESSES}
+        commands["beat"] = ["beat", "--loglevel", loglevel]
+        variables = {**environment(), **found}
+        if find_spec("flower"):
+            monitor = Monitor.of(services.home)
+            monitor.check_port()
+            commands["flower"] = ["flower"]
+            variables |= monitor.variables()
+        programs = {name: _command(arguments) for name, arguments in commands.items()}
+        supervisor = stack.enter_context(Supervisor(programs, variables, say=_say))
+        check.append(supervisor.check)
+        _await_workers(load(variables), check)
+        if "flower" in commands:
+            shown = f"{monitor.url}  user {FLOWER_USER}, password {monitor.password}"
+            _tell(as_json, "flower", monitor.as_json(), shown)
+    click.echo(json.dumps({"ready": True}) if as_json else "ready")
+    while True:
+        time.sleep(1)
+        for function in check:
+            function()
+
+
+def _say(sentence: str) -> None:
+    click.echo(f"vector-index: {sentence}", err=True)
+
+
+def _tell(as_json: bool, name: str, values: Mapping[str, str], shown: str) -> None:
+    click.echo(json.dumps(values) if as_json else f"{name:<9} {shown}")
+
+
+def _command(arguments: Sequence[str]) -> list[str]:
+    # -P: a folder's own worker.py is not ours
+    return [sys.executable, "-P", "-m", "worker.cli", *arguments]
+
+
+def _await_workers(configuration: Configuration, check: Sequence[Any]) -> None:
+    """Return when a worker consumes each queue. Raises ServiceUnreachable, or what `check` raises."""
+    client = Client(configuration)
+    wanted = set(POOLS["all"].queues)
+    deadline = time.monotonic() + READY_SECONDS
+    while not wanted <= set().union(*client.consumers(timeout_seconds=0.5).values()):
+        if time.monotonic() > deadline:
+            raise ServiceUnreachable(
+                f"the workers are not ready after {READY_SECONDS} s: see what they said above"
+            )
+        for function in check:
+            function()
+
+
+@contextmanager
+def _alone(home: Path) -> Iterator[None]:
+    """One `up` with workers per home. Raises SettingsError."""
+    with open(os.open(home / "up.lock", os.O_WRONLY | os.O_CREAT, 0o600), "wb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SettingsError(
+                f"`vector-index up` runs for the home {home} already: stop that one, or set VECTOR_INDEX_HOME"
+            ) from None
+        yield
+
+
+def _celery(command: str, *arguments: str) -> int:
+    """Run a command of Celery on our app; ours is imported first, whatever modules the folder has."""
+    configuration = load()
+    found = addresses(configuration)
+    environment().update(DATABASE_URL=found.database_url, BROKER_URL=found.broker_url)
+    _import_tasks()
+    app = import_module("worker.celery").app
+    return int(app.start(["--quiet", command, *arguments]) or 0)
+
+
+def _import_tasks() -> None:
+    """Import our `tasks` before Celery, which looks into the working folder first. Raises SettingsError."""
+    spec = find_spec("tasks")
+    ours = Path(__file__).parents[2] / "tasks" / "__init__.py"
+    if spec is None or spec.origin != str(ours):
+        raise SettingsError(
+            f"the module `tasks` is {spec.origin if spec else 'missing'}, not {ours}: take the folder of the "
+            "former out of PYTHONPATH, or install vector-index-worker into an environment of its own"
+        )
+    import_module("tasks")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Monitor:
+    """Flower's port and password, invented once and kept in the home."""
+
+    port: int
+    password: str
+    kept: Path
+
+    @classmethod
+    def of(cls, home: Path) -> "Monitor":
+        kept = home / "flower.json"
+        try:
+            if not kept.exists():
+                home.mkdir(mode=0o700, parents=True, exist_ok=True)
+                port = next(filter(homes.is_free, secrets.SystemRandom().sample(homes.PORTS, 1_000)))
+                homes.write_private(kept, json.dumps({"port": port, "password": secrets.token_urlsafe(16)}))
+            values = json.loads(kept.read_text())
+            return cls(port=int(values["port"]), password=str(values["password"]), kept=kept)
+        except OSError as error:
+            raise homes.unusable(home, error) from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise SettingsError(f"{kept} is damaged: delete it") from error
+
+    @property
+    def url(self) -> str:
+        return f"http://{homes.HOST}:{self.port}"
+
+    def as_json(self) -> dict[str, str]:
+        return {"FLOWER_URL": self.url, "FLOWER_USER": FLOWER_USER, "FLOWER_PASSWORD": self.password}
+
+    def variables(self) -> dict[str, str]:
+        """For Flower's environment: on its command line others could read the password."""
+        return {
+            "FLOWER_ADDRESS": homes.HOST,
+            "FLOWER_PORT": str(self.port),
+            "FLOWER_BASIC_AUTH": f"{FLOWER_USER}:{self.password}",
+        }
+
+    def check_port(self) -> None:
+        if not homes.is_free(self.port):
+            raise SettingsError(
+                f"port {self.port} of Flower is in use by another program: end that one, or change it in {self.kept}"
+            )
