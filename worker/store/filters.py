@@ -1,0 +1,143 @@
+"""Filters over metadata, compiled to SQL in which every value is a parameter.
+
+    {"field": value}                                     equal, or a list that holds the value
+    {"field": {"$eq"|"$ne"|"$gt"|"$gte"|"$lt"|"$lte": value}}
+    {"field": {"$in"|"$nin": [values]}}    {"field": {"$exists": true}}
+    {"$and"|"$or": [filters]}    {"$not": filter}
+
+`field` is a dotted path. A field that a document lacks matches nothing but `{"$exists": false}`. An order
+compares numbers with numbers and strings with strings; a value of another type does not match.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from psycopg import sql
+
+from worker.documents import clean, clean_json
+from worker.errors import InvalidDocument, InvalidQuery
+
+MAX_DEPTH = 16
+MAX_VALUES = 200
+
+ORDERS = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
+OPERATORS = ("$eq", "$ne", *ORDERS, "$in", "$nin", "$exists")
+COMBINERS = ("$and", "$or", "$not")
+
+
+def compile_filter(
+    value: object, *, tenant_field: str | None = None
+) -> tuple[sql.Composable, dict[str, Any]]:
+    """A condition over `r.metadata` and its parameters; None and {} match everything.
+
+    With `tenant_field` the filter must name the tenant at its top, by one plain value: the one place where this
+    is enforced. Raises InvalidQuery naming the operator or the value that is wrong.
+    """
+    if value is None:
+        value = {}
+    if not isinstance(value, Mapping):
+        raise InvalidQuery(f"filter must be an object, not {type(value).__name__}")
+    if tenant_field is not None:
+        _require_tenant(value, tenant_field)
+    compiler = _Compiler()
+    return compiler.all_of(value, depth=0), compiler.parameters
+
+
+def _require_tenant(value: Mapping[str, Any], field: str) -> None:
+    tenant = value.get(field)
+    if isinstance(tenant, Mapping) and set(tenant) == {"$eq"}:
+        tenant = tenant["$eq"]
+    if tenant is None or isinstance(tenant, (Mapping, list)):
+        raise InvalidQuery(
+            f'this index needs its TENANT_FIELD in every filter: add {{"{field}": the tenant}} to it'
+        )
+
+
+class _Compiler:
+    def __init__(self) -> None:
+        self.parameters: dict[str, Any] = {}
+
+    def all_of(self, value: object, depth: int) -> sql.Composable:
+        if not isinstance(value, Mapping):
+            raise InvalidQuery(f"a filter is an object, not {type(value).__name__}")
+        if depth > MAX_DEPTH:
+            raise InvalidQuery(f"filter is nested more than {MAX_DEPTH} levels deep")
+        return self._join(" AND ", [self._entry(str(name), item, depth) for name, item in value.items()])
+
+    def _entry(self, name: str, value: object, depth: int) -> sql.Composable:
+        if name == "$not":
+            return sql.SQL("NOT {}").format(self.all_of(value, depth + 1))
+        if name in ("$and", "$or"):
+            if not isinstance(value, list):
+                raise InvalidQuery(f"{name} takes a list of filters, not {type(value).__name__}")
+            return self._join(f" {name[1:].upper()} ", [self.all_of(item, depth + 1) for item in value])
+        if name.startswith("$"):
+            raise InvalidQuery(f"unknown operator {name!r} in filter: {', '.join(COMBINERS)} combine filters")
+        path = sql.SQL("(r.metadata #> {})").format(self._bind(clean(name).split("."), "text[]"))
+        if isinstance(value, Mapping) and any(str(key).startswith("$") for key in value):
+            return self._join(" AND ", [self._condition(path, str(key), item) for key, item in value.items()])
+        return self._equal(path, value)
+
+    def _condition(self, path: sql.Composable, operator: str, value: object) -> sql.Composable:
+        if operator in ORDERS:
+            kind = "string" if isinstance(value, str) else "number"
+            if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+                raise InvalidQuery(f"{operator} takes a number or a string, not {type(value).__name__}")
+            compare = (
+                "coalesce(jsonb_typeof({path}) = {kind} AND {path} " + ORDERS[operator] + " {value}, false)"
+            )
+            return sql.SQL(compare).format(path=path, kind=sql.Literal(kind), value=self._value(value))
+        handlers: dict[str, Callable[[], sql.Composable]] = {
+            "$eq": lambda: self._equal(path, value),
+            "$ne": lambda: self._other(path, self._equal(path, value)),
+            "$in": lambda: self._any_of(path, operator, value),
+            "$nin": lambda: self._other(path, self._any_of(path, operator, value)),
+            "$exists": lambda: self._exists(path, value),
+        }
+        if operator not in handlers:
+            raise InvalidQuery(f"unknown operator {operator!r} in filter: use one of {', '.join(OPERATORS)}")
+        return handlers[operator]()
+
+    def _equal(self, path: sql.Composable, value: object) -> sql.Composable:
+        # @> with a scalar on the right: the same scalar, or a list that holds it
+        operator = "=" if isinstance(value, (Mapping, list)) else "@>"
+        return sql.SQL("coalesce({} " + operator + " {}, false)").format(path, self._value(value))
+
+    def _other(self, path: sql.Composable, condition: sql.Composable) -> sql.Composable:
+        return sql.SQL("({} IS NOT NULL AND NOT {})").format(path, condition)
+
+    def _any_of(self, path: sql.Composable, operator: str, value: object) -> sql.Composable:
+        if not isinstance(value, list):
+            raise InvalidQuery(f"{operator} takes a list of values, not {type(value).__name__}")
+        if any(isinstance(item, (Mapping, list)) for item in value):
+            return self._join(" OR ", [self._equal(path, item) for item in value])
+        each = self._bind([_json(item) for item in value], "jsonb[]")
+        return sql.SQL("coalesce({} @> ANY({}), false)").format(path, each)
+
+    def _exists(self, path: sql.Composable, value: object) -> sql.Composable:
+        if not isinstance(value, bool):
+            raise InvalidQuery(f"$exists takes true or false, not {type(value).__name__}")
+        return sql.SQL("({} IS NOT NULL)" if value else "({} IS NULL)").format(path)
+
+    def _join(self, word: str, parts: list[sql.Composable]) -> sql.Composable:
+        if not parts:
+            return sql.SQL("false" if word == " OR " else "true")
+        return sql.SQL("({})").format(sql.SQL(word).join(parts))
+
+    def _value(self, value: object) -> sql.Composable:
+        return self._bind(_json(value), "jsonb")
+
+    def _bind(self, value: object, cast: str) -> sql.Composable:
+        if len(self.parameters) >= MAX_VALUES:
+            raise InvalidQuery(f"filter has more than {MAX_VALUES} values: use $in with a list")
+        name = f"filter_{len(self.parameters)}"
+        self.parameters[name] = value
+        return sql.SQL("{}::" + cast).format(sql.Placeholder(name))
+
+
+def _json(value: object) -> str:
+    try:
+        return json.dumps(clean_json(value, "filter"), allow_nan=False)
+    except (InvalidDocument, ValueError) as error:
+        raise InvalidQuery(f"a value of filter cannot be used: {error}") from error

@@ -1,0 +1,143 @@
+"""The queue of contents that need a vector: claim, save, give back, fail.
+
+A claim is a lease by the database's clock. Saving is not fenced, as saving twice is a no-op; giving back and
+failing are fenced by the claim's token.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID, uuid4
+
+import numpy as np
+from numpy.typing import NDArray
+from pgvector import HalfVector, Vector
+from psycopg.rows import namedtuple_row
+
+from worker.store import builds
+from worker.store.builds import Build
+from worker.store.connection import Connection, retry_on_deadlock
+
+PRIORITIES = (0, 1, 2)  # jobs, reindexing, rebuilding
+ALONE_FROM_ATTEMPT = 3  # from then on a content travels alone, so that only the guilty one can fail
+
+
+@dataclass(frozen=True, kw_only=True)
+class Input:
+    """One content of a claim: what to send, and how often it was claimed before."""
+
+    hash: bytes
+    heading: str
+    text: str
+    attempts: int  # this claim included
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """What one request will carry; other workers leave it alone until the lease ends."""
+
+    build: Build
+    token: UUID
+    inputs: Sequence[Input]  # may be empty, when all that was claimed falls under the next two
+    saved: Sequence[bytes]  # contents that had their vector already: publish what wants them
+    orphans: Sequence[bytes]  # contents that no chunk has any more: forget them
+
+
+Fill = Callable[[Sequence[int]], int]  # how many of these token counts, in order, fill one request
+
+
+@retry_on_deadlock
+def claim(
+    connection: Connection, build: Build, *, limit: int, fill: Fill, lease_seconds: float
+) -> Claim | None:
+    """Claim what fills one request, the most urgent first; None when nothing waits.
+
+    `limit` bounds the inputs, `fill` the tokens. A content that failed twice travels alone.
+    """
+    token = uuid4()
+    with connection.transaction():
+        rows = _claimable(connection, build, limit)
+        rows = rows[: fill([row.tokens for row in rows])]
+        alone = next((at for at, row in enumerate(rows) if row.attempts + 1 >= ALONE_FROM_ATTEMPT), None)
+        rows = rows if alone is None else rows[: max(alone, 1)]
+        if not rows:
+            return None
+        attempts = {row.hash: row.attempts + 1 for row in rows}
+        gone = connection.execute(
+            build.sql("queue.sql", "drop_embedded"), {"hashes": list(attempts)}
+        ).fetchall()
+        saved = [row[0] for row in gone]
+        wanted = [hash for hash in attempts if hash not in set(saved)]
+        connection.execute(
+            build.sql("queue.sql", "lease"), {"hashes": wanted, "seconds": lease_seconds, "token": token}
+        )
+        found = connection.execute(build.sql("queue.sql", "inputs"), {"hashes": wanted}).fetchall()
+    inputs = {
+        hash: Input(hash=hash, heading=heading, text=text, attempts=attempts[hash])
+        for hash, heading, text in found
+    }
+    return Claim(
+        build=build,
+        token=token,
+        inputs=[inputs[hash] for hash in wanted if hash in inputs],
+        saved=saved,
+        orphans=[hash for hash in wanted if hash not in inputs],
+    )
+
+
+@retry_on_deadlock
+def save(connection: Connection, build: Build, hashes: Sequence[bytes], vectors: NDArray[np.float32]) -> None:
+    """Turn pending contents into embeddings, in one commit; `vectors` has a row per hash. Late or twice: no-op."""
+    column = Vector if build.vector == "vector" else HalfVector
+    order = sorted(range(len(hashes)), key=lambda at: hashes[at])
+    with connection.transaction(), connection.cursor() as cursor:
+        cursor.executemany(
+            build.sql("queue.sql", "save_embedding"),
+            [{"hash": hashes[at], "embedding": column(vectors[at])} for at in order],
+        )
+        cursor.execute(build.sql("queue.sql", "drop_saved"), {"hashes": list(hashes)})
+
+
+@retry_on_deadlock
+def give_back(connection: Connection, held: Claim, *, seconds: float = 0.0, counted: bool = True) -> None:
+    """End a claim without a result; its contents are visible again after `seconds`.
+
+    Not `counted`, the claim was no attempt: waiting for a rate limit or for mended settings punishes nobody.
+    """
+    parameters = {"token": held.token, "seconds": seconds, "uncounted": 0 if counted else 1}
+    connection.execute(held.build.sql("queue.sql", "give_back"), parameters)
+
+
+@retry_on_deadlock
+def fail(connection: Connection, held: Claim, hash: bytes, error: str) -> int:
+    """Give one content up and fail the documents that want it; how many. 0 when the claim no longer holds it.
+
+    Exclusive: a staging that relies on the queued content either comes before, and its document fails too, or
+    after, and queues it anew.
+    """
+    parameters: dict[str, Any] = {"hash": hash, "token": held.token, "error": error}
+    build = held.build
+    with builds.locked(connection, build.index_id, exclusive=True):
+        if not connection.execute(build.sql("queue.sql", "fail_pending"), parameters).fetchall():
+            return 0
+        docs = [row[0] for row in connection.execute(build.sql("queue.sql", "lock_wanting"), parameters)]
+        failed = connection.execute(build.sql("queue.sql", "mark_failed"), parameters | {"docs": docs})
+        return len(failed.fetchall())
+
+
+@retry_on_deadlock
+def forget(connection: Connection, build: Build, hashes: Sequence[bytes]) -> None:
+    """Take contents out of the queue that no chunk has any more; exclusive, as `fail` is."""
+    with builds.locked(connection, build.index_id, exclusive=True):
+        connection.execute(build.sql("queue.sql", "forget"), {"hashes": list(hashes)})
+
+
+def _claimable(connection: Connection, build: Build, limit: int) -> list[Any]:
+    """Rows that nobody holds, locked; one query per priority, so that leased rows of one are not walked for another."""
+    rows: list[Any] = []
+    with connection.cursor(row_factory=namedtuple_row) as cursor:
+        for priority in PRIORITIES:
+            if len(rows) < limit:
+                parameters = {"priority": priority, "limit": limit - len(rows)}
+                rows += cursor.execute(build.sql("queue.sql", "claimable"), parameters).fetchall()
+    return rows

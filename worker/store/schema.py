@@ -1,0 +1,69 @@
+"""The schema: installed and migrated by one idempotent call."""
+
+from importlib import resources
+
+from psycopg import errors as pg
+
+from worker.errors import SettingsError
+from worker.store.connection import connect, where
+from worker.store.statements import SCHEMA, read
+
+LOCK_NAMESPACE = 0x76_69_77_00  # "viw": advisory locks of ours; the second key is the index, 0 is the schema
+MINIMUM_POSTGRES = 150000
+MINIMUM_PGVECTOR = (0, 8)
+
+
+def install(url: str) -> int:
+    """Create or migrate the schema and return its version; any number of processes may call it at once.
+
+    Raises SettingsError when the server is older than PostgreSQL 15 or lacks pgvector 0.8, and when the
+    role may not create what is missing; ServiceUnreachable when the server does not answer.
+    """
+    with connect(url) as connection, connection.transaction():
+        if connection.info.server_version < MINIMUM_POSTGRES:
+            raise SettingsError(
+                f"Postgres at {where(url)} is version {connection.info.server_version // 10000}; 15 or later is needed"
+            )
+        connection.execute("SELECT pg_advisory_xact_lock(%s, 0)", [LOCK_NAMESPACE])
+        try:
+            with connection.transaction():
+                connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
+                connection.execute(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}")
+        except pg.InsufficientPrivilege as error:
+            raise SettingsError(
+                f"the role of DATABASE_URL may not set up {where(url)} ({error.diag.message_primary}): "
+                f"let an owner run CREATE EXTENSION vector; CREATE SCHEMA {SCHEMA} AUTHORIZATION its_role; once"
+            ) from error
+        except (pg.UndefinedFile, pg.FeatureNotSupported) as error:
+            raise SettingsError(
+                f"Postgres at {where(url)} has no pgvector: install the extension `vector` 0.8 or later there"
+            ) from error
+        row = connection.execute("SELECT extversion FROM pg_extension WHERE extname = 'vector'").fetchone()
+        found = row[0] if row else "0"
+        if tuple(int(part) for part in found.split(".")[:2]) < MINIMUM_PGVECTOR:
+            raise SettingsError(
+                f"pgvector at {where(url)} is {found}; 0.8 or later is needed: run ALTER EXTENSION vector UPDATE"
+            )
+        connection.execute(
+            f"CREATE TABLE IF NOT EXISTS {SCHEMA}.migrations (version integer PRIMARY KEY, "
+            "applied_at timestamptz NOT NULL DEFAULT clock_timestamp())"
+        )
+        row = connection.execute("SELECT coalesce(max(version), 0) FROM vector_index.migrations").fetchone()
+        version = row[0] if row else 0
+        newest = max(migrations())
+        if version > newest:
+            raise SettingsError(
+                f"the schema at {where(url)} has version {version}, this release knows {newest}: "
+                "upgrade vector-index-worker"
+            )
+        for number, file in sorted(migrations().items()):
+            if number > version:
+                connection.execute(read(f"migrations/{file}").encode())
+                connection.execute("INSERT INTO vector_index.migrations (version) VALUES (%s)", [number])
+        return newest
+
+
+def migrations() -> dict[int, str]:
+    """The migration files by number."""
+    folder = resources.files("worker.store").joinpath("sql", "migrations")
+    return {int(file.name[:4]): file.name for file in folder.iterdir() if file.name.endswith(".sql")}

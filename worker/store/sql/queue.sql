@@ -1,0 +1,43 @@
+-- The queue of contents that need a vector.
+
+-- name: claimable: the next contents of one priority, in order, that nobody holds
+SELECT hash, tokens, attempts FROM {pending}
+WHERE priority = %(priority)s AND visible_at <= clock_timestamp()
+ORDER BY visible_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+
+-- name: drop_embedded: claimed contents that somebody else has saved meanwhile
+DELETE FROM {pending} p WHERE p.hash = ANY(%(hashes)s) AND EXISTS (SELECT FROM {embeddings} e WHERE e.hash = p.hash)
+RETURNING p.hash
+
+-- name: lease: hold the rest; the attempt counts now, so that a crash counts
+UPDATE {pending} SET visible_at = clock_timestamp() + %(seconds)s * interval '1 second', token = %(token)s,
+    attempts = attempts + 1
+WHERE hash = ANY(%(hashes)s)
+
+-- name: inputs: the strings behind the claimed contents
+SELECT DISTINCT ON (hash) hash, heading, text FROM {chunks} WHERE hash = ANY(%(hashes)s)
+
+-- name: save_embedding: one vector, never updated
+INSERT INTO {embeddings} (hash, embedding) VALUES (%(hash)b, %(embedding)b) ON CONFLICT DO NOTHING
+
+-- name: drop_saved: no longer pending, by hash
+DELETE FROM {pending} WHERE hash IN (
+    SELECT hash FROM {pending} WHERE hash = ANY(%(hashes)s) ORDER BY hash FOR UPDATE)
+
+-- name: give_back: a claim ends without a result; only what it still holds
+UPDATE {pending} SET visible_at = clock_timestamp() + %(seconds)s * interval '1 second', token = NULL,
+    attempts = attempts - %(uncounted)s
+WHERE token = %(token)s
+
+-- name: fail_pending: the content is given up, if the claim still holds it
+DELETE FROM {pending} WHERE hash = %(hash)s AND token = %(token)s RETURNING hash
+
+-- name: lock_wanting: documents that want the content, by doc
+SELECT s.doc FROM {served} s WHERE s.want_rev IN (SELECT rev FROM {chunks} WHERE hash = %(hash)s) ORDER BY s.doc FOR UPDATE
+
+-- name: mark_failed: those that still want it
+UPDATE {served} SET state = 'failed', error = %(error)s
+WHERE doc = ANY(%(docs)s) AND want_rev IN (SELECT rev FROM {chunks} WHERE hash = %(hash)s) RETURNING doc
+
+-- name: forget: contents that no chunk has any more
+DELETE FROM {pending} p WHERE p.hash = ANY(%(hashes)s) AND NOT EXISTS (SELECT FROM {chunks} c WHERE c.hash = p.hash)

@@ -1,0 +1,73 @@
+-- The sweep, jobs, and what status shows.
+
+-- name: builds_of: every build that is being written, of every index
+SELECT build, index_id, name AS index, state, recipe FROM vector_index.builds JOIN vector_index.indexes USING (index_id)
+WHERE state IN ('filling', 'closing', 'live') ORDER BY build
+
+-- name: least_recently_checked: documents that wait, in turn
+UPDATE {served} SET checked_at = clock_timestamp() WHERE doc IN (
+    SELECT doc FROM {served} WHERE want_rev IS NOT NULL AND state = 'pending'
+        AND checked_at < clock_timestamp() - %(seconds)s * interval '1 second'
+    ORDER BY checked_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED)
+RETURNING doc
+
+-- name: queue_missing: contents that are neither embedded nor pending; there should be none
+INSERT INTO {pending} (hash, tokens, priority, visible_at)
+SELECT c.hash, min(c.tokens), 0, min(s.since)
+FROM {served} s JOIN {chunks} c ON c.rev = s.want_rev
+WHERE s.doc = ANY(%(docs)s) AND s.state = 'pending'
+    AND NOT EXISTS (SELECT FROM {embeddings} e WHERE e.hash = c.hash)
+    AND NOT EXISTS (SELECT FROM {pending} p WHERE p.hash = c.hash)
+GROUP BY c.hash ORDER BY c.hash ON CONFLICT DO NOTHING RETURNING hash
+
+-- name: touch_job: its waiting task is alive
+UPDATE vector_index.jobs SET touched_at = clock_timestamp()
+WHERE task_id = %(task_id)s AND slice = 0 AND touched_at < clock_timestamp() - interval '15 seconds'
+
+-- name: job_states: where the documents of a job stand in the live build
+SELECT d.id, jd.outcome, s.error, CASE
+    WHEN s.doc IS NULL OR s.live_rev > jd.rev THEN 'overtaken'
+    WHEN s.live_rev = jd.rev THEN 'live'
+    WHEN s.state = 'failed' AND s.want_rev > jd.rev THEN 'overtaken'
+    ELSE s.state END AS state
+FROM vector_index.job_documents jd
+JOIN vector_index.documents d USING (doc)
+LEFT JOIN {served} s USING (doc)
+WHERE jd.task_id = %(task_id)s
+
+-- name: job_counts: what the slices of a job came to
+SELECT slices, counts, rejected FROM vector_index.jobs WHERE task_id = %(task_id)s ORDER BY slice
+
+-- name: finish_job: its result is being reported
+UPDATE vector_index.jobs SET finished_at = clock_timestamp() WHERE task_id = %(task_id)s AND finished_at IS NULL
+
+-- name: quiet_jobs: unfinished, and nobody has looked for a while; touched, so that one sweep takes each
+UPDATE vector_index.jobs j SET touched_at = clock_timestamp()
+FROM vector_index.indexes i
+WHERE i.index_id = j.index_id AND (j.task_id, j.slice) IN (
+    SELECT task_id, slice FROM vector_index.jobs
+    WHERE finished_at IS NULL AND slice = 0 AND touched_at < clock_timestamp() - %(seconds)s * interval '1 second'
+        AND slices = (SELECT count(*) FROM vector_index.jobs s WHERE s.task_id = jobs.task_id)
+    ORDER BY touched_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+)
+RETURNING j.task_id, i.name
+
+-- name: forget_jobs: finished ones that no redelivery can reach any more
+DELETE FROM vector_index.jobs WHERE created_at < clock_timestamp() - %(days)s * interval '1 day'
+
+-- name: count_documents: by state in one build
+SELECT count(*) FILTER (WHERE state = 'pending') AS pending, count(*) FILTER (WHERE state = 'live') AS live,
+    count(*) FILTER (WHERE state = 'failed') AS failed,
+    coalesce(extract(epoch FROM clock_timestamp() - min(since) FILTER (WHERE state = 'pending')), 0)::float AS oldest_seconds
+FROM {served}
+
+-- name: count_pending: contents that need a vector
+SELECT count(*) AS chunks, coalesce(sum(tokens), 0)::bigint AS tokens FROM {pending}
+
+-- name: list_builds: of one index
+SELECT build, state, recipe, error FROM vector_index.builds WHERE index_id = %(index_id)s ORDER BY build
+
+-- name: document_states: of some ids, in one build
+SELECT d.id, d.version, s.state, s.live_rev IS NOT NULL AS searchable, s.error
+FROM vector_index.documents d LEFT JOIN {served} s USING (doc)
+WHERE d.index_id = %(index_id)s AND d.id = ANY(%(ids)s) AND NOT d.deleted

@@ -1,0 +1,43 @@
+"""SQL kept as SQL: files of named statements, loaded once.
+
+A statement begins with a line `-- name: what it does`; names in braces are tables of a build.
+"""
+
+from functools import cache
+from importlib import resources
+
+from psycopg import sql
+
+SCHEMA = "vector_index"
+BUILD_TABLES = ("chunks", "embeddings", "pending", "served")
+
+
+@cache
+def statements(file: str) -> dict[str, str]:
+    """All statements of a file of worker/store/sql, by name."""
+    found: dict[str, str] = {}
+    name = ""
+    for line in read(file).splitlines():
+        if line.startswith("-- name: "):
+            name = line.removeprefix("-- name: ").split(":")[0].strip()
+            found[name] = ""
+        elif name and not line.startswith("--"):
+            found[name] += line + "\n"
+    return found
+
+
+@cache
+def statement(file: str, name: str, build: int | None = None) -> sql.Composed:
+    """One statement, with the tables of `build` in place of {chunks}, {embeddings}, {pending}, {served}."""
+    text = sql.SQL(statements(file)[name])
+    return text.format(**({} if build is None else tables(build)))
+
+
+def tables(build: int) -> dict[str, sql.Identifier]:
+    """The names of the tables of a build."""
+    return {table: sql.Identifier(SCHEMA, f"{table}_{build}") for table in BUILD_TABLES}
+
+
+def read(file: str) -> str:
+    """The text of a file below worker/store/sql."""
+    return resources.files("worker.store").joinpath("sql", *file.split("/")).read_text(encoding="utf-8")

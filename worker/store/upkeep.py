@@ -1,0 +1,140 @@
+"""What keeps the system whole and what looks at it: the sweep, the jobs, the figures of `status`."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from psycopg.rows import class_row, dict_row
+
+from worker.store import builds, revisions
+from worker.store.builds import Build
+from worker.store.connection import Connection, retry_on_deadlock
+from worker.store.statements import statement
+
+SWEEP_LIMIT = 500  # documents a sweep looks at: never the whole backlog
+REDELIVERY_DAYS = 7  # how long the ledger of jobs outlives any redelivery
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repairs:
+    """What a sweep had to mend."""
+
+    published: int = 0  # complete but not published: somebody died between save and publish
+    queued: int = 0  # neither embedded nor pending: the protocol has no such state, so each one is a bug
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobDocument:
+    """Where one document of a job stands."""
+
+    id: str
+    outcome: str  # indexed or unchanged: what it counts as once it is live
+    state: str  # pending, live, failed or overtaken
+    error: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ledger:
+    """What staging wrote down about a job."""
+
+    counts: Mapping[str, int]  # the sums of StageCounts
+    rejected: Sequence[Mapping[str, str]]  # id and error of documents that were never staged
+    slices: int  # that are staged
+    complete: bool  # all of the message are
+
+
+def written_builds(connection: Connection) -> list[Build]:
+    """Every build that is being written, of every index."""
+    with connection.cursor(row_factory=class_row(Build)) as cursor:
+        return cursor.execute(statement("upkeep.sql", "builds_of")).fetchall()
+
+
+@retry_on_deadlock
+def sweep(connection: Connection, build: Build, *, unchecked_seconds: float = 10.0) -> Repairs:
+    """Look at the waiting documents that were looked at least recently: publish, or queue again."""
+    with connection.transaction():
+        parameters = {"limit": SWEEP_LIMIT, "seconds": unchecked_seconds}
+        rows = connection.execute(build.sql("upkeep.sql", "least_recently_checked"), parameters).fetchall()
+    docs = [row[0] for row in rows]
+    published = revisions.publish(connection, build, docs)
+    with builds.locked(connection, build.index_id, exclusive=False):
+        queued = connection.execute(build.sql("upkeep.sql", "queue_missing"), {"docs": docs}).fetchall()
+    return Repairs(published=published, queued=len(queued))
+
+
+def quiet_jobs(connection: Connection, *, seconds: float, limit: int = 1000) -> list[tuple[str, str]]:
+    """Task ids and index names of staged jobs whose waiting task has not been seen for a while, each given once."""
+    rows = connection.execute(statement("upkeep.sql", "quiet_jobs"), {"seconds": seconds, "limit": limit})
+    return [(row[0], row[1]) for row in rows]
+
+
+def forget_jobs(connection: Connection) -> int:
+    """Drop ledger rows that no redelivery can reach any more."""
+    return connection.execute(statement("upkeep.sql", "forget_jobs"), {"days": REDELIVERY_DAYS}).rowcount
+
+
+def job_documents(connection: Connection, build: Build, task_id: str) -> list[JobDocument]:
+    """Where the documents of a job stand; also notes that its waiting task is alive."""
+    connection.execute(statement("upkeep.sql", "touch_job"), {"task_id": task_id})
+    with connection.cursor(row_factory=class_row(JobDocument)) as cursor:
+        return cursor.execute(build.sql("upkeep.sql", "job_states"), {"task_id": task_id}).fetchall()
+
+
+def job_ledger(connection: Connection, task_id: str) -> Ledger:
+    """What the slices of a job came to, summed."""
+    rows = connection.execute(statement("upkeep.sql", "job_counts"), {"task_id": task_id}).fetchall()
+    total: Counter[str] = Counter()
+    for _, counts, _ in rows:
+        total.update(counts)
+    return Ledger(
+        counts=total,
+        rejected=[entry for _, _, rejected in rows for entry in rejected],
+        slices=len(rows),
+        complete=bool(rows) and len(rows) == rows[-1][0],
+    )
+
+
+def finish_job(connection: Connection, task_id: str) -> None:
+    """Its result is being reported: the sweep need not look after it."""
+    connection.execute(statement("upkeep.sql", "finish_job"), {"task_id": task_id})
+
+
+def figures(connection: Connection, build: Build | None) -> dict[str, Any]:
+    """Documents by state, what is pending, how long the oldest has waited, and the builds of the index."""
+    if build is None:  # nothing was ever indexed
+        documents = {"pending": 0, "live": 0, "failed": 0}
+        pending = {"pending_chunks": 0, "pending_tokens": 0, "oldest_seconds": 0.0}
+        return {"documents": documents, **pending, "last_error": None, "builds": []}
+    with connection.cursor(row_factory=dict_row) as cursor:
+        documents = cursor.execute(build.sql("upkeep.sql", "count_documents")).fetchone() or {}
+        pending = cursor.execute(build.sql("upkeep.sql", "count_pending")).fetchone() or {}
+        listed = cursor.execute(
+            statement("upkeep.sql", "list_builds"), {"index_id": build.index_id}
+        ).fetchall()
+    oldest = documents.pop("oldest_seconds")
+    errors = [row.pop("error") for row in listed]
+    return {
+        "documents": documents,
+        "pending_chunks": pending["chunks"],
+        "pending_tokens": pending["tokens"],
+        "oldest_seconds": round(oldest, 1),
+        "last_error": next((error for error in errors if error), None),
+        "builds": [
+            row | {"documents": documents["live"] if row["build"] == build.build else None} for row in listed
+        ],
+    }
+
+
+def document_states(
+    connection: Connection, build: Build | None, ids: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """State, version, searchable and error of each id; `absent` for one that is unknown or deleted."""
+    absent = {"state": "absent", "version": None, "searchable": False, "error": None}
+    states: dict[str, dict[str, Any]] = {id: dict(absent) for id in ids}
+    if build is None:
+        return states
+    parameters = {"index_id": build.index_id, "ids": list(ids)}
+    with connection.cursor(row_factory=dict_row) as cursor:
+        rows = cursor.execute(build.sql("upkeep.sql", "document_states"), parameters).fetchall()
+    return states | {row.pop("id"): row for row in rows}
