@@ -44,7 +44,8 @@ class Document:
         size = len(text) if text.isascii() else len(text.encode())
         if size > max_bytes:
             raise InvalidDocument(
-                f"text has {size:,} bytes, over MAX_DOCUMENT_BYTES ({max_bytes:,}): split the document or raise the setting"
+                f"text has {size:,} bytes, over MAX_DOCUMENT_BYTES ({max_bytes:,}): "
+                "split the document or raise the setting"
             )
         title = value.get("title")
         return cls(
@@ -166,15 +167,18 @@ def _metadata(value: object) -> Mapping[str, Any]:
         return {}
     if not isinstance(value, Mapping):
         raise InvalidDocument(f"metadata must be an object, not {_type(value)}")
-    cleaned = _clean_json(value, "metadata", depth=0)
+    cleaned = clean_json(value, "metadata")
     size = len(json.dumps(cleaned))
     if size > MAX_METADATA_BYTES:
-        raise InvalidDocument(f"metadata has {size:,} bytes as JSON; at most {MAX_METADATA_BYTES:,} are allowed")
+        raise InvalidDocument(
+            f"metadata has {size:,} bytes as JSON; at most {MAX_METADATA_BYTES:,} are allowed"
+        )
     assert isinstance(cleaned, dict)
     return cleaned
 
 
-def _clean_json(value: object, path: str, depth: int) -> Any:
+def clean_json(value: object, path: str, depth: int = 0) -> Any:
+    """A JSON value with every string cleaned; `path` names it in errors. Raises InvalidDocument."""
     if depth > 32:
         raise InvalidDocument(f"{path} is nested more than 32 levels deep")
     if value is None or isinstance(value, (bool, int)):
@@ -188,9 +192,12 @@ def _clean_json(value: object, path: str, depth: int) -> Any:
     if isinstance(value, Mapping):
         if not all(isinstance(key, str) for key in value):
             raise InvalidDocument(f"{path} has a key that is not a string")
-        return {clean(key): _clean_json(item, f"{path}.{clean(key)[:40]}", depth + 1) for key, item in value.items()}
+        return {
+            clean(key): clean_json(item, f"{path}.{clean(key)[:40]}", depth + 1)
+            for key, item in value.items()
+        }
     if isinstance(value, (list, tuple)):
-        return [_clean_json(item, f"{path}[{at}]", depth + 1) for at, item in enumerate(value)]
+        return [clean_json(item, f"{path}[{at}]", depth + 1) for at, item in enumerate(value)]
     raise InvalidDocument(f"{path} is {_type(value)}, which is not JSON")
 
 

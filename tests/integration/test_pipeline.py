@@ -1,0 +1,455 @@
+"""Stage, drain, publish, delete: what becomes of documents, on real Postgres."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.integration.conftest import HashBackend
+from worker import staging
+from worker.configuration import IndexSettings
+from worker.draining import Drainer
+from worker.errors import ProviderUnavailable, Refused, SettingsError, TooLarge
+from worker.monitoring import report
+from worker.retrieval import Query, retrieve
+from worker.store import builds, connection, upkeep
+
+LONG = "\n\n".join(
+    f"Paragraph {n} says that number {n} follows number {n - 1} in the list." for n in range(1, 60)
+)
+
+
+class Application:
+    """Enqueues as an application does, with the tasks' own functions, in this process."""
+
+    def __init__(self, url: str, index: IndexSettings, backend: HashBackend, drainer: Drainer) -> None:
+        self.url, self.index, self.backend, self.drainer = url, index, backend, drainer
+        self.jobs = 0
+
+    def stage(self, *documents: Any, task_id: str | None = None) -> str:
+        self.jobs += 1
+        task_id = task_id or f"job-{self.jobs}"
+        staging.stage(self.url, self.index, self.backend, task_id, documents, max_bytes=10_000)
+        return task_id
+
+    def result(self, task_id: str) -> dict[str, Any] | None:
+        with connection.checkout(self.url) as conn:
+            return report(conn, self.index.name, task_id)[0]
+
+    def put(self, *documents: Any) -> dict[str, Any]:
+        task_id = self.stage(*documents)
+        self.drainer.drain()
+        result = self.result(task_id)
+        assert result is not None
+        return result
+
+    def delete(self, *ids: str, version: int | None = None) -> staging.Deleted:
+        self.jobs += 1
+        return staging.delete(self.url, self.index.name, f"job-{self.jobs}", ids, version)
+
+    def search(self, text: str, **options: Any) -> list[str]:
+        found = retrieve(self.url, self.index, self.backend, Query(text=text, **options))
+        return [passage.document_id for passage in found]
+
+    def state(self, id: str) -> dict[str, Any]:
+        with connection.checkout(self.url) as conn:
+            return upkeep.document_states(conn, builds.live(conn, self.index.name), [id])[id]
+
+    def rows(self, statement: str) -> list[tuple[Any, ...]]:
+        with connection.checkout(self.url) as conn:
+            return conn.execute(statement.encode()).fetchall()
+
+
+@pytest.fixture
+def application(url: str, index: IndexSettings, backend: HashBackend, drainer: Drainer) -> Application:
+    return Application(url, index, backend, drainer)
+
+
+def test_documents_are_searchable_when_the_job_is_done(application: Application) -> None:
+    result = application.put(
+        {"id": 42, "text": "Cats chase mice.", "title": "Animals", "metadata": {"kind": "pet"}},
+        {"id": "b", "text": "Ships cross the sea."},
+    )
+    assert result == {
+        "index": "default", "indexed": 2, "unchanged": 0, "stale": 0, "failed": [], "chunks": 2, "embedded": 2, "tokens": 9,
+    }  # fmt: skip
+    assert application.search("ships at sea", limit=1) == ["b"]
+    assert application.state("42") == {"state": "live", "version": None, "searchable": True, "error": None}
+
+
+def test_nothing_is_searchable_and_no_result_is_given_before_the_vectors_are_there(
+    application: Application,
+) -> None:
+    task_id = application.stage({"id": "a", "text": "Cats chase mice."})
+    assert application.result(task_id) is None
+    assert application.search("cats") == []
+    assert application.state("a")["state"] == "pending"
+
+
+def test_readers_see_the_old_revision_until_the_new_one_is_complete(application: Application) -> None:
+    application.put({"id": "a", "text": "Cats chase mice.", "title": "Old", "metadata": {"colour": "red"}})
+    application.stage({"id": "a", "text": "Dogs chase cats.", "title": "New", "metadata": {"colour": "blue"}})
+    [passage] = retrieve(application.url, application.index, application.backend, Query(text="chase"))
+    assert (passage.title, passage.metadata, passage.text) == ("Old", {"colour": "red"}, "Cats chase mice.")
+    assert application.search("chase", filter={"colour": "blue"}) == []
+    application.drainer.drain()
+    [passage] = retrieve(application.url, application.index, application.backend, Query(text="chase"))
+    assert (passage.title, passage.metadata, passage.text) == ("New", {"colour": "blue"}, "Dogs chase cats.")
+
+
+def test_the_same_again_is_unchanged_and_costs_no_request(application: Application) -> None:
+    application.put({"id": "a", "text": LONG})
+    before = len(application.backend.requests)
+    result = application.put({"id": "a", "text": LONG})
+    assert (result["indexed"], result["unchanged"], result["embedded"]) == (0, 1, 0)
+    assert len(application.backend.requests) == before
+
+
+def test_one_edit_embeds_only_the_chunks_around_it(application: Application) -> None:
+    first = application.put({"id": "a", "text": LONG})
+    second = application.put({"id": "a", "text": LONG.replace("number 30 follows", "number 30 comes after")})
+    assert first["embedded"] > 20
+    assert 1 <= second["embedded"] <= 4
+
+
+def test_one_content_in_many_documents_is_embedded_once(application: Application) -> None:
+    result = application.put(*[{"id": n, "text": "The same words in every one of them."} for n in range(20)])
+    assert (result["indexed"], result["chunks"], result["embedded"]) == (20, 20, 1)
+    assert sum(map(len, application.backend.requests)) == 1
+
+
+def test_the_title_is_embedded_with_the_chunk(application: Application) -> None:
+    application.put({"id": "a", "text": "It chases mice.", "title": "Cats"})
+    assert application.backend.requests == [["Cats\nIt chases mice."]]
+    result = application.put({"id": "a", "text": "It chases mice.", "title": "Owls"})
+    assert result["embedded"] == 1
+
+
+def test_a_message_that_is_delivered_again_overwrites_nothing(application: Application) -> None:
+    first = application.stage({"id": "a", "text": "First words."})
+    application.put({"id": "a", "text": "Second words."})
+    application.stage({"id": "a", "text": "First words."}, task_id=first)
+    application.drainer.drain()
+    assert application.rows(
+        "SELECT text FROM vector_index.revisions r JOIN vector_index.documents ON rev = head_rev"
+    ) == [("Second words.",)]
+    result = application.result(first)
+    assert result is not None
+    assert (result["indexed"], result["stale"]) == (0, 1)
+
+
+def test_an_older_version_never_overwrites_a_newer_one(application: Application) -> None:
+    application.put({"id": "a", "text": "Version seven.", "version": 7})
+    result = application.put({"id": "a", "text": "Version six.", "version": 6})
+    assert (result["stale"], result["indexed"]) == (1, 0)
+    assert application.state("a")["version"] == 7
+    assert application.put({"id": "a", "text": "Seven again.", "version": 7})["indexed"] == 1
+    assert application.put({"id": "a", "text": "None is newest.", "version": None})["indexed"] == 1
+    assert application.put({"id": "a", "text": "Still six.", "version": 6})["stale"] == 1
+
+
+def test_unchanged_content_still_raises_the_version(application: Application) -> None:
+    application.put({"id": "a", "text": "Words.", "version": 1})
+    assert application.put({"id": "a", "text": "Words.", "version": 5})["unchanged"] == 1
+    assert application.put({"id": "a", "text": "Other words.", "version": 4})["stale"] == 1
+
+
+def test_an_update_older_than_a_delete_revives_nothing(application: Application) -> None:
+    application.put({"id": "a", "text": "Words.", "version": 1})
+    assert application.delete("a", version=5) == staging.Deleted(deleted=1)
+    assert application.put({"id": "a", "text": "Late words.", "version": 4})["stale"] == 1
+    assert application.state("a")["state"] == "absent"
+    assert application.search("words") == []
+
+
+def test_a_delete_that_overtakes_the_first_update_fences_it(application: Application) -> None:
+    application.put({"id": "other", "text": "Words."})
+    assert application.delete("a", version=5) == staging.Deleted()
+    assert application.put({"id": "a", "text": "Late words.", "version": 4})["stale"] == 1
+    assert application.put({"id": "a", "text": "New words.", "version": 6})["indexed"] == 1
+
+
+def test_an_older_delete_is_stale(application: Application) -> None:
+    application.put({"id": "a", "text": "Words.", "version": 5})
+    assert application.delete("a", version=4) == staging.Deleted(stale=1)
+    assert application.search("words") == ["a"]
+
+
+def test_a_delete_leaves_neither_text_nor_chunks(application: Application) -> None:
+    application.put({"id": "a", "text": LONG}, {"id": "b", "text": "Other words."})
+    application.delete("a", "unknown")
+    assert application.rows("SELECT count(*) FROM vector_index.revisions") == [(1,)]
+    assert application.rows("SELECT count(*) FROM vector_index.chunks_1") == [(1,)]
+    assert application.search("paragraph number list") == ["b"]
+
+
+def test_a_delete_by_filter_takes_what_matches_and_a_second_delivery_nothing(
+    application: Application,
+) -> None:
+    application.put(*[{"id": n, "text": f"Words {n}.", "metadata": {"even": n % 2 == 0}} for n in range(250)])
+    for _ in range(2):
+        done = staging.delete_matching(application.url, application.index, "delete", {"even": True}, None)
+        assert done == staging.Deleted(deleted=125)
+    application.put({"id": 0, "text": "Words again.", "metadata": {"even": True}})
+    staging.delete_matching(application.url, application.index, "delete", {"even": True}, None)
+    assert application.state("0")["state"] == "live"
+
+
+def test_a_document_that_is_deleted_while_it_waits_ends_its_job(application: Application) -> None:
+    task_id = application.stage({"id": "a", "text": "Words."})
+    application.delete("a")
+    result = application.result(task_id)
+    assert result is not None
+    assert (result["indexed"], result["stale"]) == (0, 1)
+    application.drainer.drain()
+    assert application.backend.requests == []
+    assert application.rows("SELECT count(*) FROM vector_index.pending_1") == [(0,)]
+
+
+def test_an_overtaken_document_counts_as_stale_once_the_newer_one_is_live(application: Application) -> None:
+    first = application.stage({"id": "a", "text": "Words."})
+    second = application.stage({"id": "a", "text": "Newer words."})
+    assert application.result(first) is None
+    application.drainer.drain()
+    assert (application.result(first) or {})["stale"] == 1
+    assert (application.result(second) or {})["indexed"] == 1
+
+
+@pytest.mark.parametrize(
+    ("document", "reason"),
+    [
+        ({"text": "x"}, "id is missing"),
+        ({"id": "", "text": "x"}, "id is missing"),
+        ({"id": True, "text": "x"}, "id must be a string or an integer"),
+        ({"id": 1.5, "text": "x"}, "id must be a string or an integer"),
+        ({"id": "a\x00", "text": "x"}, "id contains a NUL"),
+        ({"id": "a" * 600, "text": "x"}, "600 characters"),
+        ({"id": "a"}, "text must be a string, not missing"),
+        ({"id": "a", "text": 3}, "text must be a string"),
+        ({"id": "a", "text": "x", "title": ["x"]}, "title must be a string"),
+        ({"id": "a", "text": "x" * 10_001}, "MAX_DOCUMENT_BYTES (10,000)"),
+        ({"id": "a", "text": "é" * 5_001}, "10,002 bytes"),
+        ({"id": "a", "text": "x", "metadata": [1]}, "metadata must be an object"),
+        ({"id": "a", "text": "x", "metadata": {"a": float("nan")}}, "metadata.a is nan"),
+        ({"id": "a", "text": "x", "metadata": {"a": object()}}, "not JSON"),
+        ({"id": "a", "text": "x", "version": "3"}, "version must be an integer"),
+        ({"id": "a", "text": "x", "version": 2**63}, "64 bits"),
+        ({"id": "a", "text": "x", "body": "y"}, "unknown field 'body'"),
+        ("text", "a document is an object"),
+        (None, "a document is an object"),
+    ],
+)
+def test_a_bad_document_fails_alone_with_its_reason(
+    application: Application, document: Any, reason: str
+) -> None:
+    result = application.put({"id": "good", "text": "Good words."}, document)
+    assert result["indexed"] == 1
+    [failure] = result["failed"]
+    assert reason in failure["error"]
+    assert application.search("good words") == ["good"]
+
+
+def test_two_documents_of_one_id_the_highest_version_stays(application: Application) -> None:
+    same = [{"id": 1, "text": "Two.", "version": 2}, {"id": "1", "text": "One.", "version": 1}]
+    result = application.put(*same)
+    assert (result["indexed"], result["stale"]) == (1, 1)
+    assert application.rows("SELECT text, version FROM vector_index.chunks_1, vector_index.documents") == [
+        ("Two.", 2)
+    ]
+    result = application.put({"id": 3, "text": "Earlier."}, {"id": 3, "text": "Later."})
+    assert (result["indexed"], result["stale"]) == (1, 1)
+    assert application.search("later", limit=1) == ["3"]
+
+
+@pytest.mark.parametrize("text", ["", " \n\t ", "\x00"])
+def test_an_empty_text_is_complete_at_once_and_replaces_what_was_there(
+    application: Application, text: str
+) -> None:
+    application.put({"id": "a", "text": "Words."})
+    result = application.put({"id": "a", "text": text})
+    assert (result["indexed"], result["chunks"], result["failed"]) == (1, 0, [])
+    assert application.search("words") == []
+    assert application.state("a")["state"] == "live"
+
+
+def test_nul_and_lone_surrogates_are_cleaned_and_offsets_count_the_stored_text(
+    application: Application,
+) -> None:
+    application.put({"id": "a", "text": "a\x00b \ud800 c\U0001f600d", "metadata": {"k\x00": "v\udfff"}})
+    [passage] = retrieve(application.url, application.index, application.backend, Query(text="ab"))
+    assert passage.text == "ab \ufffd c\U0001f600d"
+    assert (passage.start, passage.end) == (0, 8)
+    assert passage.metadata == {"k": "v\ufffd"}
+
+
+def test_no_documents_are_a_result_of_zeros(application: Application) -> None:
+    result = application.put()
+    assert (result["indexed"], result["failed"]) == (0, [])
+
+
+def test_a_message_of_many_documents_is_staged_in_slices_and_reported_once(application: Application) -> None:
+    result = application.put(*[{"id": n, "text": f"Words number {n}."} for n in range(250)])
+    assert (result["indexed"], result["embedded"]) == (250, 250)
+    assert application.rows("SELECT count(*), max(slices) FROM vector_index.jobs") == [(3, 3)]
+
+
+def test_no_request_is_over_the_limits_and_full_requests_go_across_documents(
+    application: Application,
+) -> None:
+    backend = application.backend
+    application.put(*[{"id": n, "text": LONG[n * 40 : n * 40 + 400]} for n in range(40)])
+    sizes = [len(texts) for texts in backend.requests]
+    assert max(sizes) == backend.batch_size
+    assert sum(size == backend.batch_size for size in sizes) >= len(sizes) - 1
+    for texts in backend.requests:
+        assert sum(map(backend.count_tokens, texts)) <= backend.batch_token_limit
+        assert max(map(backend.count_tokens, texts)) <= backend.chunk_tokens
+
+
+def faulty(backend: HashBackend, raises: Callable[[list[str]], Exception | None]) -> None:
+    """Let the backend fail where `raises` says so."""
+    embed = backend.embed
+
+    def embed_or_raise(texts: Any) -> Any:
+        if (error := raises(list(texts))) is not None:
+            backend.requests.append([])
+            raise error
+        return embed(texts)
+
+    backend.embed = embed_or_raise  # type: ignore[method-assign]
+
+
+def test_one_refused_item_fails_its_document_alone_and_the_old_revision_is_served(
+    application: Application,
+) -> None:
+    application.put({"id": "bad", "text": "Harmless words."})
+    faulty(
+        application.backend,
+        lambda texts: Refused("not this one") if any("poison" in t for t in texts) else None,
+    )
+    documents = [{"id": n, "text": f"Words number {n}."} for n in range(20)]
+    result = application.put({"id": "bad", "text": "A poison."}, *documents)
+    assert result["indexed"] == 20
+    assert result["failed"] == [{"id": "bad", "error": "not this one"}]
+    assert application.search("harmless words", limit=1) == ["bad"]
+    assert application.state("bad") == {
+        "state": "failed",
+        "version": None,
+        "searchable": True,
+        "error": "not this one",
+    }
+
+
+def test_a_failed_text_sent_again_is_tried_again(application: Application) -> None:
+    refusing = [True]
+    faulty(application.backend, lambda _: Refused("no") if refusing[0] else None)
+    assert application.put({"id": "a", "text": "Words."})["failed"]
+    refusing[0] = False
+    result = application.put({"id": "a", "text": "Words."})
+    assert (result["indexed"], result["unchanged"], result["failed"]) == (1, 0, [])
+
+
+def test_a_request_that_is_too_large_is_halved(application: Application) -> None:
+    faulty(application.backend, lambda texts: TooLarge("too much") if len(texts) > 3 else None)
+    result = application.put(*[{"id": n, "text": f"Words number {n}."} for n in range(8)])
+    assert (result["indexed"], result["failed"]) == (8, [])
+
+
+def test_a_rate_limit_is_no_attempt_and_pauses_the_backend(application: Application) -> None:
+    limited = ProviderUnavailable("slow down", retry_after_seconds=0.2, rate_limited=True)
+    answers: list[Exception | None] = [limited, None]
+    faulty(application.backend, lambda _: answers.pop(0))
+    task_id = application.stage({"id": "a", "text": "Words."})
+    application.drainer.drain()
+    assert application.rows("SELECT attempts FROM vector_index.pending_1") == [(0,)]
+    assert application.drainer._paused_until > 0
+    while application.result(task_id) is None:
+        application.drainer.drain()
+    assert application.result(task_id)["indexed"] == 1  # type: ignore[index]
+
+
+def test_after_six_failed_attempts_only_the_guilty_document_fails(
+    application: Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.draining.BACKOFF_SECONDS", 0.001)
+    down = ProviderUnavailable("the provider answers with 500")
+    faulty(application.backend, lambda texts: down if any("guilty" in t for t in texts) else None)
+    task_id = application.stage({"id": "bad", "text": "A guilty one."}, {"id": "good", "text": "Words."})
+    while (result := application.result(task_id)) is None:
+        application.drainer.drain()
+    assert result["indexed"] == 1
+    assert result["failed"] == [{"id": "bad", "error": "the provider answers with 500"}]
+    assert max(sum("guilty" in t for t in texts) for texts in application.backend.requests) == 0
+
+
+def test_wrong_settings_of_a_backend_fail_no_document_and_are_shown(application: Application) -> None:
+    wrong = [True]
+    faulty(application.backend, lambda _: SettingsError("the key is wrong") if wrong[0] else None)
+    application.stage({"id": "a", "text": "Words."})
+    application.drainer.drain()
+    assert application.state("a")["state"] == "pending"
+    assert application.rows("SELECT attempts FROM vector_index.pending_1") == [(0,)]
+    with connection.checkout(application.url) as conn:
+        build = builds.live(conn, "default")
+        assert upkeep.figures(conn, build)["last_error"] == "the key is wrong"
+        conn.execute("UPDATE vector_index.pending_1 SET visible_at = now()")
+        wrong[0] = False
+        application.drainer.drain()
+        assert upkeep.figures(conn, build)["last_error"] is None
+    assert application.state("a")["state"] == "live"
+
+
+def test_a_backend_with_another_model_is_refused_before_anything_is_written(application: Application) -> None:
+    application.put({"id": "a", "text": "Words."})
+    application.backend.model_id = "other"
+    with pytest.raises(
+        SettingsError, match=r"holds vectors of hash .16 dimensions., but its embedding backend is other"
+    ):
+        application.stage({"id": "a", "text": "New words."})
+
+
+def test_a_claim_whose_worker_died_six_times_is_given_up(application: Application) -> None:
+    task_id = application.stage({"id": "a", "text": "Words."})
+    application.rows("UPDATE vector_index.pending_1 SET attempts = 6 RETURNING 1")
+    application.drainer.drain()
+    result = application.result(task_id)
+    assert result is not None
+    assert "the worker died each time" in result["failed"][0]["error"]
+
+
+def test_the_sweep_publishes_what_a_dead_worker_saved_but_did_not_publish(
+    application: Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task_id = application.stage({"id": "a", "text": "Words."})
+    with monkeypatch.context() as dead:
+        dead.setattr("worker.draining.revisions.publish", lambda *_: 0)
+        application.drainer.drain()
+    assert application.result(task_id) is None
+    with connection.checkout(application.url) as conn:
+        [build] = upkeep.written_builds(conn)
+        assert upkeep.sweep(conn, build, unchecked_seconds=0.0) == upkeep.Repairs(published=1)
+    assert application.result(task_id) is not None
+
+
+def test_the_sweep_queues_what_is_neither_embedded_nor_pending(application: Application) -> None:
+    task_id = application.stage({"id": "a", "text": "Words."})
+    application.rows("DELETE FROM vector_index.pending_1 RETURNING 1")
+    with connection.checkout(application.url) as conn:
+        [build] = upkeep.written_builds(conn)
+        assert upkeep.sweep(conn, build, unchecked_seconds=0.0) == upkeep.Repairs(queued=1)
+    application.drainer.drain()
+    assert application.result(task_id) is not None
+
+
+def test_jobs_gone_quiet_are_found_once(application: Application) -> None:
+    task_id = application.stage({"id": "a", "text": "Words."})
+    application.delete("unknown")
+    with connection.checkout(application.url) as conn:
+        assert upkeep.quiet_jobs(conn, seconds=60) == []
+        conn.execute("UPDATE vector_index.jobs SET touched_at = now() - interval '5 minutes'")
+        assert upkeep.quiet_jobs(conn, seconds=60) == [(task_id, "default")]
+        assert upkeep.quiet_jobs(conn, seconds=60) == []
+        application.drainer.drain()
+        application.result(task_id)
+        conn.execute("UPDATE vector_index.jobs SET touched_at = now() - interval '5 minutes'")
+        assert upkeep.quiet_jobs(conn, seconds=60) == []

@@ -1,0 +1,143 @@
+"""The Celery app: queues, routes, and what happens when a worker process starts and ends.
+
+Nothing is read or connected at import; Celery asks for its settings when a command needs them.
+"""
+
+import logging
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NoReturn
+
+from celery import Celery, signals
+from kombu.entity import Queue
+
+from worker import process
+from worker.broker import VISIBILITY_TIMEOUT_SECONDS, HideBodies, LeaseHeartbeat, guard_reconnect
+from worker.draining import Drainer
+from worker.errors import ServiceUnreachable, VectorIndexError
+from worker.store import connection
+
+STAGING, EMBED, CHAT = "vector_index", "vector_index.embed", "vector_index.chat"
+QUEUES = (STAGING, EMBED, CHAT)
+TASK_MODULES = ("tasks.indexing", "tasks.retrieval", "tasks.upkeep")
+
+SWEEP_SECONDS = 30.0
+STOP_SECONDS = 20.0  # for requests in flight when the process is asked to end
+
+STATIC = {
+    "task_queues": [Queue(name) for name in QUEUES],  # type: ignore[no-untyped-call]
+    "task_default_queue": STAGING,
+    "task_create_missing_queues": False,  # a typo in a queue's name is an error, not a silent new queue
+    "task_routes": {
+        "tasks.embed": EMBED,
+        "tasks.sweep": EMBED,
+        "tasks.search": CHAT,
+        "tasks.status": CHAT,
+    },
+    "accept_content": ["json"],
+    "result_accept_content": ["json"],
+    "task_acks_late": True,
+    "task_reject_on_worker_lost": True,
+    "task_track_started": True,
+    "worker_prefetch_multiplier": 1,
+    "worker_pool": "threads",  # one worker for all queues; staging on processes of its own: --pool=prefork
+    "worker_concurrency": 64,  # waiting tasks sleep in a slot each
+    "worker_send_task_events": True,
+    "worker_cancel_long_running_tasks_on_connection_loss": False,
+    "worker_deduplicate_successful_tasks": True,
+    "worker_hijack_root_logger": False,
+    "broker_connection_retry_on_startup": True,
+    "broker_connection_max_retries": None,
+    "broker_transport_options": {
+        "visibility_timeout": VISIBILITY_TIMEOUT_SECONDS,  # short, as leases are renewed: worker/broker.py
+        "unacked_restore_interval": 10,
+        "unacked_restore_throttle": 1,
+        "health_check_interval": 25,
+        "socket_connect_timeout": 5,
+        "socket_timeout": 30,
+        "socket_keepalive": True,
+    },
+    "result_backend_always_retry": True,
+    "result_expires": 86_400,
+    "result_extended": False,  # it would store arguments with the result
+    "beat_scheduler": "celery.beat:Scheduler",  # in memory: due times stand in Postgres
+    "beat_schedule": {
+        "sweep": {"task": "tasks.sweep", "schedule": SWEEP_SECONDS, "options": {"expires": SWEEP_SECONDS}},
+    },
+}
+
+logger = logging.getLogger("vector_index.worker")
+
+app = Celery("vector_index", task_cls="worker.broker:HiddenTask")
+app.steps["consumer"].add(LeaseHeartbeat)
+_drainers: list[Drainer] = []
+
+
+@app.on_configure.connect
+def configure(sender: Celery, **_: Any) -> None:
+    """Read the settings at the last moment; a mistake in them ends the command with its sentence."""
+    spec = find_spec("tasks")
+    ours = Path(__file__).parent.parent / "tasks"
+    if spec is None or spec.origin is None or Path(spec.origin).parent != ours:
+        where = spec.origin if spec else "nothing"
+        end(
+            f"`import tasks` finds {where}, not the tasks of vector-index-worker: start with `vector-index worker`",
+            2,
+        )
+    try:
+        broker, results = process.addresses().broker_url, process.result_backend()
+    except VectorIndexError as error:
+        end_with(error)
+    sender.config_from_object(
+        {**STATIC, "broker_url": broker, "result_backend": results, "include": TASK_MODULES}
+    )
+
+
+@signals.worker_init.connect
+def start(sender: Any, **_: Any) -> None:
+    """Check everything before the first message is taken, in the parent of all pool processes."""
+    guard_reconnect()
+    logging.getLogger("celery.worker.consumer.consumer").addFilter(HideBodies())
+    if EMBED in sender.app.amqp.queues.consume_from and "thread" not in str(sender.pool_cls):
+        end(f"the queue {EMBED} needs --pool=threads: its requests run in threads of the worker process", 2)
+    try:
+        process.prepare()
+    except VectorIndexError as error:
+        end_with(error)
+    connection.close_pools()  # before pool processes are forked: each opens its own
+
+
+@signals.worker_ready.connect
+def start_draining(sender: Any, **_: Any) -> None:
+    """The worker that serves the queue of waiting tasks embeds, too."""
+    if EMBED in sender.app.amqp.queues.consume_from:
+        sender.app.send_task("tasks.sweep", expires=SWEEP_SECONDS)
+        _drainers[:] = process.drainers()
+        for drainer in _drainers:
+            drainer.start()
+
+
+@signals.worker_shutting_down.connect
+def stop_draining(**_: Any) -> None:
+    """Claim nothing more; what is in flight is saved."""
+    for drainer in _drainers:
+        drainer.stop(0.0)
+
+
+@signals.worker_shutdown.connect
+def finish(**_: Any) -> None:
+    """Wait for requests in flight; the lease of one that takes longer runs out."""
+    for drainer in _drainers:
+        drainer.stop(STOP_SECONDS)
+    connection.close_pools()
+
+
+def end_with(error: VectorIndexError) -> NoReturn:
+    """End the process with the sentence of an error: 3 when a service is unreachable, else 2."""
+    end(str(error), 3 if isinstance(error, ServiceUnreachable) else 2)
+
+
+def end(sentence: str, code: int) -> NoReturn:
+    print(f"vector-index: {sentence}", file=sys.stderr, flush=True)  # noqa: T201
+    raise SystemExit(code)

@@ -1,0 +1,227 @@
+"""Drain: slot, claim, request, save, publish.
+
+Belongs to the embedding worker process. Each thread of a backend is one slot: it claims what fills one request,
+sends it, saves the vectors, and publishes the documents that became complete. The queue stands in Postgres, so
+threads of any number of processes share it, and a process that dies loses at most what it had in flight.
+"""
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.configuration import EmbeddingBackendSettings
+from worker.documents import embedding_text
+from worker.errors import (
+    InputError,
+    ProviderUnavailable,
+    Refused,
+    SettingsError,
+    TemporaryError,
+    TooLarge,
+    VectorIndexError,
+)
+from worker.packing import fill
+from worker.recipes import EmbeddingBackend, Recipe
+from worker.store import builds, connection, queue, revisions, upkeep
+from worker.store.builds import Build
+from worker.store.queue import Claim, Input
+
+POLL_SECONDS = 0.25  # how long an idle process sleeps between looks at the queue
+BUILDS_SECONDS = (
+    2.0  # how long the list of builds is trusted; new documents of a known build are seen at once
+)
+LEASE_MARGIN_SECONDS = 60.0  # beyond the timeout of the request
+MAX_ATTEMPTS = 6  # claims of one content; it travels alone from the third
+BACKOFF_SECONDS = 2.0  # before the second attempt, doubled each time, with jitter
+BACKOFF_LIMIT_SECONDS = 120.0
+PAUSE_SECONDS = 15.0  # between requests of a backend whose settings are wrong, or that named no time to wait
+
+logger = logging.getLogger("vector_index.drain")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sent:
+    """How one request of one claim ended for some of its inputs."""
+
+    inputs: Sequence[Input]
+    vectors: NDArray[np.float32] | None = None  # a row per input
+    error: VectorIndexError | None = None
+
+
+class Drainer:
+    """The threads of one embedding backend in this process."""
+
+    def __init__(self, url: str, settings: EmbeddingBackendSettings, backend: EmbeddingBackend) -> None:
+        self._url = url
+        self._settings = settings
+        self._backend = backend
+        self._looking = threading.Lock()  # one thread looks for work, the others stand behind it
+        self._stopping = threading.Event()
+        self._paused_until = 0.0  # monotonic seconds
+        self._builds: tuple[float, list[Build]] = (0.0, [])
+        self._threads = [
+            threading.Thread(target=self._run, name=f"drain-{settings.name}-{slot}", daemon=True)
+            for slot in range(settings.concurrency)
+        ]
+
+    def start(self) -> None:
+        """Start the threads; they end with `stop` or with the process."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self, timeout_seconds: float) -> bool:
+        """Claim nothing more and wait for requests in flight; False when some are still under way."""
+        self._stopping.set()
+        deadline = time.monotonic() + timeout_seconds
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def drain(self) -> int:
+        """Work in the calling thread until nothing is claimable; the number of claims. For scripts and tests."""
+        claims = 0
+        while (claim := self._claim()) is not None:
+            self._settle(claim)
+            claims += 1
+        return claims
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                with self._looking:
+                    claim = self._next()
+                if claim is not None:
+                    self._settle(claim)
+            except TemporaryError as error:
+                logger.warning("postgres unreachable, trying again: %s", error)
+                self._stopping.wait(random.uniform(0.5, 2.0))  # noqa: S311
+            except Exception:  # the thread is the slot: a bug must not take it away for good
+                logger.exception("a claim was left to its lease")
+                self._stopping.wait(PAUSE_SECONDS)
+
+    def _next(self) -> Claim | None:
+        """Wait for work; None when stopping. Whoever finds some lets the next thread look at once."""
+        while not self._stopping.is_set():
+            paused = self._paused_until - time.monotonic()
+            if paused > 0:
+                self._stopping.wait(min(paused, 1.0))
+            elif (claim := self._claim()) is not None:
+                return claim
+            else:
+                self._stopping.wait(POLL_SECONDS)
+        return None
+
+    def _claim(self) -> Claim | None:
+        with connection.checkout(self._url) as conn:
+            for build in self._written(conn):
+                claim = queue.claim(
+                    conn,
+                    build,
+                    limit=self._backend.batch_size,
+                    fill=lambda tokens: fill(
+                        tokens,
+                        token_limit=self._backend.batch_token_limit,
+                        size_limit=self._backend.batch_size,
+                    ),
+                    lease_seconds=self._settings.timeout_seconds + LEASE_MARGIN_SECONDS,
+                )
+                if claim is not None:
+                    return claim
+        return None
+
+    def _written(self, conn: connection.Connection) -> list[Build]:
+        """The builds of this backend."""
+        read_at, found = self._builds
+        if time.monotonic() - read_at > BUILDS_SECONDS or not found:
+            found = [b for b in upkeep.written_builds(conn) if b.recipe["backend"] == self._settings.name]
+            self._builds = (time.monotonic(), found)
+        return found
+
+    def _settle(self, claim: Claim) -> None:
+        """Send a claim and write down how each of its inputs ended."""
+        with connection.checkout(self._url) as conn:
+            if claim.saved:
+                revisions.publish(conn, claim.build, revisions.touched_by(conn, claim.build, claim.saved))
+            if claim.orphans:
+                queue.forget(conn, claim.build, claim.orphans)
+        if not claim.inputs:
+            return
+        first = claim.inputs[0]
+        if first.attempts > MAX_ATTEMPTS:  # it travels alone by now, and no attempt came to an end
+            with connection.checkout(self._url) as conn:
+                reason = f"given up after {MAX_ATTEMPTS} attempts: the worker died each time it was embedded"
+                queue.fail(conn, claim, first.hash, reason)
+            return
+        try:
+            Recipe.stored(claim.build.recipe).check(claim.build.index, self._backend)
+            results = self._send(claim, claim.inputs)
+        except SettingsError as error:
+            results = [Sent(inputs=claim.inputs, error=error)]
+        with connection.checkout(self._url) as conn:
+            for sent in results:
+                if sent.vectors is not None:
+                    hashes = [item.hash for item in sent.inputs]
+                    queue.save(conn, claim.build, hashes, sent.vectors)
+                    revisions.publish(conn, claim.build, revisions.touched_by(conn, claim.build, hashes))
+                    builds.note_error(conn, claim.build, None)
+            # what is refused fails while the claim still holds it; giving back ends the claim
+            failed = [sent for sent in results if sent.error is not None]
+            for sent in sorted(failed, key=lambda sent: not isinstance(sent.error, InputError)):
+                assert sent.error is not None
+                self._give_up(conn, claim, sent, sent.error)
+
+    def _send(self, claim: Claim, inputs: Sequence[Input]) -> list[Sent]:
+        """One request; one that is too large, or holds a refused input, is halved until the guilty input is alone.
+
+        No connection is held meanwhile.
+        """
+        prefix = claim.build.recipe["document_prefix"]
+        try:
+            vectors = self._backend.embed(
+                [embedding_text(prefix, item.heading, item.text) for item in inputs]
+            )
+            return [Sent(inputs=inputs, vectors=vectors)]
+        except (TooLarge, Refused) as error:
+            if len(inputs) == 1:
+                return [Sent(inputs=inputs, error=error)]
+            half = len(inputs) // 2
+            return self._send(claim, inputs[:half]) + self._send(claim, inputs[half:])
+        except (ProviderUnavailable, SettingsError) as error:
+            return [Sent(inputs=inputs, error=error)]
+
+    def _give_up(
+        self, conn: connection.Connection, claim: Claim, sent: Sent, error: VectorIndexError
+    ) -> None:
+        """Fail what the provider refuses for good; give the rest back for a later attempt."""
+        builds.note_error(conn, claim.build, str(error))
+        logger.warning("request of %d inputs failed: %s", len(sent.inputs), error)
+        if isinstance(error, InputError):
+            self._fail(conn, claim, sent.inputs, error)
+        elif isinstance(error, SettingsError):
+            self._pause(PAUSE_SECONDS)
+            queue.give_back(conn, claim, seconds=PAUSE_SECONDS, counted=False)
+        elif isinstance(error, ProviderUnavailable) and error.rate_limited:
+            wait = error.retry_after_seconds if error.retry_after_seconds is not None else PAUSE_SECONDS
+            self._pause(wait)
+            queue.give_back(conn, claim, seconds=wait, counted=False)
+        else:
+            spent = [item for item in sent.inputs if item.attempts >= MAX_ATTEMPTS]
+            self._fail(conn, claim, spent if len(sent.inputs) == 1 else [], error)
+            attempts = max(item.attempts for item in sent.inputs)
+            wait = min(BACKOFF_SECONDS * 2 ** (attempts - 1), BACKOFF_LIMIT_SECONDS)
+            queue.give_back(conn, claim, seconds=wait * random.uniform(0.5, 1.5))  # noqa: S311
+
+    def _fail(
+        self, conn: connection.Connection, claim: Claim, inputs: Sequence[Input], error: VectorIndexError
+    ) -> None:
+        for item in inputs:
+            queue.fail(conn, claim, item.hash, str(error))
+
+    def _pause(self, seconds: float) -> None:
+        self._paused_until = max(self._paused_until, time.monotonic() + seconds)

@@ -1,0 +1,109 @@
+"""What a worker process holds: its addresses, its embedding backends and its drainers, each made once."""
+
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+from worker import backends, configuration, services
+from worker.configuration import EmbeddingBackendSettings, IndexSettings
+from worker.draining import Drainer
+from worker.recipes import EmbeddingBackend
+from worker.services import Addresses
+from worker.store import schema
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# what a backend's class does not need to know: the drainer and the budget look after these
+NOT_FOR_BACKENDS = ("class_path", "concurrency", "requests_per_minute", "tokens_per_minute")
+
+_making = threading.RLock()
+
+
+def once_per_process(make: Callable[P, T]) -> Callable[P, T]:
+    """Cache by arguments and process id: a forked child makes its own, and threads wait for the first."""
+    made: dict[tuple[object, ...], T] = {}
+
+    @wraps(make)
+    def get(*args: P.args, **kwargs: P.kwargs) -> T:
+        key = (os.getpid(), *args, *kwargs.items())
+        with _making:
+            if key not in made:
+                made[key] = make(*args, **kwargs)
+            return made[key]
+
+    return get
+
+
+@dataclass(frozen=True, kw_only=True)
+class Index:
+    """An index with all that it takes to work on it."""
+
+    url: str  # of Postgres
+    settings: IndexSettings
+    backend: EmbeddingBackend
+
+
+@once_per_process
+def addresses() -> Addresses:
+    """Postgres and the broker: as configured, else those of the home. Raises ServiceUnreachable."""
+    settings = configuration.current()
+    found = Addresses(database_url=settings.database_url, broker_url=settings.broker_url)
+    if found.database_url and found.broker_url:
+        return found
+    own = services.attach(settings.home, postgres=not found.database_url, valkey=not found.broker_url)
+    return Addresses(
+        database_url=found.database_url or own.database_url, broker_url=found.broker_url or own.broker_url
+    )
+
+
+def result_backend() -> str:
+    """Where results and streamed answers go."""
+    return configuration.current().result_backend or addresses().broker_url
+
+
+def index(name: str) -> Index:
+    """An index of the settings. Raises UnknownIndex, SettingsError."""
+    settings = configuration.current().index(name)
+    return Index(
+        url=addresses().database_url,
+        settings=settings,
+        backend=embedding_backend(settings.embedding_backend.name),
+    )
+
+
+@once_per_process
+def embedding_backend(name: str) -> EmbeddingBackend:
+    """The embedding backend of that name. Raises SettingsError."""
+    settings = configuration.current().embedding_backends[name]
+    backends.warm_up()
+    keywords = {key: value for key, value in asdict(settings).items() if key not in NOT_FOR_BACKENDS}
+    made: EmbeddingBackend = backends.load(settings.class_path)(**keywords)
+    return made
+
+
+def used_embedding_backends() -> list[EmbeddingBackendSettings]:
+    """Those that some index uses, each once."""
+    indexes = configuration.current().indexes.values()
+    return list({index.embedding_backend.name: index.embedding_backend for index in indexes}.values())
+
+
+def prepare() -> None:
+    """Check what every worker needs: the settings, Postgres with its schema, llm and its plugins.
+
+    Raises SettingsError or ServiceUnreachable, before any job is taken.
+    """
+    schema.install(addresses().database_url)
+    for settings in used_embedding_backends():
+        embedding_backend(settings.name)
+
+
+def drainers() -> list[Drainer]:
+    """One for each embedding backend in use, not yet started."""
+    url = addresses().database_url
+    return [
+        Drainer(url, settings, embedding_backend(settings.name)) for settings in used_embedding_backends()
+    ]

@@ -1,0 +1,90 @@
+"""The recipe of a build: everything that its chunks and vectors depend on."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.chunking import CHUNKER
+from worker.configuration import IndexSettings
+from worker.errors import SettingsError
+
+
+class EmbeddingBackend(Protocol):
+    """What the pipeline asks of an embedding backend, ours or a user's own class."""
+
+    model_id: str
+    token_limit: int  # tokens of one input
+    batch_token_limit: int  # tokens of one request
+    batch_size: int  # inputs of one request
+    tokenizer: str  # its name; a change of it changes the chunks
+    chunk_tokens: int  # the chunk size that suits the model
+    document_prefix: str
+    query_prefix: str
+
+    @property
+    def dimensions(self) -> int:
+        """Length of a vector; may ask the provider once."""
+
+    @property
+    def count_tokens(self) -> Callable[[str], int]:
+        """Tokens of a text, never under the provider's own count."""
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """One request: an array (len(texts), dimensions), in the order of the texts, of finite non-zero rows.
+
+        Raises TooLarge, ProviderUnavailable, Refused or SettingsError, and nothing else.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Stored with each build as JSON."""
+
+    backend: str  # name of the embedding backend in the settings
+    model: str
+    dimensions: int
+    tokenizer: str
+    token_limit: int  # tokens of one input
+    chunker: str
+    chunk_tokens: int
+    overlap_tokens: int
+    document_prefix: str
+    query_prefix: str
+    distance: str  # cosine, l2 or inner_product
+
+    @classmethod
+    def of(cls, index: IndexSettings, backend: EmbeddingBackend) -> "Recipe":
+        """The recipe that the settings ask for; may cost one request, to learn the dimensions."""
+        return cls(
+            backend=index.embedding_backend.name,
+            model=backend.model_id,
+            dimensions=backend.dimensions,
+            tokenizer=backend.tokenizer,
+            token_limit=backend.token_limit,
+            chunker=CHUNKER,
+            chunk_tokens=min(index.chunk_tokens or backend.chunk_tokens, backend.token_limit),
+            overlap_tokens=index.chunk_overlap_tokens,
+            document_prefix=backend.document_prefix,
+            query_prefix=backend.query_prefix,
+            distance=index.distance,
+        )
+
+    @classmethod
+    def stored(cls, recipe: Mapping[str, Any]) -> "Recipe":
+        """The recipe of a build that stands."""
+        return cls(**{field.name: recipe[field.name] for field in fields(cls)})
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def check(self, index: str, backend: EmbeddingBackend) -> None:
+        """Raises SettingsError when the backend makes other vectors than this build holds."""
+        if backend.model_id != self.model or backend.dimensions != self.dimensions:
+            raise SettingsError(
+                f"index {index!r} holds vectors of {self.model} ({self.dimensions} dimensions), but its embedding "
+                f"backend is {backend.model_id} ({backend.dimensions} dimensions): set MODEL_ID back to "
+                f"{self.model}, or give the documents an index of another name"
+            )

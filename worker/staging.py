@@ -1,0 +1,197 @@
+"""Stage: clean, split, hash, write.
+
+What an application sent becomes revisions and chunks in Postgres; what has no vector yet is queued. All that
+takes time happens before the transaction.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from worker.chunking import chunk, embedding_title
+from worker.configuration import IndexSettings
+from worker.documents import Document, clean
+from worker.errors import InvalidDocument
+from worker.recipes import EmbeddingBackend, Recipe
+from worker.store import builds, connection, revisions, search, upkeep
+from worker.store.builds import Build
+from worker.store.filters import compile_filter
+from worker.store.revisions import DOCUMENTS_PER_TRANSACTION, BuildsChanged, Job, Prepared
+
+SLICE_BYTES = 8_000_000  # text of one transaction; a single larger document travels alone
+PREPARE_ATTEMPTS = 5  # how often the list of builds may move under a slice
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sorted:
+    """A message after the door: what can be staged and what cannot."""
+
+    documents: Sequence[Document]  # each id once
+    rejected: Sequence[Mapping[str, str]]  # id and error
+    superseded: int  # documents of the message that another one of the same id replaces
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deleted:
+    """What a deletion came to, in documents."""
+
+    deleted: int = 0
+    stale: int = 0  # known in a newer version
+
+
+def stage(
+    url: str,
+    index: IndexSettings,
+    backend: EmbeddingBackend,
+    task_id: str,
+    documents: Sequence[object],
+    *,
+    max_bytes: int,
+    priority: int = 0,
+) -> None:
+    """Write a message's documents, slice by slice; a second call with the same `task_id` writes nothing.
+
+    One bad document is set aside with its reason; the others are staged. Raises TemporaryError when Postgres
+    or the provider (for the first document of an index: its dimensions) did not answer: send the same again.
+    """
+    message = sort(documents, max_bytes=max_bytes)
+    slices = list(_slices(message.documents)) or [[]]
+    with connection.checkout(url) as conn:
+        builds.ensure(conn, index.name, lambda: Recipe.of(index, backend).as_json())
+        index_id = builds.index_key(conn, index.name)
+    for number, documents_of_slice in enumerate(slices):
+        job = Job(
+            task_id=task_id,
+            slice=number,
+            slices=len(slices),
+            index_id=index_id,
+            rejected=message.rejected if number == 0 else (),
+            superseded=message.superseded if number == 0 else 0,
+        )
+        _stage_slice(url, index.name, job, backend, documents_of_slice, priority)
+
+
+def delete(url: str, index: str, task_id: str, ids: Sequence[str], version: int | None) -> Deleted:
+    """Delete documents by id, 100 a transaction; a second call with the same `task_id` reports the same."""
+    with connection.checkout(url) as conn:
+        if builds.live(conn, index) is None:
+            return Deleted()
+        index_id = builds.index_key(conn, index)
+        slices = [
+            ids[at : at + DOCUMENTS_PER_TRANSACTION] for at in range(0, len(ids), DOCUMENTS_PER_TRANSACTION)
+        ]
+        counts = [
+            revisions.delete(
+                conn, Job(task_id=task_id, slice=at, slices=len(slices), index_id=index_id), chosen, version
+            )
+            for at, chosen in enumerate(slices)
+        ]
+    return Deleted(deleted=sum(c["deleted"] for c in counts), stale=sum(c["stale"] for c in counts))
+
+
+def delete_matching(
+    url: str, index: IndexSettings, task_id: str, filter: Mapping[str, Any], version: int | None
+) -> Deleted:
+    """Delete the documents whose newest revision passes the filter, as `delete`.
+
+    Begun again after a crash it goes on with those that still match; once it is through, with none.
+    """
+    where = compile_filter(filter, tenant_field=index.tenant_field)
+    with connection.checkout(url) as conn:
+        if builds.live(conn, index.name) is None:
+            return Deleted()
+        index_id = builds.index_key(conn, index.name)
+        ledger = upkeep.job_ledger(conn, task_id)
+        number, after, more = ledger.slices, "", not ledger.complete
+        while more:
+            ids = search.matching_ids(
+                conn, index_id, where=where, after=after, limit=DOCUMENTS_PER_TRANSACTION
+            )
+            more = bool(ids)
+            # the last slice is empty, and the only one that says how many there are
+            job = Job(task_id=task_id, slice=number, slices=0 if more else number + 1, index_id=index_id)
+            revisions.delete(conn, job, ids, version)
+            number, after = number + 1, ids[-1] if ids else ""
+        counts = upkeep.job_ledger(conn, task_id).counts
+    return Deleted(deleted=counts["deleted"], stale=counts["stale"])
+
+
+def sort(documents: Sequence[object], *, max_bytes: int) -> Sorted:
+    """Check and clean each document; of several with one id the highest version stays, else the last."""
+    kept: dict[str, Document] = {}
+    rejected, superseded = [], 0
+    for at, value in enumerate(documents):
+        try:
+            document = Document.from_json(value, max_bytes=max_bytes)
+        except InvalidDocument as error:
+            rejected.append({"id": _name(value, at), "error": str(error)})
+            continue
+        other = kept.get(document.id)
+        superseded += other is not None
+        if other is None or other.version is None:
+            kept[document.id] = document
+        elif document.version is None or document.version >= other.version:
+            kept[document.id] = replace(
+                document, version=max(document.version or other.version, other.version)
+            )
+    return Sorted(documents=list(kept.values()), rejected=rejected, superseded=superseded)
+
+
+def prepare(document: Document, written: Sequence[Build], backend: EmbeddingBackend) -> Prepared:
+    """Split the document for every build that is being written, and hash what would be sent."""
+    chunks, headings = {}, {}
+    for build in written:
+        recipe = Recipe.stored(build.recipe)
+        heading = embedding_title(document.title, token_limit=recipe.token_limit, count=backend.count_tokens)
+        headings[build.build] = heading
+        chunks[build.build] = chunk(
+            document.text,
+            title=heading,
+            prefix=recipe.document_prefix,
+            chunk_tokens=recipe.chunk_tokens,
+            token_limit=recipe.token_limit,
+            overlap_tokens=recipe.overlap_tokens,
+            count=backend.count_tokens,
+        )
+    return Prepared(document=document, content_hash=document.content_hash(), headings=headings, chunks=chunks)
+
+
+def _stage_slice(
+    url: str, index: str, job: Job, backend: EmbeddingBackend, documents: Sequence[Document], priority: int
+) -> None:
+    for attempt in range(1, PREPARE_ATTEMPTS + 1):
+        with connection.checkout(url) as conn:
+            written = builds.writable(conn, job.index_id)
+        for build in written:
+            Recipe.stored(build.recipe).check(index, backend)
+        prepared = [prepare(document, written, backend) for document in documents]
+        try:
+            with connection.checkout(url) as conn:
+                staged = revisions.stage(conn, job, prepared, written, priority=priority)
+                for build in written:
+                    revisions.publish(conn, build, staged)
+                return
+        except BuildsChanged:
+            if attempt == PREPARE_ATTEMPTS:
+                raise
+
+
+def _slices(documents: Sequence[Document]) -> Iterator[list[Document]]:
+    """At most 100 documents and, but for a single larger one, 8 MB of text a slice."""
+    taken: list[Document] = []
+    size = 0
+    for document in documents:
+        length = len(document.text)
+        if taken and (len(taken) == DOCUMENTS_PER_TRANSACTION or size + length > SLICE_BYTES):
+            yield taken
+            taken, size = [], 0
+        taken.append(document)
+        size += length
+    if taken:
+        yield taken
+
+
+def _name(value: Any, at: int) -> str:
+    """What to call a document in an error: its id, or its place in the message."""
+    given = value.get("id") if isinstance(value, Mapping) else None
+    return clean(str(given))[:200] if isinstance(given, (str, int)) and given != "" else f"#{at}"
