@@ -9,7 +9,7 @@ ifeq ($(origin PYTHON),undefined)
 PYTHON := $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	if $$python -c '$(FITS)' 2>/dev/null; then echo $$python; break; fi; done)
 endif
-VERSION := $(if $(PYTHON),$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null))
+VERSION := $(or $(if $(PYTHON),$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)),none)
 
 # One mark per Python: of another, the environment is made anew.
 INSTALLED := $(VENV)/installed-$(VERSION)
@@ -52,11 +52,11 @@ $(INSTALLED): requirements.lock pyproject.toml | $(BIN)/pip$(VERSION)
 
 # pip comes last into a new environment: where it is, the environment is whole and of this Python
 $(BIN)/pip$(VERSION):
-	@$(if $(PYTHON),$(PYTHON),false) -c '$(FITS)' 2>/dev/null || { echo "This needs Python 3.11, 3.12 or 3.13, and\
+	@$(if $(PYTHON),$(PYTHON),false) -c '$(FITS)' 2>/dev/null || { echo "This needs Python 3.11, 3.12 or 3.13, and \
 	$(or $(PYTHON),python3) is $$($(or $(PYTHON),python3) -c 'import platform; print(platform.python_version())' \
 	2>/dev/null || echo missing): install one, or name it: make demo PYTHON=/path/to/python3.13" >&2; exit 1; }
-	@$(PYTHON) -m venv --clear $(VENV) >/dev/null 2>&1 || { echo "$(PYTHON) cannot make an environment in $(VENV):\
-	install its venv module (on Debian and Ubuntu: apt install python$(VERSION)-venv), and check that the folder\
+	@$(PYTHON) -m venv --clear $(VENV) >/dev/null 2>&1 || { echo "$(PYTHON) cannot make an environment in $(VENV): \
+	install its venv module (on Debian and Ubuntu: apt install python$(VERSION)-venv), and check that the folder \
 	can be written." >&2; exit 1; }
 
 # For every Python and platform. The second is for images: no tests, no embedded services.

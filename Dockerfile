@@ -1,0 +1,20 @@
+# The workers, the beat and Flower; Postgres and the broker are services of their own.
+FROM python:3.13-slim
+
+# of `llm`, by their names on PyPI: --build-arg LLM_PLUGINS="llm-mistral llm-gemini"
+ARG LLM_PLUGINS=""
+
+ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore \
+    PIP_DISABLE_PIP_VERSION_CHECK=1
+
+WORKDIR /src
+COPY requirements-runtime.lock .
+RUN pip install --require-hashes -r requirements-runtime.lock
+COPY . .
+RUN pip install --no-deps . && if [ -n "$LLM_PLUGINS" ]; then pip install $LLM_PLUGINS; fi
+
+RUN useradd --create-home --uid 10001 worker
+USER worker
+WORKDIR /home/worker
+ENTRYPOINT ["vector-index"]
+CMD ["worker"]
