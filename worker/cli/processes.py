@@ -7,6 +7,7 @@ import secrets
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from typing import Any
 
 import click
 
-from worker.cli.client import Client, addresses
+from worker.cli.client import Client
 from worker.cli.supervision import Supervisor
 from worker.configuration import Configuration, environment, load
 from worker.configuration.addresses import redacted
@@ -158,7 +159,7 @@ def _run(
             monitor = Monitor.of(services.home)
             monitor.check_port()
             commands["flower"] = ["flower"]
-            variables |= monitor.variables()
+            variables |= monitor.variables() | {"FLOWER_LOGGING": "error"}
         programs = {name: _command(arguments) for name, arguments in commands.items()}
         supervisor = stack.enter_context(Supervisor(programs, variables, say=_say))
         check.append(supervisor.check)
@@ -215,10 +216,10 @@ def _alone(home: Path) -> Iterator[None]:
 
 def _celery(command: str, *arguments: str) -> int:
     """Run a command of Celery on our app; ours is imported first, whatever modules the folder has."""
-    configuration = load()
-    found = addresses(configuration)
-    environment().update(DATABASE_URL=found.database_url, BROKER_URL=found.broker_url)
+    load()  # a mistake in the settings is told before anything of Celery is imported
     _import_tasks()
+    # as root: the danger it tells of is pickle, which our workers refuse
+    warnings.filterwarnings("ignore", message="You're running the worker with superuser")
     app = import_module("worker.celery").app
     return int(app.start(["--quiet", command, *arguments]) or 0)
 
