@@ -102,7 +102,8 @@ def start(sender: Any, **_: Any) -> None:
     if EMBED in sender.app.amqp.queues.consume_from and "thread" not in str(sender.pool_cls):
         end(f"the queue {EMBED} needs --pool=threads: its requests run in threads of the worker process", 2)
     try:
-        process.prepare()
+        for notice in process.prepare():
+            logger.warning(notice)
     except VectorIndexError as error:
         end_with(error)
     connection.close_pools()  # before pool processes are forked: each opens its own
@@ -110,12 +111,12 @@ def start(sender: Any, **_: Any) -> None:
 
 @signals.worker_ready.connect
 def start_draining(sender: Any, **_: Any) -> None:
-    """The worker that serves the queue of waiting tasks embeds, too."""
+    """The worker that serves the queue of waiting tasks embeds, too; its first sweep is due at once."""
     if EMBED in sender.app.amqp.queues.consume_from:
-        sender.app.send_task("tasks.sweep", expires=SWEEP_SECONDS)
         _drainers[:] = process.drainers()
         for drainer in _drainers:
             drainer.start()
+        sender.app.send_task("tasks.sweep", expires=SWEEP_SECONDS)
 
 
 @signals.worker_shutting_down.connect

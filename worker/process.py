@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import wraps
 from typing import ParamSpec, TypeVar
@@ -51,13 +51,7 @@ class Index:
 def addresses() -> Addresses:
     """Postgres and the broker: as configured, else those of the home. Raises ServiceUnreachable."""
     settings = configuration.current()
-    found = Addresses(database_url=settings.database_url, broker_url=settings.broker_url)
-    if found.database_url and found.broker_url:
-        return found
-    own = services.attach(settings.home, postgres=not found.database_url, valkey=not found.broker_url)
-    return Addresses(
-        database_url=found.database_url or own.database_url, broker_url=found.broker_url or own.broker_url
-    )
+    return services.locate(settings.home, database_url=settings.database_url, broker_url=settings.broker_url)
 
 
 def result_backend() -> str:
@@ -91,14 +85,15 @@ def used_embedding_backends() -> list[EmbeddingBackendSettings]:
     return list({index.embedding_backend.name: index.embedding_backend for index in indexes}.values())
 
 
-def prepare() -> None:
+def prepare() -> Sequence[str]:
     """Check what every worker needs: the settings, Postgres with its schema, llm and its plugins.
 
-    Raises SettingsError or ServiceUnreachable, before any job is taken.
+    Returns sentences that an operator should see. Raises SettingsError or ServiceUnreachable, before any job is taken.
     """
     schema.install(addresses().database_url)
     for settings in used_embedding_backends():
         embedding_backend(settings.name)
+    return configuration.current().notices
 
 
 def drainers() -> list[Drainer]:

@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 from worker.configuration import Configuration
 from worker.configuration.addresses import redacted
 from worker.errors import ServiceUnreachable, VectorIndexError
-from worker.services import Addresses, attach
+from worker.services import attach
 
 STAGING, CHAT = "vector_index", "vector_index.chat"
 PATIENCE_SECONDS = 10  # without a sign of the task, before the workers are asked
@@ -25,20 +25,6 @@ RETRY_POLICY = {"max_retries": 1, "interval_start": 0, "interval_step": 0.1, "in
 
 class TaskFailed(VectorIndexError):
     """A task ended with an error that is none of ours."""
-
-
-def addresses(configuration: Configuration) -> Addresses:
-    """Where Postgres and the broker are: as set, else the embedded ones that run.
-
-    Raises ServiceUnreachable when those do not.
-    """
-    database_url, broker_url = configuration.database_url, configuration.broker_url
-    if database_url and broker_url:
-        return Addresses(database_url=database_url, broker_url=broker_url)
-    embedded = attach(configuration.home, postgres=not database_url, valkey=not broker_url)
-    return Addresses(
-        database_url=database_url or embedded.database_url, broker_url=broker_url or embedded.broker_url
-    )
 
 
 class Client:

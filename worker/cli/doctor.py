@@ -8,9 +8,10 @@ from urllib.parse import urlsplit
 
 import click
 
-from worker.cli.client import Client, addresses
+from worker.cli.client import Client
 from worker.configuration import Configuration, load
 from worker.errors import InputError, ServiceUnreachable, SettingsError, VectorIndexError
+from worker.services import attach
 from worker.store import schema
 
 MINIMUM_REDIS = (6, 2)
@@ -71,7 +72,7 @@ def _settings(configuration: Configuration) -> str:
 
 
 def _postgres(configuration: Configuration) -> str:
-    url = addresses(configuration).database_url
+    url = configuration.database_url or attach(configuration.home, valkey=False).database_url
     return f"{_place(url)}, schema {schema.install(url)}"
 
 

@@ -65,6 +65,14 @@ def running(
         yield Services(home, servers)
 
 
+def locate(home: Path, *, database_url: str, broker_url: str) -> Addresses:
+    """The given addresses, and for an empty one that of the home's server. Raises ServiceUnreachable."""
+    if not (database_url and broker_url):
+        own = attach(home, postgres=not database_url, valkey=not broker_url)
+        database_url, broker_url = database_url or own.database_url, broker_url or own.broker_url
+    return Addresses(database_url=database_url, broker_url=broker_url)
+
+
 def attach(home: Path, *, postgres: bool = True, valkey: bool = True) -> Addresses:
     """The addresses of servers that another process of this home runs. Starts and makes nothing.
 
