@@ -71,7 +71,8 @@ def test_documents_are_searchable_when_the_job_is_done(application: Application)
         {"id": "b", "text": "Ships cross the sea."},
     )
     assert result == {
-        "index": "default", "indexed": 2, "unchanged": 0, "stale": 0, "failed": [], "chunks": 2, "embedded": 2, "tokens": 9,
+        "index": "default", "indexed": 2, "unchanged": 0, "stale": 0, "failed": [],
+        "chunks": 2, "embedded": 2, "tokens": 9,
     }  # fmt: skip
     assert application.search("ships at sea", limit=1) == ["b"]
     assert application.state("42") == {"state": "live", "version": None, "searchable": True, "error": None}

@@ -11,6 +11,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -102,8 +103,8 @@ class Simulation:
             if random.random() < 0.1:
                 ids = [str(n) for n in chosen]
                 self.persist(
-                    lambda: staging.delete(self.url, "default", f"del-{producer}-{number}", ids, None)
-                )  # noqa: B023
+                    partial(staging.delete, self.url, "default", f"del-{producer}-{number}", ids, None)
+                )
                 continue
             documents = [self.document(n) for n in chosen]
             task_id = f"job-{producer}-{number}"
@@ -224,8 +225,9 @@ class Simulation:
             self.violations["stuck"] += figures["documents"]["pending"] + figures["pending_chunks"]
             rows = conn.execute(
                 psycopg.sql.SQL(
-                    "SELECT d.id, d.version, d.deleted, d.head_rev, s.live_rev, s.state, r.text FROM vector_index.documents d "
-                    "LEFT JOIN {served} s USING (doc) LEFT JOIN vector_index.revisions r ON r.rev = d.head_rev"
+                    "SELECT d.id, d.version, d.deleted, d.head_rev, s.live_rev, s.state, r.text "
+                    "FROM vector_index.documents d LEFT JOIN {served} s USING (doc) "
+                    "LEFT JOIN vector_index.revisions r ON r.rev = d.head_rev"
                 ).format(**builds.tables(build.build))
             ).fetchall()
             for id, version, deleted, head, live, state, text in rows:

@@ -1,6 +1,7 @@
 """Connections to Postgres: pooled, in autocommit, with every transaction explicit."""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -31,6 +32,8 @@ SET jit = off;
 retry_on_deadlock = stamina.retry(
     on=(pg.DeadlockDetected, pg.SerializationFailure), attempts=6, wait_initial=0.02, wait_max=1.0, timeout=30
 )
+
+MISCONFIGURED = re.compile(r"authentication failed|no password supplied|does not exist|no pg_hba.conf entry")
 
 _pools: dict[tuple[int, str], ConnectionPool[Connection]] = {}
 
@@ -104,12 +107,13 @@ def translated(url: str) -> Iterator[None]:
         raise ServiceUnreachable(f"Postgres at {where(url)} is unreachable: {_first_line(error)}") from error
     except pg.ReadOnlySqlTransaction as error:
         raise ServiceUnreachable(f"Postgres at {where(url)} is read-only: {_first_line(error)}") from error
-    except (pg.InvalidPassword, pg.InvalidAuthorizationSpecification, pg.InvalidCatalogName) as error:
-        raise SettingsError(f"DATABASE_URL: Postgres at {where(url)} says: {_first_line(error)}") from error
     except psycopg.OperationalError as error:
         if error.sqlstate is not None:
             raise
-        raise ServiceUnreachable(f"Postgres at {where(url)} is unreachable: {_first_line(error)}") from error
+        said = _first_line(error)
+        if MISCONFIGURED.search(said):  # while connecting, libpq gives the server's words but no SQLSTATE
+            raise SettingsError(f"DATABASE_URL: Postgres at {where(url)} says: {said}") from error
+        raise ServiceUnreachable(f"Postgres at {where(url)} is unreachable: {said}") from error
 
 
 def where(url: str) -> str:

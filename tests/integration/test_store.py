@@ -1,0 +1,254 @@
+"""The schema, the connections and the filters of the store."""
+
+import multiprocessing
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from psycopg.types.json import Jsonb
+
+from worker.errors import InvalidQuery, ServiceUnreachable, SettingsError
+from worker.services import home as homes
+from worker.services.postgres import Postgres
+from worker.store import builds, connection, schema
+from worker.store.filters import COMBINERS, OPERATORS, compile_filter
+
+RECIPE = {"dimensions": 8, "distance": "cosine"}
+
+COMMENTS = """
+SELECT c.relname, NULL FROM pg_class c WHERE c.relnamespace = 'vector_index'::regnamespace AND c.relkind = 'r'
+    AND obj_description(c.oid, 'pg_class') IS NULL
+UNION ALL
+SELECT c.relname, a.attname FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
+WHERE c.relnamespace = 'vector_index'::regnamespace AND c.relkind = 'r' AND a.attnum > 0 AND NOT a.attisdropped
+    AND col_description(c.oid, a.attnum) IS NULL
+"""
+
+
+@pytest.fixture
+def conn(database_url: str) -> Iterator[connection.Connection]:
+    with connection.checkout(database_url) as conn:
+        yield conn
+    connection.close_pools()
+
+
+def test_ten_processes_that_start_at_once_install_the_schema_once(empty_database_url: str) -> None:
+    with multiprocessing.get_context("spawn").Pool(10) as pool:
+        assert pool.map(schema.install, [empty_database_url] * 10) == [max(schema.migrations())] * 10
+    with psycopg.connect(empty_database_url) as conn:
+        assert conn.execute("SELECT count(*) FROM vector_index.migrations").fetchone() == (
+            len(schema.migrations()),
+        )
+
+
+def test_a_schema_of_a_later_release_is_left_alone(database_url: str) -> None:
+    with psycopg.connect(database_url, autocommit=True) as conn:
+        conn.execute("INSERT INTO vector_index.migrations VALUES (999)")
+    with pytest.raises(SettingsError, match="has version 999, this release knows"):
+        schema.install(database_url)
+
+
+def test_every_table_and_column_has_a_comment(conn: connection.Connection) -> None:
+    builds.ensure(conn, "default", lambda: RECIPE)
+    assert conn.execute(COMMENTS).fetchall() == []
+
+
+@pytest.mark.parametrize(
+    ("dimensions", "column"), [(8, "vector(8)"), (2000, "vector(2000)"), (2001, "halfvec(2001)")]
+)
+def test_a_column_has_the_type_that_an_index_takes(
+    conn: connection.Connection, dimensions: int, column: str
+) -> None:
+    [build] = builds.ensure(conn, "default", lambda: {**RECIPE, "dimensions": dimensions})
+    found = conn.execute(
+        "SELECT format_type(atttypid, atttypmod) FROM pg_attribute "
+        "WHERE attrelid = %s::regclass AND attname = 'embedding'",
+        [f"vector_index.embeddings_{build.build}"],
+    ).fetchone()
+    assert found == (column,)
+
+
+def test_more_dimensions_than_a_vector_can_have_are_refused(conn: connection.Connection) -> None:
+    with pytest.raises(SettingsError, match="16001 dimensions: pgvector stores 1 to 16,000"):
+        builds.ensure(conn, "default", lambda: {**RECIPE, "dimensions": 16_001})
+
+
+def test_connections_commit_each_statement_and_end_idle_transactions(conn: connection.Connection) -> None:
+    """Without autocommit a stray SELECT keeps locks; the protocol needs READ COMMITTED whatever the default is."""
+    assert conn.autocommit
+    conn.execute("SET default_transaction_isolation = 'repeatable read'")
+    with conn.transaction():
+        assert conn.execute("SHOW transaction_isolation").fetchone() == ("read committed",)
+    assert conn.execute("SHOW idle_in_transaction_session_timeout").fetchone() == ("10s",)
+    assert conn.execute("SHOW synchronous_commit").fetchone() == ("on",)
+
+
+def test_an_unreachable_server_is_one_sentence_without_the_password() -> None:
+    with (
+        pytest.raises(ServiceUnreachable) as caught,
+        connection.connect("postgresql://u:secret@127.0.0.1:1/d"),
+    ):
+        pass
+    assert "127.0.0.1:1/d is unreachable" in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_wrong_password_is_a_mistake_in_the_settings(database_url: str) -> None:
+    wrong = psycopg.conninfo.make_conninfo(database_url, password="wrong")
+    with pytest.raises(SettingsError, match=r"DATABASE_URL: Postgres at .* says: .*authentication failed"):
+        schema.install(wrong)
+
+
+class Older(Postgres):
+    """PostgreSQL 16, which the same wheel carries; its initdb lacks the built-in locales of 17."""
+
+    def _run(self, program: str, *arguments: str | Path, text: str = "") -> None:
+        newer = ("--locale-provider", "builtin", "--builtin-locale", "C.UTF-8")
+        super()._run(program, *[argument for argument in arguments if argument not in newer], text=text)
+
+
+@pytest.mark.slow
+def test_the_pipeline_works_on_an_older_postgres(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.integration.conftest import HashBackend
+    from tests.integration.test_pipeline import Application
+    from worker import configuration
+    from worker.draining import Drainer
+    from worker.services import postgres
+
+    older = postgres.programs().parents[1] / "pginstall" / "bin"
+    monkeypatch.setattr(postgres, "programs", lambda: older)
+    server = Older(tmp_path, homes.make(tmp_path)["postgres"], durable=False)
+    server.check()
+    try:
+        server.wait()
+        version = subprocess.run(
+            [older / "postgres", "--version"], capture_output=True, text=True, check=True
+        )
+        schema.install(server.url)
+        index, backend = configuration.load({}).index("default"), HashBackend()
+        application = Application(
+            server.url, index, backend, Drainer(server.url, index.embedding_backend, backend)
+        )
+        assert "PostgreSQL) 16" in version.stdout
+        assert application.put({"id": "a", "text": "Words."}, {"id": "b", "text": "Others."})["indexed"] == 2
+        assert application.put({"id": "a", "text": "New words."})["indexed"] == 1
+        assert application.delete("b").deleted == 1
+        assert application.search("words", filter={"$not": {"kind": 1}}) == ["a"]
+    finally:
+        connection.close_pools()
+        server.stop()
+
+
+METADATA = [
+    {"n": 1, "s": "b", "tags": ["x", "y"], "deep": {"er": True}, "null": None},
+    {"n": 2.5, "s": "c", "tags": ["y"], "deep": {"er": False}},
+    {"n": "3", "other": {}},
+    {},
+]
+
+
+@pytest.mark.parametrize(
+    ("filter", "expected"),
+    [
+        (None, [0, 1, 2, 3]),
+        ({}, [0, 1, 2, 3]),
+        ({"n": 1}, [0]),
+        ({"n": 1.0}, [0]),
+        ({"tags": "y"}, [0, 1]),
+        ({"tags": ["y"]}, [1]),
+        ({"deep": {"er": True}}, [0]),
+        ({"deep.er": False}, [1]),
+        ({"null": None}, [0]),
+        ({"n": {"$ne": 1}}, [1, 2]),
+        ({"n": {"$gt": 1}}, [1]),
+        ({"n": {"$gte": 1, "$lt": 2}}, [0]),
+        ({"s": {"$lte": "b"}}, [0]),
+        ({"n": {"$in": [1, "3", None]}}, [0, 2]),
+        ({"n": {"$in": []}}, []),
+        ({"tags": {"$in": ["x", "z"]}}, [0]),
+        ({"deep": {"$in": [{"er": False}, 1]}}, [1]),
+        ({"n": {"$nin": [1]}}, [1, 2]),
+        ({"s": {"$exists": True}}, [0, 1]),
+        ({"s": {"$exists": False}}, [2, 3]),
+        ({"$or": [{"n": 1}, {"s": "c"}]}, [0, 1]),
+        ({"$and": [{"n": 1}, {"s": "c"}]}, []),
+        ({"$or": []}, []),
+        ({"$not": {"n": 1}}, [1, 2, 3]),
+        ({"n": 1, "s": "b"}, [0]),
+        ({"n": "1' OR true --"}, []),
+        ({"n' OR true --": {"$exists": True}}, []),
+    ],
+)
+def test_filters_choose_what_they_say(conn: connection.Connection, filter: Any, expected: list[int]) -> None:
+    assert matching(conn, filter) == expected
+
+
+@pytest.mark.parametrize(
+    ("filter", "sentence"),
+    [
+        ("x", "filter must be an object, not str"),
+        ({"n": {"$near": 1}}, "unknown operator '$near' in filter: use one of $eq"),
+        ({"$nor": []}, "unknown operator '$nor'"),
+        ({"$or": {}}, "$or takes a list of filters"),
+        ({"$not": 1}, "a filter is an object"),
+        ({"n": {"$gt": True}}, "$gt takes a number or a string, not bool"),
+        ({"n": {"$in": 1}}, "$in takes a list of values"),
+        ({"n": {"$exists": 1}}, "$exists takes true or false"),
+        ({"n": float("inf")}, "a value of filter cannot be used"),
+        ({"n": object()}, "a value of filter cannot be used"),
+    ],
+)
+def test_a_wrong_filter_is_one_sentence(filter: Any, sentence: str) -> None:
+    with pytest.raises(InvalidQuery) as caught:
+        compile_filter(filter)
+    assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "filter", [None, {}, {"$or": [{"team": 1}]}, {"team": {"$ne": 1}}, {"team": [1]}, {"team": None}]
+)
+def test_a_tenant_must_be_named_at_the_top_by_one_value(filter: Any) -> None:
+    with pytest.raises(InvalidQuery, match="needs its TENANT_FIELD in every filter"):
+        compile_filter(filter, tenant_field="team")
+
+
+@pytest.mark.parametrize("filter", [{"team": 1}, {"team": {"$eq": 1}, "$or": [{"a": 1}, {"a": 2}]}])
+def test_a_named_tenant_passes(filter: Any) -> None:
+    compile_filter(filter, tenant_field="team")
+
+
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
+values = st.recursive(
+    scalars, lambda v: st.lists(v, max_size=3) | st.dictionaries(st.text(), v, max_size=3), max_leaves=6
+)
+names = st.text() | st.sampled_from([*OPERATORS, *COMBINERS, "n", "s", "tags", "deep.er"])
+filters = st.recursive(
+    st.dictionaries(names, values | st.dictionaries(names, values, max_size=2), max_size=3),
+    lambda f: st.dictionaries(st.sampled_from(COMBINERS), f | st.lists(f, max_size=3), max_size=2),
+    max_leaves=8,
+)
+
+
+@given(filter=filters)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_filter_runs_or_is_a_clear_error(conn: connection.Connection, filter: Any) -> None:
+    try:
+        compiled = compile_filter(filter)
+    except InvalidQuery:
+        return
+    assert all(isinstance(name, str) for name in compiled[1])
+    assert set(matching(conn, filter)) <= {0, 1, 2, 3}
+
+
+def matching(conn: connection.Connection, filter: Any) -> list[int]:
+    condition, parameters = compile_filter(filter)
+    rows = psycopg.sql.SQL(
+        "SELECT r.at - 1 FROM unnest(%(rows)s::jsonb[]) WITH ORDINALITY r (metadata, at) WHERE {} ORDER BY at"
+    ).format(condition)
+    found = conn.execute(rows, {"rows": [Jsonb(metadata) for metadata in METADATA], **parameters})
+    return [row[0] for row in found]
