@@ -19,6 +19,7 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells count
 # name: (module below worker.cli that defines it, help)
 COMMANDS = {
     "up": ("processes", "Run everything in the foreground: Postgres, Valkey, workers, beat, Flower."),
+    "demo": ("demo", "Index real text with real services, ask it questions, stop everything."),
     "doctor": ("doctor", "Check the settings, the services and the workers."),
     "index": ("documents", "Index files and folders, and wait until all is searchable."),
     "delete": ("documents", "Delete documents by their ids."),

@@ -57,7 +57,10 @@ class Client:
 
     def call(self, task: str, queue: str, **kwargs: Any) -> Any:
         """The result of a task. Raises what the task raised."""
-        result = self.send(task, queue, **kwargs)
+        return self.wait(self.send(task, queue, **kwargs), queue)
+
+    def wait(self, result: "AsyncResult[Any]", queue: str) -> Any:
+        """The result of a task that was sent to the queue. Raises what the task raised."""
         waiting = Waiting(self, queue)
         with self.reachable():
             while not result.ready():

@@ -160,10 +160,10 @@ def _run(
             monitor.check_port()
             commands["flower"] = ["flower"]
             variables |= monitor.variables() | {"FLOWER_LOGGING": "error"}
-        programs = {name: _command(arguments) for name, arguments in commands.items()}
+        programs = {name: command_line(arguments) for name, arguments in commands.items()}
         supervisor = stack.enter_context(Supervisor(programs, variables, say=_say))
         check.append(supervisor.check)
-        _await_workers(load(variables), check)
+        await_workers(load(variables), check)
         if "flower" in commands:
             shown = f"{monitor.url}  user {FLOWER_USER}, password {monitor.password}"
             _tell(as_json, "flower", monitor.as_json(), shown)
@@ -182,12 +182,13 @@ def _tell(as_json: bool, name: str, values: Mapping[str, str], shown: str) -> No
     click.echo(json.dumps(values) if as_json else f"{name:<9} {shown}")
 
 
-def _command(arguments: Sequence[str]) -> list[str]:
+def command_line(arguments: Sequence[str]) -> list[str]:
+    """A command of ours as a program of its own."""
     # -P: a folder's own worker.py is not ours
     return [sys.executable, "-P", "-m", "worker.cli", *arguments]
 
 
-def _await_workers(configuration: Configuration, check: Sequence[Any]) -> None:
+def await_workers(configuration: Configuration, check: Sequence[Any]) -> None:
     """Return when a worker consumes each queue. Raises ServiceUnreachable, or what `check` raises."""
     client = Client(configuration)
     wanted = set(POOLS["all"].queues)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
+from typing import IO, Any
 
 from worker.errors import ServiceUnreachable, SettingsError
 
@@ -42,6 +43,7 @@ class Supervisor:
     grace_seconds: float = GRACE_SECONDS
     backoff_seconds: float = FIRST_BACKOFF_SECONDS
     say: Callable[[str], None] = lambda sentence: None  # told of each death
+    output: IO[Any] | None = None  # of the children; None: stderr, as stdout is the parent's
     children: list[Child] = field(init=False)
 
     def __enter__(self) -> "Supervisor":
@@ -64,7 +66,7 @@ class Supervisor:
             if child.process is not None and child.process.poll() is not None:
                 self._note_death(child, child.process.returncode)
             if child.process is None and time.monotonic() >= child.start_at:
-                child.process = _spawn(child.command, self.environment)
+                child.process = _spawn(child.command, self.environment, self.output or sys.stderr)
                 child.started_at = time.monotonic()
 
     def stop(self) -> None:
@@ -98,13 +100,16 @@ class Supervisor:
         self.say(f"{child.name} {ended}: it starts again in {backoff_seconds:g} s")
 
 
-def _spawn(command: Sequence[str], environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
+def _spawn(
+    command: Sequence[str], environment: Mapping[str, str], output: IO[Any]
+) -> "subprocess.Popen[bytes]":
     """A child in a process group of its own: Ctrl-C on the terminal reaches only the parent."""
     return subprocess.Popen(  # noqa: S603 - programs and arguments are our own
         command,
         env=dict(environment),
         stdin=subprocess.DEVNULL,
-        stdout=sys.stderr,  # stdout is the parent's: addresses, JSON
+        stdout=output,
+        stderr=output,
         process_group=0,
         preexec_fn=_die_with_parent(os.getpid()) if sys.platform == "linux" else None,
     )

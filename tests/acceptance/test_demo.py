@@ -1,0 +1,109 @@
+"""`vector-index demo`, as `make demo` runs it."""
+
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.fixtures.system import VECTOR_INDEX, eventually
+
+# none of it is meant for the demo, and all of it would end it
+HOSTILE = {
+    "DATABASE_URL": "postgresql://nobody:wrong@127.0.0.1:1/none",
+    "BROKER_URL": "redis://:wrong@127.0.0.1:1/0",
+    "RESULT_BACKEND": "redis://:wrong@127.0.0.1:1/1",
+    "CELERY_BROKER_URL": "amqp://127.0.0.1:1",
+    "CELERY_RESULT_BACKEND": "redis://127.0.0.1:1/2",
+    "CELERY_CONFIG_MODULE": "there_is_none",
+    "EMBEDDING_MODEL": "there-is-none",
+    "MAX_DOCUMENT_BYTES": "1",
+    "TIMEZONE": "Mars",
+    "VECTOR_INDEX": "{not JSON",
+    "VECTOR_INDEX_HOME": "/dev/null/home",
+    "VECTOR_INDEX_SETTINGS": "/nowhere/settings.py",
+    "LLM_USER_PATH": "/dev/null/llm",
+    "PGSSLMODE": "verify-full",
+    "PGOPTIONS": "-c nonsense=1",
+}
+
+
+def start(folder: Path, **variables: str) -> "subprocess.Popen[str]":
+    """The demo with its temporary folder, and nothing else, below `folder`."""
+    folder.chmod(0o755)  # Postgres may run as another user
+    environment = {**os.environ, "TMPDIR": str(folder), "COLUMNS": "80", **variables}
+    return subprocess.Popen(
+        [VECTOR_INDEX, "demo"],
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def users_of(folder: Path) -> Iterator[psutil.Process]:
+    """Processes that name the folder in their command line or environment."""
+    for process in psutil.process_iter():
+        with suppress(psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+            if str(folder) in " ".join([*process.cmdline(), *process.environ().values()]):
+                yield process
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """A folder in which nothing may be left: no file, and no process that uses it."""
+    yield tmp_path
+    left = list(users_of(tmp_path))
+    for process in left:
+        process.kill()
+    assert not left
+    assert not list(tmp_path.iterdir())
+
+
+def test_it_indexes_answers_indexes_nothing_twice_and_leaves_nothing_whatever_surrounds_it(
+    folder: Path,
+) -> None:
+    process = start(folder, **HOSTILE)
+    output, errors = process.communicate(timeout=110)
+    assert (process.returncode, errors) == (0, ""), output
+
+    pattern = (
+        r"(\d+) indexed, (\d+) unchanged, 0 failed: ([\d,]+) chunks, ([\d,]+) embedded in (\d+) requests? "
+    )
+    first, again, edit = (
+        [int(number.replace(",", "")) for number in match] for match in re.findall(pattern, output)
+    )
+    documents, unchanged, chunks, embedded, requests = first
+    assert unchanged == 0
+    assert documents > 70
+    assert 1_000 < embedded <= chunks  # some topics share paragraphs
+    assert 0 < requests < 40  # full requests, across documents and messages
+    assert again == [0, documents, 0, 0, 0]
+    assert edit[0] == 1
+    assert edit[2] > 100
+    assert 1 <= edit[3] <= 3  # of the chunks of the longest topic
+    assert edit[4] == 1
+
+    assert re.search(r"0\.\d\d  The nonlocal statement  \[nonlocal, \d+-\d+\]\n", output)
+    assert 'When the iterator is exhausted, the suite in the "else" clause, if present, is executed' in output
+    assert (
+        'the following values are interpreted as false: "False", "None", numeric zero of all types' in output
+    )
+    assert f"documents: 0 pending, {documents} live, 0 failed; pending chunks: 0\n" in output
+    assert "\x1b" not in output  # plain where it is no terminal
+    assert "EMBEDDING_MODEL=3-small OPENAI_API_KEY=... vector-index up" in output
+
+
+def test_stopped_half_way_it_leaves_nothing_either(folder: Path) -> None:
+    process = start(folder)
+    eventually(lambda: list(folder.glob("*/home/postgres/postmaster.pid")))
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors.strip()) == (130, "")
