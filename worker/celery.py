@@ -20,7 +20,7 @@ from worker.store import connection
 
 STAGING, EMBED, CHAT = "vector_index", "vector_index.embed", "vector_index.chat"
 QUEUES = (STAGING, EMBED, CHAT)
-TASK_MODULES = ("tasks.indexing", "tasks.retrieval", "tasks.upkeep")
+TASK_MODULES = ("tasks.chat", "tasks.indexing", "tasks.retrieval", "tasks.upkeep")
 
 SWEEP_SECONDS = 30.0
 STOP_SECONDS = 20.0  # for requests in flight when the process is asked to end
@@ -33,6 +33,7 @@ STATIC = {
         "tasks.embed": EMBED,
         "tasks.sweep": EMBED,
         "tasks.search": CHAT,
+        "tasks.chat": CHAT,
         "tasks.status": CHAT,
     },
     "accept_content": ["json"],
@@ -51,6 +52,10 @@ STATIC = {
     "broker_connection_max_retries": None,
     "broker_transport_options": {
         "visibility_timeout": VISIBILITY_TIMEOUT_SECONDS,  # short, as leases are renewed: worker/broker.py
+        # names of our own: by Celery's, our workers would deliver again what an application's hold for longer
+        "unacked_key": "vector_index:unacked",
+        "unacked_index_key": "vector_index:unacked_index",
+        "unacked_mutex_key": "vector_index:unacked_mutex",
         "unacked_restore_interval": 10,
         "unacked_restore_throttle": 1,
         "health_check_interval": 25,

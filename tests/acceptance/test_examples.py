@@ -1,0 +1,49 @@
+"""The examples: what they show an application to write."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.fixtures.system import System
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+QUEUE_OF = {
+    "search": "vector_index.chat",
+    "index_documents": "vector_index",
+    "delete_documents": "vector_index",
+}
+
+
+def test_the_plain_application_indexes_and_finds(system: System) -> None:
+    """In a folder of its own, with nothing of ours to import but what the environment has."""
+    run = subprocess.run(
+        [sys.executable, EXAMPLES / "application.py"],
+        cwd=system.folder,
+        env=system.environment,
+        capture_output=True,
+        text=True,
+        timeout=90,
+    )
+    assert run.returncode == 0, run.stderr
+    result, best, _ = run.stdout.splitlines()
+    assert ast.literal_eval(result)["failed"] == []
+    assert best.endswith("Lending: A book may be kept for four weeks, a film for one.")
+
+
+@pytest.mark.parametrize("name", ["django_pages", "fastapi_pages"])
+def test_the_others_send_tasks_that_exist_to_queues_that_exist(name: str, system: System) -> None:
+    tree = ast.parse((EXAMPLES / f"{name}.py").read_text())
+    said = {
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    tasks = {text for text in said if text.startswith("tasks.")}
+    queues = {text for text in said if text.startswith("vector_index")}
+    registered = system.app.control.inspect(timeout=2).registered() or {}
+    assert tasks
+    assert all(tasks <= set(names) for names in registered.values())
+    assert queues == {QUEUE_OF[task.removeprefix("tasks.")] for task in tasks}

@@ -1,0 +1,79 @@
+"""An application's own Celery and ours on one broker and one database number: neither touches the other's work."""
+
+import time
+from collections.abc import Iterator
+
+import pytest
+import redis
+from celery import Celery
+
+from tests.fixtures.system import CELERY, CHAT, System, eventually
+
+MESSAGES = 30
+SHOP = """
+import time
+from celery import Celery
+
+app = Celery("shop", broker={broker!r}, backend={broker!r})
+
+@app.task(name="shop.add")
+def add(a, b):
+    return a + b
+
+@app.task(name="shop.pack", acks_late=True)
+def pack(path, seconds):
+    with open(path, "a") as file:
+        file.write("x")
+    time.sleep(seconds)
+"""
+
+
+@pytest.fixture
+def shop(system: System) -> Iterator[System]:
+    """A worker of the application's own, on Celery's default queue, with Celery's default settings."""
+    (system.folder / "shop.py").write_text(SHOP.format(broker=system.environment["BROKER_URL"]))
+    shop = System(folder=system.folder, environment=system.environment)
+    shop.start("shop", ["-A", "shop", "worker", "--pool=threads", "--loglevel=INFO"], program=CELERY)
+    try:
+        shop.await_queues("celery")
+        yield shop
+    finally:
+        shop.stop()
+
+
+def test_each_worker_runs_its_own_tasks_and_leaves_the_others(
+    shop: System, system: System, index: str
+) -> None:
+    app: Celery = shop.app
+    added = [app.send_task("shop.add", (number, 1)) for number in range(MESSAGES)]
+    indexed = [
+        system.send("tasks.index_documents", documents=[{"id": n, "text": f"Number {n}."}], index=index)
+        for n in range(MESSAGES)
+    ]
+    searched = [system.send("tasks.search", CHAT, query=str(n), index=index) for n in range(MESSAGES)]
+    assert [result.get(timeout=60) for result in added] == list(range(1, MESSAGES + 1))
+    assert [result.get(timeout=60)["indexed"] for result in indexed] == [1] * MESSAGES
+    assert all(isinstance(result.get(timeout=60), list) for result in searched)
+    assert system.call("tasks.status", index=index)["documents"]["live"] == MESSAGES
+    for name in ("shop", "staging", "embed", "chat"):
+        assert "ignored and discarded" not in system.log(name), name
+        assert "unregistered task" not in system.log(name), name
+
+
+def test_a_long_task_of_the_application_is_not_delivered_again_by_our_shorter_timeout(
+    shop: System, system: System
+) -> None:
+    """All workers of a broker keep what they hold under the same keys, unless they name their own.
+
+    Ours take up after a minute what a dead worker held; the application's tasks may take an hour.
+    """
+    runs = system.folder / "runs"
+    packed = shop.app.send_task("shop.pack", (str(runs), 16))
+    eventually(runs.exists)
+    with redis.Redis.from_url(system.environment["BROKER_URL"]) as broker:
+        # as if it had been running for two minutes; our workers look every ten seconds
+        held = broker.zrange("unacked_index", 0, -1)
+        assert held
+        broker.zadd("unacked_index", dict.fromkeys(held, time.time() - 120))
+    packed.get(timeout=60)
+    assert runs.read_text() == "x"

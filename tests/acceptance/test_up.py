@@ -1,0 +1,124 @@
+"""`vector-index up` as a user runs it: from nothing to a search, through every way of ending it."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import psutil
+import pytest
+
+from tests.fixtures.system import CELERY, VECTOR_INDEX, eventually, family_of, left, lives, user_environment
+
+REGISTERED = {"tasks.index_documents", "tasks.delete_documents", "tasks.search", "tasks.status"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Up:
+    """A running `up` that has said `ready`."""
+
+    process: "subprocess.Popen[str]"
+    addresses: dict[str, str]  # what it printed before
+    folder: Path
+
+    def run(self, *arguments: str) -> Any:
+        """What a command of another terminal prints as JSON."""
+        output = subprocess.check_output(
+            [VECTOR_INDEX, *arguments, "--json"], env=user_environment(self.folder), text=True, timeout=60
+        )
+        return json.loads(output)
+
+    def workers(self) -> dict[str, psutil.Process]:
+        """The processes of Python below `up` by what they serve."""
+        found = {}
+        for process in filter(lives, psutil.Process(self.process.pid).children()):
+            if named := re.search(r"worker --queues (\w+)", " ".join(process.cmdline())):
+                found[named[1]] = process
+        return found
+
+
+@contextmanager
+def up(folder: Path) -> Iterator[Up]:
+    """Run `up`; whatever a test leaves of it is ended and counts as a failure."""
+    with (folder / "up.log").open("ab") as log:
+        process = subprocess.Popen(
+            [VECTOR_INDEX, "up", "--json"],
+            cwd=folder,
+            env=user_environment(folder),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            start_new_session=True,
+        )
+    assert process.stdout
+    family: list[psutil.Process] = []
+    try:
+        lines = list(until_ready(process.stdout))
+        assert lines, (folder / "up.log").read_text()
+        family = family_of(process.pid)
+        yield Up(process=process, addresses={k: v for line in lines for k, v in line.items()}, folder=folder)
+        assert not left(family, seconds=5)
+    finally:
+        process.stdout.close()
+        for member in left([*family, *(family_of(process.pid) if process.poll() is None else [])]):
+            member.kill()
+        process.wait()
+
+
+def until_ready(output: IO[str]) -> Iterator[dict[str, str]]:
+    for line in output:
+        printed = json.loads(line)
+        if printed == {"ready": True}:
+            return
+        yield printed
+
+
+def test_documents_and_addresses_outlive_a_stop_by_sigterm_and_by_ctrl_c(tmp_path: Path) -> None:
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts/pets.md").write_text("# Pets\n\nCats chase mice.\n")
+    (tmp_path / "texts/ships.txt").write_text("Ships cross the sea.\n")
+    with up(tmp_path) as first:
+        assert {"DATABASE_URL", "BROKER_URL", "FLOWER_URL"} <= first.addresses.keys()
+        report = first.run("index", str(tmp_path / "texts"))
+        assert (report["documents"], report["indexed"], report["failed"]) == (2, 2, [])
+        assert first.run("search", "a vessel at sea")["results"][0]["document_id"] == "ships.txt"
+        first.process.send_signal(signal.SIGTERM)
+        assert first.process.wait(30) == 0
+    with up(tmp_path) as second:
+        assert second.addresses == first.addresses
+        assert second.run("search", "kittens")["results"][0]["document_id"] == "pets.md"
+        assert second.run("delete", "pets.md") == {"index": "default", "deleted": 1, "stale": 0}
+        assert second.run("status")["documents"] == {"pending": 0, "live": 1, "failed": 0}
+        second.process.send_signal(signal.SIGINT)
+        assert second.process.wait(30) == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel ties children to their parent on Linux only")
+def test_a_killed_worker_starts_again_and_a_killed_up_leaves_nothing(tmp_path: Path) -> None:
+    with up(tmp_path) as running:
+        environment = user_environment(tmp_path)
+        inspect = [CELERY, "-A", "worker", "inspect", "--json", "registered"]
+        nodes = json.loads(subprocess.check_output(inspect, env=environment, text=True, timeout=60))
+        assert len(nodes) == 3
+        assert all(set(names) >= REGISTERED for names in nodes.values())
+
+        before = running.workers()
+        assert before.keys() == {"staging", "embed", "chat"}
+        before["chat"].kill()
+        eventually(lambda: running.workers().get("chat", before["chat"]) != before["chat"])
+        assert "chat was killed by SIGKILL: it starts again in 1 s" in (tmp_path / "up.log").read_text()
+        assert running.run("status")["documents"]["live"] == 0
+        assert running.run("search", "anything")["results"] == []
+        assert running.workers()["embed"] == before["embed"]
+
+        family = family_of(running.process.pid)
+        running.process.kill()
+        assert running.process.wait() == -signal.SIGKILL
+        assert not left(family, seconds=10)
