@@ -1,0 +1,32 @@
+"""Django: index a page when it has been saved, delete it when it is gone.
+
+`Page` stands for a model of yours with `title`, `body` and `updated_at = DateTimeField(auto_now=True)`.
+"""
+
+from celery import current_app
+from django.db import transaction
+from django.db.models.signals import post_delete, post_save
+from django.dispatch import receiver
+from pages.models import Page
+
+
+@receiver(post_save, sender=Page)
+def index(instance: Page, **_: object) -> None:
+    document = {
+        "id": instance.pk,
+        "title": instance.title,
+        "text": instance.body,
+        # rises with each save, so that a late message never overwrites a newer text
+        "version": int(instance.updated_at.timestamp() * 1_000_000),
+    }
+    transaction.on_commit(lambda: send("tasks.index_documents", documents=[document]))
+
+
+@receiver(post_delete, sender=Page)
+def delete(instance: Page, **_: object) -> None:
+    id = instance.pk
+    transaction.on_commit(lambda: send("tasks.delete_documents", ids=[id]))
+
+
+def send(task: str, **kwargs: object) -> None:
+    current_app.send_task(task, queue="vector_index", kwargs=kwargs)
