@@ -80,9 +80,10 @@ def _pieces(text: str) -> Iterator[tuple[str, int]]:
     start = 0
     while len(text) - start > _PIECE_CHARACTERS:
         limit = start + _PIECE_CHARACTERS
-        end = next((m.start() for m in _WORD_END.finditer(text, limit - 2_000, limit)), None)
-        yield text[start : end or limit], 0 if end else _CUT_WORD_TOKENS
-        start = end or limit
+        word_end = _WORD_END.search(text, limit - _PIECE_CHARACTERS // 10, limit)
+        end = word_end.start() if word_end else limit
+        yield text[start:end], 0 if word_end else _CUT_WORD_TOKENS
+        start = end
     yield text[start:], 0
 
 

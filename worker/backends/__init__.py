@@ -1,0 +1,68 @@
+"""What talks to models. A backend is a class that the settings name by its dotted path."""
+
+from importlib import import_module
+from threading import Lock
+
+from worker.errors import SettingsError
+
+# settings written for wagtail-vector-index and wagtail-ai name these
+WAGTAIL_NAMES = {
+    "wagtail_vector_index.ai_utils.backends.llm.LLMChatBackend": "worker.backends.llm.LLMChatBackend",
+    "wagtail_vector_index.ai_utils.backends.llm.LLMEmbeddingBackend": "worker.backends.llm.LLMEmbeddingBackend",
+    "wagtail_ai.ai.llm.LLMBackend": "worker.backends.llm.LLMChatBackend",
+}
+
+_lock = Lock()
+_warm = False
+
+
+def load(path: str) -> type:
+    """The class of a dotted path, a user's own included. Raises SettingsError where there is none."""
+    path = WAGTAIL_NAMES.get(path, path)
+    module, _, name = path.rpartition(".")
+    try:
+        found = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise SettingsError(
+            f"CLASS {path!r} cannot be imported ({error}): name a class as package.module.Class"
+        ) from error
+    if not isinstance(found, type):
+        raise SettingsError(f"CLASS {path!r} is no class: name one as package.module.Class")
+    return found
+
+
+def warm_up() -> None:
+    """Load the plugins of `llm`, once per process and in one thread.
+
+    `llm` marks its plugins as loaded before it loads them: threads that come second find no models, and after
+    a plugin that fails to import, not even the built-in ones are there. So a failure is raised as SettingsError,
+    and the process must end.
+    """
+    # half a second, which no command that only sends tasks should pay
+    import llm
+
+    global _warm
+    with _lock:
+        if _warm:
+            return
+        try:
+            llm.get_embedding_models()  # type: ignore[no-untyped-call]
+            llm.get_models()
+        except OSError as error:
+            raise SettingsError(
+                f"llm cannot use its folder ({error}): set LLM_USER_PATH to one that can be written"
+            ) from error
+        except (
+            ImportError,
+            SyntaxError,
+            AttributeError,
+            KeyError,
+            TypeError,
+            ValueError,
+            RuntimeError,
+        ) as error:
+            raise SettingsError(
+                f"llm cannot load its plugins and models ({type(error).__name__}: {error}): mend or uninstall the "
+                "plugin, or mend extra-openai-models.yaml, and start again"
+            ) from error
+        _warm = True

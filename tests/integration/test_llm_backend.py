@@ -1,0 +1,225 @@
+"""The embedding backend over the real `llm`, against models that compute here and a provider over HTTP."""
+
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import llm
+import numpy as np
+import pytest
+
+from tests.provider import Provider
+from worker.backends import WAGTAIL_NAMES, load, warm_up
+from worker.backends.llm import LLMEmbeddingBackend
+from worker.errors import ProviderUnavailable, Refused, SettingsError, TooLarge
+
+
+@pytest.fixture(name="provider")
+def openai_provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[Provider]:
+    with Provider() as provider:
+        monkeypatch.setenv("OPENAI_BASE_URL", provider.url)
+        yield provider
+
+
+def backend(model_id: str = "wordllama", **config: Any) -> LLMEmbeddingBackend:
+    return LLMEmbeddingBackend(name="default", model_id=model_id, **config)
+
+
+def over_http(model_id: str = "3-small", **config: Any) -> LLMEmbeddingBackend:
+    return backend(model_id, init_kwargs={"key": "secret-of-the-test"}, **config)
+
+
+class Broken(llm.EmbeddingModel):
+    """A model of a plugin that gives back what it is told to."""
+
+    model_id = "broken"
+    batch_size = 7
+    answer: Any = None
+    shared = "unset"
+
+    def embed_batch(self, items: Iterable[str | bytes], *, key: str | None = None) -> Iterator[list[float]]:
+        return iter(self.answer)
+
+
+@pytest.fixture(name="broken")
+def plugin_model() -> Iterator[Broken]:
+    """Registered as plugins do it: one object for all."""
+    model = Broken()
+
+    class Plugin:
+        @llm.hookimpl
+        def register_embedding_models(self, register: Any) -> None:
+            register(model, aliases=("bro",))
+
+    warm_up()
+    plugin = Plugin()
+    llm.plugins.pm.register(plugin)
+    yield model
+    llm.plugins.pm.unregister(plugin)
+
+
+def test_the_default_model_embeds_without_a_network() -> None:
+    vectors = backend().embed(["hello world", "good morning"])
+    assert vectors.shape == (2, 256)
+    assert vectors.dtype == np.float32
+
+
+def test_nothing_embeds_to_nothing() -> None:
+    assert backend().embed([]).shape == (0, 256)
+
+
+def test_limits_of_a_known_model_are_its_own() -> None:
+    """An alias is resolved first."""
+    found = backend("ada-002")
+    assert (found.model_id, found.tokenizer, found.dimensions) == (
+        "text-embedding-ada-002",
+        "cl100k_base",
+        1536,
+    )
+    assert (found.token_limit, found.batch_token_limit, found.batch_size) == (8_191, 300_000, 2_048)
+    assert found.chunk_tokens == 512
+    assert found.count_tokens("hello world") == 2
+
+
+def test_a_given_token_limit_also_bounds_the_request() -> None:
+    found = backend("ada-002", token_limit=256)
+    assert (found.token_limit, found.batch_token_limit, found.chunk_tokens) == (256, 256, 256)
+
+
+def test_no_input_is_larger_than_a_request() -> None:
+    assert backend("ada-002", batch_token_limit=1_000).token_limit == 1_000
+
+
+def test_an_unknown_model_needs_a_token_limit(broken: Broken) -> None:
+    with pytest.raises(SettingsError, match="TOKEN_LIMIT of embedding backend 'default' is missing"):
+        backend("bro")
+    found = backend("bro", token_limit=512)
+    assert (found.batch_token_limit, found.batch_size, found.tokenizer) == (512, 7, "estimate")
+
+
+def test_the_dimensions_of_an_unknown_model_come_from_a_probe(broken: Broken) -> None:
+    broken.answer = [[1.0, 0.0, 0.0]]
+    assert backend("bro", token_limit=512).dimensions == 3
+
+
+def test_an_unknown_model_is_one_sentence_with_the_nearest_name() -> None:
+    with pytest.raises(SettingsError, match=r"'3-smal' .* nearest is '3-small'"):
+        backend("3-smal")
+
+
+def test_an_unknown_tokenizer_is_found_at_start() -> None:
+    with pytest.raises(SettingsError, match="TOKENIZER is 'cl200k'"):
+        backend(tokenizer="cl200k")
+
+
+def test_init_kwargs_reach_a_copy_of_the_model_only(broken: Broken) -> None:
+    """Plugins may hand out one object: a key of one backend must not become that of another."""
+    backend("bro", token_limit=512, init_kwargs={"shared": "mine"})
+    assert broken.shared == "unset"
+
+
+def test_a_name_that_the_model_lacks_is_no_init_kwarg() -> None:
+    with pytest.raises(
+        SettingsError, match=r"INIT_KWARGS .* 'api_base', which text-embedding-3-small does not"
+    ):
+        backend("3-small", init_kwargs={"api_base": "http://127.0.0.1"})
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        ([[1.0, 0.0]], ProviderUnavailable),
+        ([[1.0, 0.0], [1.0, float("nan")]], Refused),
+        ([[1.0, 0.0], [0.0, 0.0]], Refused),
+        ([[1.0, 0.0], [1.0, 1e300]], Refused),
+        ([[1.0, 0.0], [1.0]], SettingsError),
+        (None, SettingsError),
+    ],
+    ids=["too few", "NaN", "zeros", "infinite as float32", "ragged", "TypeError"],
+)
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast")
+def test_a_wrong_answer_never_becomes_vectors(broken: Broken, answer: Any, kind: type[Exception]) -> None:
+    broken.answer = answer
+    with pytest.raises(kind):
+        backend("bro", token_limit=512, dimensions=2).embed(["a", "b"])
+
+
+def test_one_request_carries_all_texts(provider: Provider) -> None:
+    """Even where llm would send a hundred at a time."""
+    texts = [f"text {number}" for number in range(250)]
+    vectors = over_http().embed(texts)
+    assert vectors.shape == (250, 1536)
+    assert provider.stats().requests == 1
+    np.testing.assert_allclose(over_http().embed(texts[7:8])[0], vectors[7], atol=1e-6)
+
+
+def test_another_length_than_the_settings_say_names_the_mend(provider: Provider) -> None:
+    with pytest.raises(SettingsError, match=r"length 1536, where 512 .* EMBEDDING_OUTPUT_DIMENSIONS"):
+        over_http(dimensions=512).embed(["text"])
+
+
+def test_dimensions_set_on_the_model_are_asked_for_and_expected(provider: Provider) -> None:
+    found = backend("3-small", init_kwargs={"key": "secret-of-the-test", "dimensions": 256})
+    assert found.embed(["text"]).shape == (1, found.dimensions) == (1, 256)
+
+
+def test_an_input_over_the_limit_is_too_large(provider: Provider) -> None:
+    with pytest.raises(TooLarge):
+        over_http().embed(["word " * 8_300])
+
+
+def test_a_refused_input_keeps_its_text_to_itself(provider: Provider) -> None:
+    """Neither message nor chain of the error has the text or the key."""
+    provider.refuse = "POISON"
+    with pytest.raises(Refused, match="HTTP 400 content_policy_violation") as caught:
+        over_http().embed(["fine", "POISON of the board"])
+    assert caught.value.__cause__ is None
+    assert caught.value.__context__ is None
+    assert "board" not in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_provider_that_is_not_there_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Provider() as gone:
+        monkeypatch.setenv("OPENAI_BASE_URL", gone.url)
+    with pytest.raises(ProviderUnavailable):
+        over_http().embed(["text"])
+
+
+def test_a_missing_key_names_the_mend(
+    provider: Provider, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLM_USER_PATH", str(tmp_path))
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with pytest.raises(SettingsError, match="give the backend a key"):
+        backend("3-small").embed(["text"])
+
+
+def test_the_names_of_wagtail_are_names_of_ours() -> None:
+    assert load("wagtail_vector_index.ai_utils.backends.llm.LLMEmbeddingBackend") is LLMEmbeddingBackend
+    assert {name.rpartition(".")[0] for name in WAGTAIL_NAMES.values()} == {"worker.backends.llm"}
+
+
+def test_a_class_of_the_user_is_imported() -> None:
+    assert load("tests.integration.test_llm_backend.Broken").__name__ == "Broken"
+
+
+@pytest.mark.parametrize(
+    "path", ["nowhere.Backend", "worker.backends.llm.Nope", "Backend", "", "worker.backends.load"]
+)
+def test_a_class_that_cannot_be_loaded_is_one_sentence(path: str) -> None:
+    with pytest.raises(SettingsError, match="CLASS"):
+        load(path)
+
+
+def test_threads_that_start_together_all_find_their_model() -> None:
+    """In a fresh process, where llm has not loaded its plugins: without a lock seven of eight fail."""
+    code = (
+        "from concurrent.futures import ThreadPoolExecutor;"
+        "from worker.backends.llm import LLMEmbeddingBackend as Backend;"
+        "pool = ThreadPoolExecutor(8);"
+        "made = [pool.submit(Backend, name='default', model_id='3-small') for _ in range(8)];"
+        "assert {job.result().dimensions for job in made} == {1536}"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

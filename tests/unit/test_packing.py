@@ -1,0 +1,36 @@
+"""A request is filled in order and never over its limits."""
+
+from itertools import pairwise
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worker.packing import fill
+
+
+def test_a_request_closes_before_the_item_that_does_not_fit() -> None:
+    assert fill([40, 40, 20, 1], token_limit=100, size_limit=10) == 3
+
+
+def test_a_request_closes_at_the_number_of_inputs() -> None:
+    assert fill([1] * 5, token_limit=100, size_limit=4) == 4
+
+
+def test_nothing_fills_nothing() -> None:
+    assert fill([], token_limit=100, size_limit=4) == 0
+
+
+@given(tokens=st.lists(st.integers(1, 100)), token_limit=st.integers(100, 300), size_limit=st.integers(1, 20))
+def test_requests_are_within_their_limits_and_hold_all_in_order(
+    tokens: list[int], token_limit: int, size_limit: int
+) -> None:
+    """Two neighbours never fit into one request: greedy leaves no more room than its next item needs."""
+    left, batches = tokens, []
+    while left:
+        size = fill(left, token_limit=token_limit, size_limit=size_limit)
+        batches.append(left[:size])
+        left = left[size:]
+    assert [item for batch in batches for item in batch] == tokens
+    assert all(batch and sum(batch) <= token_limit and len(batch) <= size_limit for batch in batches)
+    for batch, following in pairwise(batches):
+        assert len(batch) == size_limit or sum(batch) + following[0] > token_limit
