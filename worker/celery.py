@@ -5,6 +5,7 @@ Nothing is read or connected at import; Celery asks for its settings when a comm
 
 import logging
 import sys
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,7 +21,7 @@ from worker.store import connection
 
 STAGING, EMBED, CHAT = "vector_index", "vector_index.embed", "vector_index.chat"
 QUEUES = (STAGING, EMBED, CHAT)
-TASK_MODULES = ("tasks.chat", "tasks.indexing", "tasks.retrieval", "tasks.upkeep")
+TASK_MODULES = ("tasks.indexing", "tasks.retrieval", "tasks.upkeep")
 
 SWEEP_SECONDS = 30.0
 STOP_SECONDS = 20.0  # for requests in flight when the process is asked to end
@@ -33,7 +34,6 @@ STATIC = {
         "tasks.embed": EMBED,
         "tasks.sweep": EMBED,
         "tasks.search": CHAT,
-        "tasks.chat": CHAT,
         "tasks.status": CHAT,
     },
     "accept_content": ["json"],
@@ -90,6 +90,8 @@ def configure(sender: Celery, **_: Any) -> None:
             f"`import tasks` finds {where}, not the tasks of vector-index-worker: start with `vector-index worker`",
             2,
         )
+    # Celery imports our modules with the working folder first on the path: what is loaded stays ours
+    import_module("tasks")
     try:
         broker, results = process.addresses().broker_url, process.result_backend()
     except VectorIndexError as error:

@@ -1,0 +1,61 @@
+"""Started in a folder that has modules of our names: a worker with our tasks, or one clear end."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fixtures.system import CELERY, CHAT, System, eventually
+
+MODULES = {
+    "tasks": "from celery import shared_task\n\n\n@shared_task\ndef add(a, b):\n    return a + b\n",
+    "settings": "BROKER_URL = 'redis://127.0.0.1:1/0'\nEMBEDDING_MODEL = 'of somebody else'\n",
+    "worker": "class Worker:\n    pass\n",
+}
+FOLDERS = [["tasks"], ["settings"], ["worker"], ["tasks", "settings", "worker"]]
+in_each_folder = pytest.mark.parametrize("modules", FOLDERS, ids="+".join)
+
+
+def fill(folder: Path, modules: list[str]) -> None:
+    for module in modules:
+        (folder / f"{module}.py").write_text(MODULES[module])
+
+
+def registered(system: System) -> set[str]:
+    nodes = system.app.control.inspect(timeout=2).registered() or {}
+    assert len(nodes) == 1
+    return {name for names in nodes.values() for name in names if name.startswith("tasks.")}
+
+
+def serves(system: System) -> bool:
+    return {"tasks.index_documents", "tasks.search"} <= registered(system) and (
+        system.call("tasks.search", CHAT, query="x") == []
+    )
+
+
+@in_each_folder
+def test_vector_index_worker_runs_our_tasks_in_any_folder(
+    modules: list[str], start_system: Callable[..., Any], tmp_path: Path
+) -> None:
+    fill(tmp_path, modules)
+    with start_system(tmp_path, {"worker": ["worker", "--queues", "all"]}) as system:
+        assert serves(system)
+
+
+@in_each_folder
+def test_celery_worker_runs_our_tasks_or_ends_with_a_sentence(
+    modules: list[str], start_system: Callable[..., Any], tmp_path: Path
+) -> None:
+    fill(tmp_path, modules)
+    with start_system(tmp_path, {}) as system:
+        system.start("worker", ["-A", "worker", "worker", "--loglevel=INFO"], program=CELERY)
+        process = system.processes["worker"]
+        eventually(lambda: process.poll() is not None or "ready." in system.log("worker"))
+        if process.returncode is None:
+            assert serves(system)
+        else:
+            del system.processes["worker"]
+            assert process.returncode != 0
+            assert "Traceback" not in system.log("worker")
+            assert "Module 'worker' has no attribute 'celery'" in system.log("worker")
