@@ -31,8 +31,8 @@ from worker.services import running
 
 QUESTIONS = (
     "When is the else clause of a for loop executed?",
-    "What does it mean for a variable to be nonlocal?",
-    "Which values count as false?",
+    "What is a lambda expression?",
+    "What does an assert statement do when Python runs optimized?",
 )
 PASSAGES = 3  # for each question; the first is shown, of the others the source
 SHOWN_CHARACTERS = 260  # of a passage
