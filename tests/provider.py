@@ -1,4 +1,4 @@
-"""A stand-in for an embedding provider: OpenAI's HTTP, deterministic vectors, and counts of what reached it.
+"""A stand-in for a provider of models: OpenAI's HTTP, deterministic vectors, answers that a test sets, and counts.
 
 In a test: `with Provider(latency_seconds=0.05) as provider: ... provider.url ... provider.stats()`.
 As a process of its own: `python -m tests.provider --latency 0.05` prints its address as one line of JSON;
@@ -8,13 +8,14 @@ As a process of its own: `python -m tests.provider --latency 0.05` prints its ad
 import argparse
 import base64
 import json
+import re
 import socket
 import socketserver
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -63,7 +64,15 @@ class Provider:
 
     A request with an input that contains `refuse` gets HTTP 400; it and `latency_seconds` may be set anew at
     any time. Vectors are bags of hashed tokens, of length one, so that texts with equal words are near.
+
+    Chat: every prompt gets `answer`, in words where it is streamed, `word_seconds` apart; after `cut_after` words a
+    stream breaks off without a word. The next `failures` prompts get that HTTP status. `prompts` has all bodies.
     """
+
+    answer = "The answer stands in the first passage [1]."
+    word_seconds = 0.0
+    cut_after: int | None = None
+    reports_usage = True
 
     def __init__(
         self,
@@ -76,8 +85,10 @@ class Provider:
         self.latency_seconds = latency_seconds
         self.dimensions = dimensions
         self.refuse = refuse
-        self.routes: dict[tuple[str, str], Callable[[Any], dict[str, Any]]] = {
+        self.routes: dict[tuple[str, str], Callable[[Any], dict[str, Any] | Iterator[bytes]]] = {
             ("POST", "/embeddings"): self.embeddings,
+            ("POST", "/chat/completions"): self.chat,
+            ("GET", "/prompts"): lambda _: {"prompts": self.prompts},
             ("GET", "/stats"): lambda _: asdict(self.stats()),
         }
         self._lock = threading.Lock()
@@ -98,6 +109,8 @@ class Provider:
             self._texts: Counter[bytes] = Counter()
             self._requests = self._refused = self._tokens = 0
             self._max_inputs = self._max_tokens = self._max_parallel = 0
+            self.prompts: list[dict[str, Any]] = []
+            self.failures: list[int] = []
 
     def stats(self) -> Stats:
         with self._lock:
@@ -147,6 +160,41 @@ class Provider:
             with self._lock:
                 self._parallel -= 1
 
+    def chat(self, body: Any) -> dict[str, Any] | Iterator[bytes]:
+        """Answer POST /v1/chat/completions; raises Rejection as OpenAI would."""
+        with self._lock:
+            self.prompts.append(body)
+            status = self.failures.pop(0) if self.failures else None
+        time.sleep(self.latency_seconds)
+        if status:
+            raise Rejection(
+                status, "The server had an error while processing your request.", kind="server_error"
+            )
+        if body.get("stream"):
+            return self._streamed(body)
+        choice = {
+            "index": 0,
+            "message": {"role": "assistant", "content": self.answer},
+            "finish_reason": "stop",
+        }
+        return {**_completion(body, "chat.completion"), "choices": [choice], "usage": self._usage(body)}
+
+    def _streamed(self, body: Any) -> Iterator[bytes]:
+        words = re.findall(r"\S+\s*", self.answer)
+        for at, word in enumerate(words):
+            if at == self.cut_after:
+                return
+            yield _event(body, [{"index": 0, "delta": {"content": word}, "finish_reason": None}])
+            time.sleep(self.word_seconds)
+        yield _event(body, [{"index": 0, "delta": {}, "finish_reason": "stop"}])
+        if body.get("stream_options", {}).get("include_usage") and self.reports_usage:
+            yield _event(body, [], self._usage(body))
+        yield b"data: [DONE]\n\n"
+
+    def _usage(self, body: Any) -> dict[str, int]:
+        prompt, answer = prompt_tokens(body), len(_encode(self.answer))
+        return {"prompt_tokens": prompt, "completion_tokens": answer, "total_tokens": prompt + answer}
+
     def _embed(self, body: Any) -> dict[str, Any]:
         texts = _texts(body)
         if self.refuse is not None and any(self.refuse in text for text in texts):
@@ -177,6 +225,20 @@ class Provider:
             self._max_tokens = max(self._max_tokens, total)
         usage = {"prompt_tokens": total, "total_tokens": total}
         return {"object": "list", "data": data, "model": body.get("model"), "usage": usage}
+
+
+def prompt_tokens(body: Any) -> int:
+    """Of a chat request, as OpenAI counts: 4 tokens for each message and 3 for all (cl100k)."""
+    return sum(len(_encode(message["content"])) + 4 for message in body["messages"]) + 3
+
+
+def _completion(body: Any, kind: str) -> dict[str, Any]:
+    return {"id": "chat-1", "object": kind, "created": 1, "model": body.get("model")}
+
+
+def _event(body: Any, choices: list[dict[str, Any]], usage: dict[str, int] | None = None) -> bytes:
+    chunk = {**_completion(body, "chat.completion.chunk"), "choices": choices, "usage": usage}
+    return b"data: " + json.dumps(chunk).encode() + b"\n\n"
 
 
 def _texts(body: Any) -> list[str]:
@@ -298,13 +360,26 @@ class _Handler(BaseHTTPRequestHandler):
             status, answer = rejection.status, rejection.body
         self.send(status, answer)
 
-    def send(self, status: int, answer: dict[str, Any]) -> None:
+    def send(self, status: int, answer: dict[str, Any] | Iterator[bytes]) -> None:
+        if not isinstance(answer, dict):
+            self.stream(answer)
+            return
         payload = json.dumps(answer).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(payload)))
         self.end_headers()
         self.wfile.write(payload)
+
+    def stream(self, events: Iterator[bytes]) -> None:
+        self.close_connection = True  # which is the end of the body, too
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Connection", "close")
+        self.end_headers()
+        for event in events:
+            self.wfile.write(event)
+            self.wfile.flush()
 
     def log_message(self, format: str, *args: Any) -> None:
         """The counts say it all."""

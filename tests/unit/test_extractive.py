@@ -1,0 +1,66 @@
+"""The extractive model quotes what stands in the passages, and declines when nothing fits."""
+
+import llm
+import pytest
+
+from tests.unit.test_prompting import EXACT, passage
+from worker import prompting
+from worker.backends import warm_up
+from worker.backends.llm import LLMChatBackend, Reply
+
+PASSAGES = [
+    passage(
+        "The lookup is fast. An enum value occupies four bytes on disk. Labels are case sensitive.",
+        "Enum Types",
+    ),
+    passage("Release managers publish a feature version in October every year [3]_. See [2].", "PEP 602"),
+    passage("Owls hunt at night. They eat mice and voles.", "Owls"),
+]
+
+
+@pytest.fixture(scope="module")
+def backend() -> LLMChatBackend:
+    return LLMChatBackend(name="default", model_id="extractive")
+
+
+def ask(backend: LLMChatBackend, question: str) -> Reply:
+    prompt = prompting.compose(question, PASSAGES, max_tokens=4000, count=EXACT)
+    return backend.reply(prompt.messages)
+
+
+def test_it_quotes_the_sentence_with_the_number_of_its_passage(backend: LLMChatBackend) -> None:
+    answer = ask(backend, "How many bytes does an enum value take on disk?").text
+    assert answer.startswith("Quoted from the documents: “An enum value occupies four bytes on disk.” [1]")
+
+
+def test_numbers_of_footnotes_are_no_citations(backend: LLMChatBackend) -> None:
+    answer = ask(backend, "In which month does a new feature version come out each year?").text
+    assert "October every year" in answer
+    assert prompting.cited(answer, 3) == {2}
+
+
+@pytest.mark.parametrize(
+    "question", ["What is the capital of Mongolia?", "How do I roast coffee beans?", "???", "why"]
+)
+def test_it_declines_in_the_words_that_answering_knows(backend: LLMChatBackend, question: str) -> None:
+    assert prompting.declines(ask(backend, question).text)
+
+
+def test_it_says_the_same_every_time_and_in_pieces_when_streamed(backend: LLMChatBackend) -> None:
+    prompt = prompting.compose("What do owls eat?", PASSAGES, max_tokens=4000, count=EXACT)
+    pieces: list[str] = []
+    streamed = backend.reply(prompt.messages, pieces.append)
+    assert streamed == backend.reply(prompt.messages)
+    assert len(pieces) > 5
+    assert "".join(pieces) == streamed.text
+    assert streamed.input_tokens > 100
+    assert streamed.output_tokens > 5
+
+
+def test_without_passages_it_declines(backend: LLMChatBackend) -> None:
+    assert prompting.declines(backend.reply([{"role": "user", "content": "Hello?"}]).text)
+
+
+def test_llm_lists_it() -> None:
+    warm_up()
+    assert "extractive" in {model.model_id for model in llm.get_models()}
