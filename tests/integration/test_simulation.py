@@ -278,8 +278,8 @@ def test_no_law_is_broken_whoever_dies_when(
     figures += f"{simulation.reads} reads, violations: {dict(+simulation.violations)}"
     print(figures)
     record_property("simulation", figures)
-    assert simulation.stagings > 20 * seconds
-    assert Mortal.crashes > 2 * seconds
+    assert simulation.stagings > 5 * seconds
+    assert Mortal.crashes > seconds
     assert not +simulation.violations, figures
 
 

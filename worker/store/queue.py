@@ -12,11 +12,13 @@ from uuid import UUID, uuid4
 import numpy as np
 from numpy.typing import NDArray
 from pgvector import HalfVector, Vector
+from psycopg import sql
 from psycopg.rows import namedtuple_row
 
 from worker.store import builds
 from worker.store.builds import Build
 from worker.store.connection import Connection, retry_on_deadlock
+from worker.store.statements import statements, tables
 
 PRIORITIES = (0, 1, 2)  # jobs, reindexing, rebuilding
 ALONE_FROM_ATTEMPT = 3  # from then on a content travels alone, so that only the guilty one can fail
@@ -90,12 +92,13 @@ def save(connection: Connection, build: Build, hashes: Sequence[bytes], vectors:
     """Turn pending contents into embeddings, in one commit; `vectors` has a row per hash. Late or twice: no-op."""
     column = Vector if build.vector == "vector" else HalfVector
     order = sorted(range(len(hashes)), key=lambda at: hashes[at])
-    with connection.transaction(), connection.cursor() as cursor:
-        cursor.executemany(
-            build.sql("queue.sql", "save_embedding"),
-            [{"hash": hashes[at], "embedding": column(vectors[at])} for at in order],
-        )
-        cursor.execute(build.sql("queue.sql", "drop_saved"), {"hashes": list(hashes)})
+    parameters = {
+        "hashes": [hashes[at] for at in order],
+        "embeddings": [column(vectors[at]) for at in order],
+    }
+    with connection.transaction():
+        connection.execute(_save_statement(build), parameters)
+        connection.execute(build.sql("queue.sql", "drop_saved"), parameters)
 
 
 @retry_on_deadlock
@@ -130,6 +133,11 @@ def forget(connection: Connection, build: Build, hashes: Sequence[bytes]) -> Non
     """Take contents out of the queue that no chunk has any more; exclusive, as `fail` is."""
     with builds.locked(connection, build.index_id, exclusive=True):
         connection.execute(build.sql("queue.sql", "forget"), {"hashes": list(hashes)})
+
+
+def _save_statement(build: Build) -> sql.Composed:
+    text = sql.SQL(statements("queue.sql")["save_embeddings"])
+    return text.format(column=sql.SQL(build.vector), **tables(build.build))
 
 
 def _claimable(connection: Connection, build: Build, limit: int) -> list[Any]:

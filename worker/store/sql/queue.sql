@@ -17,8 +17,9 @@ WHERE hash = ANY(%(hashes)s)
 -- name: inputs: the strings behind the claimed contents
 SELECT DISTINCT ON (hash) hash, heading, text FROM {chunks} WHERE hash = ANY(%(hashes)s)
 
--- name: save_embedding: one vector, never updated
-INSERT INTO {embeddings} (hash, embedding) VALUES (%(hash)b, %(embedding)b) ON CONFLICT DO NOTHING
+-- name: save_embeddings: vectors by hash, never updated; arrays in binary are as fast as COPY into a staging table
+INSERT INTO {embeddings} (hash, embedding)
+SELECT * FROM unnest(%(hashes)b::bytea[], %(embeddings)b::{column}[]) ON CONFLICT DO NOTHING
 
 -- name: drop_saved: no longer pending, by hash
 DELETE FROM {pending} WHERE hash IN (
