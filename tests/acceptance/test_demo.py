@@ -93,9 +93,7 @@ def test_it_indexes_answers_indexes_nothing_twice_and_leaves_nothing_whatever_su
 
     assert re.search(r"0\.\d\d  Lambdas  \[lambda, \d+-\d+\]\n", output)
     assert 'When the iterator is exhausted, the suite in the "else" clause, if present, is executed' in output
-    assert (
-        'the following values are interpreted as false: "False", "None", numeric zero of all types' in output
-    )
+    assert "emits no code for an assert statement when optimization is requested" in output
     assert f"documents: 0 pending, {documents} live, 0 failed; pending chunks: 0\n" in output
     assert "\x1b" not in output  # plain where it is no terminal
     assert "EMBEDDING_MODEL=3-small OPENAI_API_KEY=... vector-index up" in output
