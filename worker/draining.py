@@ -32,6 +32,7 @@ from worker.store import builds, connection, queue, revisions, upkeep
 from worker.store.builds import Build
 from worker.store.queue import Claim, Input
 
+MIN_SHARE = 64  # inputs of a request below which sharing out costs more than it gains
 POLL_SECONDS = 0.25  # how long an idle process sleeps between looks at the queue
 BUILDS_SECONDS = (
     2.0  # how long the list of builds is trusted; new documents of a known build are seen at once
@@ -120,10 +121,12 @@ class Drainer:
     def _claim(self) -> Claim | None:
         with connection.checkout(self._url) as conn:
             for build in self._written(conn):
+                if (limit := self._share(conn, build)) == 0:
+                    continue
                 claim = queue.claim(
                     conn,
                     build,
-                    limit=self._backend.batch_size,
+                    limit=limit,
                     fill=lambda tokens: fill(
                         tokens,
                         token_limit=self._backend.batch_token_limit,
@@ -134,6 +137,13 @@ class Drainer:
                 if claim is not None:
                     return claim
         return None
+
+    def _share(self, conn: connection.Connection, build: Build) -> int:
+        """Inputs of the next request: what waits is shared out to all slots; a large backlog fills requests."""
+        slots = self._settings.concurrency
+        waiting = queue.waiting(conn, build, limit=slots * self._backend.batch_size)
+        share = max(MIN_SHARE, -(-waiting // slots))
+        return min(waiting, share, self._backend.batch_size)
 
     def _written(self, conn: connection.Connection) -> list[Build]:
         """The builds of this backend."""

@@ -48,6 +48,12 @@ class Claim:
 Fill = Callable[[Sequence[int]], int]  # how many of these token counts, in order, fill one request
 
 
+def waiting(connection: Connection, build: Build, *, limit: int) -> int:
+    """How many contents nobody holds; counted as far as `limit`."""
+    row = connection.execute(build.sql("queue.sql", "count_waiting"), {"limit": limit}).fetchone()
+    return int(row[0]) if row else 0
+
+
 @retry_on_deadlock
 def claim(
     connection: Connection, build: Build, *, limit: int, fill: Fill, lease_seconds: float

@@ -1,5 +1,8 @@
 -- The queue of contents that need a vector.
 
+-- name: count_waiting: contents that nobody holds, as far as `limit`
+SELECT count(*) FROM (SELECT FROM {pending} WHERE visible_at <= clock_timestamp() LIMIT %(limit)s) AS waiting
+
 -- name: claimable: the next contents of one priority, in order, that nobody holds
 SELECT hash, tokens, attempts FROM {pending}
 WHERE priority = %(priority)s AND visible_at <= clock_timestamp()
