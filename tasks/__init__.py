@@ -5,7 +5,7 @@
                                               ▼
                          drain: slot ▸ claim ▸ request ▸ save ▸ publish                queue vector_index.embed
                                               │
-    application ── tasks.search ──────────▶ retrieve                                   queue vector_index.chat
+    application ── tasks.search, tasks.chat ▶ retrieve ▸ compose ▸ answer               queue vector_index.chat
 
 Postgres holds the truth; a task is a nudge to go and look. That is why a lost message, a duplicate and a late
 one are harmless.

@@ -21,7 +21,7 @@ from worker.store import connection
 
 STAGING, EMBED, CHAT = "vector_index", "vector_index.embed", "vector_index.chat"
 QUEUES = (STAGING, EMBED, CHAT)
-TASK_MODULES = ("tasks.indexing", "tasks.retrieval", "tasks.upkeep")
+TASK_MODULES = ("tasks.chat", "tasks.indexing", "tasks.retrieval", "tasks.upkeep")
 
 SWEEP_SECONDS = 30.0
 STOP_SECONDS = 20.0  # for requests in flight when the process is asked to end
@@ -34,6 +34,7 @@ STATIC = {
         "tasks.embed": EMBED,
         "tasks.sweep": EMBED,
         "tasks.search": CHAT,
+        "tasks.chat": CHAT,
         "tasks.status": CHAT,
     },
     "accept_content": ["json"],

@@ -1,15 +1,17 @@
-"""What a worker process holds: its addresses, its embedding backends and its drainers, each made once."""
+"""What a worker process holds: its addresses, its backends and its drainers, each made once."""
 
 import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import wraps
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from worker import backends, configuration, services
-from worker.configuration import EmbeddingBackendSettings, IndexSettings
+from worker.answering import ChatBackend
+from worker.configuration import ChatBackendSettings, EmbeddingBackendSettings, IndexSettings
 from worker.draining import Drainer
+from worker.errors import InvalidQuery
 from worker.recipes import EmbeddingBackend
 from worker.services import Addresses
 from worker.store import schema
@@ -72,11 +74,37 @@ def index(name: str) -> Index:
 @once_per_process
 def embedding_backend(name: str) -> EmbeddingBackend:
     """The embedding backend of that name. Raises SettingsError."""
-    settings = configuration.current().embedding_backends[name]
+    return make_backend(configuration.current().embedding_backends[name])
+
+
+def make_backend(settings: EmbeddingBackendSettings) -> EmbeddingBackend:
+    """A new backend of the settings' CLASS. Raises SettingsError."""
+    made: EmbeddingBackend = _made(settings)
+    return made
+
+
+def chat_backend(index: IndexSettings, name: object = None) -> ChatBackend:
+    """The chat backend of that name, or of the index. Raises InvalidQuery, SettingsError."""
+    known = configuration.current().chat_backends
+    if name is None:
+        name = index.chat_backend.name
+    elif not isinstance(name, str) or name not in known:
+        raise InvalidQuery(
+            f"there is no chat_backend {name!r:.100}: the settings have {', '.join(sorted(known))}"
+        )
+    return _chat_backend(str(name))
+
+
+@once_per_process
+def _chat_backend(name: str) -> ChatBackend:
+    made: ChatBackend = _made(configuration.current().chat_backends[name])
+    return made
+
+
+def _made(settings: EmbeddingBackendSettings | ChatBackendSettings) -> Any:
     backends.warm_up()
     keywords = {key: value for key, value in asdict(settings).items() if key not in NOT_FOR_BACKENDS}
-    made: EmbeddingBackend = backends.load(settings.class_path)(**keywords)
-    return made
+    return backends.load(settings.class_path)(**keywords)
 
 
 def used_embedding_backends() -> list[EmbeddingBackendSettings]:
@@ -93,6 +121,8 @@ def prepare() -> Sequence[str]:
     schema.install(addresses().database_url)
     for settings in used_embedding_backends():
         embedding_backend(settings.name)
+    for index in configuration.current().indexes.values():
+        chat_backend(index)
     return configuration.current().notices
 
 

@@ -24,6 +24,7 @@ COMMANDS = {
     "index": ("documents", "Index files and folders, and wait until all is searchable."),
     "delete": ("documents", "Delete documents by their ids."),
     "search": ("documents", "Search an index."),
+    "ask": ("ask", "Answer a question from an index, with sources."),
     "status": ("documents", "Show what an index holds and what is pending."),
     "worker": ("processes", "Run one worker process."),
     "beat": ("processes", "Run the process that sends what is due."),

@@ -1,0 +1,54 @@
+"""chat: an answer from an index, with its sources."""
+
+from contextlib import nullcontext
+from typing import Any
+
+from celery import Task
+from celery.exceptions import Ignore
+from celery.worker import state
+
+from worker import answering, process, retrieval
+from worker.celery import app
+
+
+@app.task(name="tasks.chat", bind=True, resultrepr_maxsize=1)
+def chat(
+    self: Task,
+    question: str,
+    limit: int = 5,
+    filter: dict[str, Any] | None = None,
+    similarity_threshold: float = 0.0,
+    history: list[dict[str, str]] | None = None,
+    chat_backend: str | None = None,
+    stream: bool = False,
+    index: str = "default",
+) -> dict[str, Any]:
+    """Answer a question from the passages nearest to it.
+
+    Changes nothing; run again, it asks the model again and starts the stream anew. A provider that is away is tried
+    three times within some ten seconds, then reported, as the caller is waiting; all else is reported at once.
+    """
+    writer = answering.Stream(process.result_backend(), self.request.id) if stream else None
+    try:
+        with writer or nullcontext():
+            asked = answering.Question(text=question, history=() if history is None else history)
+            target = process.index(index)
+            backend = process.chat_backend(target.settings, chat_backend)
+            wanted = retrieval.Query(
+                text=asked.text, limit=limit, filter=filter, similarity_threshold=similarity_threshold
+            )
+            for attempt in answering.attempts():
+                with attempt:
+                    passages = retrieval.retrieve(target.url, target.settings, target.backend, wanted)
+            return answering.answer(
+                backend,
+                asked,
+                passages,
+                system=target.settings.query_prompt,
+                stream=writer,
+                revoked=lambda: self.request.id in state.revoked,
+            )
+    except answering.Revoked as error:
+        # on the threads pool Celery itself ends only what has not begun
+        self.backend.mark_as_revoked(self.request.id, str(error), request=self.request)
+        raise Ignore from error
