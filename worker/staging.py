@@ -4,22 +4,25 @@ What an application sent becomes revisions and chunks in Postgres; what has no v
 takes time happens before the transaction.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from worker.chunking import chunk, embedding_title
 from worker.configuration import IndexSettings
-from worker.documents import Document, clean
+from worker.documents import Chunk, Document, clean
 from worker.errors import InvalidDocument
 from worker.recipes import EmbeddingBackend, Recipe
 from worker.store import builds, connection, revisions, search, upkeep
 from worker.store.builds import Build
 from worker.store.filters import compile_filter
-from worker.store.revisions import DOCUMENTS_PER_TRANSACTION, BuildsChanged, Job, Prepared
+from worker.store.revisions import DOCUMENTS_PER_TRANSACTION, Job, Prepared, PreparedInVain, Retried
+
+T = TypeVar("T")
 
 SLICE_BYTES = 8_000_000  # text of one transaction; a single larger document travels alone
-PREPARE_ATTEMPTS = 5  # how often the list of builds may move under a slice
+FAILURES_AT_ONCE = 1000
+PREPARE_ATTEMPTS = 5  # how often builds or documents may move under a slice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,10 +58,8 @@ def stage(
     or the provider (for the first document of an index: its dimensions) did not answer: send the same again.
     """
     message = sort(documents, max_bytes=max_bytes)
-    slices = list(_slices(message.documents)) or [[]]
-    with connection.checkout(url) as conn:
-        builds.ensure(conn, index.name, lambda: Recipe.of(index, backend).as_json())
-        index_id = builds.index_key(conn, index.name)
+    slices = list(sliced(message.documents, lambda document: len(document.text))) or [[]]
+    index_id = ensure_index(url, index, backend)
     for number, documents_of_slice in enumerate(slices):
         job = Job(
             task_id=task_id,
@@ -68,7 +69,14 @@ def stage(
             rejected=message.rejected if number == 0 else (),
             superseded=message.superseded if number == 0 else 0,
         )
-        _stage_slice(url, index.name, job, backend, documents_of_slice, priority)
+        stage_slice(url, index.name, job, backend, documents_of_slice, priority)
+
+
+def ensure_index(url: str, index: IndexSettings, backend: EmbeddingBackend) -> int:
+    """The number of the index; the first call of all makes it, with one empty build, and may ask the provider."""
+    with connection.checkout(url) as conn:
+        builds.ensure(conn, index.name, lambda: Recipe.of(index, backend).as_json())
+        return builds.index_key(conn, index.name)
 
 
 def delete(url: str, index: str, task_id: str, ids: Sequence[str], version: int | None) -> Deleted:
@@ -116,6 +124,33 @@ def delete_matching(
     return Deleted(deleted=counts["deleted"], stale=counts["stale"])
 
 
+def retry(url: str, index: str, ids: Iterable[str]) -> Retried:
+    """Try failed documents again, 100 a transaction; the ids of others are passed over."""
+    docs: list[int] = []
+    chunks = 0
+    with connection.checkout(url) as conn:
+        live = builds.live(conn, index)
+        if live is not None:
+            for some in sliced(ids, len):
+                retried = revisions.retry(conn, live.index_id, some)
+                docs += retried.docs
+                chunks += retried.chunks
+    return Retried(docs=docs, chunks=chunks)
+
+
+def failed_ids(url: str, index: str) -> Iterator[str]:
+    """Ids of the documents that have failed, page by page."""
+    after = ""
+    while True:
+        with connection.checkout(url) as conn:
+            build = builds.live(conn, index)
+            page = [] if build is None else upkeep.failures(conn, build, after=after, limit=FAILURES_AT_ONCE)
+        if not page:
+            return
+        yield from (row["id"] for row in page)
+        after = page[-1]["id"]
+
+
 def sort(documents: Sequence[object], *, max_bytes: int) -> Sorted:
     """Check and clean each document; of several with one id the highest version stays, else the last."""
     kept: dict[str, Document] = {}
@@ -137,51 +172,61 @@ def sort(documents: Sequence[object], *, max_bytes: int) -> Sorted:
     return Sorted(documents=list(kept.values()), rejected=rejected, superseded=superseded)
 
 
-def prepare(document: Document, written: Sequence[Build], backend: EmbeddingBackend) -> Prepared:
-    """Split the document for every build that is being written, and hash what would be sent."""
-    chunks, headings = {}, {}
-    for build in written:
-        recipe = Recipe.stored(build.recipe)
-        heading = embedding_title(document.title, token_limit=recipe.token_limit, count=backend.count_tokens)
-        headings[build.build] = heading
-        chunks[build.build] = chunk(
-            document.text,
-            title=heading,
-            prefix=recipe.document_prefix,
-            chunk_tokens=recipe.chunk_tokens,
-            token_limit=recipe.token_limit,
-            overlap_tokens=recipe.overlap_tokens,
-            count=backend.count_tokens,
-        )
-    return Prepared(document=document, content_hash=document.content_hash(), headings=headings, chunks=chunks)
+def split(document: Document, build: Build, backend: EmbeddingBackend) -> tuple[str, list[Chunk]]:
+    """The heading that travels with each chunk of the document in this build, and the chunks."""
+    recipe = Recipe.stored(build.recipe)
+    heading = embedding_title(document.title, token_limit=recipe.token_limit, count=backend.count_tokens)
+    chunks = chunk(
+        document.text,
+        title=heading,
+        prefix=recipe.document_prefix,
+        chunk_tokens=recipe.chunk_tokens,
+        token_limit=recipe.token_limit,
+        overlap_tokens=recipe.overlap_tokens,
+        count=backend.count_tokens,
+    )
+    return heading, chunks
 
 
-def _stage_slice(
+def stage_slice(
     url: str, index: str, job: Job, backend: EmbeddingBackend, documents: Sequence[Document], priority: int
 ) -> None:
+    """Write at most 100 documents, each of another id, as one slice of a job; a second time, nothing."""
+    hashes = {document.id: document.content_hash() for document in documents}
     for attempt in range(1, PREPARE_ATTEMPTS + 1):
         with connection.checkout(url) as conn:
             written = builds.writable(conn, job.index_id)
+            unchanged = revisions.unchanged(conn, job.index_id, hashes)
         for build in written:
             Recipe.stored(build.recipe).check(index, backend)
-        prepared = [prepare(document, written, backend) for document in documents]
+        prepared = []
+        for document in documents:
+            wanted = [] if document.id in unchanged else written
+            parts = {build.build: split(document, build, backend) for build in wanted}
+            item = Prepared(
+                document=document,
+                content_hash=hashes[document.id],
+                headings={number: heading for number, (heading, _) in parts.items()},
+                chunks={number: chunks for number, (_, chunks) in parts.items()},
+            )
+            prepared.append(item)
         try:
             with connection.checkout(url) as conn:
                 staged = revisions.stage(conn, job, prepared, written, priority=priority)
                 for build in written:
                     revisions.publish(conn, build, staged)
                 return
-        except BuildsChanged:
+        except PreparedInVain:
             if attempt == PREPARE_ATTEMPTS:
                 raise
 
 
-def _slices(documents: Sequence[Document]) -> Iterator[list[Document]]:
+def sliced(documents: Iterable[T], characters: Callable[[T], int]) -> Iterator[list[T]]:
     """At most 100 documents and, but for a single larger one, 8 MB of text a slice."""
-    taken: list[Document] = []
+    taken: list[T] = []
     size = 0
     for document in documents:
-        length = len(document.text)
+        length = characters(document)
         if taken and (len(taken) == DOCUMENTS_PER_TRANSACTION or size + length > SLICE_BYTES):
             yield taken
             taken, size = [], 0

@@ -106,6 +106,31 @@ def test_the_same_again_is_unchanged_and_costs_no_request(application: Applicati
     assert len(application.backend.requests) == before
 
 
+def test_the_same_again_is_not_even_split(application: Application, monkeypatch: pytest.MonkeyPatch) -> None:
+    application.put({"id": "a", "text": LONG})
+    with monkeypatch.context() as patch:
+        patch.setattr(staging, "split", None)
+        assert application.put({"id": "a", "text": LONG})["unchanged"] == 1
+
+
+def test_a_document_that_changes_after_the_look_is_split_after_all(
+    application: Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    application.put({"id": "a", "text": "Words."})
+    look = staging.revisions.unchanged
+
+    def look_then_change(*arguments: Any) -> set[str]:
+        monkeypatch.setattr(staging.revisions, "unchanged", look)
+        found = look(*arguments)
+        application.put({"id": "a", "text": "Other words."})
+        return found
+
+    monkeypatch.setattr(staging.revisions, "unchanged", look_then_change)
+    assert application.put({"id": "a", "text": "Words."})["indexed"] == 1
+    assert application.search("words", limit=1) == ["a"]
+    assert application.rows("SELECT text FROM vector_index.chunks_1") == [("Words.",)]
+
+
 def test_one_edit_embeds_only_the_chunks_around_it(application: Application) -> None:
     first = application.put({"id": "a", "text": LONG})
     second = application.put({"id": "a", "text": LONG.replace("number 30 follows", "number 30 comes after")})

@@ -28,7 +28,7 @@ class Prepared:
     document: Document
     content_hash: bytes  # 32 bytes
     headings: Mapping[int, str]  # by build: embedded in front of each chunk
-    chunks: Mapping[int, Sequence[Chunk]]  # by build
+    chunks: Mapping[int, Sequence[Chunk]]  # by build; none when the head had this content already
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +54,16 @@ class Job:
     superseded: int = 0  # documents of the message that another one of the same id replaced: stale
 
 
-class BuildsChanged(Exception):
-    """The list of builds moved while the documents were being chunked: prepare them again."""
+@dataclass(frozen=True, kw_only=True)
+class Retried:
+    """What a retry came to."""
+
+    docs: Sequence[int]  # had failed and are pending now
+    chunks: int  # contents that were queued for them
+
+
+class PreparedInVain(Exception):
+    """Something moved while the documents were being chunked: prepare them again."""
 
 
 @retry_on_deadlock
@@ -69,8 +77,9 @@ def stage(
 ) -> list[int]:
     """Write at most 100 documents, each of another id, in one transaction; nothing when the job did so before.
 
-    Returns the keys of the documents that the job waits for: some may be complete. Raises BuildsChanged when
-    `expected`, the builds that the documents were chunked for, are no longer the writable ones.
+    Returns the keys of the documents that the job waits for: some may be complete. Raises PreparedInVain when
+    `expected`, the builds that the documents were chunked for, are no longer the writable ones, or when a
+    document that was unchanged has changed.
     """
     with builds.locked(connection, job.index_id, exclusive=False):
         if not _enter(connection, job):
@@ -81,9 +90,11 @@ def stage(
         rows = _lock_documents(connection, parameters)
         writable = builds.writable(connection, job.index_id)
         if [build.build for build in writable] != [build.build for build in expected]:
-            raise BuildsChanged
+            raise PreparedInVain
 
         stale, same, new = _sort(rows, by_id)
+        if not all(item.chunks for _, item in new):
+            raise PreparedInVain
         staged = _insert_revisions(connection, new)
         _raise_versions(connection, same)
         counts = StageCounts(stale=stale + job.superseded)
@@ -109,6 +120,12 @@ def stage(
         connection.execute(statement("revisions.sql", "insert_job_documents"), _key(job) | parameters)
         _count(connection, job, counts)
         return [doc for doc, _, _ in waited]
+
+
+def unchanged(connection: Connection, index_id: int, hashes: Mapping[str, bytes]) -> set[str]:
+    """Of ids with their content hashes, those whose head says the same: not worth chunking. A look, no lock."""
+    parameters = {"index_id": index_id, "ids": list(hashes), "hashes": list(hashes.values())}
+    return {row[0] for row in connection.execute(statement("revisions.sql", "unchanged"), parameters)}
 
 
 @retry_on_deadlock
@@ -160,6 +177,20 @@ def delete(connection: Connection, job: Job, ids: Sequence[str], version: int | 
         counts = StageCounts(stale=len(fenced), deleted=there)
         _count(connection, job, counts, finished=True)
         return asdict(counts)
+
+
+@retry_on_deadlock
+def retry(connection: Connection, index_id: int, ids: Sequence[str]) -> Retried:
+    """Let at most 100 documents that failed be tried again, in every build in which they did."""
+    with builds.locked(connection, index_id, exclusive=False):
+        docs = [row.doc for row in _lock_documents(connection, {"index_id": index_id, "ids": list(ids)})]
+        tried: set[int] = set()
+        chunks = 0
+        for build in builds.writable(connection, index_id):
+            again = _want(connection, build, [], docs)
+            chunks += len(_queue(connection, build, again, priority=0))
+            tried.update(again)
+    return Retried(docs=sorted(tried), chunks=chunks)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,6 +25,11 @@ SELECT %(index_id)s, id FROM unnest(%(ids)s::text[]) AS id ORDER BY id ON CONFLI
 SELECT doc, id, head_rev, version, content_hash, deleted FROM vector_index.documents
 WHERE index_id = %(index_id)s AND id = ANY(%(ids)s) ORDER BY doc FOR UPDATE
 
+-- name: unchanged: ids whose head has the content already
+SELECT d.id FROM vector_index.documents d
+JOIN unnest(%(ids)s::text[], %(hashes)s::bytea[]) AS n (id, content_hash) ON d.id = n.id
+WHERE d.index_id = %(index_id)s AND d.content_hash = n.content_hash AND NOT d.deleted
+
 -- name: next_revisions: as many numbers as asked for, rising
 SELECT nextval('vector_index.revision_numbers') FROM generate_series(1, %(count)s)
 
