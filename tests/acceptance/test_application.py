@@ -1,5 +1,6 @@
 """The contract as an application sees it, which has Celery and the broker's address and nothing of ours."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -165,6 +166,19 @@ except Exception as error:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stderr == ""
     assert done.stdout.startswith("1\nUnknownIndex there is no index 'y'")
+
+
+def test_staging_has_a_process_per_core_and_the_others_have_threads(system: System) -> None:
+    stats = system.app.control.inspect(timeout=2).stats() or {}
+    pools = {node.partition("@")[0]: value for node, value in stats.items()}
+    processes = pools["staging"]["pool"]["processes"]
+    assert len(processes) == os.cpu_count()
+    assert pools["staging"]["pid"] not in processes
+    assert {name: pool["prefetch_count"] for name, pool in pools.items()} == {
+        "staging": os.cpu_count(),
+        "embed": 64,
+        "chat": 16,
+    }
 
 
 MARKER = "quetzalcoatlus"

@@ -32,13 +32,15 @@ class Pool:
     """How a worker process serves its queues."""
 
     queues: Sequence[str]
-    kind: str  # of Celery's pools
+    kind: (
+        str  # of Celery's pools; `processes` is its prefork: by that name the app's default would win over it
+    )
     concurrency: int | None  # threads or processes; None: one per core
 
 
 # Staging parses and hashes, on cores; the others wait for a provider or for Postgres, in threads.
 POOLS = {
-    "staging": Pool(queues=["vector_index"], kind="prefork", concurrency=None),
+    "staging": Pool(queues=["vector_index"], kind="processes", concurrency=None),
     "embed": Pool(queues=["vector_index.embed"], kind="threads", concurrency=64),
     "chat": Pool(queues=["vector_index.chat"], kind="threads", concurrency=16),
     "all": Pool(
@@ -73,8 +75,7 @@ def worker(queues: str, concurrency: int | None, name: str | None, loglevel: str
     """
     pool = POOLS[queues]
     arguments = ["--queues", ",".join(pool.queues), "--pool", pool.kind, "--hostname", f"{name or queues}@%h"]
-    if number := concurrency or pool.concurrency:
-        arguments += ["--concurrency", str(number)]
+    arguments += ["--concurrency", str(concurrency or pool.concurrency or os.cpu_count() or 1)]
     # gossip and mingle talk to every other worker and delay the start; nothing here needs them
     return _celery("worker", *arguments, "--loglevel", loglevel, "--without-gossip", "--without-mingle")
 
