@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -10,7 +11,7 @@ import redis
 import stamina
 
 from worker import prompting
-from worker.backends.llm import Reply
+from worker.backends import Reply
 from worker.documents import Passage, clean
 from worker.errors import (
     InvalidQuery,
@@ -115,12 +116,11 @@ class Stream:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            if isinstance(error, Exception) and not isinstance(error, ServiceUnreachable):
-                known = isinstance(error, VectorIndexError)
+        if isinstance(error, Exception):
+            known = isinstance(error, VectorIndexError)
+            with suppress(ServiceUnreachable):  # which may be the very error
                 self.write("error", str(error) if known else f"{type(error).__name__}: see the worker's log")
-        finally:
-            self._client.close()
+        self._client.close()
 
 
 def answer(

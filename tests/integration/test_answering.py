@@ -11,8 +11,8 @@ import redis
 from tests.unit.test_prompting import EXACT, passage
 from worker import answering
 from worker.answering import Question, Revoked, Stream, answer
-from worker.backends.llm import Reply
-from worker.errors import InvalidQuery, ProviderUnavailable, Refused, VectorIndexError
+from worker.backends import Reply
+from worker.errors import InvalidQuery, ProviderUnavailable, Refused, ServiceUnreachable, VectorIndexError
 
 PASSAGES = [passage("Owls hunt at night.", "Owls"), passage("Cats purr.", "Cats")]
 OWLS = Question(text="When do owls hunt?")
@@ -159,6 +159,26 @@ def test_a_task_that_runs_again_starts_the_stream_anew(broker_url: str) -> None:
         with Stream(broker_url, "task") as stream:
             answer(Echo(text=text), OWLS, PASSAGES, stream=stream)
     assert [data for event, data in entries(broker_url) if event == "token"] == ["Second."]
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ServiceUnreachable("Postgres is away"), "Postgres is away"),
+        (RuntimeError("with a secret"), "RuntimeError: see the worker's log"),
+    ],
+)
+def test_whatever_ends_an_answer_ends_its_stream(
+    stream: Stream, broker_url: str, error: Exception, told: str
+) -> None:
+    with pytest.raises(type(error)), stream:
+        raise error
+    assert entries(broker_url) == [("error", told)]
+
+
+def test_a_server_of_streams_that_is_away_is_told_with_the_setting() -> None:
+    with pytest.raises(ServiceUnreachable, match="RESULT_BACKEND"), Stream("redis://127.0.0.1:1/0", "task"):
+        pass
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ import pytest
 
 from tests.unit.test_prompting import EXACT, passage
 from worker import prompting
-from worker.backends import warm_up
-from worker.backends.llm import LLMChatBackend, Reply
+from worker.backends import Reply, warm_up
+from worker.backends.llm import LLMChatBackend
 
 PASSAGES = [
     passage(

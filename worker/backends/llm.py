@@ -4,7 +4,6 @@ import copy
 import difflib
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, TypeVar
 
@@ -14,7 +13,7 @@ from llm.models import EmbeddingModel, Model, Response
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from worker.backends import warm_up
+from worker.backends import Reply, warm_up
 from worker.backends.failures import classify
 from worker.errors import ProviderUnavailable, Refused, SettingsError, VectorIndexError
 from worker.limits import chat_limits, embedding_limits
@@ -135,15 +134,6 @@ class LLMEmbeddingBackend:
 
     def _known_secrets(self) -> list[str]:
         return [*self._secrets, *_key(self._model)]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reply:
-    """What a chat model answered."""
-
-    text: str
-    input_tokens: int  # as the provider counted, else as we do
-    output_tokens: int
 
 
 class LLMChatBackend:

@@ -6,6 +6,7 @@ each batch to the longest text, and it turns a text without tokens into NaN.
 """
 
 from collections.abc import Iterable, Iterator
+from functools import cache
 from threading import Lock
 from typing import cast
 
@@ -20,7 +21,7 @@ from worker.tokens import package_file
 WEIGHTS = "weights/l2_supercat_256.safetensors"
 TOKENIZER = "tokenizers/l2_supercat_tokenizer_config.json"
 
-_Files = tuple[Tokenizer, NDArray[np.float32]]
+_loading = Lock()
 
 
 class WordLlama(EmbeddingModel):
@@ -30,13 +31,10 @@ class WordLlama(EmbeddingModel):
     dimensions = 256
     batch_size = 512
 
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._files: _Files | None = None
-
     def embed_batch(self, items: Iterable[str | bytes], *, key: str | None = None) -> Iterator[list[float]]:
         """A unit vector per text. Raises ValueError for a text without tokens, which has no direction."""
-        tokenizer, table = self._load()
+        with _loading:
+            tokenizer, table = _files()
         texts = list(cast(Iterable[str], items))
         ids = [encoding.ids for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
         if not all(ids):
@@ -45,12 +43,12 @@ class WordLlama(EmbeddingModel):
         means = np.stack([table[rows].mean(axis=0) for rows in ids])
         return iter((means / np.linalg.norm(means, axis=1, keepdims=True)).tolist())
 
-    def _load(self) -> _Files:
-        with self._lock:
-            if self._files is None:
-                tokenizer = Tokenizer.from_file(str(package_file("wordllama", TOKENIZER)))
-                tokenizer.no_padding()
-                tokenizer.no_truncation()
-                table = load_file(package_file("wordllama", WEIGHTS))["embedding.weight"]
-                self._files = tokenizer, table.astype(np.float32)
-            return self._files
+
+@cache
+def _files() -> tuple[Tokenizer, NDArray[np.float32]]:
+    """For all instances: `llm` makes a new one at each look-up, and the table has 33 MB."""
+    tokenizer = Tokenizer.from_file(str(package_file("wordllama", TOKENIZER)))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    table = load_file(package_file("wordllama", WEIGHTS))["embedding.weight"]
+    return tokenizer, table.astype(np.float32)
