@@ -48,6 +48,7 @@ def embed(self: Task, index: str = "default") -> dict[str, Any]:
     url = process.addresses().database_url
     deadline = time.monotonic() + SLICE_SECONDS
     while True:
+        looked = time.monotonic()
         with connection.checkout(url) as conn:
             result, progress = monitoring.report(conn, index, self.request.id)
         if result is not None:
@@ -55,7 +56,8 @@ def embed(self: Task, index: str = "default") -> dict[str, Any]:
         if time.monotonic() > deadline:
             self.update_state(state="PROGRESS", meta=progress)
             raise self.replace(embed.si(index=index))
-        time.sleep(LOOK_SECONDS)
+        # a job of a hundred thousand documents takes a while to look at: at most half of the time
+        time.sleep(max(LOOK_SECONDS, time.monotonic() - looked))
 
 
 @app.task(name="tasks.delete_documents", bind=True, **WAIT_FOR_SERVICES)

@@ -1,10 +1,11 @@
-"""search: the passages nearest to a question."""
+"""search and find_similar: the passages nearest to a question, or to a document."""
 
 from typing import Any
 
-from worker import process, retrieval
+from worker import configuration, process, retrieval
 from worker.celery import app
-from worker.errors import InvalidQuery
+from worker.documents import document_id as checked_id
+from worker.errors import InvalidDocument, InvalidQuery
 
 MODES = ("vector",)
 
@@ -34,4 +35,32 @@ def search(
         per_document=per_document,
     )
     found = retrieval.retrieve(target.url, target.settings, target.backend, wanted)
+    return [passage.as_json() for passage in found]
+
+
+@app.task(name="tasks.find_similar", resultrepr_maxsize=1)
+def find_similar(
+    document_id: Any,
+    limit: int = 5,
+    filter: dict[str, Any] | None = None,
+    similarity_threshold: float = 0.0,
+    include_self: bool = False,
+    index: str = "default",
+) -> list[dict[str, Any]]:
+    """The documents nearest to one that is indexed, each with its best passage: rows as of search.
+
+    From stored vectors, without a request. Changes nothing; what is wrong is reported at once, as in search.
+    """
+    settings = configuration.current().index(index)
+    try:
+        like = retrieval.LikeDocument(
+            id=checked_id(document_id),
+            limit=limit,
+            filter=filter,
+            similarity_threshold=similarity_threshold,
+            include_self=include_self,
+        )
+    except InvalidDocument as error:
+        raise InvalidQuery(f"document_id: {error}") from error
+    found = retrieval.find_similar(process.addresses().database_url, settings, like)
     return [passage.as_json() for passage in found]

@@ -1,14 +1,18 @@
-"""sweep and status: what keeps the system whole, and what looks at it."""
+"""sweep, status, failures, retry: what keeps the system whole, and what looks at it."""
 
 import logging
 from typing import Any
 
-from worker import process
+from celery import Task
+
+from tasks.indexing import WAIT_FOR_SERVICES
+from worker import process, staging
 from worker.celery import app
 from worker.documents import document_ids
 from worker.errors import InvalidDocument, InvalidQuery
 from worker.store import builds, connection, upkeep
 
+MAX_FAILURES = 1000
 QUIET_SECONDS = 120.0  # a job that nobody has looked at for so long gets a new waiting task
 
 logger = logging.getLogger("vector_index.sweep")
@@ -34,12 +38,43 @@ def sweep() -> None:
 def status(ids: list[Any] | None = None, index: str = "default") -> dict[str, Any]:
     """What is searchable, pending and failed; with ids, where each of these documents stands."""
     target = process.index(index)
-    try:
-        chosen = None if ids is None else document_ids(ids)
-    except InvalidDocument as error:
-        raise InvalidQuery(str(error)) from error
+    chosen = _checked(ids)
     with connection.checkout(target.url) as conn:
         build = builds.live(conn, index)
         if chosen is not None:
             return {"index": index, "documents": upkeep.document_states(conn, build, chosen)}
         return {"index": index, **upkeep.figures(conn, build)}
+
+
+@app.task(name="tasks.failures")
+def failures(limit: int = 100, after: Any = "", index: str = "default") -> dict[str, Any]:
+    """Failed documents in the order of their ids; `after` is the `next` of the page before, null at the end."""
+    if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= MAX_FAILURES:
+        raise InvalidQuery(f"limit must be a whole number from 1 to {MAX_FAILURES:,}, not {limit!r}")
+    known = _checked([after] if after != "" else [])
+    target = process.index(index)
+    with connection.checkout(target.url) as conn:
+        build = builds.live(conn, index)
+        page = (
+            []
+            if build is None
+            else upkeep.failures(conn, build, after=known[0] if known else "", limit=limit)
+        )
+    return {"index": index, "failures": page, "next": page[-1]["id"] if len(page) == limit else None}
+
+
+@app.task(name="tasks.retry", bind=True, **WAIT_FOR_SERVICES)
+def retry(self: Task, ids: list[Any] | None = None, index: str = "default") -> dict[str, Any]:
+    """Try failed documents again: these, or all of the index; waits for none. Run again it finds what fails still."""
+    target = process.index(index)
+    chosen = _checked(ids)
+    found = staging.failed_ids(target.url, index) if chosen is None else chosen
+    done = staging.retry(target.url, index, found)
+    return {"index": index, "retried": len(done.docs), "chunks": done.chunks}
+
+
+def _checked(ids: list[Any] | None) -> list[str] | None:
+    try:
+        return None if ids is None else document_ids(ids)
+    except InvalidDocument as error:
+        raise InvalidQuery(str(error)) from error

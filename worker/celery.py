@@ -21,7 +21,7 @@ from worker.store import connection
 
 STAGING, EMBED, CHAT = "vector_index", "vector_index.embed", "vector_index.chat"
 QUEUES = (STAGING, EMBED, CHAT)
-TASK_MODULES = ("tasks.chat", "tasks.indexing", "tasks.retrieval", "tasks.upkeep")
+TASK_MODULES = ("tasks.chat", "tasks.indexing", "tasks.reindexing", "tasks.retrieval", "tasks.upkeep")
 
 SWEEP_SECONDS = 30.0
 STOP_SECONDS = 20.0  # for requests in flight when the process is asked to end
@@ -35,7 +35,9 @@ STATIC = {
         "tasks.sweep": EMBED,
         "tasks.search": CHAT,
         "tasks.chat": CHAT,
+        "tasks.find_similar": CHAT,
         "tasks.status": CHAT,
+        "tasks.failures": CHAT,
     },
     "accept_content": ["json"],
     "result_accept_content": ["json"],

@@ -3,7 +3,8 @@
 VectorIndexError
 ├── TemporaryError               try again: nothing was wrong with what was asked
 │   ├── ServiceUnreachable       Postgres or the broker did not answer
-│   └── ProviderUnavailable      the model's provider did not answer, or asked to wait
+│   ├── ProviderUnavailable      the model's provider did not answer, or asked to wait
+│   └── SourceFailed             the source of an index could not be read to its end
 ├── InputError                   mend the input: the same again fails the same way
 │   ├── InvalidDocument          one document cannot be taken
 │   ├── InvalidQuery             a search, a filter or another argument of a task
@@ -42,6 +43,10 @@ class ProviderUnavailable(TemporaryError):
         super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
         self.rate_limited = rate_limited
+
+
+class SourceFailed(TemporaryError):
+    """The source of an index could not be read to its end; what was read is indexed, nothing was deleted."""
 
 
 class InputError(VectorIndexError):

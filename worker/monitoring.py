@@ -34,4 +34,7 @@ def report(conn: Connection, index: str, task_id: str) -> tuple[dict[str, Any] |
         "embedded": counts.get("embedded", 0),
         "tokens": counts.get("tokens", 0),
     }
+    if ledger.report is not None:
+        reread = {"deleted": counts.get("deleted", 0), "seconds": round(ledger.seconds, 2)}
+        result |= reread | dict(ledger.report)
     return result, progress

@@ -11,9 +11,11 @@ from worker import backends, configuration, services
 from worker.answering import ChatBackend
 from worker.configuration import ChatBackendSettings, EmbeddingBackendSettings, IndexSettings
 from worker.draining import Drainer
-from worker.errors import InvalidQuery
+from worker.errors import InvalidQuery, SettingsError
 from worker.recipes import EmbeddingBackend
 from worker.services import Addresses
+from worker.sources import Source
+from worker.sources.files import FolderSource
 from worker.store import schema
 
 P = ParamSpec("P")
@@ -105,6 +107,27 @@ def _made(settings: EmbeddingBackendSettings | ChatBackendSettings) -> Any:
     backends.warm_up()
     keywords = {key: value for key, value in asdict(settings).items() if key not in NOT_FOR_BACKENDS}
     return backends.load(settings.class_path)(**keywords)
+
+
+def source(index: str) -> Source:
+    """The source of an index. Raises UnknownIndex, SettingsError."""
+    settings = configuration.current().index(index).source
+    if settings is None:
+        raise SettingsError(
+            f'index {index!r} has no source to be read again: name an entry of VECTOR_INDEX["SOURCES"] as its SOURCE'
+        )
+    keywords = {key.lower(): value for key, value in settings.config.items()}
+    made = backends.load(settings.class_path)
+    if issubclass(made, FolderSource):
+        keywords.setdefault("max_bytes", configuration.current().max_document_bytes)
+    try:
+        found: Source = made(**keywords)
+    except TypeError as error:
+        raise SettingsError(
+            f'VECTOR_INDEX["SOURCES"]["{settings.name}"]["CONFIG"] does not fit {settings.class_path} ({error}): '
+            "give the keys that it names"
+        ) from error
+    return found
 
 
 def used_embedding_backends() -> list[EmbeddingBackendSettings]:

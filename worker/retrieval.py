@@ -1,4 +1,4 @@
-"""Retrieve: a question becomes passages.
+"""Retrieve: a question, or a document, becomes passages.
 
 The build is resolved once and the question is embedded under that build's own recipe, so that a switch of builds
 in between cannot pair the vector of one with the vectors of the other.
@@ -41,9 +41,24 @@ class Query:
         _whole("offset", self.offset, 0, MAX_OFFSET)
         if self.per_document is not None:
             _whole("per_document", self.per_document, 1, MAX_LIMIT)
-        threshold = self.similarity_threshold
-        if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not 0 <= threshold <= 1:
-            raise InvalidQuery(f"similarity_threshold must be a number from 0 (off) to 1, not {threshold!r}")
+        _fraction("similarity_threshold", self.similarity_threshold)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LikeDocument:
+    """The arguments of find_similar, checked. Raises InvalidQuery naming the argument, its value and the mend."""
+
+    id: str
+    limit: int = 5  # documents
+    filter: Mapping[str, Any] | None = None  # over the documents that are found
+    similarity_threshold: float = 0.0  # 0: off
+    include_self: bool = False
+
+    def __post_init__(self) -> None:
+        _whole("limit", self.limit, 1, MAX_LIMIT)
+        _fraction("similarity_threshold", self.similarity_threshold)
+        if not isinstance(self.include_self, bool):
+            raise InvalidQuery(f"include_self must be true or false, not {self.include_self!r}")
 
 
 def retrieve(url: str, index: IndexSettings, backend: EmbeddingBackend, query: Query) -> list[Passage]:
@@ -59,10 +74,7 @@ def retrieve(url: str, index: IndexSettings, backend: EmbeddingBackend, query: Q
         return []
     recipe = Recipe.stored(build.recipe)
     recipe.check(index.name, backend)
-    if query.similarity_threshold > 0 and recipe.distance != "cosine":
-        raise InvalidQuery(
-            f'similarity_threshold needs DISTANCE "cosine"; index {index.name!r} has {recipe.distance!r}'
-        )
+    _check_threshold(query.similarity_threshold, build)
     vector = backend.embed([_question(query.text, recipe, backend)])[0]
 
     wanted = query.offset + query.limit
@@ -74,12 +86,42 @@ def retrieve(url: str, index: IndexSettings, backend: EmbeddingBackend, query: Q
         if len(passages) >= wanted or len({hit.hash for hit in hits}) < candidates:
             break
         candidates *= 4
-    near = [
-        p
-        for p in passages
-        if not query.similarity_threshold or (p.similarity or 0) >= query.similarity_threshold
-    ]
-    return near[query.offset : wanted]
+    return _near(passages, query.similarity_threshold)[query.offset : wanted]
+
+
+def find_similar(url: str, index: IndexSettings, like: LikeDocument) -> list[Passage]:
+    """The best passage of each of the documents nearest to one, nearest first, without a request.
+
+    The mean of the document's vectors is the question. None for a document that shows readers no vectors yet.
+    Raises InvalidQuery for a document that the index, or with TENANT_FIELD the tenant, does not have.
+    """
+    condition = compile_filter(like.filter, tenant_field=index.tenant_field)
+    # the document itself need not pass the filter, but it must be the tenant's own
+    own = {index.tenant_field: (like.filter or {})[index.tenant_field]} if index.tenant_field else None
+    with connection.checkout(url) as conn, search.snapshot(conn):
+        build = builds.live(conn, index.name)
+        asked = search.asked(conn, build, like.id, where=compile_filter(own)) if build else None
+        if build is None or asked is None:
+            raise InvalidQuery(
+                f"there is no document {like.id!r} in index {index.name!r}: index it first, or mend document_id"
+            )
+        _check_threshold(like.similarity_threshold, build)
+        if asked.embedding is None or not asked.embedding.any():
+            return []
+        where = condition if like.include_self else search.both(condition, asked.others)
+        candidates = max(FIRST_CANDIDATES, 2 * like.limit)
+        while True:
+            hits = search.nearest(
+                conn, build, asked.embedding, candidates=candidates, where=where, per_content=like.limit
+            )
+            best: dict[str, Hit] = {}
+            for hit in hits:
+                best.setdefault(hit.document_id, hit)
+            if len(best) >= like.limit or len({hit.hash for hit in hits}) < candidates:
+                break
+            candidates *= 4
+    passages = [_passage(hit, build) for hit in best.values()]
+    return _near(passages, like.similarity_threshold)[: like.limit]
 
 
 def _question(text: str, recipe: Recipe, backend: EmbeddingBackend) -> str:
@@ -119,6 +161,23 @@ def _passage(hit: Hit, build: Build) -> Passage:
         score=-hit.distance if similarity is None else similarity,
         similarity=similarity,
     )
+
+
+def _near(passages: Sequence[Passage], threshold: float) -> list[Passage]:
+    return [passage for passage in passages if not threshold or (passage.similarity or 0) >= threshold]
+
+
+def _check_threshold(threshold: float, build: Build) -> None:
+    distance = build.recipe["distance"]
+    if threshold > 0 and distance != "cosine":
+        raise InvalidQuery(
+            f'similarity_threshold needs DISTANCE "cosine"; index {build.index!r} has {distance!r}'
+        )
+
+
+def _fraction(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        raise InvalidQuery(f"{name} must be a number from 0 (off) to 1, not {value!r}")
 
 
 def _whole(name: str, value: object, low: int, high: int) -> None:

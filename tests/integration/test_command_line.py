@@ -106,14 +106,14 @@ def test_without_a_worker_the_wait_ends(
     monkeypatch.setenv("BROKER_URL", broker_url)
     code, line = failed(capsys, "status")
     assert code == 3
-    assert "no worker consumes the queue vector_index: start one with `vector-index up`" in line
+    assert "no worker consumes the queue vector_index.chat: start one with `vector-index up`" in line
 
 
 def test_ctrl_c_ends_a_wait_with_130(broker_url: str) -> None:
     environ = {**os.environ, "BROKER_URL": broker_url}
     process = subprocess.Popen([*PROGRAM, "status"], env=environ, stderr=subprocess.PIPE, text=True)
     with redis.Redis.from_url(broker_url) as broker:
-        while not broker.llen("vector_index"):
+        while not broker.llen("vector_index.chat"):
             assert process.poll() is None
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=10)

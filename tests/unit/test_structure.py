@@ -30,7 +30,7 @@ FLOORS = [
     },
     {"worker.recipes"},
     {"worker.answering", "worker.draining", "worker.monitoring", "worker.retrieval", "worker.staging"},
-    {"worker.broker", "worker.process"},
+    {"worker.broker", "worker.process", "worker.reindexing"},
     {"worker.celery", "worker.cli"},
     {"tasks"},
 ]

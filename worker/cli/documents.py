@@ -1,4 +1,4 @@
-"""`index`, `delete`, `search`, `status`."""
+"""`index`, `delete`, `search`."""
 
 import json
 import time
@@ -60,7 +60,7 @@ def index(paths: tuple[Path, ...], index: str, as_json: bool) -> int:
             f"nothing to index in {', '.join(map(str, paths))}: name files that end in {endings}"
         )
     report.seconds = time.monotonic() - started
-    _print(report.as_json(index), as_json, report.lines(index))
+    output(report.as_json(index), as_json, report.lines(index))
     return 1 if report.problems else 0
 
 
@@ -77,7 +77,7 @@ def delete(ids: tuple[str, ...], index: str, as_json: bool) -> None:
     while some := list(islice(unsent, DELETE_IDS)):
         counts = client.call("tasks.delete_documents", STAGING, index=index, ids=some)
         total |= {key: total[key] + counts[key] for key in ("deleted", "stale")}
-    _print(total, as_json, [f"{total['deleted']:,} deleted from {index}"])
+    output(total, as_json, [f"{total['deleted']:,} deleted from {index}"])
 
 
 @click.command()
@@ -91,20 +91,9 @@ def search(query: str, limit: int, filter_: str | None, index: str, as_json: boo
     configuration.index(index)
     kwargs = {"query": query, "limit": limit, "filter": _filter(filter_), "index": index}
     rows = Client(configuration).call("tasks.search", CHAT, **kwargs)
-    _print(
+    output(
         {"index": index, "results": rows}, as_json, _passages(rows) if rows else [f"nothing found in {index}"]
     )
-
-
-@click.command()
-@click.argument("ids", nargs=-1)
-@options
-def status(ids: tuple[str, ...], index: str, as_json: bool) -> None:
-    """Show what an index holds and what is pending, or the state of single documents."""
-    configuration = load()
-    configuration.index(index)
-    state = Client(configuration).call("tasks.status", STAGING, index=index, ids=list(ids) or None)
-    _print(state, as_json, _document_states(state) if ids else _index_state(state))
 
 
 # Indexing
@@ -250,7 +239,7 @@ def _progress() -> Iterator[Callable[[int, int], None]]:
 # Output
 
 
-def _print(value: object, as_json: bool, lines: Iterable[str]) -> None:
+def output(value: object, as_json: bool, lines: Iterable[str]) -> None:
     click.echo(json.dumps(value, ensure_ascii=False) if as_json else "\n".join(lines))
 
 
@@ -261,27 +250,6 @@ def _passages(rows: Iterable[dict[str, Any]]) -> Iterator[str]:
         yield f"{number}. {title}[{row['document_id']}, {row['start']}-{row['end']}]{similarity}"
         text = " ".join(row["text"].split())
         yield f"   {text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + '…'}"
-
-
-def _index_state(state: dict[str, Any]) -> Iterator[str]:
-    documents = ", ".join(f"{count:,} {name}" for name, count in state["documents"].items())
-    yield f"{state['index']}: documents {documents}"
-    if state["pending_chunks"]:
-        yield (
-            f"pending: {state['pending_chunks']:,} chunks, {state['pending_tokens']:,} tokens, "
-            f"the oldest for {state['oldest_seconds'] or 0:.0f} s"
-        )
-    if state["last_error"]:
-        yield f"last error: {state['last_error']}"
-    for build in state["builds"]:
-        yield f"build {build['build']}: {build['state']}, {build['documents']:,} documents"
-
-
-def _document_states(state: dict[str, Any]) -> Iterator[str]:
-    for id, document in state["documents"].items():
-        searchable = "searchable" if document["searchable"] else "not searchable"
-        error = f": {document['error']}" if document["error"] else ""
-        yield f"{id}: {document['state']}, {searchable}{error}"
 
 
 def _filter(text: str | None) -> Any:

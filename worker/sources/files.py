@@ -7,8 +7,8 @@ import codecs
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from email.parser import HeaderParser
 from itertools import pairwise
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 from selectolax.lexbor import LexborHTMLParser
 
 from worker.documents import Document
-from worker.errors import InvalidDocument, InvalidQuery
+from worker.errors import InvalidDocument, InvalidQuery, SettingsError
 
 MARKDOWN, HTML, JSON_LINES = {".md", ".markdown"}, {".html", ".htm"}, {".jsonl", ".ndjson"}
 ENDINGS = {".txt", ".rst"} | MARKDOWN | HTML | JSON_LINES
@@ -29,9 +29,39 @@ class Skipped:
 
     path: str  # as reached from what was named; `file.jsonl:7` for line 7
     reason: str
+    id: str | None = None  # of the document that would be there; None: it is not known, or there may be many
 
     def __str__(self) -> str:
         return f"{self.path}: {self.reason}"
+
+
+class FolderSource:
+    """The documents of files and folders, as `vector-index index` reads them.
+
+    PATHS: a list of absolute paths. MAX_BYTES: of a file, or of the text of a line. Files of other kinds in folders
+    are passed over. Raises SettingsError for a PATHS that is none.
+    """
+
+    def __init__(self, *, paths: list[str], max_bytes: int) -> None:
+        if isinstance(paths, str) or not isinstance(paths, Sequence) or not paths:
+            raise SettingsError(
+                f"PATHS of FolderSource is {paths!r}: give a list of paths of files or folders"
+            )
+        for path in paths:
+            # a worker's working folder is where somebody started it
+            if not isinstance(path, str | Path) or not Path(path).expanduser().is_absolute():
+                raise SettingsError(f"PATHS of FolderSource has {path!r}: give absolute paths")
+        self.paths = [Path(path).expanduser() for path in paths]
+        self.max_bytes = max_bytes
+
+    def documents(self) -> Iterator[dict[str, Any] | Skipped]:
+        """Documents, and why a file or line gives none. Raises InvalidQuery for a path that does not exist."""
+        for item in read(self.paths, max_bytes=self.max_bytes):
+            if not isinstance(item, Skipped) or not self._is_passed_over(Path(item.path)):
+                yield item
+
+    def _is_passed_over(self, path: Path) -> bool:
+        return path.suffix.lower() not in ENDINGS and path not in self.paths and path.is_file()
 
 
 def read(paths: Iterable[Path], *, max_bytes: int) -> Iterator[dict[str, Any] | Skipped]:
@@ -57,20 +87,21 @@ def _read(paths: list[Path], max_bytes: int) -> Iterator[dict[str, Any] | Skippe
     taken: dict[str, Path] = {}  # a second file of one id would replace the first without a word
     for file, id in _files(paths):
         if isinstance(file, Skipped):
-            yield file
+            yield replace(file, id=id if Path(id).suffix.lower() in ENDINGS - JSON_LINES else None)
             continue
+        own = None if file.suffix.lower() in JSON_LINES else id
         try:
             if file.suffix.lower() in JSON_LINES:
                 yield from _lines(file, max_bytes)
             elif (other := taken.setdefault(id, file)) is not file:
                 reason = f"its id {id!r} is that of {_printable(other)}: index their common folder"
-                yield Skipped(path=_printable(file), reason=reason)
+                yield Skipped(path=_printable(file), reason=reason, id=own)
             else:
                 yield _document(file, id, max_bytes)
         except InvalidDocument as error:
-            yield Skipped(path=_printable(file), reason=str(error))
+            yield Skipped(path=_printable(file), reason=str(error), id=own)
         except OSError as error:
-            yield Skipped(path=_printable(file), reason=f"cannot be read: {error.strerror}")
+            yield Skipped(path=_printable(file), reason=f"cannot be read: {error.strerror}", id=own)
 
 
 def _files(paths: list[Path]) -> Iterator[tuple[Path | Skipped, str]]:

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC
 from typing import Any
 
 from psycopg.rows import class_row, dict_row
@@ -10,7 +11,7 @@ from psycopg.rows import class_row, dict_row
 from worker.store import builds, revisions
 from worker.store.builds import Build
 from worker.store.connection import Connection, retry_on_deadlock
-from worker.store.statements import statement
+from worker.store.statements import SCHEMA, statement
 
 SWEEP_LIMIT = 500  # documents a sweep looks at: never the whole backlog
 REDELIVERY_DAYS = 7  # how long the ledger of jobs outlives any redelivery
@@ -42,6 +43,8 @@ class Ledger:
     rejected: Sequence[Mapping[str, str]]  # id and error of documents that were never staged
     slices: int  # that are staged
     complete: bool  # all of the message are
+    report: Mapping[str, Any] | None  # of a reindexing: what its result has beside the counts
+    seconds: float  # from its first slice to its result, or to now
 
 
 def written_builds(connection: Connection) -> list[Build]:
@@ -85,13 +88,15 @@ def job_ledger(connection: Connection, task_id: str) -> Ledger:
     """What the slices of a job came to, summed."""
     rows = connection.execute(statement("upkeep.sql", "job_counts"), {"task_id": task_id}).fetchall()
     total: Counter[str] = Counter()
-    for _, counts, _ in rows:
-        total.update(counts)
+    for row in rows:
+        total.update(row[1])
     return Ledger(
         counts=total,
-        rejected=[entry for _, _, rejected in rows for entry in rejected],
+        rejected=[entry for row in rows for entry in row[2]],
         slices=len(rows),
         complete=bool(rows) and len(rows) == rows[-1][0],
+        report=rows[0][3] if rows else None,
+        seconds=rows[0][4] if rows else 0.0,
     )
 
 
@@ -104,7 +109,7 @@ def figures(connection: Connection, build: Build | None) -> dict[str, Any]:
     """Documents by state, what is pending, how long the oldest has waited, and the builds of the index."""
     if build is None:  # nothing was ever indexed
         documents = {"pending": 0, "live": 0, "failed": 0}
-        pending = {"pending_chunks": 0, "pending_tokens": 0, "oldest_seconds": 0.0}
+        pending = {"pending_chunks": 0, "pending_tokens": 0, "oldest_seconds": 0.0, "embedded_chunks": 0}
         return {"documents": documents, **pending, "last_error": None, "builds": []}
     with connection.cursor(row_factory=dict_row) as cursor:
         documents = cursor.execute(build.sql("upkeep.sql", "count_documents")).fetchone() or {}
@@ -112,6 +117,8 @@ def figures(connection: Connection, build: Build | None) -> dict[str, Any]:
         listed = cursor.execute(
             statement("upkeep.sql", "list_builds"), {"index_id": build.index_id}
         ).fetchall()
+        table = {"table": f"{SCHEMA}.embeddings_{build.build}"}
+        embedded = cursor.execute(statement("upkeep.sql", "count_embedded"), table).fetchone() or {}
     oldest = documents.pop("oldest_seconds")
     errors = [row.pop("error") for row in listed]
     return {
@@ -119,11 +126,23 @@ def figures(connection: Connection, build: Build | None) -> dict[str, Any]:
         "pending_chunks": pending["chunks"],
         "pending_tokens": pending["tokens"],
         "oldest_seconds": round(oldest, 1),
+        "embedded_chunks": embedded["embedded"] or 0,  # so far, roughly: for a rate
         "last_error": next((error for error in errors if error), None),
         "builds": [
             row | {"documents": documents["live"] if row["build"] == build.build else None} for row in listed
         ],
     }
+
+
+def failures(connection: Connection, build: Build, *, after: str, limit: int) -> list[dict[str, Any]]:
+    """Failed documents with ids above `after`, in order.
+
+    Each with its error, since when (UTC, ISO 8601) it has waited, and whether an older revision is searchable.
+    """
+    parameters = {"after": after, "limit": limit}
+    with connection.cursor(row_factory=dict_row) as cursor:
+        rows = cursor.execute(build.sql("upkeep.sql", "failures"), parameters).fetchall()
+    return [row | {"since": row["since"].astimezone(UTC).isoformat(timespec="seconds")} for row in rows]
 
 
 def document_states(

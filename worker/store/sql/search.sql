@@ -23,6 +23,14 @@ JOIN vector_index.documents d ON d.doc = c.doc
 JOIN vector_index.revisions r ON r.rev = c.rev
 ORDER BY n.distance, c.doc, c.ordinal
 
+-- name: asked: a document that has a live revision or waits for one, if it passes the tenant's filter, and the mean of
+-- the vectors of what readers see of it; NULL without any
+SELECT d.doc, avg(e.embedding) AS embedding
+FROM vector_index.documents d JOIN {served} s USING (doc)
+JOIN vector_index.revisions r ON r.rev = coalesce(s.live_rev, s.want_rev)
+LEFT JOIN {chunks} c ON c.rev = s.live_rev LEFT JOIN {embeddings} e USING (hash)
+WHERE d.index_id = %(index_id)s AND d.id = %(id)s AND {filter} GROUP BY d.doc
+
 -- name: matching_ids: documents whose newest revision passes a filter
 SELECT d.id FROM vector_index.documents d JOIN vector_index.revisions r ON r.rev = d.head_rev
 WHERE d.index_id = %(index_id)s AND d.id > %(after)s AND {filter} ORDER BY d.id LIMIT %(limit)s

@@ -24,19 +24,24 @@ GROUP BY c.hash ORDER BY c.hash ON CONFLICT DO NOTHING RETURNING hash
 UPDATE vector_index.jobs SET touched_at = clock_timestamp()
 WHERE task_id = %(task_id)s AND slice = 0 AND touched_at < clock_timestamp() - interval '15 seconds'
 
--- name: job_states: where the documents of a job stand in the live build
+-- name: job_states: where the documents of a job stand in the live build; a run that was begun again staged some twice
+WITH mine AS (
+    SELECT doc, max(rev) AS rev, min(outcome) AS outcome  -- indexed before unchanged
+    FROM vector_index.job_documents WHERE task_id = %(task_id)s GROUP BY doc
+)
 SELECT d.id, jd.outcome, s.error, CASE
     WHEN s.doc IS NULL OR s.live_rev > jd.rev THEN 'overtaken'
     WHEN s.live_rev = jd.rev THEN 'live'
     WHEN s.state = 'failed' AND s.want_rev > jd.rev THEN 'overtaken'
     ELSE s.state END AS state
-FROM vector_index.job_documents jd
+FROM mine jd
 JOIN vector_index.documents d USING (doc)
 LEFT JOIN {served} s USING (doc)
-WHERE jd.task_id = %(task_id)s
 
 -- name: job_counts: what the slices of a job came to
-SELECT slices, counts, rejected FROM vector_index.jobs WHERE task_id = %(task_id)s ORDER BY slice
+SELECT slices, counts, rejected, report,
+    extract(epoch FROM coalesce(finished_at, clock_timestamp()) - created_at)::float AS seconds
+FROM vector_index.jobs WHERE task_id = %(task_id)s ORDER BY slice
 
 -- name: finish_job: its result is being reported
 UPDATE vector_index.jobs SET finished_at = clock_timestamp() WHERE task_id = %(task_id)s AND finished_at IS NULL
@@ -47,7 +52,7 @@ FROM vector_index.indexes i
 WHERE i.index_id = j.index_id AND (j.task_id, j.slice) IN (
     SELECT task_id, slice FROM vector_index.jobs
     WHERE finished_at IS NULL AND slice = 0 AND touched_at < clock_timestamp() - %(seconds)s * interval '1 second'
-        AND slices = (SELECT count(*) FROM vector_index.jobs s WHERE s.task_id = jobs.task_id)
+        AND (SELECT count(*) = max(s.slices) FROM vector_index.jobs s WHERE s.task_id = jobs.task_id)
     ORDER BY touched_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 )
 RETURNING j.task_id, i.name
@@ -64,6 +69,10 @@ FROM {served}
 -- name: count_pending: contents that need a vector
 SELECT count(*) AS chunks, coalesce(sum(tokens), 0)::bigint AS tokens FROM {pending}
 
+-- name: count_embedded: contents that got a vector; from Postgres's own statistics, which lag by a second or so and
+-- begin anew after a crash: good for a rate, and as cheap for millions
+SELECT pg_stat_get_tuples_inserted(to_regclass(%(table)s)) AS embedded
+
 -- name: list_builds: of one index
 SELECT build, state, recipe, error FROM vector_index.builds WHERE index_id = %(index_id)s ORDER BY build
 
@@ -71,3 +80,8 @@ SELECT build, state, recipe, error FROM vector_index.builds WHERE index_id = %(i
 SELECT d.id, d.version, s.state, s.live_rev IS NOT NULL AS searchable, s.error
 FROM vector_index.documents d LEFT JOIN {served} s USING (doc)
 WHERE d.index_id = %(index_id)s AND d.id = ANY(%(ids)s) AND NOT d.deleted
+
+-- name: failures: failed documents above an id, in order
+SELECT d.id, s.error, s.since, s.live_rev IS NOT NULL AS searchable
+FROM {served} s JOIN vector_index.documents d USING (doc)
+WHERE s.state = 'failed' AND d.id > %(after)s ORDER BY d.id LIMIT %(limit)s

@@ -1,0 +1,190 @@
+"""Commands and tasks of upkeep against running workers, as an operator and an application use them."""
+
+import json
+import os
+import pty
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fixtures.system import CHAT, VECTOR_INDEX, System, eventually
+
+SETTINGS = """
+LLM = "worker.backends.llm.LLMEmbeddingBackend"
+VECTOR_INDEX = {
+    "EMBEDDING_BACKENDS": {
+        "default": {"CLASS": LLM, "CONFIG": {"MODEL_ID": "wordllama"}},
+        "picky": {"CLASS": "our_source.Picky", "CONFIG": {"MODEL_ID": "wordllama"}},
+    },
+    "INDEXES": {
+        "default": {"SOURCE": "docs"},
+        "broken": {"SOURCE": "mine"},
+        "refused": {"EMBEDDING_BACKEND": "picky"},
+        "plain": {},
+    },
+    "SOURCES": {
+        "docs": {"CLASS": "worker.sources.files.FolderSource", "CONFIG": {"PATHS": [FOLDER]}},
+        "mine": {"CLASS": "our_source.Broken", "CONFIG": {"AFTER": 3}},
+    },
+}
+"""
+
+OURS = """
+from worker.backends.llm import LLMEmbeddingBackend
+from worker.errors import Refused
+
+
+class Picky(LLMEmbeddingBackend):
+    def embed(self, texts):
+        if any("poison" in text for text in texts):
+            raise Refused("not this one")
+        return super().embed(texts)
+
+
+class Broken:
+    def __init__(self, *, after):
+        self.after = after
+
+    def documents(self):
+        for number in range(self.after):
+            yield {"id": number, "text": f"Document {number}."}
+        raise ConnectionError("it is gone")
+"""
+
+
+@pytest.fixture(scope="module")
+def reader(start_system: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """One worker for all queues, an index with a folder for its source, and one whose source fails."""
+    folder = tmp_path_factory.mktemp("reader")
+    (folder / "docs").mkdir()
+    (folder / "ours.py").write_text(f"FOLDER = {str(folder / 'docs')!r}\n{SETTINGS}")
+    (folder / "our_source.py").write_text(OURS)
+    worker = {"all": ["worker"]}
+    with start_system(folder, worker, VECTOR_INDEX_SETTINGS=str(folder / "ours.py")) as system:
+        yield system
+
+
+@pytest.fixture
+def docs(reader: System) -> Path:
+    """The folder of the source, with four texts that are indexed."""
+    for name in ("cats", "dogs", "ships", "trees"):
+        (reader.folder / f"docs/{name}.md").write_text(f"# {name}\n\nThis is about {name}.\n")
+    assert reader.command("reindex", "--allow-shrink").returncode == 0
+    return reader.folder / "docs"
+
+
+def test_reindex_follows_a_folder(reader: System, docs: Path) -> None:
+    (docs / "cats.md").unlink()
+    (docs / "dogs.md").write_text("# dogs\n\nThis is about wolves.\n")
+    done = reader.command("reindex", "--json")
+    result = json.loads(done.stdout)
+    assert (done.returncode, result["indexed"], result["unchanged"], result["deleted"]) == (0, 1, 2, 1)
+    assert reader.call("tasks.search", CHAT, query="wolves", limit=1)[0]["document_id"] == "dogs.md"
+
+
+def test_reindex_warns_and_ends_with_1_when_the_folder_is_suddenly_empty(reader: System, docs: Path) -> None:
+    for file in docs.iterdir():
+        file.unlink()
+    done = reader.command("reindex")
+    assert done.returncode == 1
+    assert (
+        "warning: the source returned 0 documents and the index holds 4: nothing was deleted" in done.stdout
+    )
+
+
+def test_reindex_of_a_source_that_fails_is_one_line_and_ends_at_once(reader: System) -> None:
+    done = reader.command("reindex", "--index", "broken")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr.count("\n") == 1
+    assert (
+        "source 'mine' failed after 3 documents (ConnectionError: it is gone): nothing was deleted"
+        in done.stderr
+    )
+
+
+def test_reindex_of_an_index_without_a_source_names_the_setting(reader: System) -> None:
+    done = reader.command("reindex", "--index", "plain")
+    assert done.returncode == 2
+    assert "index 'plain' has no source" in done.stderr
+
+
+def test_find_similar_by_name(reader: System, docs: Path) -> None:
+    rows = reader.call("tasks.find_similar", CHAT, document_id="cats.md", limit=2)
+    assert len(rows) == 2
+    assert "cats.md" not in {row["document_id"] for row in rows}
+    [itself, *_] = reader.call("tasks.find_similar", CHAT, document_id="cats.md", include_self=True)
+    assert (itself["document_id"], itself["similarity"]) == ("cats.md", pytest.approx(1, abs=1e-5))
+    with pytest.raises(Exception, match="there is no document 'cows' in index 'default'"):
+        reader.call("tasks.find_similar", CHAT, document_id="cows")
+
+
+def test_failures_lists_and_retry_tries_again(reader: System) -> None:
+    bad = {"id": "bad", "text": "A poison."}
+    reader.call("tasks.index_documents", documents=[bad], index="refused")
+    done = reader.command("failures", "--index", "refused")
+    assert done.returncode == 0
+    assert done.stdout.startswith("bad: not this one (since ")
+    retried = json.loads(reader.command("retry", "--index", "refused", "--json").stdout)
+    assert retried == {"index": "refused", "retried": 1, "chunks": 1}
+    eventually(lambda: reader.call("tasks.failures", CHAT, index="refused")["failures"])
+    assert json.loads(reader.command("retry", "other", "--index", "refused", "--json").stdout)["retried"] == 0
+
+
+def test_nothing_to_list_and_nothing_to_retry(reader: System) -> None:
+    assert reader.command("failures", "--index", "plain").stdout == "nothing has failed in plain\n"
+    assert "0 documents tried again" in reader.command("retry", "--index", "plain").stdout
+
+
+def test_status_watch_writes_a_line_per_look_and_ends_with_0_at_ctrl_c(reader: System, docs: Path) -> None:
+    watching = subprocess.Popen(
+        [VECTOR_INDEX, "status", "--watch", "--interval", "0.2"],
+        cwd=reader.folder,
+        env=dict(reader.environment),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert watching.stdout is not None
+    lines = [watching.stdout.readline() for _ in range(3)]
+    watching.send_signal(signal.SIGINT)
+    _, errors = watching.communicate(timeout=20)
+    assert (watching.returncode, errors) == (0, "")
+    assert all(line.startswith("default: pending 0, live ") for line in lines)
+    assert "documents/s 0.0, chunks/s 0.0" in lines[2]
+
+
+def test_status_watch_is_a_table_on_a_terminal(reader: System, docs: Path) -> None:
+    ours, theirs = pty.openpty()
+    watching = subprocess.Popen(
+        [VECTOR_INDEX, "status", "--watch", "--interval", "0.2"],
+        cwd=reader.folder,
+        env={**reader.environment, "TERM": "xterm", "COLUMNS": "100"},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=subprocess.PIPE,
+    )
+    os.close(theirs)
+    seen = b""
+    try:
+        while seen.count(b"pending chunks") < 2:
+            seen += os.read(ours, 10_000)
+    finally:
+        watching.send_signal(signal.SIGINT)
+        _, errors = watching.communicate(timeout=20)
+        os.close(ours)
+    assert (watching.returncode, errors) == (0, b"")
+    assert b"time left" in seen
+
+
+def test_status_is_answered_while_staging_has_a_backlog(reader: System) -> None:
+    """It travels in the queue of questions."""
+    reader.kill("all")
+    reader.start("chat", ["worker", "--queues", "chat"])
+    reader.await_queues(CHAT)
+    assert reader.command("status").returncode == 0
+    reader.start("all", ["worker"])
+    reader.await_queues("vector_index")

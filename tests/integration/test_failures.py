@@ -1,0 +1,111 @@
+"""What failed, listed and tried again, on real Postgres."""
+
+from typing import Any
+
+import pytest
+
+from tests.integration.test_pipeline import Application, application, faulty  # noqa: F401
+from worker import staging
+from worker.errors import Refused
+from worker.store import builds, connection, upkeep
+
+
+@pytest.fixture
+def refusing(application: Application) -> set[str]:  # noqa: F811
+    """Words that the provider refuses, for as long as they stand here."""
+    words: set[str] = set()
+    faulty(
+        application.backend,
+        lambda texts: Refused("not this one") if any(w in t for w in words for t in texts) else None,
+    )
+    return words
+
+
+def failures(application: Application, **page: Any) -> list[dict[str, Any]]:  # noqa: F811
+    with connection.checkout(application.url) as conn:
+        build = builds.live(conn, "default")
+        assert build is not None
+        return upkeep.failures(conn, build, **({"after": "", "limit": 100} | page))
+
+
+def retry(application: Application, ids: list[str] | None = None) -> tuple[int, int]:  # noqa: F811
+    chosen = staging.failed_ids(application.url, "default") if ids is None else ids
+    done = staging.retry(application.url, "default", chosen)
+    application.drainer.drain()
+    return len(done.docs), done.chunks
+
+
+def test_a_failure_is_listed_with_its_reason_its_time_and_what_is_served(
+    application: Application,  # noqa: F811
+    refusing: set[str],
+) -> None:
+    application.put({"id": "b", "text": "Harmless."}, {"id": "good", "text": "Fine."})
+    refusing.add("poison")
+    application.put({"id": "b", "text": "A poison."}, {"id": "a", "text": "More poison."})
+    rows = failures(application)
+    assert [(row["id"], row["error"], row["searchable"]) for row in rows] == [
+        ("a", "not this one", False),
+        ("b", "not this one", True),
+    ]
+    assert all(row["since"].endswith("+00:00") for row in rows)
+    assert [row["id"] for row in failures(application, after="a", limit=1)] == ["b"]
+
+
+def test_a_retry_brings_all_that_failed_to_life(
+    application: Application,  # noqa: F811
+    refusing: set[str],
+) -> None:
+    refusing.add("poison")
+    application.put(*[{"id": n, "text": f"A poison number {n}."} for n in range(120)])
+    assert len(failures(application, limit=200)) == 120
+    refusing.clear()
+    assert retry(application) == (120, 120)
+    assert failures(application) == []
+    assert application.state("7")["state"] == "live"
+    assert retry(application) == (0, 0)
+
+
+def test_a_retry_of_some_leaves_the_others_failed_and_live_ones_alone(
+    application: Application,  # noqa: F811
+    refusing: set[str],
+) -> None:
+    refusing.add("poison")
+    application.put(*[{"id": n, "text": f"A poison {n}."} for n in "ab"], {"id": "c", "text": "Fine."})
+    refusing.clear()
+    assert retry(application, ["a", "c", "unknown"]) == (1, 1)
+    assert [row["id"] for row in failures(application)] == ["b"]
+
+
+def test_what_fails_again_is_listed_again(application: Application, refusing: set[str]) -> None:  # noqa: F811
+    refusing.add("poison")
+    application.put({"id": "a", "text": "A poison."})
+    assert retry(application) == (1, 1)
+    assert [row["error"] for row in failures(application)] == ["not this one"]
+
+
+def test_a_document_that_shares_what_failed_ends_the_failure_once_it_is_embedded(
+    application: Application,  # noqa: F811
+    refusing: set[str],
+) -> None:
+    refusing.add("poison")
+    application.put({"id": "a", "text": "A poison."})
+    refusing.clear()
+    application.put({"id": "b", "text": "A poison."})
+    assert failures(application) == []
+    assert application.state("a")["state"] == "live"
+
+
+def test_a_new_revision_or_a_delete_ends_a_failure(
+    application: Application,  # noqa: F811
+    refusing: set[str],
+) -> None:
+    refusing.add("poison")
+    application.put({"id": "a", "text": "A poison."}, {"id": "b", "text": "Much poison."})
+    application.put({"id": "a", "text": "Harmless."})
+    application.delete("b")
+    assert failures(application) == []
+
+
+def test_an_index_that_nobody_filled_has_nothing_to_retry(url: str) -> None:
+    assert list(staging.failed_ids(url, "default")) == []
+    assert staging.retry(url, "default", ["a"]).docs == []

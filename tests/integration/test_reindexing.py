@@ -1,0 +1,276 @@
+"""Reindex: an index follows its source, on real Postgres."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.test_pipeline import Application, application  # noqa: F401
+from worker.configuration import SourceSettings
+from worker.errors import SettingsError, SourceFailed, TemporaryError
+from worker.reindexing import reindex
+from worker.sources import Source
+from worker.sources.files import FolderSource
+from worker.store import builds, connection, reindexing, upkeep
+
+
+@dataclass
+class Shelf:
+    """A user's own source."""
+
+    texts: dict[str, str] = field(default_factory=dict)
+    breaks_after: int | None = None  # documents
+
+    def documents(self) -> Iterator[dict[str, Any]]:
+        for number, (id, text) in enumerate(self.texts.items()):
+            if number == self.breaks_after:
+                raise ConnectionError("the shelf fell down")
+            yield {"id": id, "text": text}
+
+
+class Dying(BaseException):
+    """The worker is killed."""
+
+
+@pytest.fixture
+def shelf() -> Shelf:
+    return Shelf({str(number): f"Book number {number}." for number in range(250)})
+
+
+@pytest.fixture
+def shop(application: Application) -> Application:  # noqa: F811
+    source = SourceSettings(name="shelf", class_path="tests.integration.test_reindexing.Shelf")
+    application.index = replace(application.index, source=source)
+    return application
+
+
+def run(shop: Application, source: Source, task_id: str | None = None, **options: Any) -> dict[str, Any]:
+    """A run to its end, and its result."""
+    shop.jobs += 1
+    task_id = task_id or f"run-{shop.jobs}"
+    assert reindex(shop.url, shop.index, shop.backend, source, task_id, max_bytes=10_000, **options)
+    shop.drainer.drain()
+    result = shop.result(task_id)
+    assert result is not None
+    return result
+
+
+def ids(shop: Application) -> set[str]:
+    return {str(row[0]) for row in shop.rows("SELECT id FROM vector_index.documents WHERE NOT deleted")}
+
+
+def test_everything_is_searchable_and_counted_and_the_same_again_costs_no_request(
+    shop: Application, shelf: Shelf
+) -> None:
+    first = run(shop, shelf)
+    assert first.pop("seconds") > 0
+    assert first.pop("tokens") > 0
+    assert first == {
+        "index": "default", "indexed": 250, "unchanged": 0, "stale": 0, "failed": [],
+        "chunks": 250, "embedded": 250, "deleted": 0,
+    }  # fmt: skip
+    requests = len(shop.backend.requests)
+    second = run(shop, shelf)
+    assert (second["indexed"], second["unchanged"], second["embedded"]) == (0, 250, 0)
+    assert len(shop.backend.requests) == requests
+
+
+def test_what_changed_is_embedded_and_what_is_gone_is_deleted(shop: Application, shelf: Shelf) -> None:
+    run(shop, shelf)
+    shelf.texts["7"] = "A new edition."
+    for id in ("8", "9"):
+        del shelf.texts[id]
+    result = run(shop, shelf)
+    assert (result["indexed"], result["unchanged"], result["embedded"]) == (1, 247, 1)
+    assert (result["deleted"], "warning" in result) == (2, False)
+    assert ids(shop) == set(shelf.texts)
+
+
+def test_reindexing_stands_behind_what_applications_send(shop: Application) -> None:
+    assert reindex(shop.url, shop.index, shop.backend, Shelf({"a": "One book."}), "run", max_bytes=99)
+    assert shop.rows("SELECT priority FROM vector_index.pending_1") == [(1,)]
+
+
+def test_a_source_that_fails_half_way_deletes_nothing_and_says_so(shop: Application, shelf: Shelf) -> None:
+    run(shop, shelf)
+    fewer = Shelf(dict(list(shelf.texts.items())[50:]), breaks_after=150)
+    sentence = r"source 'shelf' failed after 150 documents \(ConnectionError: the shelf fell down\)"
+    with pytest.raises(SourceFailed, match=sentence):
+        run(shop, fewer)
+    assert ids(shop) == set(shelf.texts)
+    assert run(shop, shelf)["unchanged"] == 250, "the failed run does not stand in the way of the next"
+
+
+def test_a_source_that_shrinks_below_half_deletes_nothing_unless_that_is_meant(
+    shop: Application, shelf: Shelf
+) -> None:
+    run(shop, shelf)
+    fewer = Shelf(dict(list(shelf.texts.items())[:124]))
+    result = run(shop, fewer)
+    assert result["deleted"] == 0
+    assert "returned 124 documents and the index holds 250: nothing was deleted" in result["warning"]
+    assert ids(shop) == set(shelf.texts)
+    meant = run(shop, fewer, allow_shrink=True)
+    assert (meant["deleted"], "warning" in meant) == (126, False)
+    assert ids(shop) == set(fewer.texts)
+
+
+def test_a_source_that_is_suddenly_empty_deletes_nothing(shop: Application, shelf: Shelf) -> None:
+    run(shop, shelf)
+    assert run(shop, Shelf())["deleted"] == 0
+    assert len(ids(shop)) == 250
+
+
+def test_what_an_application_sends_during_a_run_is_not_deleted_by_it(shop: Application, shelf: Shelf) -> None:
+    run(shop, shelf)
+
+    class Busy(Shelf):
+        def documents(self) -> Iterator[dict[str, Any]]:
+            yield from super().documents()
+            shop.put({"id": "newcomer", "text": "Sent while the source was read."})
+
+    assert run(shop, Busy(shelf.texts))["deleted"] == 0
+    assert "newcomer" in ids(shop)
+
+
+def test_a_document_of_the_source_that_cannot_be_taken_keeps_its_place(
+    shop: Application, shelf: Shelf
+) -> None:
+    run(shop, shelf)
+    shelf.texts["7"] = "x" * 10_001
+    result = run(shop, shelf)
+    assert [failure["id"] for failure in result["failed"]] == ["7"]
+    assert (result["deleted"], shop.state("7")["state"]) == (0, "live")
+
+
+def test_a_run_that_died_is_carried_through_by_its_redelivery(shop: Application, shelf: Shelf) -> None:
+    """Given half of the pages are staged and one document changes, then every document counts once."""
+
+    def die(read: int) -> None:
+        if read == 200:
+            raise Dying
+
+    dead = Shelf(dict(shelf.texts))
+    with pytest.raises(Dying):
+        reindex(shop.url, shop.index, shop.backend, dead, "run", max_bytes=10_000, tell=die)
+    assert shop.result("run") is None
+    shelf.texts["3"] = "Changed in between."
+    del shelf.texts["249"]
+    result = run(shop, shelf, "run")
+    assert (result["indexed"], result["unchanged"], result["stale"], result["failed"]) == (249, 0, 0, [])
+    assert ids(shop) == set(shelf.texts)
+
+
+def test_a_message_that_is_delivered_again_reads_nothing_and_reports_the_same(
+    shop: Application, shelf: Shelf
+) -> None:
+    result = run(shop, shelf, "run")
+    again = run(shop, Shelf(breaks_after=0), "run")
+    assert again.pop("seconds") == pytest.approx(result.pop("seconds"), abs=0.1)
+    assert again == result
+
+
+def test_two_runs_of_one_index_do_not_overlap(shop: Application, shelf: Shelf) -> None:
+    """The second is skipped; a second delivery of the same task tries again later."""
+    others: list[object] = []
+
+    class Slow(Shelf):
+        def documents(self) -> Iterator[dict[str, Any]]:
+            others.append(reindex(shop.url, shop.index, shop.backend, Shelf(), "other", max_bytes=99))
+            with pytest.raises(TemporaryError, match="may still run"):
+                reindex(shop.url, shop.index, shop.backend, Shelf(), "run", max_bytes=99)
+            yield from super().documents()
+
+    assert run(shop, Slow(shelf.texts), "run")["indexed"] == 250
+    assert others == [False]
+    assert run(shop, shelf, "other")["unchanged"] == 250
+
+
+def test_a_run_that_lost_its_lease_writes_and_deletes_nothing_more(shop: Application, shelf: Shelf) -> None:
+    run(shop, shelf)
+
+    class Asleep(Shelf):
+        def documents(self) -> Iterator[dict[str, Any]]:
+            yield {"id": "0", "text": "Read long ago."}
+            with connection.checkout(shop.url) as conn:
+                conn.execute("UPDATE vector_index.reindexing SET until = now() - interval '1 second'")
+                assert reindexing.begin(conn, 1, "other") is not None
+
+    with pytest.raises(TemporaryError, match="another run"):
+        run(shop, Asleep(), allow_shrink=True)
+    assert len(ids(shop)) == 250
+
+
+def test_a_waiting_task_that_was_lost_is_sent_again(shop: Application, shelf: Shelf) -> None:
+    assert reindex(shop.url, shop.index, shop.backend, shelf, "run", max_bytes=10_000)
+    with connection.checkout(shop.url) as conn:
+        conn.execute("UPDATE vector_index.jobs SET touched_at = now() - interval '5 minutes'")
+        assert upkeep.quiet_jobs(conn, seconds=60) == [("run", "default")]
+
+
+def test_a_folder_is_followed(shop: Application, tmp_path: Path) -> None:
+    for name in ("one.md", "two.txt", "sub/three.rst"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(f"The text of {name}.")
+    (tmp_path / "picture.png").write_bytes(b"\x89PNG")
+    folder = FolderSource(paths=[str(tmp_path)], max_bytes=10_000)
+    result = run(shop, folder)
+    assert (result["indexed"], result["failed"]) == (3, [])
+    (tmp_path / "two.txt").unlink()
+    assert run(shop, folder)["deleted"] == 1
+    assert ids(shop) == {"one.md", "sub/three.rst"}
+
+
+def test_a_file_that_cannot_be_read_fails_and_stays_in_the_index(shop: Application, tmp_path: Path) -> None:
+    for name in ("one.md", "two.md", "three.md"):
+        (tmp_path / name).write_text(f"The text of {name}.")
+    folder = FolderSource(paths=[str(tmp_path)], max_bytes=100)
+    run(shop, folder)
+    (tmp_path / "one.md").write_text("long " * 100)
+    (tmp_path / "two.md").unlink()
+    (tmp_path / "two.md").symlink_to("nowhere")
+    (tmp_path / "three.md").unlink()
+    result = run(shop, folder)
+    assert [failure["id"] for failure in result["failed"]] == ["one.md", "two.md"]
+    assert result["deleted"] == 1
+    assert ids(shop) == {"one.md", "two.md"}
+
+
+def test_where_it_is_not_known_what_could_not_be_read_nothing_is_deleted(
+    shop: Application, tmp_path: Path
+) -> None:
+    lines = [f'{{"id": "{n}", "text": "Line {n}."}}' for n in range(4)]
+    (tmp_path / "all.jsonl").write_text("\n".join(lines))
+    folder = FolderSource(paths=[str(tmp_path)], max_bytes=10_000)
+    run(shop, folder)
+    (tmp_path / "all.jsonl").write_text("\n".join([*lines[:2], "{broken"]))
+    result = run(shop, folder)
+    assert result["deleted"] == 0
+    assert "nothing was deleted" in result["warning"]
+    assert result["failed"][0]["id"].endswith("all.jsonl:3")
+    assert ids(shop) == {"0", "1", "2", "3"}
+
+
+def test_a_folder_that_is_not_there_fails_the_run(shop: Application, tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs/one.md").write_text("The text.")
+    folder = FolderSource(paths=[str(tmp_path / "docs")], max_bytes=10_000)
+    run(shop, folder)
+    (tmp_path / "docs").rename(tmp_path / "moved")
+    with pytest.raises(SourceFailed, match="docs does not exist"):
+        run(shop, folder)
+    assert ids(shop) == {"one.md"}
+
+
+@pytest.mark.parametrize("paths", [[], "/srv/docs", ["docs"], [3]])
+def test_a_wrong_path_of_a_folder_source_is_named(paths: Any) -> None:
+    with pytest.raises(SettingsError, match="PATHS of FolderSource"):
+        FolderSource(paths=paths, max_bytes=10)
+
+
+def test_the_index_is_made_by_its_first_run(shop: Application, shelf: Shelf) -> None:
+    with connection.checkout(shop.url) as conn:
+        assert builds.live(conn, "default") is None
+    assert run(shop, Shelf())["indexed"] == 0

@@ -1,0 +1,148 @@
+"""`status`: what an index holds and what is pending, once or until Ctrl-C."""
+
+import json
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from worker.cli.client import CHAT, Client
+from worker.cli.documents import options, output
+from worker.configuration import load
+
+RATE_SECONDS = 10.0  # over which rates are taken
+
+
+@click.command()
+@click.argument("ids", nargs=-1)
+@click.option("--watch", is_flag=True, help="Look again and again, until Ctrl-C.")
+@click.option(
+    "--interval",
+    type=click.FloatRange(0.1),
+    default=1.0,
+    show_default=True,
+    help="Seconds between two looks.",
+)
+@options
+def status(ids: tuple[str, ...], watch: bool, interval: float, index: str, as_json: bool) -> None:
+    """Show what an index holds and what is pending, or the state of single documents."""
+    if ids and watch:
+        raise click.UsageError("--watch shows a whole index: leave the ids out")
+    configuration = load()
+    configuration.index(index)
+    client = Client(configuration)
+    if watch:
+        _watch(client, index, interval, as_json)
+        return
+    state = client.call("tasks.status", CHAT, index=index, ids=list(ids) or None)
+    output(state, as_json, _document_states(state) if ids else _index_state(state))
+
+
+@dataclass
+class Pace:
+    """Rates over the last seconds, from one look to the next."""
+
+    looks: deque[tuple[float, dict[str, Any]]] = field(default_factory=deque)  # monotonic seconds, state
+
+    def add(self, at: float, state: dict[str, Any]) -> None:
+        self.looks.append((at, state))
+        while len(self.looks) > 2 and at - self.looks[1][0] >= RATE_SECONDS:
+            self.looks.popleft()
+
+    def as_json(self) -> dict[str, float | None]:
+        """Per second; None before the second look. `seconds_left` is None when nothing is pending or moves."""
+        (since, first), (now, last) = self.looks[0], self.looks[-1]
+        seconds = now - since
+        rates: dict[str, float | None] = dict.fromkeys(
+            ("documents_per_second", "chunks_per_second", "seconds_left")
+        )
+        if not seconds:
+            return rates
+        # both fall where documents are deleted or the server begins to count anew
+        documents = max(0.0, (last["documents"]["live"] - first["documents"]["live"]) / seconds)
+        chunks = max(0.0, (last["embedded_chunks"] - first["embedded_chunks"]) / seconds)
+        rates |= {"documents_per_second": round(documents, 1), "chunks_per_second": round(chunks, 1)}
+        if chunks and last["pending_chunks"]:
+            rates["seconds_left"] = round(last["pending_chunks"] / chunks, 1)
+        return rates
+
+
+def _watch(client: Client, index: str, interval: float, as_json: bool) -> None:
+    """A table that renews itself on a terminal; elsewhere a line per look."""
+    console = Console()
+    live = Live(console=console, auto_refresh=False) if console.is_terminal and not as_json else None
+    pace = Pace()
+    try:
+        with live or nullcontext():
+            while True:
+                state = client.call("tasks.status", CHAT, index=index)
+                pace.add(time.monotonic(), state)
+                rates = pace.as_json()
+                if live is not None:
+                    live.update(_table(state, rates), refresh=True)
+                else:
+                    click.echo(json.dumps({**state, **rates}) if as_json else _line(state, rates))
+                time.sleep(interval)
+    except KeyboardInterrupt:
+        return
+
+
+def _figures(state: dict[str, Any], rates: dict[str, float | None]) -> dict[str, str]:
+    figures = {name: f"{count:,}" for name, count in state["documents"].items()}
+    figures["pending chunks"] = f"{state['pending_chunks']:,}"
+    figures["pending tokens"] = f"{state['pending_tokens']:,}"
+    figures["documents/s"] = _number(rates["documents_per_second"])
+    figures["chunks/s"] = _number(rates["chunks_per_second"])
+    figures["oldest"] = f"{state['oldest_seconds']:.0f} s"
+    left = rates["seconds_left"]
+    figures["time left"] = "-" if left is None else f"{left:.0f} s"
+    return figures
+
+
+def _number(rate: float | None) -> str:
+    return "-" if rate is None else f"{rate:,.1f}"
+
+
+def _table(state: dict[str, Any], rates: dict[str, float | None]) -> Table:
+    table = Table(title=f"{state['index']}, Ctrl-C ends", show_header=False, title_justify="left")
+    table.add_column()
+    table.add_column(justify="right")
+    for name, figure in _figures(state, rates).items():
+        table.add_row(name, figure)
+    if state["last_error"]:
+        table.add_row("last error", state["last_error"])
+    return table
+
+
+def _line(state: dict[str, Any], rates: dict[str, float | None]) -> str:
+    figures = ", ".join(f"{name} {figure}" for name, figure in _figures(state, rates).items())
+    error = f"; last error: {state['last_error']}" if state["last_error"] else ""
+    return f"{state['index']}: {figures}{error}"
+
+
+def _index_state(state: dict[str, Any]) -> Iterator[str]:
+    documents = ", ".join(f"{count:,} {name}" for name, count in state["documents"].items())
+    yield f"{state['index']}: documents {documents}"
+    if state["pending_chunks"]:
+        yield (
+            f"pending: {state['pending_chunks']:,} chunks, {state['pending_tokens']:,} tokens, "
+            f"the oldest for {state['oldest_seconds'] or 0:.0f} s"
+        )
+    if state["last_error"]:
+        yield f"last error: {state['last_error']}"
+    for build in state["builds"]:
+        yield f"build {build['build']}: {build['state']}, {build['documents']:,} documents"
+
+
+def _document_states(state: dict[str, Any]) -> Iterator[str]:
+    for id, document in state["documents"].items():
+        searchable = "searchable" if document["searchable"] else "not searchable"
+        error = f": {document['error']}" if document["error"] else ""
+        yield f"{id}: {document['state']}, {searchable}{error}"
