@@ -4,7 +4,8 @@ It reads the numbered passages and the question out of the messages that `worker
 the sentences that are nearest to the question, each with the number of its passage. It makes up nothing.
 
 A sentence is scored by the question's words in it and in its passage, weighted by their rarity among the
-passages, and by the cosine of its word vectors. It declines where both are weak: on the demo corpus the best
+passages, and by the cosine of its word vectors. It declines where both are weak: on 42 questions to 338 documents,
+which the bounds were chosen on (ten passages of 140 tokens each), the best
 cosine is 0.52 to 0.84 for 34 of 36 questions with an answer, and 0.31 to 0.40 for five of six without one; the two
 below have 0.58 and 0.83 of their words in one passage, those without an answer 0.34 at most.
 """
