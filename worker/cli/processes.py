@@ -32,13 +32,12 @@ class Pool:
     """How a worker process serves its queues."""
 
     queues: Sequence[str]
-    kind: (
-        str  # of Celery's pools; `processes` is its prefork: by that name the app's default would win over it
-    )
+    kind: str  # of Celery's pools
     concurrency: int | None  # threads or processes; None: one per core
 
 
 # Staging parses and hashes, on cores; the others wait for a provider or for Postgres, in threads.
+# `processes` is Celery's prefork: `--pool prefork` Celery takes for not given, and the app's own setting wins.
 POOLS = {
     "staging": Pool(queues=["vector_index"], kind="processes", concurrency=None),
     "embed": Pool(queues=["vector_index.embed"], kind="threads", concurrency=64),

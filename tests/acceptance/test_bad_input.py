@@ -1,0 +1,97 @@
+"""What a user meets who made a mistake: an exit code, and one line on stderr that names the value and the mend."""
+
+import json
+import socket
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fixtures.system import VECTOR_INDEX, System, eventually, user_environment
+
+# nobody listens on port 1
+POSTGRES = {"DATABASE_URL": "postgresql://vector:geheim@127.0.0.1:1/x"}
+BROKER = {"BROKER_URL": "redis://:geheim@127.0.0.1:1/0"}
+
+
+def failed(folder: Path, arguments: list[str], **variables: str) -> tuple[int, str]:
+    """The exit code of a command and the only line that it prints."""
+    done = subprocess.run(
+        [VECTOR_INDEX, *arguments],
+        cwd=folder,
+        env=user_environment(folder, **variables),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    return done.returncode, only_line(done)
+
+
+def only_line(done: "subprocess.CompletedProcess[str]") -> str:
+    assert done.stdout == ""
+    assert done.stderr.startswith("vector-index: ")
+    assert done.stderr.count("\n") == 1
+    assert "geheim" not in done.stderr
+    return done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "code", "expected"),
+    [
+        (["search", "x", "--index", "defalt"], {}, 2, "there is no index 'defalt': did you mean 'default'?"),
+        (["index", "no-such-file"], {}, 2, "no-such-file does not exist"),
+        (["status"], {}, 3, "run `vector-index up`"),
+        (["search", "x"], BROKER, 3, "the broker 'redis://***@127.0.0.1:1/0' cannot be reached"),
+        (["worker"], POSTGRES | BROKER, 3, "Postgres at 127.0.0.1:1/x is unreachable"),
+        (["worker"], POSTGRES | BROKER | {"TIMEZONE": "Mars"}, 2, "TIMEZONE is 'Mars'"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    arguments: list[str], variables: dict[str, str], code: int, expected: str, tmp_path: Path
+) -> None:
+    found, line = failed(tmp_path, arguments, **variables)
+    assert expected in line
+    assert found == code
+
+
+def test_an_unknown_model_ends_a_worker(system: System) -> None:
+    done = system.command("worker", VECTOR_INDEX_SETTINGS="", EMBEDDING_MODEL="nope")
+    assert "MODEL_ID 'nope' of embedding backend 'default' is unknown" in only_line(done)
+    assert done.returncode == 2
+
+
+def test_a_home_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    code, line = failed(tmp_path, ["up"], VECTOR_INDEX_HOME=str(tmp_path / "file/home"))
+    assert "set VECTOR_INDEX_HOME to a folder that you can write" in line
+    assert code == 2
+
+
+def test_a_port_in_use(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        servers = {name: {"port": port, "password": "geheim"} for name in ("postgres", "valkey")}
+        (tmp_path / "home").mkdir()
+        (tmp_path / "home/services.json").write_text(json.dumps(servers))
+        code, line = failed(tmp_path, ["up"])
+    assert f"port {port} of the embedded Postgres is in use by another program" in line
+    assert code == 2
+
+
+def test_an_unreachable_provider(start_system: Callable[..., Any], tmp_path: Path) -> None:
+    """What was accepted waits, and `status` tells for what; a question ends at once."""
+    variables = {"EMBEDDING_MODEL": "3-small", "OPENAI_API_KEY": "geheim"}
+    variables["OPENAI_BASE_URL"] = "http://127.0.0.1:1/v1"
+    with start_system(tmp_path, {"worker": ["worker"]}, **variables) as system:
+        system.send("tasks.index_documents", documents=[{"id": 1, "text": "x"}])
+        told = eventually(lambda: system.call("tasks.status")["last_error"])
+        assert "text-embedding-3-small: APIConnectionError" in told
+        assert "the provider does not answer" in told
+        state = system.call("tasks.status")
+        assert (state["documents"], state["pending_chunks"]) == ({"pending": 1, "live": 0, "failed": 0}, 1)
+        done = system.command("search", "y")
+        assert "the provider does not answer" in only_line(done)
+        assert done.returncode == 3
