@@ -91,7 +91,7 @@ def test_it_indexes_answers_indexes_nothing_twice_and_leaves_nothing_whatever_su
     assert 1 <= edit[3] <= 3  # of the chunks of the longest topic
     assert edit[4] == 1
 
-    assert re.search(r"0\.\d\d  Lambdas  \[lambda, \d+-\d+\]\n", output)
+    assert re.search(r"\n\[1\] Lambdas  lambda, \d+-\d+ \*\n", output)
     assert 'When the iterator is exhausted, the suite in the "else" clause, if present, is executed' in output
     assert "emits no code for an assert statement when optimization is requested" in output
     assert f"documents: 0 pending, {documents} live, 0 failed; pending chunks: 0\n" in output

@@ -23,7 +23,8 @@ def fill(folder: Path, modules: list[str]) -> None:
 
 
 def registered(system: System) -> set[str]:
-    nodes = system.app.control.inspect(timeout=2).registered() or {}
+    # a worker says `ready` a moment before it answers
+    nodes = eventually(lambda: system.app.control.inspect(timeout=1).registered())
     assert len(nodes) == 1
     return {name for names in nodes.values() for name in names if name.startswith("tasks.")}
 

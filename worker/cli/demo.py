@@ -34,8 +34,7 @@ QUESTIONS = (
     "What is a lambda expression?",
     "What does an assert statement do when Python runs optimized?",
 )
-PASSAGES = 3  # for each question; the first is shown, of the others the source
-SHOWN_CHARACTERS = 260  # of a passage
+PASSAGES = 3  # for each question
 REQUESTS = "requests"  # in the home: a byte for each request to the model, whichever process sent it
 EDITED = max(topics, key=lambda name: len(topics[name]))
 MESSAGE_DOCUMENTS = 10
@@ -49,9 +48,9 @@ MODEL = {"CLASS": "worker.cli.counting.CountingBackend", "CONFIG": {"MODEL_ID": 
 NEXT = """\
 vector-index up                       everything, in the foreground, for you
 vector-index index YOUR_FILES         in a second terminal: text, Markdown, HTML, JSON lines
-vector-index search "YOUR QUESTION"
-EMBEDDING_MODEL=3-small OPENAI_API_KEY=... vector-index up
-                                      embeddings by OpenAI, in an index that is new"""
+vector-index ask "YOUR QUESTION"
+EMBEDDING_MODEL=3-small CHAT_MODEL=gpt-4o-mini OPENAI_API_KEY=... vector-index up
+                                      models of OpenAI, for an index that is new"""
 
 
 @click.command()
@@ -141,11 +140,12 @@ class Application:
         )
 
     def answer(self, question: str) -> Iterator[str]:
-        """The passages nearest to a question, each with its source."""
-        for at, row in enumerate(self.client.call("tasks.search", CHAT, query=question, limit=PASSAGES)):
-            yield f"{row['similarity']:.2f}  {row['title']}  [{row['document_id']}, {row['start']}-{row['end']}]"
-            if at == 0:
-                yield f"      {_excerpt(row['text'], question)}"
+        """The answer to a question, and its sources; * marks those that the answer cites."""
+        result = self.client.call("tasks.chat", CHAT, question=question, limit=PASSAGES)
+        yield result["answer"]
+        for number, row in enumerate(result["sources"], start=1):
+            mark = " *" if row["cited"] else ""
+            yield f"[{number}] {row['title']}  {row['document_id']}, {row['start']}-{row['end']}{mark}"
 
     def status(self) -> str:
         state = self.client.call("tasks.status", STAGING)
@@ -192,15 +192,3 @@ def _edited(text: str) -> str:
     start = next(re.compile(r"\.\s+(?=[A-Z])").finditer(text, len(text) // 2)).end()
     end = next(re.compile(r"\.\s").finditer(text, start)).start()
     return f"{text[:start]}Here the demo has written a sentence of its own{text[end:]}"
-
-
-def _excerpt(text: str, question: str) -> str:
-    """The passage, shortened, from the sentence on that shares most words with the question."""
-    text = re.sub(r"\A.*\n[*=-]+\n", "", text)  # the heading is the title, or close to it
-    asked = set(re.findall(r"\w{4,}", question.lower()))
-    sentences = re.split(r"(?<=[.:])\s+", " ".join(text.split()))
-    best = max(
-        range(len(sentences)), key=lambda at: len(asked & set(re.findall(r"\w+", sentences[at].lower())))
-    )
-    shown = ("… " if best else "") + " ".join(sentences[best:])
-    return shown if len(shown) <= SHOWN_CHARACTERS else f"{shown[:SHOWN_CHARACTERS].rpartition(' ')[0]} …"

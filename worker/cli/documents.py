@@ -207,7 +207,7 @@ def _sent(
                 flying.append((batch, result))
             with client.reachable():
                 ready = [pair for pair in flying if pair[1].ready()]
-                signs = [(result.state, _done(result)) for _, result in flying]
+                signs = [_progress_of(result) for _, result in flying]
             flying = [pair for pair in flying if pair not in ready]
             yield from ready
             show(
@@ -221,9 +221,10 @@ def _sent(
                 time.sleep(LOOK_SECONDS)
 
 
-def _done(result: "AsyncResult[Any]") -> int:
-    """How many documents of a running task are searchable, as it tells."""
-    return int(result.info["done"]) if result.state == "PROGRESS" else 0
+def _progress_of(result: "AsyncResult[Any]") -> tuple[str, int]:
+    """State of a task, and how many of its documents are searchable; one look, as it may end any moment."""
+    meta = result.backend.get_task_meta(result.id)
+    return meta["status"], meta["result"]["done"] if meta["status"] == "PROGRESS" else 0
 
 
 @contextmanager
