@@ -96,7 +96,7 @@ def test_it_indexes_answers_indexes_nothing_twice_and_leaves_nothing_whatever_su
     assert "emits no code for an assert statement when optimization is requested" in output
     assert f"documents: 0 pending, {documents} live, 0 failed; pending chunks: 0\n" in output
     assert "\x1b" not in output  # plain where it is no terminal
-    assert "EMBEDDING_MODEL=3-small OPENAI_API_KEY=... vector-index up" in output
+    assert "EMBEDDING_MODEL=3-small CHAT_MODEL=gpt-4o-mini OPENAI_API_KEY=... vector-index up" in output
 
 
 def test_stopped_half_way_it_leaves_nothing_either(folder: Path) -> None:
