@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -115,6 +116,8 @@ def test_progress_tells_documents_done_chunks_and_embedded(system: System, remot
         result = system.send("tasks.index_documents", documents=documents, index="remote")
         eventually(lambda: result.state == "PROGRESS")
         assert result.info == {"documents": 5, "done": 0, "chunks": 5, "embedded": 5}
+        time.sleep(0.3)  # it stays, from one slice of the waiting task to the next
+        assert result.state == "PROGRESS"
     finally:
         remote.latency_seconds = 0.0
     assert result.get(timeout=30)["indexed"] == 5
