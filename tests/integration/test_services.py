@@ -358,7 +358,7 @@ def test_home_and_programs_may_stand_where_only_their_user_enters(
 
 def test_each_test_has_an_empty_database_with_the_schema(database_url: str, broker_url: str) -> None:
     with psycopg.connect(database_url) as connection:
-        assert connection.execute("SELECT count(*) FROM vector_index.migrations").fetchone() == (1,)
+        assert connection.execute("SELECT count(*) FROM vector_index.documents").fetchone() == (0,)
     with redis.Redis.from_url(broker_url) as client:
         assert client.dbsize() == 0
         client.set("left", "behind")
