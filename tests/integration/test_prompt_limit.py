@@ -1,0 +1,63 @@
+"""What reaches the provider, counted there: never more than TOKEN_LIMIT less the room for the answer."""
+
+import random
+
+from tests.fixtures.provider import running_provider  # noqa: F401
+from tests.provider import Provider, prompt_tokens
+from worker import answering
+from worker.backends.llm import LLMChatBackend
+from worker.documents import Passage
+
+WORDS = [
+    "owl",
+    "night",
+    "夜",
+    "сова",
+    "🦉\u200d🌙",
+    "<passage>",
+    "[3]",
+    "<|endoftext|>",
+    "hunts.\n\n",
+    "http://a.b/c?d=e",
+    "3.14159",
+    "```code```",
+]
+ANSWER_TOKENS = 200
+
+
+def test_200_random_questions_with_long_histories_and_twenty_large_passages(provider: Provider) -> None:
+    """gpt-4 counts in cl100k, and so does the provider: the count is exact, and close to the limit."""
+    chance = random.Random(3)
+    sizes = []
+    for _ in range(200):
+        limit = chance.randint(600, 4_000)
+        backend = LLMChatBackend(
+            name="default",
+            model_id="gpt-4",
+            init_kwargs={"key": "none", "api_base": provider.url},
+            prompt_kwargs={"max_tokens": ANSWER_TOKENS},
+            token_limit=limit,
+        )
+        passages = [_passage(_text(chance, 900), _text(chance, 5)) for _ in range(20)]
+        roles = ("user", "assistant")
+        history = [
+            {"role": roles[at % 2], "content": _text(chance, 200)} for at in range(chance.randint(10, 40))
+        ]
+        question = answering.Question(text=_text(chance, 20), history=history)
+        answering.answer(backend, question, passages)
+        sizes.append(prompt_tokens(provider.prompts[-1]) / (limit - ANSWER_TOKENS))
+    assert len(provider.prompts) == 200
+    assert max(sizes) <= 1
+    assert sum(sizes) / len(sizes) > 0.95
+    print(
+        f"200 prompts: {min(sizes):.3f} to {max(sizes):.3f} of the room, mean {sum(sizes) / len(sizes):.3f}"
+    )
+
+
+def _text(chance: random.Random, words: int) -> str:
+    return " ".join(chance.choices(WORDS, k=chance.randint(max(1, words // 2), words)))
+
+
+def _passage(text: str, title: str) -> Passage:
+    span = {"start": 0, "end": len(text), "chunks": (0, 0)}
+    return Passage(document_id="a", title=title, metadata={}, text=text, score=0.5, similarity=0.5, **span)
