@@ -119,11 +119,13 @@ class _Reading:
 
     def _sweep(self) -> None:
         with connection.checkout(self._url) as conn:
-            gone = [id for id in reindexing.documents_before(conn, self._run) if id not in self._met]
+            found = reindexing.documents_before(conn, self._run)
+            gone = [(id, head) for id, head in found if id not in self._met]
         for at in range(0, len(gone), DOCUMENTS_PER_TRANSACTION):
             job = self._job()
             with connection.checkout(self._url) as conn:
-                revisions.delete(conn, job, gone[at : at + DOCUMENTS_PER_TRANSACTION], None)
+                some = dict(gone[at : at + DOCUMENTS_PER_TRANSACTION])
+                revisions.delete(conn, job, list(some), None, heads=some)
 
     def _job(self, *, last: bool = False, **values: Any) -> Job:
         """The next slice; only the last one says how many there are. Raises TemporaryError when the lease is lost."""

@@ -112,13 +112,12 @@ def delete_matching(
         ledger = upkeep.job_ledger(conn, task_id)
         number, after, more = ledger.slices, "", not ledger.complete
         while more:
-            ids = search.matching_ids(
-                conn, index_id, where=where, after=after, limit=DOCUMENTS_PER_TRANSACTION
-            )
+            heads = search.matching(conn, index_id, where=where, after=after, limit=DOCUMENTS_PER_TRANSACTION)
+            ids = list(heads)
             more = bool(ids)
             # the last slice is empty, and the only one that says how many there are
             job = Job(task_id=task_id, slice=number, slices=0 if more else number + 1, index_id=index_id)
-            revisions.delete(conn, job, ids, version)
+            revisions.delete(conn, job, ids, version, heads=heads)
             number, after = number + 1, ids[-1] if ids else ""
         counts = upkeep.job_ledger(conn, task_id).counts
     return Deleted(deleted=counts["deleted"], stale=counts["stale"])

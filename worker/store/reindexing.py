@@ -70,13 +70,13 @@ def count_documents(connection: Connection, index_id: int) -> int:
     return int(row[0])
 
 
-def documents_before(connection: Connection, run: Run) -> Iterator[str]:
-    """Ids, in order, of the documents that nobody has changed since the run began."""
+def documents_before(connection: Connection, run: Run) -> Iterator[tuple[str, int]]:
+    """Ids, in order, of the documents that nobody has changed since the run began, with their newest revisions."""
     after = ""
     while True:
         parameters = {"index_id": run.index_id, "since": run.since, "after": after, "limit": IDS_AT_ONCE}
         rows = connection.execute(statement("reindexing.sql", "documents_before"), parameters).fetchall()
-        yield from (row[0] for row in rows)
+        yield from ((row[0], row[1]) for row in rows)
         if not rows:
             return
         after = rows[-1][0]

@@ -151,8 +151,17 @@ def touched_by(connection: Connection, build: Build, hashes: Sequence[bytes]) ->
 
 
 @retry_on_deadlock
-def delete(connection: Connection, job: Job, ids: Sequence[str], version: int | None) -> Mapping[str, int]:
+def delete(
+    connection: Connection,
+    job: Job,
+    ids: Sequence[str],
+    version: int | None,
+    *,
+    heads: Mapping[str, int] | None = None,
+) -> Mapping[str, int]:
     """Delete at most 100 documents in one transaction; a second time it only reports what the first came to.
+
+    With `heads`, the newest revisions for which they were chosen: one that has another by now stays.
 
     An id that is not known becomes a tombstone when there is a version, so that an older update that is still
     on its way finds the fence.
@@ -165,12 +174,15 @@ def delete(connection: Connection, job: Job, ids: Sequence[str], version: int | 
         if version is not None:
             connection.execute(statement("revisions.sql", "insert_documents"), parameters)
         rows = _lock_documents(connection, parameters)
+        if heads is not None:
+            rows = [row for row in rows if row.head_rev == heads[row.id]]
         fenced = [row for row in rows if row.is_newer_than(version)]
         docs = [row.doc for row in rows if row not in fenced]
         connection.execute(statement("revisions.sql", "mark_deleted"), {"docs": docs, "version": version})
         for build in builds.every(connection, job.index_id):
-            gone = connection.execute(build.sql("revisions.sql", "delete_served"), {"docs": docs}).fetchall()
-            revs = [rev for row in gone for rev in row if rev is not None]
+            served = _lock_served(connection, build, docs)
+            revs = [rev for row in served for rev in (row.live_rev, row.want_rev) if rev is not None]
+            connection.execute(build.sql("revisions.sql", "delete_served"), {"docs": docs})
             connection.execute(build.sql("revisions.sql", "delete_chunks"), {"revs": revs})
         connection.execute(statement("revisions.sql", "delete_revisions"), {"docs": docs})
         there = sum(1 for row in rows if row not in fenced and row.head_rev is not None)
@@ -243,6 +255,11 @@ def _lock_documents(connection: Connection, parameters: Mapping[str, Any]) -> li
         return cursor.execute(statement("revisions.sql", "lock_documents"), parameters).fetchall()
 
 
+def _lock_served(connection: Connection, build: Build, docs: Sequence[int]) -> list[_Served]:
+    with connection.cursor(row_factory=class_row(_Served)) as cursor:
+        return cursor.execute(build.sql("revisions.sql", "lock_served"), {"docs": list(docs)}).fetchall()
+
+
 def _key(job: Job) -> dict[str, Any]:
     return {"task_id": job.task_id, "slice": job.slice}
 
@@ -303,9 +320,7 @@ def _want(
 ) -> list[int]:
     """Let the build want the new revisions; which unchanged documents had failed in it and are tried again."""
     docs = [entry.doc for entry in staged]
-    with connection.cursor(row_factory=class_row(_Served)) as cursor:
-        lock = build.sql("revisions.sql", "lock_served")
-        rows = cursor.execute(lock, {"docs": sorted([*docs, *unchanged])}).fetchall()
+    rows = _lock_served(connection, build, [*docs, *unchanged])
     superseded = [row.want_rev for row in rows if row.want_rev is not None and row.doc in set(docs)]
     again = [row.doc for row in rows if row.state == "failed" and row.doc in set(unchanged)]
     connection.execute(build.sql("revisions.sql", "delete_chunks"), {"revs": superseded})

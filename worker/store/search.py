@@ -1,6 +1,6 @@
 """What readers ask: one statement, or one transaction with one snapshot."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -99,11 +99,11 @@ def nearest(
         return cursor.execute(text, {**values, **parameters}).fetchall()
 
 
-def matching_ids(
+def matching(
     connection: Connection, index_id: int, *, where: Filter, after: str, limit: int
-) -> Sequence[str]:
-    """Ids above `after`, in order, of documents whose newest revision passes the filter."""
+) -> Mapping[str, int]:
+    """Documents with ids above `after`, in order, whose newest revision passes the filter; that revision by id."""
     condition, parameters = where
-    text = sql.SQL(statements("search.sql")["matching_ids"]).format(filter=condition)
+    text = sql.SQL(statements("search.sql")["matching"]).format(filter=condition)
     values = {"index_id": index_id, "after": after, "limit": limit}
-    return [row[0] for row in connection.execute(text, {**values, **parameters})]
+    return dict(connection.execute(text, {**values, **parameters}))

@@ -26,6 +26,6 @@ UPDATE vector_index.jobs SET report = %(report)s WHERE task_id = %(task_id)s AND
 -- name: count_documents: that the index holds
 SELECT count(*) FROM vector_index.documents WHERE index_id = %(index_id)s AND NOT deleted
 
--- name: documents_before: ids above `after`, in order, of documents that have not changed since a run began
-SELECT id FROM vector_index.documents
+-- name: documents_before: ids above `after`, in order, of documents that have not changed since a run began, and heads
+SELECT id, head_rev FROM vector_index.documents
 WHERE index_id = %(index_id)s AND NOT deleted AND changed_at < %(since)s AND id > %(after)s ORDER BY id LIMIT %(limit)s

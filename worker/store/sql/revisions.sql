@@ -50,7 +50,7 @@ WHERE d.doc = n.doc
 -- name: raise_versions: the content is the same, the fence moves
 UPDATE vector_index.documents d SET version = n.version
 FROM unnest(%(docs)s::bigint[], %(versions)s::bigint[]) AS n (doc, version)
-WHERE d.doc = n.doc AND n.version > coalesce(d.version, n.version - 1)
+WHERE d.doc = n.doc AND (d.version IS NULL OR d.version < n.version)
 
 -- name: lock_served: by doc
 SELECT doc, live_rev, want_rev, state FROM {served} WHERE doc = ANY(%(docs)s) ORDER BY doc FOR UPDATE
@@ -108,8 +108,8 @@ UPDATE vector_index.documents SET deleted = true, head_rev = NULL, content_hash 
     version = greatest(version, %(version)s::bigint), changed_at = clock_timestamp()
 WHERE doc = ANY(%(docs)s)
 
--- name: delete_served: gives the revisions whose chunks go too
-DELETE FROM {served} WHERE doc = ANY(%(docs)s) RETURNING live_rev, want_rev
+-- name: delete_served: once locked in their order
+DELETE FROM {served} WHERE doc = ANY(%(docs)s)
 
 -- name: delete_revisions: title, metadata and text
 DELETE FROM vector_index.revisions WHERE doc = ANY(%(docs)s)

@@ -31,6 +31,6 @@ JOIN vector_index.revisions r ON r.rev = coalesce(s.live_rev, s.want_rev)
 LEFT JOIN {chunks} c ON c.rev = s.live_rev LEFT JOIN {embeddings} e USING (hash)
 WHERE d.index_id = %(index_id)s AND d.id = %(id)s AND {filter} GROUP BY d.doc
 
--- name: matching_ids: documents whose newest revision passes a filter
-SELECT d.id FROM vector_index.documents d JOIN vector_index.revisions r ON r.rev = d.head_rev
+-- name: matching: documents whose newest revision passes a filter, and that revision
+SELECT d.id, d.head_rev FROM vector_index.documents d JOIN vector_index.revisions r ON r.rev = d.head_rev
 WHERE d.index_id = %(index_id)s AND d.id > %(after)s AND {filter} ORDER BY d.id LIMIT %(limit)s

@@ -1,0 +1,84 @@
+"""Two at the same rows, and what a busy system does to those that wait: on real Postgres."""
+
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from tests.integration.test_pipeline import Application, application  # noqa: F401
+from tests.integration.test_reindexing import Shelf, run, shop  # noqa: F401
+from worker import reindexing, staging
+from worker.store import builds, connection, revisions
+
+
+def test_a_document_that_is_sent_while_reindexing_lists_what_is_gone_stays(
+    shop: Application,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run(shop, Shelf({"kept": "A book.", "gone": "An old book.", "sent": "A former book."}))
+    delete = revisions.delete
+
+    def overtaken(*args: Any, **options: Any) -> Any:
+        shop.stage({"id": "sent", "text": "A book that the application has just sent."})
+        return delete(*args, **options)
+
+    monkeypatch.setattr(reindexing.revisions, "delete", overtaken)
+    result = run(shop, Shelf({"kept": "A book."}), allow_shrink=True)
+    assert result["deleted"] == 1
+    assert shop.state("gone")["state"] == "absent"
+    assert shop.state("sent")["state"] == "live"
+
+
+def test_a_document_that_changes_while_it_is_deleted_by_filter_stays(
+    application: Application,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    application.put(*[{"id": n, "text": f"Words {n}.", "metadata": {"old": True}} for n in range(2)])
+    delete = revisions.delete
+
+    def overtaken(*args: Any, **options: Any) -> Any:
+        application.stage({"id": 1, "text": "New words.", "metadata": {"old": False}})
+        return delete(*args, **options)
+
+    monkeypatch.setattr(staging.revisions, "delete", overtaken)
+    done = staging.delete_matching(application.url, application.index, "delete", {"old": True}, None)
+    assert done == staging.Deleted(deleted=1)
+    application.drainer.drain()
+    assert application.state("1")["state"] == "live"
+
+
+def test_deleting_and_publishing_the_same_documents_lock_them_in_one_order(
+    application: Application,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    application.put({"id": "a", "text": "Words."}, {"id": "b", "text": "More words."})
+    # rows stand on the page in another order than by doc, as they do after updates
+    application.rows("UPDATE vector_index.served_1 SET error = 'x' WHERE doc = 1 RETURNING 1")
+    order = application.rows("SELECT doc FROM vector_index.served_1 ORDER BY ctid")
+    assert order == [(2,), (1,)]
+    with connection.checkout(application.url) as conn:
+        conn.execute("ANALYZE vector_index.served_1")  # so that the rows are read in the order of the page
+    with connection.checkout(application.url) as first, connection.checkout(application.url) as third:
+        build = builds.live(first, "default")
+        assert build is not None
+        thread = threading.Thread(target=lambda: application.delete("a", "b"))
+        with first.transaction():
+            first.execute("SELECT FROM vector_index.served_1 WHERE doc = 1 FOR UPDATE")
+            thread.start()
+            waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+            deadline = time.monotonic() + 10
+            while third.execute(waiting).fetchone() == (0,) and time.monotonic() < deadline:
+                time.sleep(0.01)
+            # whoever waits for 1 holds nothing behind it
+            first.execute("SELECT FROM vector_index.served_1 WHERE doc = 2 FOR UPDATE NOWAIT")
+    thread.join(10)
+    assert application.state("a")["state"] == application.state("b")["state"] == "absent"
+
+
+def test_the_lowest_version_of_all_is_taken_with_unchanged_content(
+    application: Application,  # noqa: F811
+) -> None:
+    application.put({"id": "a", "text": "Words."})
+    assert application.put({"id": "a", "text": "Words.", "version": -(2**63)})["unchanged"] == 1
+    assert application.state("a")["version"] == -(2**63)
