@@ -66,6 +66,7 @@ class Drainer:
         self._stopping = threading.Event()
         self._paused_until = 0.0  # monotonic seconds
         self._builds: tuple[float, list[Build]] = (0.0, [])
+        self._turn = 0  # which of them is looked at first
         self._threads = [
             threading.Thread(target=self._run, name=f"drain-{settings.name}-{slot}", daemon=True)
             for slot in range(settings.concurrency)
@@ -120,7 +121,9 @@ class Drainer:
 
     def _claim(self) -> Claim | None:
         with connection.checkout(self._url) as conn:
-            for build in self._written(conn):
+            written = self._written(conn)
+            for at in range(len(written)):  # in turn: an index with a backlog does not hold up the others
+                build = written[(self._turn + at) % len(written)]
                 if (limit := self._share(conn, build)) == 0:
                     continue
                 claim = queue.claim(
@@ -135,6 +138,7 @@ class Drainer:
                     lease_seconds=self._settings.timeout_seconds + LEASE_MARGIN_SECONDS,
                 )
                 if claim is not None:
+                    self._turn += at + 1
                     return claim
         return None
 

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from tests.integration.test_pipeline import Application, application  # noqa: F401
 from tests.integration.test_reindexing import Shelf, run, shop  # noqa: F401
 from worker import reindexing, staging
-from worker.store import builds, connection, revisions
+from worker.store import builds, connection, queue, revisions
 
 
 def test_a_document_that_is_sent_while_reindexing_lists_what_is_gone_stays(
@@ -76,9 +77,42 @@ def test_deleting_and_publishing_the_same_documents_lock_them_in_one_order(
     assert application.state("a")["state"] == application.state("b")["state"] == "absent"
 
 
+def test_an_index_with_a_backlog_does_not_hold_up_another(application: Application) -> None:  # noqa: F811
+    first = application.index
+    application.stage(*[{"id": n, "text": f"Words number {n}."} for n in range(100)])
+    application.index = replace(first, name="other")
+    application.stage({"id": "urgent", "text": "A word that has no time."})
+    for _ in range(2):
+        claim = application.drainer._claim()
+        assert claim is not None
+        application.drainer._settle(claim)
+    assert application.state("urgent")["state"] == "live"
+
+
 def test_the_lowest_version_of_all_is_taken_with_unchanged_content(
     application: Application,  # noqa: F811
 ) -> None:
     application.put({"id": "a", "text": "Words."})
     assert application.put({"id": "a", "text": "Words.", "version": -(2**63)})["unchanged"] == 1
     assert application.state("a")["version"] == -(2**63)
+
+
+def test_what_is_given_back_is_found_by_its_key(application: Application) -> None:  # noqa: F811
+    application.stage({"id": "a", "text": "Words."})
+    claim = application.drainer._claim()
+    assert claim is not None
+    with connection.checkout(application.url) as conn:
+        conn.execute("SET enable_seqscan = off")
+        plan = conn.execute(
+            b"EXPLAIN " + claim.build.sql("queue.sql", "give_back").as_bytes(conn),
+            {
+                "token": claim.token,
+                "hashes": [item.hash for item in claim.inputs],
+                "seconds": 0,
+                "uncounted": 0,
+            },
+        ).fetchall()
+        conn.execute("RESET enable_seqscan")
+        assert "Seq Scan" not in "\n".join(line for (line,) in plan)
+        queue.give_back(conn, claim, counted=False)
+    assert application.rows("SELECT attempts, token FROM vector_index.pending_1") == [(0, None)]

@@ -113,7 +113,13 @@ def give_back(connection: Connection, held: Claim, *, seconds: float = 0.0, coun
 
     Not `counted`, the claim was no attempt: waiting for a rate limit or for mended settings punishes nobody.
     """
-    parameters = {"token": held.token, "seconds": seconds, "uncounted": 0 if counted else 1}
+    hashes = [*(item.hash for item in held.inputs), *held.orphans]
+    parameters = {
+        "hashes": hashes,
+        "token": held.token,
+        "seconds": seconds,
+        "uncounted": 0 if counted else 1,
+    }
     connection.execute(held.build.sql("queue.sql", "give_back"), parameters)
 
 

@@ -28,10 +28,11 @@ SELECT * FROM unnest(%(hashes)b::bytea[], %(embeddings)b::{column}[]) ON CONFLIC
 DELETE FROM {pending} WHERE hash IN (
     SELECT hash FROM {pending} WHERE hash = ANY(%(hashes)s) ORDER BY hash FOR UPDATE)
 
--- name: give_back: a claim ends without a result; only what it still holds
+-- name: give_back: a claim ends without a result; only what it still holds, by hash
 UPDATE {pending} SET visible_at = clock_timestamp() + %(seconds)s * interval '1 second', token = NULL,
     attempts = attempts - %(uncounted)s
-WHERE token = %(token)s
+WHERE hash IN (
+    SELECT hash FROM {pending} WHERE hash = ANY(%(hashes)s) AND token = %(token)s ORDER BY hash FOR UPDATE)
 
 -- name: fail_pending: the content is given up, if the claim still holds it
 DELETE FROM {pending} WHERE hash = %(hash)s AND token = %(token)s RETURNING hash
