@@ -10,7 +10,8 @@ import pytest
 from tests.integration.test_pipeline import Application, application  # noqa: F401
 from tests.integration.test_reindexing import Shelf, run, shop  # noqa: F401
 from worker import reindexing, staging
-from worker.store import builds, connection, queue, revisions
+from worker.store import builds, connection, queue, revisions, upkeep
+from worker.store.revisions import Job
 
 
 def test_a_document_that_is_sent_while_reindexing_lists_what_is_gone_stays(
@@ -95,6 +96,25 @@ def test_the_lowest_version_of_all_is_taken_with_unchanged_content(
     application.put({"id": "a", "text": "Words."})
     assert application.put({"id": "a", "text": "Words.", "version": -(2**63)})["unchanged"] == 1
     assert application.state("a")["version"] == -(2**63)
+
+
+def test_the_ledger_of_a_job_that_waits_still_outlives_a_week(application: Application) -> None:  # noqa: F811
+    finished = application.stage({"id": "b", "text": "Other words."})
+    application.drainer.drain()
+    assert application.result(finished) is not None
+    waiting = application.stage({"id": "a", "text": "Words."})
+    with connection.checkout(application.url) as conn:
+        conn.execute("UPDATE vector_index.jobs SET created_at = now() - interval '8 days'")
+        assert upkeep.forget_jobs(conn) == 1
+        application.drainer.drain()
+        assert (application.result(waiting) or {})["indexed"] == 1
+        # nobody waits for what was never staged to its end
+        revisions.delete(conn, Job(task_id="half", slice=0, slices=2, index_id=1), [], None)
+        conn.execute(
+            "UPDATE vector_index.jobs SET finished_at = NULL, created_at = now() - interval '8 days', "
+            "touched_at = now() - interval '8 days' WHERE task_id = 'half'"
+        )
+        assert upkeep.forget_jobs(conn) == 2
 
 
 def test_what_is_given_back_is_found_by_its_key(application: Application) -> None:  # noqa: F811

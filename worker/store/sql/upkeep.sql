@@ -57,8 +57,10 @@ WHERE i.index_id = j.index_id AND (j.task_id, j.slice) IN (
 )
 RETURNING j.task_id, i.name
 
--- name: forget_jobs: finished ones that no redelivery can reach any more
-DELETE FROM vector_index.jobs WHERE created_at < clock_timestamp() - %(days)s * interval '1 day'
+-- name: forget_jobs: those that no redelivery can reach any more, and for whose result nobody waits
+DELETE FROM vector_index.jobs j WHERE created_at < clock_timestamp() - %(days)s * interval '1 day' AND NOT EXISTS (
+    SELECT FROM vector_index.jobs f WHERE f.task_id = j.task_id AND f.slice = 0 AND f.finished_at IS NULL
+        AND f.touched_at > clock_timestamp() - %(days)s * interval '1 day')
 
 -- name: count_documents: by state in one build
 SELECT count(*) FILTER (WHERE state = 'pending') AS pending, count(*) FILTER (WHERE state = 'live') AS live,
