@@ -2,14 +2,18 @@
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
+import psycopg
 import pytest
+import stamina
 
 from tests.integration.test_pipeline import Application, application  # noqa: F401
 from tests.integration.test_reindexing import Shelf, run, shop  # noqa: F401
 from worker import reindexing, staging
+from worker.errors import ServiceUnreachable
 from worker.store import builds, connection, queue, revisions, upkeep
 from worker.store.revisions import Job
 
@@ -136,3 +140,56 @@ def test_what_is_given_back_is_found_by_its_key(application: Application) -> Non
         assert "Seq Scan" not in "\n".join(line for (line,) in plan)
         queue.give_back(conn, claim, counted=False)
     assert application.rows("SELECT attempts, token FROM vector_index.pending_1") == [(0, None)]
+
+
+def test_threads_that_come_first_wait_until_the_pool_is_open(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class SlowPool(connection.ConnectionPool[connection.Connection]):
+        def open(self, wait: bool = False, timeout: float = 30.0) -> None:
+            time.sleep(0.2)
+            super().open(wait, timeout)
+
+        def __class_getitem__(cls, _: object) -> type["SlowPool"]:
+            return cls
+
+    monkeypatch.setattr(connection, "ConnectionPool", SlowPool)
+    with ThreadPoolExecutor(8) as threads:
+        for _ in threads.map(lambda _: _look(url), range(8)):
+            pass
+
+
+@pytest.mark.parametrize("state", ["53100", "25P03", "40P01", "57014"])
+def test_what_can_succeed_later_is_an_error_that_tasks_wait_for(url: str, state: str) -> None:
+    with (
+        pytest.raises(ServiceUnreachable, match=r"unable for now: no more room$"),
+        connection.checkout(url) as conn,
+    ):
+        conn.execute(
+            f"DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '{state}', MESSAGE = 'no more room', "
+            "DETAIL = 'a private text'; END $$".encode()
+        )
+
+
+def test_whoever_logs_retries_sees_no_documents() -> None:
+    seen: list[stamina.instrumentation.RetryDetails] = []
+    failing = [psycopg.errors.DeadlockDetected("deadlock detected")]
+
+    @connection.retry_on_deadlock
+    def write(text: str) -> str:
+        if failing:
+            raise failing.pop()
+        return text
+
+    stamina.instrumentation.set_on_retry_hooks([seen.append])
+    try:
+        assert write("a private text") == "a private text"
+    finally:
+        stamina.instrumentation.set_on_retry_hooks(None)
+    [details] = seen
+    assert "private" not in repr((details.args, details.kwargs))
+
+
+def _look(url: str) -> None:
+    with connection.checkout(url) as conn:
+        conn.execute("SELECT 1")

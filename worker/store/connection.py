@@ -2,8 +2,11 @@
 
 import os
 import re
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
+from typing import ParamSpec, TypeVar
 
 import psycopg
 import stamina
@@ -13,6 +16,9 @@ from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from worker.errors import ServiceUnreachable, SettingsError
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 Connection = psycopg.Connection[TupleRow]
 
@@ -28,13 +34,13 @@ SET idle_in_transaction_session_timeout = '10s';
 SET jit = off;
 """
 
-# Locks are taken in one order everywhere; these are retried all the same.
-retry_on_deadlock = stamina.retry(
-    on=(pg.DeadlockDetected, pg.SerializationFailure), attempts=6, wait_initial=0.02, wait_max=1.0, timeout=30
-)
+# SQLSTATEs, by their beginning, of what can succeed later: conflicts, resources, an operator's or the system's doing,
+# and the time limits of a lock and of an idle transaction.
+TEMPORARY = ("40", "53", "57", "58", "55P03", "25P03")
 
 MISCONFIGURED = re.compile(r"authentication failed|no password supplied|does not exist|no pg_hba.conf entry")
 
+_opening = threading.Lock()
 _pools: dict[tuple[int, str], ConnectionPool[Connection]] = {}
 
 
@@ -50,27 +56,51 @@ def configure(connection: Connection) -> None:
 def pool(url: str, *, max_size: int = 16) -> ConnectionPool[Connection]:
     """The pool of this process for the database; a forked child gets one of its own."""
     key = (os.getpid(), url)
-    if key not in _pools:
-        fresh = ConnectionPool[Connection](
-            url,
-            min_size=0,
-            max_size=max_size,
-            timeout=CHECKOUT_TIMEOUT_SECONDS,
-            reconnect_timeout=1.0,
-            kwargs={"connect_timeout": CONNECT_TIMEOUT_SECONDS, "application_name": "vector-index-worker"},
-            configure=configure,
-            check=ConnectionPool.check_connection,
-            open=False,
-        )
-        if _pools.setdefault(key, fresh) is fresh:
-            fresh.open()
-    return _pools[key]
+    with _opening:  # the others wait: a pool that is not open yet refuses them
+        if key not in _pools:
+            _pools[key] = ConnectionPool[Connection](
+                url,
+                min_size=0,
+                max_size=max_size,
+                timeout=CHECKOUT_TIMEOUT_SECONDS,
+                reconnect_timeout=1.0,
+                kwargs={
+                    "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+                    "application_name": "vector-index-worker",
+                },
+                configure=configure,
+                check=ConnectionPool.check_connection,
+                open=True,
+            )
+        return _pools[key]
 
 
 def close_pools() -> None:
     """Close the pools of this process."""
     for key in [key for key in _pools if key[0] == os.getpid()]:
         _pools.pop(key).close()
+
+
+def retry_on_deadlock(function: Callable[P, T]) -> Callable[P, T]:
+    """Run a transaction again that lost a conflict: locks are taken in one order everywhere, and yet.
+
+    A context, as the decorator of stamina gives the arguments, which hold documents, to whoever logs retries.
+    """
+
+    @wraps(function)
+    def retrying(*args: P.args, **kwargs: P.kwargs) -> T:
+        for attempt in stamina.retry_context(
+            on=(pg.DeadlockDetected, pg.SerializationFailure),
+            attempts=6,
+            wait_initial=0.02,
+            wait_max=1.0,
+            timeout=30,
+        ):
+            with attempt:
+                return function(*args, **kwargs)
+        raise AssertionError("stamina tries at least once")
+
+    return retrying
 
 
 @contextmanager
@@ -94,21 +124,18 @@ def checkout(url: str) -> Iterator[Connection]:
 
 @contextmanager
 def translated(url: str) -> Iterator[None]:
-    """Turn a lost or refused connection into one sentence; the errors of statements pass."""
+    """Turn a lost or refused connection, and what can succeed later, into one sentence; other errors pass."""
     try:
         yield
-    except (
-        PoolTimeout,
-        pg.AdminShutdown,
-        pg.CrashShutdown,
-        pg.CannotConnectNow,
-        pg.TooManyConnections,
-    ) as error:
+    except PoolTimeout as error:
         raise ServiceUnreachable(f"Postgres at {where(url)} is unreachable: {_first_line(error)}") from error
     except pg.ReadOnlySqlTransaction as error:
         raise ServiceUnreachable(f"Postgres at {where(url)} is read-only: {_first_line(error)}") from error
-    except psycopg.OperationalError as error:
-        if error.sqlstate is not None:
+    except psycopg.Error as error:
+        if error.sqlstate is not None and error.sqlstate.startswith(TEMPORARY):
+            said = error.diag.message_primary or type(error).__name__  # the detail may hold values
+            raise ServiceUnreachable(f"Postgres at {where(url)} is unable for now: {said}") from error
+        if error.sqlstate is not None or not isinstance(error, psycopg.OperationalError):
             raise
         said = _first_line(error)
         if MISCONFIGURED.search(said):  # while connecting, libpq gives the server's words but no SQLSTATE
