@@ -54,11 +54,11 @@ def embed(self: Task, index: str = "default") -> dict[str, Any]:
             result, progress = monitoring.report(conn, index, self.request.id)
         if result is not None:
             return result
+        # a job of a million documents takes a while to look at: at most half of the time
+        time.sleep(max(LOOK_SECONDS, time.monotonic() - looked))
         if time.monotonic() > deadline:
             self.update_state(state="PROGRESS", meta=progress)
             raise self.replace(embed.si(index=index))
-        # a job of a hundred thousand documents takes a while to look at: at most half of the time
-        time.sleep(max(LOOK_SECONDS, time.monotonic() - looked))
 
 
 @app.task(name="tasks.delete_documents", bind=True, **WAIT_FOR_SERVICES)

@@ -1,35 +1,47 @@
 """Watch: what became of a job, and how far it is."""
 
+from collections import Counter
 from typing import Any
 
+from worker.errors import InvalidQuery
 from worker.store import builds, upkeep
 from worker.store.connection import Connection
 
 
 def report(conn: Connection, index: str, task_id: str) -> tuple[dict[str, Any] | None, dict[str, int]]:
-    """The result of a job once nothing of it is pending, else None; and its progress."""
+    """The result of a job once nothing of it is pending, else None; and its progress.
+
+    Raises InvalidQuery when the database knows no such job.
+    """
     build = builds.live(conn, index)
     ledger = upkeep.job_ledger(conn, task_id)
-    documents = [] if build is None else upkeep.job_documents(conn, build, task_id)
-    states = [document.state for document in documents]
+    if not ledger.slices:
+        raise InvalidQuery(
+            f"nothing was staged by the task {task_id}, or so long ago that it is forgotten: send its documents again"
+        )
+    alike = [] if build is None else upkeep.job_documents(conn, build, task_id)
+    states: Counter[str] = Counter()
+    live: Counter[str] = Counter()  # by outcome
+    for some in alike:
+        states[some.state] += some.documents
+        if some.state == "live":
+            live[some.outcome] += some.documents
     counts = ledger.counts
     progress = {
-        "documents": len(documents),
-        "done": len(documents) - states.count("pending"),
+        "documents": states.total(),
+        "done": states.total() - states["pending"],
         "chunks": counts.get("chunks", 0),
         "embedded": counts.get("embedded", 0),
     }
-    if "pending" in states or not ledger.complete:
+    if states["pending"] or not ledger.complete:
         return None, progress
     upkeep.finish_job(conn, task_id)
-    live = [document.outcome for document in documents if document.state == "live"]
-    failed = [{"id": d.id, "error": d.error} for d in documents if d.state == "failed"]
     result = {
         "index": index,
-        "indexed": live.count("indexed"),
-        "unchanged": live.count("unchanged"),
-        "stale": counts.get("stale", 0) + states.count("overtaken"),
-        "failed": [*ledger.rejected, *failed],
+        "indexed": live["indexed"],
+        "unchanged": live["unchanged"],
+        "stale": counts.get("stale", 0) + states["overtaken"],
+        "failed": [*ledger.rejected, *(failure for some in alike for failure in some.failed)],
         "chunks": counts.get("chunks", 0),
         "embedded": counts.get("embedded", 0),
         "tokens": counts.get("tokens", 0),

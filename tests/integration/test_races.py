@@ -13,7 +13,7 @@ import stamina
 from tests.integration.test_pipeline import Application, application  # noqa: F401
 from tests.integration.test_reindexing import Shelf, run, shop  # noqa: F401
 from worker import reindexing, staging
-from worker.errors import ServiceUnreachable
+from worker.errors import InvalidQuery, ServiceUnreachable
 from worker.store import builds, connection, queue, revisions, upkeep
 from worker.store.revisions import Job
 
@@ -188,6 +188,21 @@ def test_whoever_logs_retries_sees_no_documents() -> None:
         stamina.instrumentation.set_on_retry_hooks(None)
     [details] = seen
     assert "private" not in repr((details.args, details.kwargs))
+
+
+def test_a_look_at_a_job_does_not_read_its_documents_one_by_one(application: Application) -> None:  # noqa: F811
+    task_id = application.stage(*[{"id": n, "text": f"Words number {n}."} for n in range(250)])
+    with connection.checkout(application.url) as conn:
+        build = builds.live(conn, "default")
+        assert build is not None
+        [alike] = upkeep.job_documents(conn, build, task_id)
+    assert (alike.state, alike.documents, alike.failed) == ("pending", 250, [])
+
+
+def test_a_job_that_the_database_does_not_know_is_no_endless_wait(application: Application) -> None:  # noqa: F811
+    application.put({"id": "a", "text": "Words."})
+    with pytest.raises(InvalidQuery, match="nothing was staged by the task unknown"):
+        application.result("unknown")
 
 
 def _look(url: str) -> None:

@@ -26,13 +26,13 @@ class Repairs:
 
 
 @dataclass(frozen=True, kw_only=True)
-class JobDocument:
-    """Where one document of a job stands."""
+class JobDocuments:
+    """The documents of a job that stand alike: a job may have a million."""
 
-    id: str
-    outcome: str  # indexed or unchanged: what it counts as once it is live
+    outcome: str  # indexed or unchanged: what they count as once they are live
     state: str  # pending, live, failed or overtaken
-    error: str | None
+    documents: int
+    failed: Sequence[Mapping[str, str]]  # id and error of each, where they are
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,10 +77,10 @@ def forget_jobs(connection: Connection) -> int:
     return connection.execute(statement("upkeep.sql", "forget_jobs"), {"days": REDELIVERY_DAYS}).rowcount
 
 
-def job_documents(connection: Connection, build: Build, task_id: str) -> list[JobDocument]:
+def job_documents(connection: Connection, build: Build, task_id: str) -> list[JobDocuments]:
     """Where the documents of a job stand; also notes that its waiting task is alive."""
     connection.execute(statement("upkeep.sql", "touch_job"), {"task_id": task_id})
-    with connection.cursor(row_factory=class_row(JobDocument)) as cursor:
+    with connection.cursor(row_factory=class_row(JobDocuments)) as cursor:
         return cursor.execute(build.sql("upkeep.sql", "job_states"), {"task_id": task_id}).fetchall()
 
 

@@ -24,19 +24,24 @@ GROUP BY c.hash ORDER BY c.hash ON CONFLICT DO NOTHING RETURNING hash
 UPDATE vector_index.jobs SET touched_at = clock_timestamp()
 WHERE task_id = %(task_id)s AND slice = 0 AND touched_at < clock_timestamp() - interval '15 seconds'
 
--- name: job_states: where the documents of a job stand in the live build; a run that was begun again staged some twice
+-- name: job_states: how many documents of a job stand where in the live build, and which have failed; a run that was
+-- begun again staged some twice
 WITH mine AS (
     SELECT doc, max(rev) AS rev, min(outcome) AS outcome  -- indexed before unchanged
     FROM vector_index.job_documents WHERE task_id = %(task_id)s GROUP BY doc
+), standing AS (
+    SELECT mine.doc, mine.outcome, s.error, CASE
+        WHEN s.doc IS NULL OR s.live_rev > mine.rev THEN 'overtaken'
+        WHEN s.live_rev = mine.rev THEN 'live'
+        WHEN s.state = 'failed' AND s.want_rev > mine.rev THEN 'overtaken'
+        ELSE s.state END AS state
+    FROM mine LEFT JOIN {served} s USING (doc)
 )
-SELECT d.id, jd.outcome, s.error, CASE
-    WHEN s.doc IS NULL OR s.live_rev > jd.rev THEN 'overtaken'
-    WHEN s.live_rev = jd.rev THEN 'live'
-    WHEN s.state = 'failed' AND s.want_rev > jd.rev THEN 'overtaken'
-    ELSE s.state END AS state
-FROM mine jd
-JOIN vector_index.documents d USING (doc)
-LEFT JOIN {served} s USING (doc)
+SELECT state, outcome, count(*) AS documents,
+    coalesce(jsonb_agg(jsonb_build_object(
+        'id', (SELECT d.id FROM vector_index.documents d WHERE d.doc = standing.doc), 'error', error
+    )) FILTER (WHERE state = 'failed'), '[]') AS failed
+FROM standing GROUP BY state, outcome
 
 -- name: job_counts: what the slices of a job came to
 SELECT slices, counts, rejected, report,
