@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import redis
 from celery import Task, bootsteps
+from celery.exceptions import Reject
 from celery.worker.consumer.tasks import Tasks
 from celery.worker.request import Request
 from kombu.transport.redis import Channel
@@ -94,3 +95,10 @@ class HiddenTask(Task):  # type: ignore[misc]
 
     abstract = True
     Request = "worker.broker:HiddenArguments"
+
+    def retry(self, *args: Any, **kwargs: Any) -> Any:
+        """As Celery's; but when the broker does not take the retry, the message stays, where Celery drops it."""
+        try:
+            return super().retry(*args, **kwargs)
+        except Reject as rejected:
+            raise Reject(rejected.reason, requeue=True) from rejected

@@ -9,6 +9,8 @@ from typing import Any
 import psycopg
 import pytest
 import stamina
+from celery import Celery
+from celery.exceptions import Reject
 
 from tests.integration.test_pipeline import Application, application  # noqa: F401
 from tests.integration.test_reindexing import Shelf, run, shop  # noqa: F401
@@ -203,6 +205,20 @@ def test_a_job_that_the_database_does_not_know_is_no_endless_wait(application: A
     application.put({"id": "a", "text": "Words."})
     with pytest.raises(InvalidQuery, match="nothing was staged by the task unknown"):
         application.result("unknown")
+
+
+def test_a_retry_that_the_broker_does_not_take_leaves_the_message() -> None:
+    app = Celery("application", task_cls="worker.broker:HiddenTask", set_as_current=False)
+    app.conf.update(broker_url="redis://127.0.0.1:1/0", task_publish_retry=False)
+
+    @app.task(bind=True, name="waits")  # type: ignore[untyped-decorator]
+    def waits(self: Any) -> None:
+        raise self.retry(exc=ServiceUnreachable("Postgres is away"))
+
+    waits.push_request(id="1", called_directly=False)
+    with pytest.raises(Reject) as rejected:
+        waits.run()
+    assert rejected.value.requeue
 
 
 def _look(url: str) -> None:
