@@ -1,9 +1,10 @@
 """Compose: a question and its passages become messages that fit into a model's window.
 
-Passages are text that strangers may have written. Each stands between <passage> and </passage>, marks that
-can occur neither in a passage nor in a title or a question, as their `<` is written `&lt;` there; its number stands
-outside of the marks, and a title has no line breaks. So a passage cannot end itself, give instructions from outside
-of its marks, or pose as another number, and the rules that say so stand before the first of them.
+Passages and their titles are text that strangers may have written. They stand between <passage> and </passage>,
+marks that can occur neither in them nor in a question, as their `<` is written `&lt;` there; a title is the first line,
+which is empty without one, and the number stands outside of the marks. So a passage cannot end itself, give
+instructions from outside of its marks, or pose as another number, and the rules that say so stand before the first
+of them.
 """
 
 import re
@@ -17,6 +18,8 @@ Messages = Sequence[Mapping[str, str]]  # {"role": "system" | "user" | "assistan
 
 # what the chat formats of OpenAI's models add (OpenAI cookbook, "How to count tokens"); others add less
 TOKENS_PER_MESSAGE, TOKENS_PER_PROMPT = 4, 3
+
+TITLE_CHARACTERS = 300  # of a title, which is not cut with its passage: a long one would take all the room
 
 SYSTEM = "You answer questions about a collection of documents: correctly, briefly, in the language of the question."
 NO_ANSWER = "cannot be answered from these documents"
@@ -105,8 +108,9 @@ def _asked(question: str, passages: Sequence[Passage], last_characters: int | No
     blocks = [RULES]
     for number, passage in enumerate(passages, start=1):
         text = passage.text if number < len(passages) else passage.text[:last_characters]
-        title = " ".join(passage.title.split())
-        blocks.append(f"{_quoted(f'[{number}] {title}').rstrip()}\n<passage>\n{_quoted(text)}\n</passage>")
+        title = " ".join(passage.title[:TITLE_CHARACTERS].split())
+        quoted = _quoted(f"{title}\n{text}")
+        blocks.append(f"[{number}]\n<passage>\n{quoted}\n</passage>")
     blocks.append(f"Question: {_quoted(question)}")
     return {"role": "user", "content": "\n\n".join(blocks)}
 

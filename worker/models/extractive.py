@@ -32,13 +32,16 @@ MIN_SENTENCE_WORDS = 4
 MIN_SHARE_OF_BEST = 0.7  # of the best sentence's score, for a further quotation
 MIN_SIMILARITY, MIN_COVERED = 0.46, 0.5  # one of them is reached, or the question is declined
 
-_PASSAGE = re.compile(r"^\[(\d+)\] ?([^\n]*)\n<passage>\n(.*?)\n</passage>$", re.MULTILINE | re.DOTALL)
-_QUESTION = re.compile(r"^Question: (.*)\Z", re.MULTILINE | re.DOTALL)
+_PASSAGE = re.compile(r"^\[(\d+)\]\n<passage>\n([^\n]*)\n(.*?)\n</passage>$", re.MULTILINE | re.DOTALL)
+# behind the last passage: a text may have such a line, but not the mark
+_QUESTION = re.compile(r"</passage>\n\nQuestion: (.*)\Z", re.DOTALL)
 _WORD = re.compile(r"[^\W_]+(?:\.\d+)*")
 # the end of a sentence, a blank line, or the line under a heading
 _SENTENCE_END = re.compile(
     r"(?<=[.!?])(?<!\.\.)[\"'”’)*`]*\s+(?=[\"'“‘(*`]*[^\Wa-z_])|(?<=[。！？])|\n\s*\n|\n[-=~^*+#]{3,}\s*(?:\n|\Z)"
 )
+# of Markdown, on a line of its own: it names a subject, and answers nothing
+_HEADING = re.compile(r"#{1,6} .*")
 # a footnote's number in a text is no number of a passage
 _REFERENCE = re.compile(r"\s*\[#?[\d\s,;–-]+\]_?")
 _SUFFIXES = re.findall(r"\w+", "ations ation ings ing edly ers er ies ied ed es ly s e y")
@@ -143,6 +146,8 @@ class Extractive(Model):
 
 def _sentences(text: str) -> Iterator[str]:
     for piece in _SENTENCE_END.split(text):
+        if _HEADING.fullmatch(piece.strip()):
+            continue
         sentence = " ".join(_REFERENCE.sub("", piece).split())
         if len(_WORD.findall(sentence)) >= MIN_SENTENCE_WORDS:
             yield sentence
