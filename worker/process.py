@@ -142,11 +142,15 @@ def prepare() -> Sequence[str]:
     Returns sentences that an operator should see. Raises SettingsError or ServiceUnreachable, before any job is taken.
     """
     schema.install(addresses().database_url)
-    for settings in used_embedding_backends():
-        embedding_backend(settings.name)
-    for index in configuration.current().indexes.values():
-        chat_backend(index)
+    check_models()
     return configuration.current().notices
+
+
+def check_models() -> Sequence[str]:
+    """Make the backends of all indexes; their models. Raises SettingsError for the first that cannot be made."""
+    embedding = [embedding_backend(settings.name).model_id for settings in used_embedding_backends()]
+    chat = [chat_backend(index).model_id for index in configuration.current().indexes.values()]
+    return list(dict.fromkeys(embedding + chat))
 
 
 def drainers() -> list[Drainer]:

@@ -63,6 +63,43 @@ def test_an_unknown_model_ends_a_worker(system: System) -> None:
     assert done.returncode == 2
 
 
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"EMBEDDING_MODEL": "nope"}, "MODEL_ID 'nope' of embedding backend 'default' is unknown"),
+        ({"CHAT_MODEL": "nope"}, "MODEL_ID 'nope' of chat backend 'default' is unknown"),
+    ],
+)
+def test_an_unknown_model_ends_up_before_anything_starts(
+    variables: dict[str, str], expected: str, tmp_path: Path
+) -> None:
+    code, line = failed(tmp_path, ["up"], **variables)
+    assert expected in line
+    assert code == 2
+    assert not (tmp_path / "home").exists()
+
+
+def test_up_tells_once_that_postgres_is_away(tmp_path: Path) -> None:
+    variables = user_environment(tmp_path, **POSTGRES)
+    done = subprocess.run(
+        [VECTOR_INDEX, "up"], cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=60
+    )
+    assert done.stderr.startswith("vector-index: Postgres at 127.0.0.1:1/x is unreachable: ")
+    assert done.stderr.count("\n") == 1
+    assert done.returncode == 3
+
+
+def test_flower_without_a_port(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        code, line = failed(tmp_path, ["flower", "--port", port], **POSTGRES, **BROKER)
+    assert f"Flower cannot listen on 127.0.0.1:{port} (Address already in use): end the program" in line
+    assert code == 2
+    code, line = failed(tmp_path, ["flower"], **POSTGRES, **BROKER, FLOWER_PORT="http")
+    assert "a FLOWER_* variable has a wrong value" in line
+    assert code == 2
+
+
 def test_a_home_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     code, line = failed(tmp_path, ["up"], VECTOR_INDEX_HOME=str(tmp_path / "file/home"))

@@ -129,6 +129,7 @@ def test_doctor_names_what_is_missing(
     report = json.loads(capsys.readouterr().out)
     assert {check["name"]: check["ok"] for check in report["checks"]} == {
         "settings": True,
+        "models": True,
         "Postgres": True,
         "broker": True,
         "workers": False,

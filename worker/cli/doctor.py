@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 import click
 
+from worker import process
 from worker.cli.client import Client
 from worker.configuration import Configuration, load
 from worker.errors import InputError, ServiceUnreachable, SettingsError, VectorIndexError
@@ -50,6 +51,7 @@ def doctor(as_json: bool) -> int:
 def _findings(configuration: Configuration) -> Iterator[Finding]:
     looks: dict[str, Callable[[Configuration], str]] = {
         "settings": _settings,
+        "models": _models,
         "Postgres": _postgres,
         "broker": _broker,
         "workers": _workers,
@@ -63,12 +65,15 @@ def _findings(configuration: Configuration) -> Iterator[Finding]:
 
 
 def _settings(configuration: Configuration) -> str:
-    models = (backend.model_id for backend in configuration.embedding_backends.values())
     notices = "".join(f"; {notice}" for notice in configuration.notices)
     return (
         f"Python {platform.python_version()}, indexes {', '.join(configuration.indexes)}, "
-        f"embedding models {', '.join(models)}, home {configuration.home}{notices}"
+        f"home {configuration.home}{notices}"
     )
+
+
+def _models(_: Configuration) -> str:
+    return ", ".join(process.check_models())
 
 
 def _postgres(configuration: Configuration) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 
 import click
 
+from worker import process
 from worker.cli.client import Client
 from worker.cli.supervision import Supervisor
 from worker.configuration import Configuration, environment, load
@@ -25,6 +26,7 @@ from worker.configuration.addresses import redacted
 from worker.errors import ServiceUnreachable, SettingsError
 from worker.services import home as homes
 from worker.services import running
+from worker.store import schema
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +111,16 @@ def flower(address: str | None, port: int | None) -> int:
         for key, value in Monitor.of(load().home).variables().items():
             variables.setdefault(key, value)
     variables.setdefault("FLOWER_ADDRESS", homes.HOST)
-    return _celery("flower")
+    try:
+        return _celery("flower")
+    except OSError as error:
+        where = f"{variables['FLOWER_ADDRESS']}:{variables['FLOWER_PORT']}"
+        raise SettingsError(
+            f"Flower cannot listen on {where} ({error.strerror}): end the program that does, or give another "
+            "--address or --port"
+        ) from error
+    except ValueError as error:
+        raise SettingsError(f"a FLOWER_* variable has a wrong value ({error}): mend or unset it") from error
 
 
 @click.command()
@@ -127,6 +138,8 @@ def up(services_only: bool, loglevel: str, as_json: bool) -> None:
     configuration = load()
     for notice in configuration.notices:
         _say(notice)
+    if not services_only:
+        process.check_models()  # told once and before anything starts, not by each worker
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with ExitStack() as stack:
@@ -152,6 +165,7 @@ def _run(
         _tell(as_json, name, {setting: url}, url if embedded else redacted(url).strip("'"))
     check = [services.check]
     if not services_only:
+        schema.install(found["DATABASE_URL"])  # as each worker does: what is wrong is told once
         commands = {name: ["worker", "--queues", name, "--loglevel", loglevel] for name in PROCESSES}
         commands["beat"] = ["beat", "--loglevel", loglevel]
         variables = {**environment(), **found}

@@ -43,7 +43,7 @@ class Supervisor:
     grace_seconds: float = GRACE_SECONDS
     backoff_seconds: float = FIRST_BACKOFF_SECONDS
     say: Callable[[str], None] = lambda sentence: None  # told of each death
-    output: IO[Any] | None = None  # of the children; None: stderr, as stdout is the parent's
+    output: IO[Any] | None = None  # what the children log; None: stderr
     children: list[Child] = field(init=False)
 
     def __enter__(self) -> "Supervisor":
@@ -108,7 +108,7 @@ def _spawn(
         command,
         env=dict(environment),
         stdin=subprocess.DEVNULL,
-        stdout=output,
+        stdout=subprocess.DEVNULL,  # Celery's remarks while it stops; logs and errors go to stderr
         stderr=output,
         process_group=0,
         preexec_fn=_die_with_parent(os.getpid()) if sys.platform == "linux" else None,
