@@ -12,6 +12,8 @@ from celery.worker.consumer.tasks import Tasks
 from celery.worker.request import Request
 from kombu.transport.redis import Channel
 
+from worker.errors import VectorIndexError
+
 VISIBILITY_TIMEOUT_SECONDS = 60  # after which the messages of a dead worker are taken by another
 HEARTBEAT_SECONDS = 10
 
@@ -94,6 +96,7 @@ class HiddenTask(Task):  # type: ignore[misc]
     """The base of all our tasks."""
 
     abstract = True
+    throws = (VectorIndexError,)  # said in one line of the log; any other error is a bug, with its traceback
     Request = "worker.broker:HiddenArguments"
 
     def retry(self, *args: Any, **kwargs: Any) -> Any:

@@ -150,6 +150,7 @@ def test_a_wrong_argument_is_one_sentence(
     assert type(error).__name__ == name
     assert expected in str(error)
     assert "\n" not in str(error)
+    assert f"raised unexpected: {name}(" not in system.logs()
 
 
 def test_an_application_without_our_code_reads_results_and_errors(system: System, index: str) -> None:
