@@ -285,6 +285,7 @@ INDEX = 'VECTOR_INDEX["INDEXES"]["default"]'
         ({"BROKER_URL": "redis://h:port/0"}, "whose host and port cannot be read"),
         ({"RESULT_BACKEND": "db+sqlite:///x"}, "RESULT_BACKEND is 'db+sqlite:///x', not an address"),
         ({"VECTOR_INDEX_SETTINGS": "/nowhere/x.py"}, "'/nowhere/x.py': No such file or directory: give"),
+        ({"VECTOR_INDEX_SETTINGS": "/"}, "it is a folder: give the path of a readable Python file"),
         ({"VECTOR_INDEX_SETTINGS": "mysite.nothing"}, "there is no such module: give a module on"),
         ({"VECTOR_INDEX_SETTINGS": "settings"}, "which is the shipped module"),
     ],

@@ -109,6 +109,8 @@ def _from_file(name: str) -> dict[str, Any]:
 
 
 def _failure(name: str, is_path: bool, error: Exception) -> str:
+    if is_path and Path(name).expanduser().is_dir():
+        return "it is a folder: give the path of a readable Python file"
     if isinstance(error, FileNotFoundError | IsADirectoryError | PermissionError) and error.filename:
         return f"{error.strerror}: give the path of a readable Python file"
     missing = error.name if isinstance(error, ModuleNotFoundError) and not is_path else None
