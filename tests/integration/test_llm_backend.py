@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.provider import Provider
-from worker.backends import WAGTAIL_NAMES, load, warm_up
+from worker.backends import load, warm_up
 from worker.backends.llm import LLMEmbeddingBackend
 from worker.errors import ProviderUnavailable, Refused, SettingsError, TooLarge
 
@@ -194,11 +194,6 @@ def test_a_missing_key_names_the_mend(
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(SettingsError, match="give the backend a key"):
         backend("3-small").embed(["text"])
-
-
-def test_the_names_of_wagtail_are_names_of_ours() -> None:
-    assert load("wagtail_vector_index.ai_utils.backends.llm.LLMEmbeddingBackend") is LLMEmbeddingBackend
-    assert {name.rpartition(".")[0] for name in WAGTAIL_NAMES.values()} == {"worker.backends.llm"}
 
 
 def test_a_class_of_the_user_is_imported() -> None:

@@ -6,13 +6,6 @@ from threading import Lock
 
 from worker.errors import SettingsError
 
-# settings written for wagtail-vector-index and wagtail-ai name these
-WAGTAIL_NAMES = {
-    "wagtail_vector_index.ai_utils.backends.llm.LLMChatBackend": "worker.backends.llm.LLMChatBackend",
-    "wagtail_vector_index.ai_utils.backends.llm.LLMEmbeddingBackend": "worker.backends.llm.LLMEmbeddingBackend",
-    "wagtail_ai.ai.llm.LLMBackend": "worker.backends.llm.LLMChatBackend",
-}
-
 _lock = Lock()
 _warm = False
 
@@ -28,7 +21,6 @@ class Reply:
 
 def load(path: str) -> type:
     """The class of a dotted path, a user's own included. Raises SettingsError where there is none."""
-    path = WAGTAIL_NAMES.get(path, path)
     module, _, name = path.rpartition(".")
     try:
         found = getattr(import_module(module), name)
