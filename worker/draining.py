@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import stamina
 from numpy.typing import NDArray
 
 from worker.configuration import EmbeddingBackendSettings
@@ -177,6 +178,15 @@ class Drainer:
             results = self._send(claim, claim.inputs)
         except SettingsError as error:
             results = [Sent(inputs=claim.inputs, error=error)]
+        # what was paid for outlives a restart of Postgres; each step is a no-op the second time
+        for attempt in stamina.retry_context(
+            on=TemporaryError, attempts=None, timeout=LEASE_MARGIN_SECONDS, wait_initial=0.2, wait_max=5.0
+        ):
+            with attempt:
+                self._write_down(claim, results)
+
+    def _write_down(self, claim: Claim, results: Sequence[Sent]) -> None:
+        """Save, publish, fail and give back, as the requests of a claim ended."""
         with connection.checkout(self._url) as conn:
             for sent in results:
                 if sent.vectors is not None:

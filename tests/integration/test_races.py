@@ -144,6 +144,23 @@ def test_what_is_given_back_is_found_by_its_key(application: Application) -> Non
     assert application.rows("SELECT attempts, token FROM vector_index.pending_1") == [(0, None)]
 
 
+def test_vectors_that_were_paid_for_outlive_a_restart_of_postgres(
+    application: Application,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    away = [ServiceUnreachable("Postgres is away"), ServiceUnreachable("Postgres is away")]
+    save = queue.save
+
+    def save_or_raise(*args: Any) -> None:
+        if away:
+            raise away.pop()
+        save(*args)
+
+    monkeypatch.setattr("worker.draining.queue.save", save_or_raise)
+    assert application.put({"id": "a", "text": "Words."})["indexed"] == 1
+    assert len(application.backend.requests) == 1
+
+
 def test_threads_that_come_first_wait_until_the_pool_is_open(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
