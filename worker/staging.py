@@ -127,10 +127,10 @@ def retry(url: str, index: str, ids: Iterable[str]) -> Retried:
     """Try failed documents again, 100 a transaction; the ids of others are passed over."""
     docs: list[int] = []
     chunks = 0
-    with connection.checkout(url) as conn:
-        live = builds.live(conn, index)
-        if live is not None:
-            for some in sliced(ids, len):
+    for some in sliced(ids, len):  # `ids` may use a connection of its own: never two at once
+        with connection.checkout(url) as conn:
+            live = builds.live(conn, index)
+            if live is not None:
                 retried = revisions.retry(conn, live.index_id, some)
                 docs += retried.docs
                 chunks += retried.chunks

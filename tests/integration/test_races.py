@@ -12,10 +12,10 @@ import stamina
 from celery import Celery
 from celery.exceptions import Reject
 
-from tests.integration.test_pipeline import Application, application  # noqa: F401
+from tests.integration.test_pipeline import Application, application, faulty  # noqa: F401
 from tests.integration.test_reindexing import Shelf, run, shop  # noqa: F401
 from worker import reindexing, staging
-from worker.errors import InvalidQuery, ServiceUnreachable
+from worker.errors import InvalidQuery, Refused, ServiceUnreachable
 from worker.store import builds, connection, queue, revisions, upkeep
 from worker.store.revisions import Job
 
@@ -159,6 +159,19 @@ def test_vectors_that_were_paid_for_outlive_a_restart_of_postgres(
     monkeypatch.setattr("worker.draining.queue.save", save_or_raise)
     assert application.put({"id": "a", "text": "Words."})["indexed"] == 1
     assert len(application.backend.requests) == 1
+
+
+def test_retrying_all_that_failed_takes_one_connection_at_a_time(
+    application: Application,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    faulty(application.backend, lambda _: Refused("no"))
+    application.put(*[{"id": n, "text": f"Words number {n}."} for n in range(150)])
+    connection.close_pools()
+    monkeypatch.setattr(connection, "CHECKOUT_TIMEOUT_SECONDS", 1)
+    connection.pool(application.url, max_size=1)
+    failed = staging.failed_ids(application.url, "default")
+    assert len(staging.retry(application.url, "default", failed).docs) == 150
 
 
 def test_threads_that_come_first_wait_until_the_pool_is_open(
