@@ -47,13 +47,6 @@ def test_a_passage_that_has_a_question_asks_nothing(backend: LLMChatBackend) -> 
     assert "An enum value occupies four bytes on disk" in backend.reply(prompt.messages).text
 
 
-def test_a_heading_is_no_answer(backend: LLMChatBackend) -> None:
-    text = "## Why there are no owls here\n\nThere are no owls since the barn burned down."
-    prompt = prompting.compose("Why are there no owls here?", [passage(text)], max_tokens=4000, count=EXACT)
-    answer = backend.reply(prompt.messages).text
-    assert answer == "Quoted from the documents: “There are no owls since the barn burned down.” [1]"
-
-
 @pytest.mark.parametrize(
     "question", ["What is the capital of Mongolia?", "How do I roast coffee beans?", "???", "why"]
 )

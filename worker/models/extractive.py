@@ -40,8 +40,6 @@ _WORD = re.compile(r"[^\W_]+(?:\.\d+)*")
 _SENTENCE_END = re.compile(
     r"(?<=[.!?])(?<!\.\.)[\"'”’)*`]*\s+(?=[\"'“‘(*`]*[^\Wa-z_])|(?<=[。！？])|\n\s*\n|\n[-=~^*+#]{3,}\s*(?:\n|\Z)"
 )
-# of Markdown, on a line of its own: it names a subject, and answers nothing
-_HEADING = re.compile(r"#{1,6} .*")
 # a footnote's number in a text is no number of a passage
 _REFERENCE = re.compile(r"\s*\[#?[\d\s,;–-]+\]_?")
 _SUFFIXES = re.findall(r"\w+", "ations ation ings ing edly ers er ies ied ed es ly s e y")
@@ -146,8 +144,6 @@ class Extractive(Model):
 
 def _sentences(text: str) -> Iterator[str]:
     for piece in _SENTENCE_END.split(text):
-        if _HEADING.fullmatch(piece.strip()):
-            continue
         sentence = " ".join(_REFERENCE.sub("", piece).split())
         if len(_WORD.findall(sentence)) >= MIN_SENTENCE_WORDS:
             yield sentence
