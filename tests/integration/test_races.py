@@ -1,5 +1,6 @@
 """Two at the same rows, and what a busy system does to those that wait: on real Postgres."""
 
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -161,6 +162,32 @@ def test_vectors_that_were_paid_for_outlive_a_restart_of_postgres(
     assert len(application.backend.requests) == 1
 
 
+def test_a_caller_who_came_while_postgres_was_away_is_served_once_it_is_back(url: str) -> None:
+    with psycopg.connect(url) as conn:
+        host, port = conn.info.host, conn.info.port
+    forward = socket.create_server(("127.0.0.1", 0))
+    there = forward.getsockname()[1]
+    forward.close()  # away; at this address somebody stands again after two seconds
+
+    def serve() -> None:
+        time.sleep(2)
+        with socket.create_server(("127.0.0.1", there)) as server:
+            client, _ = server.accept()
+        with client, socket.create_connection((host, port)) as postgres:
+            back = threading.Thread(target=_pump, args=(postgres, client))
+            back.start()
+            _pump(client, postgres)
+            back.join()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    began = time.monotonic()
+    _look(url.replace(f":{port}/", f":{there}/"))
+    assert time.monotonic() - began < 15
+    connection.close_pools()
+    thread.join(10)
+
+
 def test_retrying_all_that_failed_takes_one_connection_at_a_time(
     application: Application,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
@@ -254,3 +281,9 @@ def test_a_retry_that_the_broker_does_not_take_leaves_the_message() -> None:
 def _look(url: str) -> None:
     with connection.checkout(url) as conn:
         conn.execute("SELECT 1")
+
+
+def _pump(source: socket.socket, target: socket.socket) -> None:
+    while data := source.recv(65_536):
+        target.sendall(data)
+    target.shutdown(socket.SHUT_WR)

@@ -63,7 +63,7 @@ def pool(url: str, *, max_size: int = 16) -> ConnectionPool[Connection]:
                 min_size=0,
                 max_size=max_size,
                 timeout=CHECKOUT_TIMEOUT_SECONDS,
-                reconnect_timeout=1.0,
+                reconnect_timeout=CHECKOUT_TIMEOUT_SECONDS,  # shorter, a caller would wait on after it is back
                 kwargs={
                     "connect_timeout": CONNECT_TIMEOUT_SECONDS,
                     "application_name": "vector-index-worker",
