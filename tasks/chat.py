@@ -9,6 +9,7 @@ from celery.worker import state
 
 from worker import answering, process, retrieval
 from worker.celery import app
+from worker.errors import InvalidQuery
 
 
 @app.task(name="tasks.chat", bind=True, resultrepr_maxsize=1)
@@ -28,6 +29,8 @@ def chat(
     Changes nothing; run again, it asks the model again and starts the stream anew. A provider that is away is tried
     three times within some ten seconds, then reported, as the caller is waiting; all else is reported at once.
     """
+    if not isinstance(stream, bool):
+        raise InvalidQuery(f"stream must be true or false, not {stream!r:.40}")
     writer = answering.Stream(process.result_backend(), self.request.id) if stream else None
     try:
         with writer or nullcontext():

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import redis
 from celery import Task, bootsteps
 from celery.exceptions import Reject
+from celery.worker.consumer import consumer
 from celery.worker.consumer.tasks import Tasks
 from celery.worker.request import Request
 from kombu.transport.redis import Channel
@@ -86,9 +87,18 @@ class HiddenArguments(Request):  # type: ignore[misc]  # celery has no types
 class HideBodies(logging.Filter):
     """Celery logs the whole body of a message that it cannot take: keep the reason only."""
 
+    # by message: how many of its values may be shown
+    SHOWN: ClassVar = {
+        consumer.UNKNOWN_FORMAT: 0,
+        consumer.UNKNOWN_TASK_ERROR: 1,
+        consumer.INVALID_TASK_ERROR: 1,
+        consumer.MESSAGE_DECODE_ERROR: 1,
+    }
+
     def filter(self, record: logging.LogRecord) -> bool:
-        if isinstance(record.args, tuple) and len(record.args) > 2:
-            record.args = (record.args[0], *["(hidden)"] * (len(record.args) - 1))
+        if record.msg in self.SHOWN and isinstance(record.args, tuple):
+            shown = self.SHOWN[record.msg]
+            record.args = (*record.args[:shown], *["(hidden)"] * (len(record.args) - shown))
         return True
 
 

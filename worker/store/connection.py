@@ -128,16 +128,16 @@ def translated(url: str) -> Iterator[None]:
     try:
         yield
     except PoolTimeout as error:
-        raise ServiceUnreachable(f"Postgres at {where(url)} is unreachable: {_first_line(error)}") from error
+        raise ServiceUnreachable(f"Postgres at {where(url)} is unreachable: {_reason(error)}") from error
     except pg.ReadOnlySqlTransaction as error:
-        raise ServiceUnreachable(f"Postgres at {where(url)} is read-only: {_first_line(error)}") from error
+        raise ServiceUnreachable(f"Postgres at {where(url)} is read-only: {_reason(error)}") from error
     except psycopg.Error as error:
         if error.sqlstate is not None and error.sqlstate.startswith(TEMPORARY):
             said = error.diag.message_primary or type(error).__name__  # the detail may hold values
             raise ServiceUnreachable(f"Postgres at {where(url)} is unable for now: {said}") from error
         if error.sqlstate is not None or not isinstance(error, psycopg.OperationalError):
             raise
-        said = _first_line(error)
+        said = _reason(error)
         if MISCONFIGURED.search(said):  # while connecting, libpq gives the server's words but no SQLSTATE
             raise SettingsError(f"DATABASE_URL: Postgres at {where(url)} says: {said}") from error
         raise ServiceUnreachable(f"Postgres at {where(url)} is unreachable: {said}") from error
@@ -149,6 +149,7 @@ def where(url: str) -> str:
     return f"{info.get('host', 'localhost')}:{info.get('port', 5432)}/{info.get('dbname', '')}"
 
 
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[-1] if text else type(error).__name__
+def _reason(error: Exception) -> str:
+    """The reason: libpq indents its hints below it, and names each address that it tried above it."""
+    lines = [line for line in str(error).splitlines() if line.strip() and not line[0].isspace()]
+    return lines[-1] if lines else type(error).__name__
