@@ -35,9 +35,7 @@ from worker.store.queue import Claim, Input
 
 MIN_SHARE = 64  # inputs of a request below which sharing out costs more than it gains
 POLL_SECONDS = 0.25  # how long an idle process sleeps between looks at the queue
-BUILDS_SECONDS = (
-    2.0  # how long the list of builds is trusted; new documents of a known build are seen at once
-)
+BUILDS_SECONDS = 2.0  # how long the list of builds is trusted; documents of a known build are seen at once
 LEASE_MARGIN_SECONDS = 60.0  # beyond the timeout of the request
 MAX_ATTEMPTS = 6  # claims of one content; it travels alone from the third
 BACKOFF_SECONDS = 2.0  # before the second attempt, doubled each time, with jitter

@@ -12,6 +12,7 @@ from worker.chunking import chunk, embedding_title
 from worker.configuration import IndexSettings
 from worker.documents import Chunk, Document, clean
 from worker.errors import InvalidDocument
+from worker.packing import batches
 from worker.recipes import EmbeddingBackend, Recipe
 from worker.store import builds, connection, revisions, search, upkeep
 from worker.store.builds import Build
@@ -20,7 +21,7 @@ from worker.store.revisions import DOCUMENTS_PER_TRANSACTION, Job, Prepared, Pre
 
 T = TypeVar("T")
 
-SLICE_BYTES = 8_000_000  # text of one transaction; a single larger document travels alone
+SLICE_CHARACTERS = 8_000_000  # text of one transaction; a single larger document travels alone
 FAILURES_AT_ONCE = 1000
 PREPARE_ATTEMPTS = 5  # how often builds or documents may move under a slice
 
@@ -221,18 +222,8 @@ def stage_slice(
 
 
 def sliced(documents: Iterable[T], characters: Callable[[T], int]) -> Iterator[list[T]]:
-    """At most 100 documents and, but for a single larger one, 8 MB of text a slice."""
-    taken: list[T] = []
-    size = 0
-    for document in documents:
-        length = characters(document)
-        if taken and (len(taken) == DOCUMENTS_PER_TRANSACTION or size + length > SLICE_BYTES):
-            yield taken
-            taken, size = [], 0
-        taken.append(document)
-        size += length
-    if taken:
-        yield taken
+    """What goes into one transaction each."""
+    return batches(documents, characters, weight_limit=SLICE_CHARACTERS, size_limit=DOCUMENTS_PER_TRANSACTION)
 
 
 def _name(value: Any, at: int) -> str:

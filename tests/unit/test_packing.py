@@ -1,11 +1,11 @@
 """A request is filled in order and never over its limits."""
 
-from itertools import pairwise
+from itertools import count, pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.packing import fill
+from worker.packing import batches, fill
 
 
 def test_a_request_closes_before_the_item_that_does_not_fit() -> None:
@@ -34,3 +34,20 @@ def test_requests_are_within_their_limits_and_hold_all_in_order(
     assert all(batch and sum(batch) <= token_limit and len(batch) <= size_limit for batch in batches)
     for batch, following in pairwise(batches):
         assert len(batch) == size_limit or sum(batch) + following[0] > token_limit
+
+
+@given(items=st.lists(st.integers(1, 50)), weight_limit=st.integers(1, 60), size_limit=st.integers(1, 5))
+def test_batches_hold_all_in_order_and_only_a_single_item_is_over_the_limit(
+    items: list[int], weight_limit: int, size_limit: int
+) -> None:
+    made = list(batches(items, lambda item: item, weight_limit=weight_limit, size_limit=size_limit))
+    assert [item for batch in made for item in batch] == items
+    assert all(batch and len(batch) <= size_limit for batch in made)
+    assert all(len(batch) == 1 or sum(batch) <= weight_limit for batch in made)
+    for batch, following in pairwise(made):
+        assert len(batch) == size_limit or sum(batch) + following[0] > weight_limit
+
+
+def test_batches_are_given_as_they_fill() -> None:
+    """A source without an end is read no further than the next batch needs."""
+    assert next(batches(count(), lambda item: 1, weight_limit=10, size_limit=3)) == [0, 1, 2]

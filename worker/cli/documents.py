@@ -18,6 +18,7 @@ from worker.cli.client import CHAT, LOOK_SECONDS, STAGING, Client, TaskFailed, W
 from worker.configuration import load
 from worker.documents import document_ids
 from worker.errors import InvalidQuery
+from worker.packing import batches
 from worker.sources import files
 
 # A message is stored base64 in the broker, and again while its task runs: about 100 kB each is kind to it.
@@ -51,8 +52,9 @@ def index(paths: tuple[Path, ...], index: str, as_json: bool) -> int:
     report = Report()
     documents = _documents(paths, configuration.max_document_bytes, report)
     client = Client(configuration)
+    messages = batches(documents, _bytes, weight_limit=MESSAGE_BYTES, size_limit=MESSAGE_DOCUMENTS)
     started = time.monotonic()
-    for batch, result in _sent(client, index, _batches(documents), report):
+    for batch, result in _sent(client, index, messages, report):
         report.add(batch, result)
     if not (report.documents or report.problems):
         endings = ", ".join(sorted(files.ENDINGS))
@@ -179,29 +181,19 @@ def _documents(paths: tuple[Path, ...], max_bytes: int, report: Report) -> Itera
     return documents()
 
 
-def _batches(documents: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    batch: list[dict[str, Any]] = []
-    size = 0
-    for document in documents:
-        length = len(document["text"].encode(errors="replace"))
-        if batch and (size + length > MESSAGE_BYTES or len(batch) == MESSAGE_DOCUMENTS):
-            yield batch
-            batch, size = [], 0
-        batch.append(document)
-        size += length
-    if batch:
-        yield batch
+def _bytes(document: dict[str, Any]) -> int:
+    return len(document["text"].encode(errors="replace"))
 
 
 def _sent(
-    client: Client, index: str, batches: Iterator[list[dict[str, Any]]], report: "Report"
+    client: Client, index: str, messages: Iterator[list[dict[str, Any]]], report: "Report"
 ) -> Iterator[tuple[list[dict[str, Any]], "AsyncResult[Any]"]]:
     """Send all batches, MAX_IN_FLIGHT at a time; yield each with its result when that is ready."""
     flying: list[tuple[list[dict[str, Any]], AsyncResult[Any]]] = []
     waiting = Waiting(client, STAGING)
     with _progress() as show:
         while True:
-            for batch in islice(batches, MAX_IN_FLIGHT - len(flying)):
+            for batch in islice(messages, MAX_IN_FLIGHT - len(flying)):
                 summary = f"{{'index': {index!r}, 'documents': <{len(batch)}>}}"
                 result = client.send("tasks.index_documents", STAGING, summary, index=index, documents=batch)
                 flying.append((batch, result))
