@@ -2,7 +2,7 @@
 
 import copy
 import difflib
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from functools import cached_property, partial
 from typing import Any, TypeVar
@@ -237,37 +237,38 @@ class LLMChatBackend:
 def _model(name: str, model_id: str, init_kwargs: Mapping[str, Any]) -> EmbeddingModel:
     """A copy of the model with INIT_KWARGS set: plugins may hand out one object to all."""
     warm_up()
+    owner = f"embedding backend {name!r}"
     try:
         model: EmbeddingModel = copy.copy(llm.get_embedding_model(model_id))  # type: ignore[no-untyped-call]
     except llm.UnknownModelError:
-        near = difflib.get_close_matches(model_id, llm.get_embedding_model_aliases(), n=1)
-        hint = f" (the nearest is {near[0]!r})" if near else ""
-        raise SettingsError(
-            f"MODEL_ID {model_id!r} of embedding backend {name!r} is unknown{hint}: take one that "
-            "`llm embed-models` lists, or install the plugin of llm that brings it"
-        ) from None
-    return _with_attributes(model, f"embedding backend {name!r}", init_kwargs)
+        raise _unknown(model_id, owner, llm.get_embedding_model_aliases(), "llm embed-models") from None
+    return _with_attributes(model, owner, init_kwargs)
 
 
 def _chat_model(name: str, model_id: str, init_kwargs: Mapping[str, Any], timeout_seconds: float) -> Model:
     """A copy of the model with INIT_KWARGS set; the OpenAI classes get a timeout, and leave retries to us."""
     warm_up()
+    owner = f"chat backend {name!r}"
     try:
         model: Model = copy.copy(llm.get_model(model_id))
     except llm.UnknownModelError:
-        near = difflib.get_close_matches(model_id, llm.get_model_aliases(), n=1)
-        hint = f" (the nearest is {near[0]!r})" if near else ""
-        raise SettingsError(
-            f"MODEL_ID {model_id!r} of chat backend {name!r} is unknown{hint}: take one that `llm models` lists, "
-            "or install the plugin of llm that brings it"
-        ) from None
-    _with_attributes(model, f"chat backend {name!r}", init_kwargs)
+        raise _unknown(model_id, owner, llm.get_model_aliases(), "llm models") from None
+    _with_attributes(model, owner, init_kwargs)
     # llm waits for 600 s and retries inside the call, by default
     if make := getattr(model, "get_client", None):
         # a model of extra-openai-models.yaml without api_key_name would be sent "DUMMY_KEY" (llm 0.36)
         model.needs_key = model.needs_key or (model.model_id if "key" in init_kwargs else None)
         model.get_client = partial(_client, make, timeout_seconds)  # type: ignore[attr-defined]
     return model
+
+
+def _unknown(model_id: str, owner: str, known: Iterable[str], command: str) -> SettingsError:
+    near = difflib.get_close_matches(model_id, known, n=1)
+    hint = f" (the nearest is {near[0]!r})" if near else ""
+    return SettingsError(
+        f"MODEL_ID {model_id!r} of {owner} is unknown{hint}: take one that `{command}` lists, or install the plugin of "
+        "llm that brings it"
+    )
 
 
 def _client(make: Callable[..., Any], timeout_seconds: float, *args: Any, **kwargs: Any) -> Any:
