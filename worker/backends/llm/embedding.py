@@ -1,0 +1,123 @@
+"""One entry of EMBEDDING_BACKENDS: vectors from any embedding model of `llm`."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.backends.failures import classify
+from worker.backends.llm.lookup import embedding_model, secrets
+from worker.errors import ProviderUnavailable, Refused, SettingsError, VectorIndexError
+from worker.limits import embedding_limits
+from worker.tokens import ESTIMATE, OPENAI_ENCODINGS, counter, tokenizer_file
+
+DEFAULT_BATCH_SIZE = 100
+DEFAULT_CHUNK_TOKENS = 512
+# bytes, as an unknown tokenizer is bounded by them: about 512 tokens of English
+DEFAULT_CHUNK_BYTES = 2_048
+
+
+class LLMEmbeddingBackend:
+    """One entry of EMBEDDING_BACKENDS, its limits decided: given, else known, else a safe default.
+
+    Safe in threads. Raises SettingsError for a model, an attribute or a tokenizer that does not exist, and where
+    TOKEN_LIMIT is neither given nor known.
+    """
+
+    model_id: str  # as llm resolves it, without an alias
+    token_limit: int  # tokens of one input
+    batch_token_limit: int  # tokens of one request, over all its inputs
+    batch_size: int  # inputs of one request
+    tokenizer: str  # a name of worker.tokens
+    chunk_tokens: int  # default size of a chunk, as that tokenizer counts
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        model_id: str,
+        init_kwargs: Mapping[str, Any] | None = None,
+        token_limit: int | None = None,
+        batch_token_limit: int | None = None,
+        batch_size: int | None = None,
+        dimensions: int | None = None,
+        tokenizer: str | None = None,
+        document_prefix: str = "",
+        query_prefix: str = "",
+        timeout_seconds: float = 60.0,
+    ) -> None:
+        self.name = name
+        self._model = embedding_model(name, model_id, init_kwargs or {})
+        self._init_kwargs = init_kwargs or {}
+        self.model_id = self._model.model_id
+        self._known = known = embedding_limits(self.model_id)
+        if token_limit is None and known is None:
+            raise SettingsError(
+                f"TOKEN_LIMIT of embedding backend {name!r} is missing, and {self.model_id!r} is no model whose "
+                "limit is known: set it to the tokens that the model takes in one input"
+            )
+        limit = token_limit or (known.token_limit if known else 0)
+        known_batch = known.batch_token_limit if known and token_limit is None else None
+        self.batch_token_limit = batch_token_limit or known_batch or limit
+        self.token_limit = min(limit, self.batch_token_limit)
+        self.batch_size = (
+            batch_size or (known and known.batch_size) or self._model.batch_size or DEFAULT_BATCH_SIZE
+        )
+        self.tokenizer = tokenizer or (known and known.tokenizer) or ESTIMATE
+        if self.tokenizer not in (ESTIMATE, *OPENAI_ENCODINGS):
+            tokenizer_file(self.tokenizer)
+        default = DEFAULT_CHUNK_BYTES if self.tokenizer == ESTIMATE else DEFAULT_CHUNK_TOKENS
+        self.chunk_tokens = min(self.token_limit, (known and known.chunk_tokens) or default)
+        self.document_prefix = document_prefix
+        self.query_prefix = query_prefix
+        self.timeout_seconds = timeout_seconds
+        self._given_dimensions = dimensions
+
+    @property
+    def count_tokens(self) -> Callable[[str], int]:
+        """How this model's tokens are counted: exactly, or by a bound where the tokenizer is not known."""
+        return counter(self.tokenizer)
+
+    @cached_property
+    def dimensions(self) -> int:
+        """The length of a vector: given, set on the model, known, else that of a probe (one request)."""
+        of_model = getattr(self._model, "dimensions", None)
+        known = self._known.dimensions if self._known else None
+        return self._given_dimensions or of_model or known or len(self._request(["dimensions"])[0])
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Vectors of shape (len(texts), dimensions), in order, from one request; all finite, none zero.
+
+        Raises TooLarge, Refused, ProviderUnavailable or SettingsError, as `failures.classify` decides. A vector
+        of zeros or with NaN counts as Refused, too few or ragged vectors as ProviderUnavailable.
+        """
+        if not texts:
+            return np.empty((0, self.dimensions), dtype=np.float32)
+        rows = self._request(texts)
+        if any(len(row) != self.dimensions for row in rows):
+            lengths = ", ".join(map(str, sorted({len(row) for row in rows})))
+            raise SettingsError(
+                f"{self.model_id} returns vectors of length {lengths}, where {self.dimensions} were expected: set "
+                f"EMBEDDING_OUTPUT_DIMENSIONS of embedding backend {self.name!r} to what the model returns"
+            )
+        vectors = np.array(rows, dtype=np.float32)
+        if not (np.isfinite(vectors).all() and vectors.any(axis=1).all()):
+            raise Refused(f"{self.model_id} returned a vector of zeros or NaN, which has no direction")
+        return vectors
+
+    def _request(self, texts: Sequence[str]) -> list[list[float]]:
+        failure: VectorIndexError | None = None
+        try:
+            rows = list(self._model.embed_multi(list(texts), batch_size=len(texts)))
+        except Exception as error:  # noqa: BLE001 - a plugin may raise anything; classify names what it means
+            failure = classify(
+                error, model_id=self.model_id, texts=texts, secrets=secrets(self._model, self._init_kwargs)
+            )
+        # raised here, outside of the handler: the plugin's exception may hold the request in its traceback
+        if failure:
+            raise failure
+        if len(rows) != len(texts):
+            raise ProviderUnavailable(f"{self.model_id} returned {len(rows)} vectors for {len(texts)} texts")
+        return rows
