@@ -14,6 +14,10 @@ VERSION := $(or $(if $(PYTHON),$(shell $(PYTHON) -c 'import sys; print("%d.%d" %
 # One mark per Python: of another, the environment is made anew.
 INSTALLED := $(VENV)/installed-$(VERSION)
 
+# Plugins of `llm` for a test, and the splitters that the benchmarks compare with.
+PLUGINS := $(VENV)/plugins
+RIVALS := $(VENV)/bench
+
 # What the surrounding environment says about services is not meant for the demo and the tests.
 unexport DATABASE_URL BROKER_URL RESULT_BACKEND $(filter CELERY_%,$(.VARIABLES))
 
@@ -31,16 +35,21 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	@$(BIN)/python -m pytest -n 2 -m "not slow"
 
-test-all: $(INSTALLED)
-	@$(BIN)/python -m pytest -n 2
+test-all: $(INSTALLED) $(PLUGINS)
+	@LLM_PLUGINS_FOLDER=$(PLUGINS) $(BIN)/python -m pytest -n 2
 
 lint: $(INSTALLED)
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
 
-bench: $(INSTALLED)
-	@$(BIN)/python -m benchmarks
+bench: $(INSTALLED) $(RIVALS)
+	@PYTHONPATH=$(RIVALS) $(BIN)/python -m benchmarks
+
+# Outside of the environment's own packages: no worker of the demo loads them.
+$(PLUGINS) $(RIVALS): $(VENV)/%: requirements-%.lock $(INSTALLED)
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --upgrade --no-deps --require-hashes --target $@ -r $< && \
+	touch $@
 
 # --no-build-isolation: the builder is in the lock too, so nothing comes unpinned
 $(INSTALLED): requirements.lock pyproject.toml | $(BIN)/pip$(VERSION)
@@ -62,9 +71,13 @@ $(BIN)/pip$(VERSION):
 # For every Python and platform. The second is for images: no tests, no embedded services.
 LOCK := uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" pyproject.toml
+# what is in the first lock is not repeated in the small ones
+ON_TOP = --constraints requirements.lock $$(sed -n 's/==.*//; s/^[a-z]/--no-emit-package &/p' requirements.lock)
 lock:
-	$(LOCK) --all-extras --output-file requirements.lock
+	$(LOCK) --extra dev --output-file requirements.lock
 	$(LOCK) --extra flower --constraints requirements.lock --output-file requirements-runtime.lock
+	$(LOCK) --extra plugins $(ON_TOP) --output-file requirements-plugins.lock
+	$(LOCK) --extra bench $(ON_TOP) --output-file requirements-bench.lock
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -15,7 +15,12 @@ from worker.cli import cli
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-LOCKS = ["requirements.lock", "requirements-runtime.lock"]
+LOCKS = [
+    "requirements.lock",
+    "requirements-runtime.lock",
+    "requirements-plugins.lock",
+    "requirements-bench.lock",
+]
 
 
 def locked(name: str) -> dict[str, str]:
@@ -42,12 +47,18 @@ def test_every_package_is_pinned_with_hashes_and_no_address_stands_in_a_lock(loc
 
 
 @pytest.mark.parametrize(
-    ("lock", "extras"), [(LOCKS[0], ["embedded", "flower", "dev"]), (LOCKS[1], ["flower"])]
+    ("lock", "extras"),
+    [
+        (LOCKS[0], ["embedded", "flower", "dev"]),
+        (LOCKS[1], ["flower"]),
+        (LOCKS[2], ["plugins"]),
+        (LOCKS[3], ["bench"]),
+    ],
 )
 def test_a_lock_holds_what_the_project_asks_for(lock: str, extras: list[str]) -> None:
-    """It fails after a change of pyproject.toml without `make lock`."""
+    """It fails after a change of pyproject.toml without `make lock`. The small ones come on top of the first."""
     versions: dict[str, list[str]] = {}
-    for pin in map(Requirement, locked(lock)):
+    for pin in map(Requirement, [*locked(lock), *(locked(LOCKS[0]) if lock in LOCKS[2:] else [])]):
         versions.setdefault(canonicalize_name(pin.name), []).append(str(pin.specifier).removeprefix("=="))
     for requirement in required(*extras):
         found = versions.get(canonicalize_name(requirement.name), [])
