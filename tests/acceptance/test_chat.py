@@ -60,12 +60,7 @@ def chats(
 @pytest.fixture(autouse=True)
 def as_new(provider: Provider) -> None:
     provider.reset()
-    provider.answer, provider.cut_after, provider.word_seconds, provider.latency_seconds = (
-        "At dawn [1].",
-        None,
-        0,
-        0,
-    )
+    provider.answer, provider.word_seconds, provider.latency_seconds = "At dawn [1].", 0, 0
 
 
 def read_stream(system: System, task_id: str, seconds: float = 30) -> list[tuple[str, str, Any]]:
@@ -156,7 +151,7 @@ def test_revoke_ends_a_stream_between_two_tokens(chats: System, provider: Provid
 def test_a_provider_that_is_away_is_tried_three_times_and_told_in_a_sentence(
     chats: System, provider: Provider
 ) -> None:
-    provider.failures = [503] * 3
+    provider.inject("unavailable", times=3)
     started = time.monotonic()
     task = chats.send("tasks.chat", CHAT, question=BIRDS, stream=True, index="remote")
     with pytest.raises(Exception, match=r"^gpt-3.5-turbo: HTTP 503 .* to be tried again later$") as error:
@@ -188,7 +183,7 @@ def test_wrong_arguments_are_told_at_once(chats: System, arguments: dict[str, An
 def test_questions_answers_and_documents_are_not_logged(chats: System, provider: Provider) -> None:
     provider.answer = "A rare confidence [1]."
     chats.call("tasks.chat", CHAT, question="What is a rare question about canaries?", index="remote")
-    provider.failures = [400]
+    provider.inject("content_policy", path="/chat/completions")
     with pytest.raises(Exception, match="HTTP 400"):
         chats.call("tasks.chat", CHAT, question="What is a rare question about canaries?", index="remote")
     log = chats.log("chat")

@@ -53,7 +53,7 @@ def test_a_streamed_answer_comes_word_by_word_with_its_usage(
 
 
 def test_usage_that_the_provider_leaves_out_is_counted(backend: LLMChatBackend, provider: Provider) -> None:
-    provider.reports_usage = False
+    provider.inject("no_usage")
     reply = backend.reply(MESSAGES, lambda piece: None)
     assert (reply.input_tokens, reply.output_tokens) == (
         sum(backend.count_tokens(m["content"]) for m in MESSAGES),
@@ -74,7 +74,7 @@ def test_a_model_that_cannot_stream_is_not_asked_to(provider: Provider) -> None:
 def test_a_stream_that_breaks_off_is_a_failure_to_be_tried_again(
     backend: LLMChatBackend, provider: Provider, words: int
 ) -> None:
-    provider.cut_after = words
+    provider.inject("cut", after=words)
     with pytest.raises(ProviderUnavailable, match="broke off"):
         backend.reply(MESSAGES, lambda piece: None)
 
@@ -100,7 +100,7 @@ def test_a_failure_is_raised_at_once_and_told_without_the_prompt(
     backend: LLMChatBackend, provider: Provider
 ) -> None:
     """The client library would try again, and wait, inside the call."""
-    provider.failures = [500]
+    provider.inject("server_error")
     with pytest.raises(ProviderUnavailable, match="gpt-4o-mini: HTTP 500") as error:
         backend.reply(MESSAGES)
     assert len(provider.prompts) == 1
@@ -109,7 +109,7 @@ def test_a_failure_is_raised_at_once_and_told_without_the_prompt(
 
 
 def test_a_prompt_over_the_limit_is_too_large(backend: LLMChatBackend, provider: Provider) -> None:
-    provider.failures = [413]
+    provider.inject("payload_too_large")
     with pytest.raises(TooLarge):
         backend.reply(MESSAGES)
 

@@ -108,6 +108,154 @@ def test_serves_many_requests_at_once_each_after_the_latency(provider: Provider)
     assert provider.stats().max_parallel > 6
 
 
+@pytest.mark.parametrize(
+    ("name", "status", "code"),
+    [
+        ("unauthorized", 401, "invalid_api_key"),
+        ("forbidden", 403, None),
+        ("unknown_model", 404, "model_not_found"),
+        ("too_large", 400, "context_length_exceeded"),
+        ("request_too_large", 400, "max_tokens_per_request"),
+        ("content_policy", 400, "content_policy_violation"),
+        ("payload_too_large", 413, None),
+        ("unprocessable", 422, None),
+        ("out_of_quota", 429, "insufficient_quota"),
+        ("rate_limited", 429, "rate_limit_exceeded"),
+        ("server_error", 500, None),
+        ("unavailable", 503, None),
+        ("overloaded", 529, "overloaded_error"),
+    ],
+)
+def test_an_injected_error_is_in_the_shape_of_openai_and_embeds_nothing(
+    provider: Provider, name: str, status: int, code: str | None
+) -> None:
+    provider.inject(name)
+    found, answer = embed(provider, "fine")
+    assert (found, answer["error"]["code"]) == (status, code)
+    assert (provider.stats().refused, provider.stats().inputs) == (1, 0)
+    assert embed(provider, "fine")[0] == 200  # it met one request
+
+
+def test_faults_come_in_order_each_on_its_path_and_as_often_as_planned(provider: Provider) -> None:
+    provider.inject("unavailable", path="/embeddings", times=2)
+    provider.inject("server_error", path="/chat/completions", times=None)
+    provider.inject("overloaded")
+    assert [embed(provider, "fine")[0] for _ in range(4)] == [503, 503, 529, 200]
+    asked = {"model": "m", "messages": [{"role": "user", "content": "Why?"}]}
+    assert [call(provider.url, "POST", "/chat/completions", asked)[0] for _ in range(3)] == [500] * 3
+
+
+def test_another_process_plans_faults_and_reads_what_was_received(provider: Provider) -> None:
+    call(provider.url, "POST", "/faults", {"name": "rate_limited", "headers": {"retry-after": "7"}})
+    assert embed(provider, "fine")[0] == 429
+    (received,) = call(provider.url, "GET", "/requests")[1]["requests"]
+    assert (received["path"], received["body"]["input"]) == ("/embeddings", "fine")
+    call(provider.url, "POST", "/reset")
+    assert call(provider.url, "GET", "/requests")[1] == {"requests": []}
+
+
+def test_an_error_may_quote_the_key_and_the_text(provider: Provider) -> None:
+    provider.inject("error", status=400, message="{key} sent {json}")
+    headers = {"Authorization": "Bearer sk-mine"}
+    body = {"model": "m", "input": "Grüße\n"}
+    connection = http.client.HTTPConnection(urlsplit(provider.url).netloc, timeout=30)
+    connection.request("POST", "/v1/embeddings", json.dumps(body), headers)
+    assert (
+        json.loads(connection.getresponse().read())["error"]["message"]
+        == 'sk-mine sent "Gr\\u00fc\\u00dfe\\n"'
+    )
+    connection.close()
+    assert provider.requests[0].key == "sk-mine"
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("reversed", lambda data: [item["index"] for item in data] == [2, 1, 0]),
+        ("one_missing", lambda data: len(data) == 2),
+        ("floats", lambda data: all(isinstance(item["embedding"], list) for item in data)),
+        ("garbled_base64", lambda data: all(len(base64.b64decode(i["embedding"])) % 4 for i in data)),
+        ("not_a_number", lambda data: np.isnan(vectors({"data": data})[0]).any()),
+        ("zeros", lambda data: not vectors({"data": data})[0].any()),
+        ("wrong_dimension", lambda data: len(base64.b64decode(data[0]["embedding"])) == 4 * 7),
+    ],
+)
+def test_vectors_come_wrong_in_the_ways_that_servers_have(provider: Provider, name: str, wrong: Any) -> None:
+    provider.inject(name)
+    _, answer = embed(provider, ["a", "b", "c"], encoding_format="base64", dimensions=8)
+    assert wrong(answer["data"])
+    _, answer = embed(provider, ["a", "b", "c"], encoding_format="base64", dimensions=8)
+    assert not wrong(answer["data"])
+
+
+def test_a_server_may_refuse_what_others_take(provider: Provider) -> None:
+    provider.inject("no_base64", times=None)
+    assert embed(provider, "a", encoding_format="base64")[0] == 400
+    assert embed(provider, "a", encoding_format="float")[0] == embed(provider, "a")[0] == 200
+    provider.reset()
+    provider.inject("no_dimensions", times=None)
+    assert embed(provider, "a", dimensions=8)[0] == 400
+    assert embed(provider, "a")[0] == 200
+
+
+ASKED: dict[str, dict[str, object]] = {
+    "/chat/completions": {"messages": [{"role": "user", "content": "Why?"}]},
+    "/responses": {"input": [{"role": "user", "content": "Why?"}]},
+    "/completions": {"prompt": "Why?"},
+}
+
+
+def events(provider: Provider, path: str) -> list[str]:
+    """Of a streamed answer, as the bytes come; raises what the connection raises."""
+    connection = http.client.HTTPConnection(urlsplit(provider.url).netloc, timeout=30)
+    try:
+        body = {"model": "m", "stream": True, "stream_options": {"include_usage": True}, **ASKED[path]}
+        connection.request("POST", f"/v1{path}", json.dumps(body))
+        return [line for line in connection.getresponse().read().decode().splitlines() if line[:5] == "data:"]
+    finally:
+        connection.close()
+
+
+@pytest.mark.parametrize("path", ASKED)
+def test_each_shape_of_answer_comes_whole_or_in_words_with_its_usage(provider: Provider, path: str) -> None:
+    status, answer = call(provider.url, "POST", path, {"model": "m", **ASKED[path]})
+    assert status == 200
+    assert provider.answer in json.dumps(answer)
+    assert answer["usage"]["total_tokens"] > 10
+    streamed = events(provider, path)
+    assert sum('"first "' in line for line in streamed) == 1
+    assert any('"total_tokens"' in line for line in streamed)
+    assert call(provider.url, "POST", path, {"model": "m"})[0] == 400
+
+
+@pytest.mark.parametrize("path", ASKED)
+def test_a_cut_stream_ends_like_a_whole_one_or_by_a_reset(provider: Provider, path: str) -> None:
+    provider.inject("cut", after=2)
+    shortened = events(provider, path)
+    assert any('"answer "' in line for line in shortened)
+    assert not any("stands" in line or "DONE" in line or "response.completed" in line for line in shortened)
+    provider.inject("cut", after=2, abruptly=True)
+    with pytest.raises((http.client.IncompleteRead, ConnectionError)):
+        events(provider, path)
+
+
+def test_a_hang_lasts_until_the_stand_in_is_closed() -> None:
+    with Provider() as provider:
+        provider.inject("hang")
+        with ThreadPoolExecutor(1) as pool:
+            hanging = pool.submit(embed, provider, "fine")
+            with pytest.raises(TimeoutError):
+                hanging.result(timeout=0.2)
+            provider.__exit__(None, None, None)
+            assert isinstance(hanging.exception(timeout=5), (http.client.HTTPException, ConnectionError))
+
+
+def test_connections_are_counted(provider: Provider) -> None:
+    embed(provider, "one client")
+    embed(provider, "another client")
+    assert provider.stats().connections == 2
+
+
 def test_closing_ends_kept_alive_connections_and_leaves_no_thread() -> None:
     before = threading.active_count()
     with Provider() as provider:

@@ -1,0 +1,235 @@
+"""What a provider can do wrong. A fault takes the request and the way to the honest reply, and returns another.
+
+`FAULTS` has them by name, for `Provider.inject(name, **arguments)` and `POST /faults`. In a message, `{key}` is the
+key of the request, `{text}` its first text, and `{json}` that text as JSON escapes it.
+"""
+
+import base64
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from tests.provider import answers
+from tests.provider.http import Dropped, Event, Hung, Rejection, Reply, Request
+
+Fault = Callable[[Request, Callable[[], Reply]], Reply]
+Item = dict[str, Any]  # of an embedding answer's `data`
+
+
+def error(
+    status: int = 500,
+    message: str = "The server had an error while processing your request.",
+    *,
+    code: str | None = None,
+    kind: str = "server_error",
+    headers: Mapping[str, str] | None = None,
+) -> Fault:
+    """An error in the shape of OpenAI's, with headers such as {"retry-after": "2"}."""
+
+    def fault(request: Request, honest: Callable[[], Reply]) -> Reply:
+        text = _first_text(request.body)
+        said = message.replace("{key}", request.key).replace("{json}", json.dumps(text))
+        rejected = Rejection(status, said.replace("{text}", text), code=code, kind=kind).reply
+        return Reply(status=status, body=rejected.body, headers=headers or {})
+
+    return fault
+
+
+def raw(body: str, *, status: int = 200, content_type: str = "application/json") -> Fault:
+    """Bytes that need not be JSON."""
+    return lambda request, honest: Reply(
+        status=status, body=body.encode(), headers={"Content-Type": content_type}
+    )
+
+
+def without(field: str) -> Fault:
+    """A server that refuses a field of the request, and is honest to a request without it."""
+
+    def fault(request: Request, honest: Callable[[], Reply]) -> Reply:
+        if field in request.body:
+            raise Rejection(400, f"Unrecognized request argument supplied: {field}")
+        return honest()
+
+    return fault
+
+
+def no_base64() -> Fault:
+    """A server that knows no encoding but `float`."""
+
+    def fault(request: Request, honest: Callable[[], Reply]) -> Reply:
+        if request.body.get("encoding_format", "float") != "float":
+            raise Rejection(400, "Invalid value for 'encoding_format': expected 'float'.")
+        return honest()
+
+    return fault
+
+
+def vectors(change: Callable[[list[Item]], Iterable[Item]]) -> Fault:
+    """An embedding answer with other `data`."""
+
+    def fault(request: Request, honest: Callable[[], Reply]) -> Reply:
+        body = honest().body
+        assert isinstance(body, dict), "this fault is of /embeddings"
+        return Reply(body={**body, "data": list(change(body["data"]))})
+
+    return fault
+
+
+def numbers(change: Callable[[list[float]], list[float]], *, at: int = 0, plain: bool = False) -> Fault:
+    """An embedding answer in which the vector number `at` is another; all are lists of floats where `plain`."""
+
+    def changed(data: list[Item]) -> Iterator[Item]:
+        for number, item in enumerate(data):
+            packed = isinstance(item["embedding"], str)
+            values = _floats(item["embedding"])
+            values = change(values) if number == at else values
+            yield {**item, "embedding": values if plain or not packed else _packed(values)}
+
+    return vectors(changed)
+
+
+def garbled() -> Fault:
+    """Base64 of bytes that are no whole number of floats."""
+
+    def shortened(embedding: str) -> str:
+        return base64.b64encode(base64.b64decode(embedding)[:-3]).decode()
+
+    return vectors(lambda data: [{**item, "embedding": shortened(item["embedding"])} for item in data])
+
+
+def cut(*, after: int = 3, abruptly: bool = False) -> Fault:
+    """A stream that ends after some words, as if it were whole or by a reset; all else is reset at once."""
+    return _broken(after, Dropped if abruptly else None)
+
+
+def hang(*, after: int | None = None) -> Fault:
+    """Not a byte, or none after some words of a stream, until the stand-in is closed."""
+    return _broken(after, Hung)
+
+
+def changed_events(change: Callable[[dict[str, Any]], dict[str, Any]]) -> Fault:
+    """Each object of the answer, whole or streamed, is another."""
+
+    def fault(request: Request, honest: Callable[[], Reply]) -> Reply:
+        body = honest().body
+        if isinstance(body, Mapping):
+            return Reply(body=change(dict(body)))
+        assert not isinstance(body, bytes)
+        return Reply(body=(event if isinstance(event, str) else change(dict(event)) for event in body))
+
+    return fault
+
+
+def _no_usage(event: dict[str, Any]) -> dict[str, Any]:
+    if "response" in event:
+        event = {**event, "response": {**event["response"], "usage": None}}
+    return {name: value for name, value in event.items() if name != "usage"}
+
+
+def _truncated(event: dict[str, Any]) -> dict[str, Any]:
+    """The answer ran into its bound: finish_reason `length`, or the status `incomplete`."""
+    if event.get("type") == "response.completed":
+        return {**event, "type": "response.incomplete", "response": _truncated(event["response"])}
+    if event.get("object") == "response":
+        details = {"reason": "max_output_tokens"}
+        return {**event, "status": "incomplete", "incomplete_details": details}
+    choices = [
+        {**choice, "finish_reason": choice["finish_reason"] and "length"}
+        for choice in event.get("choices", [])
+    ]
+    return {**event, "choices": choices} if choices else event
+
+
+def _broken(after: int | None, end: type[Exception] | None) -> Fault:
+    def fault(request: Request, honest: Callable[[], Reply]) -> Reply:
+        if after is None or not request.streams:
+            raise end or Dropped
+        body = honest().body
+        assert not isinstance(body, (Mapping, bytes))
+        return Reply(body=_until(body, after, end))
+
+    return fault
+
+
+def _until(events: Iterator[Event], after: int, end: type[Exception] | None) -> Iterator[Event]:
+    said = 0
+    for event in events:
+        said += answers.is_word(event)
+        if said > after:
+            break
+        yield event
+    if end:
+        raise end
+
+
+def _first_text(body: Any) -> str:
+    for field in ("input", "prompt", "messages"):
+        value = body.get(field)
+        if isinstance(value, list) and value:
+            value = value[-1] if field != "input" else value[0]
+        if isinstance(value, dict):
+            value = value.get("content")
+        if isinstance(value, str):
+            return value
+    return ""
+
+
+def _floats(embedding: str | list[float]) -> list[float]:
+    if isinstance(embedding, list):
+        return embedding
+    return list(map(float, np.frombuffer(base64.b64decode(embedding), "<f4")))
+
+
+def _packed(values: list[float]) -> str:
+    return base64.b64encode(np.asarray(values, "<f4").tobytes()).decode()
+
+
+FAULTS: dict[str, Callable[..., Fault]] = {
+    "error": error,
+    "raw": raw,
+    # settings
+    "unauthorized": partial(error, 401, "Incorrect API key provided: {key}.", code="invalid_api_key"),
+    "forbidden": partial(error, 403, "You are not allowed to sample from this model."),
+    "unknown_model": partial(error, 404, "The model does not exist.", code="model_not_found"),
+    "out_of_quota": partial(error, 429, "You exceeded your current quota.", code="insufficient_quota"),
+    # too large
+    "too_large": partial(
+        error, 400, "This model's maximum context length is 8191 tokens.", code="context_length_exceeded"
+    ),
+    "request_too_large": partial(
+        error, 400, "Requested 400000 tokens, max 300000 tokens per request", code="max_tokens_per_request"
+    ),
+    "payload_too_large": partial(error, 413, "Payload too large"),
+    # the input
+    "content_policy": partial(
+        error, 400, "The input was rejected by our content policy.", code="content_policy_violation"
+    ),
+    "unprocessable": partial(error, 422, "Input should be a valid string"),
+    # to be tried again: rate_limited takes headers={"retry-after": "2"} or {"retry-after-ms": "250"}
+    "rate_limited": partial(error, 429, "Rate limit reached for requests", code="rate_limit_exceeded"),
+    "server_error": partial(error, 500),
+    "unavailable": partial(error, 503, "The server is overloaded or not ready yet."),
+    "overloaded": partial(error, 529, "Overloaded", code="overloaded_error"),
+    "bad_gateway": partial(raw, "<html>502 Bad Gateway</html>", status=502, content_type="text/html"),
+    "malformed_json": partial(raw, '{"object": "list", "data": ['),
+    "plain_text": partial(raw, "OK", content_type="text/plain"),
+    "empty_object": partial(raw, "{}"),
+    "cut": cut,
+    "hang": hang,
+    # embeddings
+    "no_base64": no_base64,
+    "no_dimensions": partial(without, "dimensions"),
+    "reversed": partial(vectors, lambda data: data[::-1]),
+    "one_missing": partial(vectors, lambda data: data[:-1]),
+    "floats": partial(numbers, lambda values: values, plain=True),
+    "garbled_base64": garbled,
+    "not_a_number": partial(numbers, lambda values: [float("nan"), *values[1:]]),
+    "zeros": partial(numbers, lambda values: [0.0] * len(values)),
+    "wrong_dimension": partial(numbers, lambda values: values[:-1]),
+    # answers
+    "no_usage": partial(changed_events, _no_usage),
+    "truncated": partial(changed_events, _truncated),
+}
