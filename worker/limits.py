@@ -10,7 +10,10 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-_DATE = re.compile(r"-\d{4}-\d{2}-\d{2}$")  # gpt-5-2025-08-07 takes what gpt-5 takes
+# gpt-5-2025-08-07 takes what gpt-5 takes, claude-opus-4-5-20251101 what claude-opus-4-5 takes; Ollama's latest is
+# what it serves under the bare name
+_VERSION = re.compile(r"(-\d{4}-\d{2}-\d{2}|-\d{8}|:latest)$")
+_OLLAMA = "ollama/"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,15 +40,26 @@ class ChatLimits:
 
 
 def embedding_limits(model_id: str) -> EmbeddingLimits | None:
-    """By model id or alias; None for a model that is not in the table."""
-    row = _rows("embedding").get(_DATE.sub("", model_id))
+    """By model id or alias, with or without a vendor in front of it; None for a model that is not in the table."""
+    row = _row("embedding", model_id)
     return EmbeddingLimits(**row) if row else None
 
 
 def chat_limits(model_id: str) -> ChatLimits | None:
-    """By model id or alias; None for a model that is not in the table."""
-    row = _rows("chat").get(_DATE.sub("", model_id))
+    """By model id or alias, with or without a vendor in front of it; None for a model that is not in the table.
+
+    None for all chat models of Ollama: the window is what their server was started with, and it cuts off without a
+    word what does not fit.
+    """
+    row = None if model_id.startswith(_OLLAMA) else _row("chat", model_id)
     return ChatLimits(**row) if row else None
+
+
+def _row(kind: str, model_id: str) -> dict[str, Any] | None:
+    rows, name = _rows(kind), model_id.lower()
+    bare = _VERSION.sub("", name)
+    names = (name, bare, bare.rpartition("/")[2])
+    return next((rows[name] for name in names if name in rows), None)
 
 
 @cache
@@ -54,5 +68,5 @@ def _rows(kind: str) -> dict[str, dict[str, Any]]:
     return {
         name: {key: value for key, value in row.items() if key != "models"}
         for row in table[kind]
-        for name in (_DATE.sub("", name) for name in row["models"])
+        for name in row["models"]
     }

@@ -1,7 +1,11 @@
 """The table of known models is complete, sourced, and fits what `llm` registers."""
 
+import os
+import subprocess
+import sys
 import tomllib
 from importlib.resources import files
+from pathlib import Path
 
 import pytest
 
@@ -13,31 +17,50 @@ EMBEDDING = [name for row in TABLE["embedding"] for name in row["models"]]
 CHAT = [name for row in TABLE["chat"] for name in row["models"]]
 
 
+SIZES = {"token_limit", "batch_token_limit", "batch_size", "dimensions", "chunk_tokens", "output_tokens"}
+
+
+@pytest.mark.parametrize("row", [*TABLE["embedding"], *TABLE["chat"]], ids=lambda row: str(row["models"][0]))
+def test_every_row_has_a_source_and_whole_numbers(row: dict[str, object]) -> None:
+    assert len(str(row["source"])) > 5
+    assert row.keys() <= {"models", "tokenizer", "source", *SIZES}
+    assert all(isinstance(row[key], int) and int(str(row[key])) > 0 for key in SIZES & row.keys())
+
+
 @pytest.mark.parametrize("name", EMBEDDING)
-def test_every_embedding_model_has_a_limit_and_a_source(name: str) -> None:
+def test_the_limits_of_an_embedding_model_fit_one_another(name: str) -> None:
+    """A chunk fits an input, and an input fits a request."""
     limits = embedding_limits(name)
     assert limits is not None
-    assert limits.source
     assert (
-        0
-        < (limits.chunk_tokens or 1)
-        <= limits.token_limit
-        <= (limits.batch_token_limit or limits.token_limit)
+        (limits.chunk_tokens or 1) <= limits.token_limit <= (limits.batch_token_limit or limits.token_limit)
     )
     assert limits.tokenizer is None or counter(limits.tokenizer)("word")
 
 
 @pytest.mark.parametrize("name", CHAT)
-def test_every_chat_model_has_a_limit_and_a_source(name: str) -> None:
+def test_an_answer_leaves_room_for_a_prompt(name: str) -> None:
     limits = chat_limits(name)
     assert limits is not None
-    assert limits.source
     assert (limits.output_tokens or 0) < limits.token_limit
+    assert limits.tokenizer is None or counter(limits.tokenizer)("word")
 
 
 @pytest.mark.parametrize("names", [EMBEDDING, CHAT], ids=["embedding", "chat"])
-def test_no_model_has_two_rows(names: list[str]) -> None:
+def test_no_model_has_two_rows_and_no_name_has_a_form_that_is_not_looked_up(names: list[str]) -> None:
     assert len(names) == len(set(names))
+    assert not [name for name in names if name != name.lower() or "/" in name or name.endswith(":latest")]
+
+
+def test_every_model_that_llm_ships_is_known(tmp_path: Path) -> None:
+    """A new release of llm brings new models: their rows are then missing here, not in somebody's settings."""
+    code = (
+        "import llm; from worker.limits import chat_limits, embedding_limits; "
+        "print([m.model_id for m in llm.get_embedding_models() if not embedding_limits(m.model_id)]"
+        " + [m.model_id for m in llm.get_models() if not chat_limits(m.model_id)])"
+    )
+    environment = {**os.environ, "LLM_LOAD_PLUGINS": "", "LLM_USER_PATH": str(tmp_path)}
+    assert subprocess.check_output([sys.executable, "-c", code], text=True, env=environment) == "[]\n"
 
 
 @pytest.mark.parametrize("name", ["ada-002", "text-embedding-3-small", "3-large-256"])
@@ -48,8 +71,47 @@ def test_openai_takes_8191_tokens_an_input_and_300000_a_request(name: str) -> No
     assert limits.tokenizer == "cl100k_base"
 
 
-def test_a_dated_name_is_the_same_model() -> None:
-    assert chat_limits("gpt-5-2025-08-07") == chat_limits("gpt-5")
+@pytest.mark.parametrize(
+    ("name", "same"),
+    [
+        ("gpt-5-2025-08-07", "gpt-5"),
+        ("claude-opus-4-5-20251101", "claude-opus-4-5"),
+        ("gemini/gemini-2.5-flash", "gemini-2.5-flash"),
+        ("openrouter/openai/gpt-4o-mini", "gpt-4o-mini"),
+        ("models/gemini-2.5-pro", "gemini-2.5-pro"),
+        ("mistral/mistral-large-latest", "mistral-large-latest"),
+    ],
+)
+def test_a_vendor_in_front_and_a_date_behind_change_no_limit(name: str, same: str) -> None:
+    assert chat_limits(name) == chat_limits(same) is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "same"),
+    [
+        ("ollama/nomic-embed-text:latest", "nomic-embed-text"),
+        ("ollama/snowflake-arctic-embed:22m", "snowflake-arctic-embed:22m"),
+        ("BAAI/bge-m3", "bge-m3"),
+        ("Qwen/Qwen3-Embedding-0.6B", "qwen3-embedding-0.6b"),
+        ("models/gemini-embedding-001", "gemini-embedding-001"),
+    ],
+)
+def test_open_models_are_known_by_the_names_of_their_servers(name: str, same: str) -> None:
+    assert embedding_limits(name) == embedding_limits(same) is not None
+
+
+def test_a_tag_names_another_model() -> None:
+    """22 million parameters make vectors of another length than 335 million; a tag that is not known has no limits."""
+    small, large = embedding_limits("snowflake-arctic-embed:22m"), embedding_limits("snowflake-arctic-embed")
+    assert small is not None
+    assert large is not None
+    assert (small.dimensions, large.dimensions) == (384, 1_024)
+    assert embedding_limits("snowflake-arctic-embed:1b") is None
+
+
+@pytest.mark.parametrize("name", ["ollama/mistral-large-latest", "ollama/gpt-4o:latest"])
+def test_the_window_of_ollama_is_its_server_s_affair(name: str) -> None:
+    assert chat_limits(name) is None
 
 
 def test_an_unknown_model_has_no_limits() -> None:
