@@ -85,7 +85,7 @@ def chunk(
             tokens = count(sent)
         if body_tokens > chunk_tokens or tokens > token_limit:
             return None
-        return Chunk(start=start, end=end, text=body, tokens=tokens, hash=digest(sent))
+        return Chunk(start=start, end=end, heading=title, text=body, tokens=tokens, hash=digest(sent))
 
     try:
         units = list(_units(text, max(MIN_TOKENS, min(_UNIT_TOKENS, limit // _UNITS_PER_CHUNK)), count))

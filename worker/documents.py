@@ -68,6 +68,7 @@ class Chunk:
 
     start: int  # code points of the stored text
     end: int
+    heading: str  # travels in front of the text into the embedding; empty: nothing does
     text: str
     tokens: int  # of the whole string that is sent
     hash: bytes  # 32 bytes
@@ -101,9 +102,9 @@ class Passage:
         }
 
 
-def embedding_text(prefix: str, title: str, text: str) -> str:
-    """The string that is counted, hashed and sent for a chunk: the title travels with every chunk."""
-    return f"{prefix}{title}\n{text}" if title else f"{prefix}{text}"
+def embedding_text(prefix: str, heading: str, text: str) -> str:
+    """The string that is counted, hashed and sent for a chunk."""
+    return f"{prefix}{heading}\n{text}" if heading else f"{prefix}{text}"
 
 
 def digest(text: str) -> bytes:

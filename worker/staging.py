@@ -172,20 +172,18 @@ def sort(documents: Sequence[object], *, max_bytes: int) -> Sorted:
     return Sorted(documents=list(kept.values()), rejected=rejected, superseded=superseded)
 
 
-def split(document: Document, build: Build, backend: EmbeddingBackend) -> tuple[str, list[Chunk]]:
-    """The heading that travels with each chunk of the document in this build, and the chunks."""
+def split(document: Document, build: Build, backend: EmbeddingBackend) -> list[Chunk]:
+    """The chunks of the document in this build, each with the heading that travels with it."""
     recipe = Recipe.stored(build.recipe)
-    heading = embedding_title(document.title, token_limit=recipe.token_limit, count=backend.count_tokens)
-    chunks = chunk(
+    return chunk(
         document.text,
-        title=heading,
+        title=embedding_title(document.title, token_limit=recipe.token_limit, count=backend.count_tokens),
         prefix=recipe.document_prefix,
         chunk_tokens=recipe.chunk_tokens,
         token_limit=recipe.token_limit,
         overlap_tokens=recipe.overlap_tokens,
         count=backend.count_tokens,
     )
-    return heading, chunks
 
 
 def stage_slice(
@@ -202,12 +200,10 @@ def stage_slice(
         prepared = []
         for document in documents:
             wanted = [] if document.id in unchanged else written
-            parts = {build.build: split(document, build, backend) for build in wanted}
             item = Prepared(
                 document=document,
                 content_hash=hashes[document.id],
-                headings={number: heading for number, (heading, _) in parts.items()},
-                chunks={number: chunks for number, (_, chunks) in parts.items()},
+                chunks={build.build: split(document, build, backend) for build in wanted},
             )
             prepared.append(item)
         try:

@@ -27,7 +27,6 @@ class Prepared:
 
     document: Document
     content_hash: bytes  # 32 bytes
-    headings: Mapping[int, str]  # by build: embedded in front of each chunk
     chunks: Mapping[int, Sequence[Chunk]]  # by build; none when the head had this content already
 
 
@@ -327,9 +326,8 @@ def _want(
     with connection.cursor() as copying, copying.copy(build.sql("revisions.sql", "copy_chunks")) as copy:
         copy.set_types(["int8", "int4", "bytea", "int4", "int4", "int4", "text", "text"])
         for entry in staged:
-            heading = entry.item.headings[build.build]
             for ordinal, chunk in enumerate(entry.item.chunks[build.build]):
-                span = (chunk.start, chunk.end, chunk.tokens, heading, chunk.text)
+                span = (chunk.start, chunk.end, chunk.tokens, chunk.heading, chunk.text)
                 copy.write_row((entry.rev, ordinal, chunk.hash, *span))
     revs = [entry.rev for entry in staged]
     connection.execute(build.sql("revisions.sql", "want"), {"docs": docs, "revs": revs})
