@@ -7,6 +7,7 @@ As a process of its own: `python -m tests.provider --latency 0.05` prints its ad
 `POST /reset` forgets all three.
 """
 
+import random
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
@@ -34,7 +35,7 @@ KEPT_REQUESTS = 500
 
 @dataclass(frozen=True, kw_only=True)
 class Stats:
-    """Of embeddings, but for `connections`. All but `requests` and `refused` count only requests that it answered."""
+    """Of embeddings, but for the last two. All but `requests` and `refused` count only requests that it answered."""
 
     requests: int  # of any outcome
     refused: int  # requests answered with an error
@@ -46,6 +47,7 @@ class Stats:
     max_tokens: int  # of one request
     max_parallel: int  # requests in flight at once
     connections: int  # opened by any client, for any path
+    faults: int  # planned ones that met a request, to any model
 
 
 @dataclass(kw_only=True)
@@ -53,6 +55,7 @@ class _Planned:
     fault: Fault
     path: str | None  # None: any
     times: int | None  # requests that it still meets; None: all
+    share: float  # of the requests that it could meet
 
 
 class Provider:
@@ -96,19 +99,28 @@ class Provider:
         with self._lock:
             self._texts: Counter[bytes] = Counter()
             self._requests = self._refused = self._tokens = 0
-            self._max_inputs = self._max_tokens = self._max_parallel = 0
+            self._max_inputs = self._max_tokens = self._max_parallel = self._faults = 0
             self._earlier_connections = self._server.accepted
             self.requests: deque[Request] = deque(maxlen=KEPT_REQUESTS)
             self._planned: list[_Planned] = []
 
-    def inject(self, name: str, *, path: str | None = None, times: int | None = 1, **arguments: Any) -> None:
+    def inject(
+        self,
+        name: str,
+        *,
+        path: str | None = None,
+        times: int | None = 1,
+        share: float = 1.0,
+        **arguments: Any,
+    ) -> None:
         """Plan a fault of `FAULTS` for the next requests to a model, after those that are planned.
 
-        `path`: such as "/embeddings", None: any; `times` None: for all requests until `reset`.
+        `path`: such as "/embeddings", None: any; `times` None: for all requests until `reset`; `share`: it meets
+        that part of the requests, at random.
         """
         fault = FAULTS[name](**arguments)
         with self._lock:
-            self._planned.append(_Planned(fault=fault, path=path, times=times))
+            self._planned.append(_Planned(fault=fault, path=path, times=times, share=share))
 
     @property
     def prompts(self) -> list[dict[str, Any]]:
@@ -130,6 +142,7 @@ class Provider:
                 max_tokens=self._max_tokens,
                 max_parallel=self._max_parallel,
                 connections=self._server.accepted - self._earlier_connections,
+                faults=self._faults,
             )
 
     def times_embedded(self, text: str) -> int:
@@ -168,7 +181,8 @@ class Provider:
     def _next_fault(self, path: str) -> Fault | None:
         with self._lock:
             for planned in self._planned:
-                if planned.path in (None, path):
+                if planned.path in (None, path) and random.random() < planned.share:
+                    self._faults += 1
                     if planned.times is not None:
                         planned.times -= 1
                         if not planned.times:

@@ -1,0 +1,59 @@
+"""The proxy that faults are made with does what it says."""
+
+import socket
+import socketserver
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from tests.fixtures.proxy import HOST, Proxy
+
+
+class Echo(socketserver.BaseRequestHandler):
+    def handle(self) -> None:
+        while data := self.request.recv(1000):
+            self.request.sendall(data)
+
+
+@pytest.fixture
+def proxy() -> Iterator[Proxy]:
+    with socketserver.ThreadingTCPServer((HOST, 0), Echo) as server, Proxy(server.server_address[1]) as proxy:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        yield proxy
+        server.shutdown()
+        thread.join()
+
+
+def connect(proxy: Proxy) -> socket.socket:
+    connection = socket.create_connection((HOST, proxy.port), timeout=2)
+    connection.sendall(b"a")
+    return connection
+
+
+def test_what_is_cut_is_closed_and_refused_until_it_is_mended(proxy: Proxy) -> None:
+    with connect(proxy) as connection:
+        assert connection.recv(1) == b"a"
+        proxy.cut()
+        assert connection.recv(1) == b""
+    with pytest.raises(ConnectionRefusedError):
+        connect(proxy)
+    proxy.mend()
+    with connect(proxy) as connection:
+        assert connection.recv(1) == b"a"
+
+
+def test_what_is_stalled_stands_and_arrives_once_it_is_mended(proxy: Proxy) -> None:
+    with connect(proxy) as old:
+        assert old.recv(1) == b"a"
+        proxy.stall()
+        old.sendall(b"b")
+        with connect(proxy) as new:
+            for connection in (old, new):
+                connection.settimeout(0.2)
+                with pytest.raises(TimeoutError):
+                    connection.recv(1)
+                connection.settimeout(2)
+            proxy.mend()
+            assert (old.recv(1), new.recv(1)) == (b"b", b"a")
