@@ -56,12 +56,14 @@ class Recipe:
     distance: str  # cosine, l2 or inner_product
 
     @classmethod
-    def of(cls, index: IndexSettings, backend: EmbeddingBackend) -> "Recipe":
-        """The recipe that the settings ask for; may cost one request, to learn the dimensions."""
+    def of(
+        cls, index: IndexSettings, backend: EmbeddingBackend, *, dimensions: int | None = None
+    ) -> "Recipe":
+        """The recipe that the settings ask for; without `dimensions` it may cost one request, to learn them."""
         return cls(
             backend=index.embedding_backend.name,
             model=backend.model_id,
-            dimensions=backend.dimensions,
+            dimensions=backend.dimensions if dimensions is None else dimensions,
             tokenizer=backend.tokenizer,
             token_limit=backend.token_limit,
             chunker=CHUNKER,

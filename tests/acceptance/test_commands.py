@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.fixtures.system import CHAT, VECTOR_INDEX, System, eventually
+from tests.provider import Provider
 
 SETTINGS = """
 LLM = "worker.backends.llm.LLMEmbeddingBackend"
@@ -188,3 +189,19 @@ def test_status_is_answered_while_staging_has_a_backlog(reader: System) -> None:
     assert reader.command("status").returncode == 0
     reader.start("all", ["worker"])
     reader.await_queues("vector_index")
+
+
+def test_plan_counts_what_index_then_sends(system: System, remote: Provider, tmp_path: Path) -> None:
+    """The chunks, the contents, and the tokens as the provider counted them."""
+    words = [f"{number} nails hold {number * 7} boards." for number in range(2_000)]
+    for name in ("one", "two", "three"):
+        (tmp_path / f"{name}.md").write_text(f"# Boards\n\n{' '.join(words[len(name) :])}\n")
+    arguments = [str(tmp_path), "--index", "remote", "--json"]
+    planned = json.loads(system.command("plan", *arguments).stdout)
+    before = remote.stats()
+    indexed = json.loads(system.command("index", *arguments).stdout)
+    after = remote.stats()
+    assert (planned["documents"], planned["chunks"]) == (indexed["indexed"], indexed["chunks"])
+    assert planned["distinct"] == indexed["embedded"] == after.inputs - before.inputs
+    assert planned["tokens"] == after.tokens - before.tokens
+    assert 0 < planned["requests"] <= after.requests - before.requests

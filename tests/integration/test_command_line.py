@@ -6,11 +6,15 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import bpe_openai
 import psycopg
 import pytest
 import redis
 
+from tests.fixtures.provider import running_provider  # noqa: F401
+from tests.provider import Provider
 from worker.cli import COMMANDS, client, run
 
 UNREACHABLE = {"BROKER_URL": "redis://:geheim@127.0.0.1:1/0", "DATABASE_URL": "postgresql://127.0.0.1:1/x"}
@@ -135,6 +139,77 @@ def test_doctor_names_what_is_missing(
         "workers": False,
     }
     assert "start one with `vector-index up`" in report["checks"][-1]["detail"]
+
+
+def planned(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> dict[str, Any]:
+    assert run(["plan", *arguments, "--json"]) == code
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def test_plan_needs_no_service_no_key_and_no_request(
+    provider: Provider, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in UNREACHABLE.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("OPENAI_BASE_URL", provider.url)
+    monkeypatch.setenv("EMBEDDING_MODEL", "3-small")
+    monkeypatch.setenv("PRICE_PER_MILLION_TOKENS", "0.02")
+    (tmp_path / "a.txt").write_text("one two three")
+    (tmp_path / "b.bin").write_text("")
+    found = planned(capsys, str(tmp_path))
+    assert (found["documents"], found["chunks"], found["distinct"], found["requests"]) == (1, 1, 1, 1)
+    assert found["tokens"] == len(bpe_openai.get_encoding("cl100k_base").encode_ordinary("a\none two three"))
+    assert (found["tokens_are"], found["passed_over"]) == ("exact", 1)
+    assert found["price"] == pytest.approx(found["tokens"] * 0.02 / 1e6)
+    assert provider.stats().requests == 0
+
+
+def test_plan_counts_a_content_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [json.dumps({"id": number, "text": f"Text {number % 10}."}) for number in range(1000)]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    found = planned(capsys, str(tmp_path))
+    assert (found["documents"], found["chunks"], found["distinct"]) == (1000, 1000, 10)
+
+
+def test_plan_fills_requests_to_the_limits_of_the_backend(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = {"MODEL_ID": "wordllama", "BATCH_SIZE": 4, "TOKEN_LIMIT": 64, "BATCH_TOKEN_LIMIT": 64}
+    monkeypatch.setenv("VECTOR_INDEX", json.dumps({"EMBEDDING_BACKENDS": {"default": {"CONFIG": config}}}))
+    lines = [json.dumps({"id": number, "text": f"Text {number}."}) for number in range(10)]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    found = planned(capsys, str(tmp_path))
+    assert found["requests"] == 3
+    assert found["fill_inputs"] == pytest.approx((1 + 1 + 0.5) / 3, abs=0.001)
+    assert found["fill_tokens"] == pytest.approx(found["tokens"] / 64 / 3, abs=0.001)
+
+
+def test_plan_asks_no_backend_for_the_length_of_its_vectors(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "unprobed.py").write_text(
+        "from worker.backends.llm import LLMEmbeddingBackend\n\n"
+        "class Backend(LLMEmbeddingBackend):\n"
+        "    @property\n    def dimensions(self):\n        raise AssertionError('asked')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    backend = {"CLASS": "unprobed.Backend", "CONFIG": {"MODEL_ID": "wordllama"}}
+    monkeypatch.setenv("VECTOR_INDEX", json.dumps({"EMBEDDING_BACKENDS": {"default": backend}}))
+    (tmp_path / "a.txt").write_text("text")
+    assert planned(capsys, str(tmp_path / "a.txt"))["chunks"] == 1
+
+
+def test_plan_ends_with_1_for_what_it_cannot_read_and_with_2_for_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.jsonl").write_text('{"id": 1, "text": "one"}\n{"id": 2}\n')
+    [unread] = planned(capsys, str(tmp_path), code=1)["unread"]
+    assert unread["path"].endswith("a.jsonl:2")
+    (tmp_path / "a.jsonl").write_text("")
+    code, line = failed(capsys, "plan", str(tmp_path))
+    assert code == 2
+    assert "nothing to index in" in line
 
 
 def test_up_serves_on_the_same_addresses_at_every_start_and_stops_on_sigterm(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ COMMANDS = {
     "demo": ("demo", "Index real text with real services, ask it questions, stop everything."),
     "doctor": ("doctor", "Check the settings, the services and the workers."),
     "index": ("documents", "Index files and folders, and wait until all is searchable."),
+    "plan": ("plan", "Count the chunks, tokens and requests that indexing takes, and their price."),
     "delete": ("documents", "Delete documents by their ids."),
     "search": ("documents", "Search an index."),
     "ask": ("ask", "Answer a question from an index, with sources."),

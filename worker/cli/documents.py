@@ -50,17 +50,13 @@ def index(paths: tuple[Path, ...], index: str, as_json: bool) -> int:
     configuration = load()
     configuration.index(index)
     report = Report()
-    documents = _documents(paths, configuration.max_document_bytes, report)
+    documents = read(paths, configuration.max_document_bytes, report)
     client = Client(configuration)
     messages = batches(documents, _bytes, weight_limit=MESSAGE_BYTES, size_limit=MESSAGE_DOCUMENTS)
     started = time.monotonic()
     for batch, result in _sent(client, index, messages, report):
         report.add(batch, result)
-    if not (report.documents or report.problems):
-        endings = ", ".join(sorted(files.ENDINGS))
-        raise InvalidQuery(
-            f"nothing to index in {', '.join(map(str, paths))}: name files that end in {endings}"
-        )
+    report.check(paths)
     report.seconds = time.monotonic() - started
     output(report.as_json(index), as_json, report.lines(index))
     return 1 if report.problems else 0
@@ -138,6 +134,14 @@ class Report:
         self.counts = {key: value + counts[key] for key, value in self.counts.items()}
         self.failed += counts["failed"]
 
+    def check(self, paths: Iterable[Path]) -> None:
+        """Raises InvalidQuery where there was nothing to index."""
+        if not (self.documents or self.problems):
+            endings = ", ".join(sorted(files.ENDINGS))
+            raise InvalidQuery(
+                f"nothing to index in {', '.join(map(str, paths))}: name files that end in {endings}"
+            )
+
     def as_json(self, index: str) -> dict[str, Any]:
         return {
             "index": index,
@@ -159,6 +163,9 @@ class Report:
             f"{counts['chunks']} chunks, {counts['embedded']} embedded with {counts['tokens']} tokens, "
             f"{self.seconds:.1f} s"
         )
+        yield from self.problem_lines()
+
+    def problem_lines(self) -> Iterator[str]:
         if self.passed_over:
             yield f"{self.passed_over:,} files of other kinds were passed over"
         for item in (self.failed + self.unread)[:MAX_SHOWN]:
@@ -167,7 +174,8 @@ class Report:
             yield f"and {self.problems - MAX_SHOWN:,} more: --json shows all"
 
 
-def _documents(paths: tuple[Path, ...], max_bytes: int, report: Report) -> Iterator[dict[str, Any]]:
+def read(paths: tuple[Path, ...], max_bytes: int, report: Report) -> Iterator[dict[str, Any]]:
+    """The documents of files and folders; the report learns what gives none. Raises InvalidQuery."""
     # reading begins, and a path that does not exist is told, before the broker is asked for
     items = files.read(paths, max_bytes=max_bytes)
 
