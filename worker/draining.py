@@ -16,8 +16,9 @@ import numpy as np
 import stamina
 from numpy.typing import NDArray
 
+from worker.chunking import MIN_TOKENS, chunk
 from worker.configuration import EmbeddingBackendSettings
-from worker.documents import embedding_text
+from worker.documents import Chunk, embedding_text
 from worker.errors import (
     InputError,
     ProviderUnavailable,
@@ -52,6 +53,7 @@ class Sent:
     inputs: Sequence[Input]
     vectors: NDArray[np.float32] | None = None  # a row per input
     error: VectorIndexError | None = None
+    pieces: Sequence[Chunk] = ()  # of a single input that is too large: what takes its place
 
 
 class Drainer:
@@ -158,6 +160,8 @@ class Drainer:
 
     def _settle(self, claim: Claim) -> None:
         """Send a claim and write down how each of its inputs ended."""
+        # whatever begins before this has ended before the lease does
+        last_start = time.monotonic() + LEASE_MARGIN_SECONDS
         with connection.checkout(self._url) as conn:
             if claim.saved:
                 revisions.publish(conn, claim.build, revisions.touched_by(conn, claim.build, claim.saved))
@@ -173,7 +177,7 @@ class Drainer:
             return
         try:
             Recipe.stored(claim.build.recipe).check(claim.build.index, self._backend)
-            results = self._send(claim, claim.inputs)
+            results = self._send(claim, last_start)
         except SettingsError as error:
             results = [Sent(inputs=claim.inputs, error=error)]
         # what was paid for outlives a restart of Postgres; each step is a no-op the second time
@@ -184,7 +188,7 @@ class Drainer:
                 self._write_down(claim, results)
 
     def _write_down(self, claim: Claim, results: Sequence[Sent]) -> None:
-        """Save, publish, fail and give back, as the requests of a claim ended."""
+        """Save, publish, split, fail and give back, as the requests of a claim ended."""
         with connection.checkout(self._url) as conn:
             for sent in results:
                 if sent.vectors is not None:
@@ -192,30 +196,68 @@ class Drainer:
                     queue.save(conn, claim.build, hashes, sent.vectors)
                     revisions.publish(conn, claim.build, revisions.touched_by(conn, claim.build, hashes))
                     builds.note_error(conn, claim.build, None)
-            # what is refused fails while the claim still holds it; giving back ends the claim
-            failed = [sent for sent in results if sent.error is not None]
+            # what is too large or refused ends while the claim still holds it; giving back ends the claim
+            self._split(conn, claim, [sent for sent in results if sent.pieces])
+            failed = [sent for sent in results if sent.error is not None and not sent.pieces]
             for sent in sorted(failed, key=lambda sent: not isinstance(sent.error, InputError)):
                 assert sent.error is not None
                 self._give_up(conn, claim, sent, sent.error)
 
-    def _send(self, claim: Claim, inputs: Sequence[Input]) -> list[Sent]:
+    def _send(self, claim: Claim, last_start: float) -> list[Sent]:
         """One request; one that is too large, or holds a refused input, is halved until the guilty input is alone.
 
-        No connection is held meanwhile.
+        Further requests begin before `last_start`, in monotonic seconds: the lease covers them. No connection is
+        held meanwhile.
         """
-        prefix = claim.build.recipe["document_prefix"]
+        recipe = Recipe.stored(claim.build.recipe)
+        ended: list[Sent] = []
+        waiting: list[Sequence[Input]] = [claim.inputs]
+        while waiting:
+            inputs = waiting.pop()
+            try:
+                if inputs is not claim.inputs and time.monotonic() > last_start:
+                    raise ProviderUnavailable(
+                        f"{self._backend.model_id}: halving a request that is too large, or holds what is refused, "
+                        f"took over {LEASE_MARGIN_SECONDS:.0f} s; the rest is tried again later"
+                    )
+                texts = [embedding_text(recipe.document_prefix, item.heading, item.text) for item in inputs]
+                ended.append(Sent(inputs=inputs, vectors=self._backend.embed(texts)))
+            except (TooLarge, Refused) as error:
+                half = len(inputs) // 2
+                if half:
+                    waiting += [inputs[half:], inputs[:half]]
+                else:
+                    pieces = self._cut(recipe, inputs[0]) if isinstance(error, TooLarge) else ()
+                    ended.append(Sent(inputs=inputs, error=error, pieces=pieces))
+            except (ProviderUnavailable, SettingsError) as error:  # of no use to the others either
+                rest = [item for part in waiting for item in part]
+                return [*ended, Sent(inputs=[*inputs, *rest], error=error)]
+        return ended
+
+    def _cut(self, recipe: Recipe, item: Input) -> Sequence[Chunk]:
+        """An input in pieces of half its tokens; none when it has no room for two chunks."""
+        count = self._backend.count_tokens
         try:
-            vectors = self._backend.embed(
-                [embedding_text(prefix, item.heading, item.text) for item in inputs]
+            pieces = chunk(
+                item.text,
+                title=item.heading,
+                prefix=recipe.document_prefix,
+                chunk_tokens=max(MIN_TOKENS, count(item.text) // 2),
+                token_limit=recipe.token_limit,
+                count=count,
             )
-            return [Sent(inputs=inputs, vectors=vectors)]
-        except (TooLarge, Refused) as error:
-            if len(inputs) == 1:
-                return [Sent(inputs=inputs, error=error)]
-            half = len(inputs) // 2
-            return self._send(claim, inputs[:half]) + self._send(claim, inputs[half:])
-        except (ProviderUnavailable, SettingsError) as error:
-            return [Sent(inputs=inputs, error=error)]
+        except SettingsError:
+            return ()
+        return pieces if len(pieces) > 1 else ()
+
+    def _split(self, conn: connection.Connection, claim: Claim, large: Sequence[Sent]) -> None:
+        """Queue smaller chunks in the place of inputs that are too large by themselves."""
+        if not large:
+            return
+        builds.note_error(conn, claim.build, str(large[0].error))
+        logger.warning("%d inputs are too large by themselves and are split: %s", len(large), large[0].error)
+        docs = queue.split(conn, claim, [(sent.inputs[0], sent.pieces) for sent in large])
+        revisions.publish(conn, claim.build, docs)
 
     def _give_up(
         self, conn: connection.Connection, claim: Claim, sent: Sent, error: VectorIndexError

@@ -24,12 +24,13 @@ from tests.integration.conftest import HashBackend
 from worker import monitoring, staging
 from worker.configuration import IndexSettings
 from worker.draining import Drainer
-from worker.errors import ProviderUnavailable, Refused
+from worker.errors import ProviderUnavailable, Refused, TooLarge
 from worker.store import builds, connection, upkeep
 
 DOCUMENTS = 25
-PHRASES = [f"phrase {n} tells the reader about subject {n} at length" for n in range(49)] + [
-    "poison that the provider always refuses to take in here"
+PHRASES = [f"phrase {n} tells the reader about subject {n} at length" for n in range(48)] + [
+    "giant that the provider calls too large for one input",
+    "poison that the provider always refuses to take in here",
 ]
 CRASHES = 0.01  # of all statements, before or after each; a staging has about a dozen
 REDELIVERIES = 0.15
@@ -68,13 +69,15 @@ class Mortal(psycopg.Connection[Any]):
 
 
 class Provider(HashBackend):
-    """Refuses one content, fails at times, and is at times slower than the lease."""
+    """Refuses one content, takes another only in pieces, fails at times, and is at times slower than the lease."""
 
     troubled = True
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         if any("poison" in text for text in texts):
             raise Refused("this is poison")
+        if any("giant" in text and len(text.split()) > 9 for text in texts):
+            raise TooLarge("this is giant")
         if self.troubled and random.random() < 0.02:
             raise ProviderUnavailable(
                 "overloaded", rate_limited=random.random() < 0.5, retry_after_seconds=0.05

@@ -1,7 +1,7 @@
-"""The queue of contents that need a vector: claim, save, give back, fail.
+"""The queue of contents that need a vector: claim, save, give back, fail, split.
 
-A claim is a lease by the database's clock. Saving is not fenced, as saving twice is a no-op; giving back and
-failing are fenced by the claim's token.
+A claim is a lease by the database's clock. Saving is not fenced, as saving twice is a no-op; giving back,
+failing and splitting are fenced by the claim's token.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,6 +15,7 @@ from pgvector import HalfVector, Vector
 from psycopg import sql
 from psycopg.rows import namedtuple_row
 
+from worker.documents import Chunk
 from worker.store import builds
 from worker.store.builds import Build
 from worker.store.connection import Connection, retry_on_deadlock
@@ -130,10 +131,10 @@ def fail(connection: Connection, held: Claim, hash: bytes, error: str) -> int:
     Exclusive: a staging that relies on the queued content either comes before, and its document fails too, or
     after, and queues it anew.
     """
-    parameters: dict[str, Any] = {"hash": hash, "token": held.token, "error": error}
+    parameters: dict[str, Any] = {"hashes": [hash], "token": held.token, "error": error}
     build = held.build
     with builds.locked(connection, build.index_id, exclusive=True):
-        if not connection.execute(build.sql("queue.sql", "fail_pending"), parameters).fetchall():
+        if not connection.execute(build.sql("queue.sql", "give_up"), parameters).fetchall():
             return 0
         docs = [row[0] for row in connection.execute(build.sql("queue.sql", "lock_wanting"), parameters)]
         failed = connection.execute(build.sql("queue.sql", "mark_failed"), parameters | {"docs": docs})
@@ -141,10 +142,54 @@ def fail(connection: Connection, held: Claim, hash: bytes, error: str) -> int:
 
 
 @retry_on_deadlock
+def split(connection: Connection, held: Claim, cut: Sequence[tuple[Input, Sequence[Chunk]]]) -> list[int]:
+    """Put smaller chunks in the place of contents that are too large; the documents to publish.
+
+    Of each content at least two pieces, whose spans count from its start. Contents that the claim no longer holds
+    are left alone. Exclusive, as `fail` is: whoever stages the same content comes before, and has it replaced too,
+    or after, and queues it anew.
+    """
+    build = held.build
+    with builds.locked(connection, build.index_id, exclusive=True):
+        parameters: dict[str, Any] = {"hashes": [item.hash for item, _ in cut], "token": held.token}
+        given_up = connection.execute(build.sql("queue.sql", "give_up"), parameters).fetchall()
+        if not given_up:
+            return []
+        mine = {hash for hash, _ in given_up}
+        parameters |= _columns([(item, pieces) for item, pieces in cut if item.hash in mine])
+        docs = [row[0] for row in connection.execute(build.sql("queue.sql", "lock_wanting"), parameters)]
+        parameters |= {"docs": docs, "priority": min(priority for _, priority in given_up)}
+        # the same string may be another heading and text elsewhere: that content is queued again, and cut in its turn
+        parameters["wanted"] = [*parameters["pieces"], *parameters["hashes"]]
+        connection.execute(build.sql("queue.sql", "put_pieces"), parameters)
+        connection.execute(build.sql("queue.sql", "queue_pieces"), parameters)
+        return docs
+
+
+@retry_on_deadlock
 def forget(connection: Connection, build: Build, hashes: Sequence[bytes]) -> None:
     """Take contents out of the queue that no chunk has any more; exclusive, as `fail` is."""
     with builds.locked(connection, build.index_id, exclusive=True):
         connection.execute(build.sql("queue.sql", "forget"), {"hashes": list(hashes)})
+
+
+def _columns(cut: Sequence[tuple[Input, Sequence[Chunk]]]) -> dict[str, list[Any]]:
+    """Contents and their pieces as the arrays of `put_pieces`."""
+    each = [(item.hash, at, piece) for item, pieces in cut for at, piece in enumerate(pieces)]
+    return {
+        "hashes": [item.hash for item, _ in cut],
+        "headings": [item.heading for item, _ in cut],
+        "texts": [item.text for item, _ in cut],
+        "sizes": [len(pieces) for _, pieces in cut],
+        "of": [hash for hash, _, _ in each],
+        "at": [at for _, at, _ in each],
+        "pieces": [piece.hash for _, _, piece in each],
+        "starts": [piece.start for _, _, piece in each],
+        "ends": [piece.end for _, _, piece in each],
+        "tokens": [piece.tokens for _, _, piece in each],
+        "piece_headings": [piece.heading for _, _, piece in each],
+        "piece_texts": [piece.text for _, _, piece in each],
+    }
 
 
 def _save_statement(build: Build) -> sql.Composed:

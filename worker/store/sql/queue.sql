@@ -34,15 +34,50 @@ UPDATE {pending} SET visible_at = clock_timestamp() + %(seconds)s * interval '1 
 WHERE hash IN (
     SELECT hash FROM {pending} WHERE hash = ANY(%(hashes)s) AND token = %(token)s ORDER BY hash FOR UPDATE)
 
--- name: fail_pending: the content is given up, if the claim still holds it
-DELETE FROM {pending} WHERE hash = %(hash)s AND token = %(token)s RETURNING hash
+-- name: give_up: contents leave the queue that the claim still holds, by hash
+DELETE FROM {pending} WHERE hash IN (
+    SELECT hash FROM {pending} WHERE hash = ANY(%(hashes)s) AND token = %(token)s ORDER BY hash FOR UPDATE)
+RETURNING hash, priority
 
--- name: lock_wanting: documents that want the content, by doc
-SELECT s.doc FROM {served} s WHERE s.want_rev IN (SELECT rev FROM {chunks} WHERE hash = %(hash)s) ORDER BY s.doc FOR UPDATE
+-- name: lock_wanting: documents that want one of the contents, by doc
+SELECT s.doc FROM {served} s WHERE s.want_rev IN (SELECT rev FROM {chunks} WHERE hash = ANY(%(hashes)s))
+ORDER BY s.doc FOR UPDATE
 
 -- name: mark_failed: those that still want it
 UPDATE {served} SET state = 'failed', error = %(error)s
-WHERE doc = ANY(%(docs)s) AND want_rev IN (SELECT rev FROM {chunks} WHERE hash = %(hash)s) RETURNING doc
+WHERE doc = ANY(%(docs)s) AND want_rev IN (SELECT rev FROM {chunks} WHERE hash = ANY(%(hashes)s)) RETURNING doc
+
+-- name: put_pieces: in what the locked documents want, each large chunk gives way to its pieces, and what stands behind
+-- it moves on. The window reads all that is deleted before the first row is inserted, so no two have one place.
+WITH large AS (
+    SELECT * FROM unnest(%(hashes)s::bytea[], %(headings)s::text[], %(texts)s::text[], %(sizes)s::int[])
+        AS l (hash, heading, text, size)
+), gone AS (
+    DELETE FROM {chunks} WHERE rev IN (
+        SELECT c.rev FROM {served} s JOIN {chunks} c ON c.rev = s.want_rev JOIN large USING (hash, heading, text)
+        WHERE s.doc = ANY(%(docs)s))
+    RETURNING *
+), moved AS (
+    SELECT g.*, l.size IS NOT NULL AS is_large, coalesce(sum(l.size - 1) OVER (
+        PARTITION BY g.rev ORDER BY g.ordinal ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) AS added
+    FROM gone g LEFT JOIN large l USING (hash, heading, text)
+), pieces AS (
+    SELECT * FROM unnest(%(of)s::bytea[], %(at)s::int[], %(pieces)s::bytea[], %(starts)s::int[], %(ends)s::int[],
+        %(tokens)s::int[], %(piece_headings)s::text[], %(piece_texts)s::text[])
+        AS p (of, at, hash, start, "end", tokens, heading, text)
+)
+INSERT INTO {chunks} (rev, ordinal, hash, start, "end", tokens, heading, text)
+SELECT rev, ordinal + added, hash, start, "end", tokens, heading, text FROM moved WHERE NOT is_large
+UNION ALL
+SELECT m.rev, m.ordinal + m.added + p.at, p.hash, m.start + p.start, m.start + p."end", p.tokens, p.heading, p.text
+FROM moved m JOIN pieces p ON p.of = m.hash WHERE m.is_large
+
+-- name: queue_pieces: contents of these that the documents want and that have no vector, by hash
+INSERT INTO {pending} (hash, tokens, priority, visible_at)
+SELECT c.hash, min(c.tokens), %(priority)s, min(s.since)
+FROM {served} s JOIN {chunks} c ON c.rev = s.want_rev
+WHERE s.doc = ANY(%(docs)s) AND c.hash = ANY(%(wanted)s) AND NOT EXISTS (SELECT FROM {embeddings} e WHERE e.hash = c.hash)
+GROUP BY c.hash ORDER BY c.hash ON CONFLICT DO NOTHING
 
 -- name: forget: contents that no chunk has any more
 DELETE FROM {pending} p WHERE p.hash = ANY(%(hashes)s) AND NOT EXISTS (SELECT FROM {chunks} c WHERE c.hash = p.hash)

@@ -1,0 +1,221 @@
+"""What a provider calls too large gives way to smaller chunks: on real Postgres, over HTTP and under races."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tests.integration.test_pipeline import LONG, Application, application, faulty  # noqa: F401
+from tests.provider import Provider
+from worker.backends.llm import LLMEmbeddingBackend
+from worker.configuration import IndexSettings
+from worker.draining import Drainer
+from worker.errors import TooLarge
+from worker.store import connection, queue, upkeep
+from worker.tokens import counter
+
+LIMIT = 60  # tokens that the provider really takes; the settings claim 8,191
+TEXT = "A book may be kept for four weeks and a film for two of them by every reader of the library at once."
+
+
+@pytest.fixture
+def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[Provider]:
+    monkeypatch.setattr("tests.provider.embeddings.MAX_INPUT_TOKENS", LIMIT)
+    with Provider(dimensions=32) as provider:
+        monkeypatch.setenv("OPENAI_BASE_URL", provider.url)
+        yield provider
+
+
+@pytest.fixture
+def over_http(url: str, index: IndexSettings, provider: Provider) -> Any:
+    """An application whose backend is real, with chunks of 200 tokens."""
+    backend = LLMEmbeddingBackend(
+        name="default", model_id="3-small", init_kwargs={"key": "secret-of-the-test"}, dimensions=32
+    )
+    drainer = Drainer(url, index.embedding_backend, backend)
+    return Application(url, replace(index, chunk_tokens=200), backend, drainer)  # type: ignore[arg-type]
+
+
+def words_over(limit: int) -> Any:
+    """A provider's own mind: a text of more words is too large."""
+    return lambda texts: TooLarge("too large") if any(len(text.split()) > limit for text in texts) else None
+
+
+def chunks(application: Application, id: str) -> list[Any]:  # noqa: F811
+    """Ordinal, start, end, text and tokens of what readers see of a document, and its text; all checked."""
+    rows = application.rows(
+        'SELECT c.ordinal, c.start, c."end", c.text, c.tokens, r.text FROM vector_index.chunks_1 c '
+        "JOIN vector_index.served_1 s ON s.live_rev = c.rev JOIN vector_index.revisions r USING (rev) "
+        f"JOIN vector_index.documents d ON d.doc = s.doc WHERE d.id = '{id}' ORDER BY c.ordinal"
+    )
+    assert [row[0] for row in rows] == list(range(len(rows)))
+    assert all(whole[start:end] == text for _, start, end, text, _, whole in rows)
+    assert [row[1] for row in rows] == sorted(row[1] for row in rows)
+    assert "".join("".join(row[3].split()) for row in rows) == "".join(rows[0][5].split())
+    return [row[3] for row in rows]
+
+
+def test_what_the_provider_does_not_take_is_cut_until_it_does(
+    over_http: Application, provider: Provider
+) -> None:
+    """The limit is not known: every document is live, no piece is over it, spans are exact and cover the text."""
+    documents = [
+        {"id": "long", "text": LONG, "title": "A long list"},
+        {"id": "line", "text": " ".join(LONG.split())},
+        {"id": "short", "text": "Three short words."},
+    ]
+    result = over_http.put(*documents)
+    assert (result["indexed"], result["failed"]) == (3, [])
+    for document in documents:
+        assert chunks(over_http, document["id"])
+    [[most]] = over_http.rows("SELECT max(tokens) FROM vector_index.chunks_1")
+    assert LIMIT / 4 < most <= LIMIT
+    assert len(chunks(over_http, "short")) == 1
+    stats = provider.stats()
+    assert stats.repeated == 0
+    assert stats.inputs == over_http.rows("SELECT count(*) FROM vector_index.embeddings_1")[0][0]
+    count = counter("cl100k_base")
+    assert all(
+        count(text) <= LIMIT
+        for request in provider.requests
+        if len(request.body["input"]) == 1
+        for text in request.body["input"]
+        if provider.times_embedded(text)
+    )
+
+
+def test_what_cannot_be_cut_fails_its_document_alone_with_the_sentence_of_the_provider(
+    over_http: Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.provider.embeddings.MAX_INPUT_TOKENS", 3)
+    result = over_http.put(
+        {"id": "bad", "text": "Eight tokens are far too many."}, {"id": "good", "text": "Two."}
+    )
+    assert result["indexed"] == 1
+    [failure] = result["failed"]
+    assert failure["id"] == "bad"
+    assert "context_length_exceeded" in failure["error"]
+    assert over_http.rows("SELECT count(*) FROM vector_index.pending_1") == [(0,)]
+
+
+def test_every_place_of_a_chunk_gives_way_to_the_pieces(application: Application) -> None:  # noqa: F811
+    """Several times in one document, once in another, and once as another title and text of the same string."""
+    backend = application.backend
+    backend.chunk_tokens = 22
+    faulty(backend, words_over(12))
+    title, _, rest = TEXT.partition(" may ")
+    documents = [
+        {
+            "id": "often",
+            "text": "\n\n".join(["First words.", TEXT, TEXT, TEXT, "Words between.", TEXT, "Last words."]),
+        },
+        {"id": "once", "text": TEXT},
+        {"id": "titled", "text": rest, "title": title},
+        {"id": "joined", "text": f"{title}\n{rest}"},
+    ]
+    task_id = application.stage(*documents)
+    [[often]] = application.rows(
+        "SELECT max(times) FROM (SELECT count(*) AS times FROM vector_index.chunks_1 GROUP BY rev, hash) AS counted"
+    )
+    assert often > 1
+    [[alike]] = application.rows(
+        "SELECT max(alike) FROM (SELECT count(DISTINCT text) AS alike FROM vector_index.chunks_1 GROUP BY hash) AS c"
+    )
+    assert alike == 2
+    application.drainer.drain()
+    assert (application.result(task_id) or {})["indexed"] == 4
+    assert all(len(chunks(application, document["id"])) > 1 for document in documents)
+    [[most]] = application.rows(
+        "SELECT max(array_length(string_to_array(text, ' '), 1)) FROM vector_index.chunks_1"
+    )
+    assert most <= 12
+    sent = [text for texts in backend.requests for text in texts]
+    assert len(sent) == len(set(sent))
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_document_with_the_same_chunk_that_is_staged_meanwhile_is_cut_too(
+    application: Application,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    when: str,
+) -> None:
+    application.backend.chunk_tokens = 30
+    faulty(application.backend, words_over(12))
+    split = queue.split
+
+    def overtaken(*arguments: Any) -> list[int]:
+        monkeypatch.setattr("worker.draining.queue.split", split)
+        if when == "before":
+            application.stage({"id": "other", "text": TEXT})
+        docs = split(*arguments)
+        if when == "after":
+            application.stage({"id": "other", "text": TEXT})
+        return docs
+
+    monkeypatch.setattr("worker.draining.queue.split", overtaken)
+    assert application.put({"id": "a", "text": TEXT})["indexed"] == 1
+    assert application.state("other")["state"] == "live"
+    assert chunks(application, "other") == chunks(application, "a")
+    sent = [text for texts in application.backend.requests for text in texts]
+    assert len(sent) == len(set(sent))
+
+
+def test_of_two_claims_of_one_content_only_the_one_that_holds_it_cuts(application: Application) -> None:  # noqa: F811
+    application.backend.chunk_tokens = 30
+    faulty(application.backend, words_over(12))
+    task_id = application.stage({"id": "a", "text": TEXT})
+    late = application.drainer._claim()
+    application.rows("UPDATE vector_index.pending_1 SET visible_at = now() RETURNING 1")
+    holder = application.drainer._claim()
+    assert late is not None
+    assert holder is not None
+    application.drainer._settle(late)
+    assert application.rows("SELECT count(*) FROM vector_index.chunks_1") == [(1,)]
+    application.drainer._settle(holder)
+    application.drainer._settle(holder)
+    application.drainer.drain()
+    assert (application.result(task_id) or {})["indexed"] == 1
+    assert len(chunks(application, "a")) > 1
+
+
+def test_a_vector_that_comes_late_wins_over_a_split(application: Application) -> None:  # noqa: F811
+    """Another server of the provider took the content: it is embedded, and stays whole."""
+    application.backend.chunk_tokens = 30
+    embed = application.backend.embed
+    late: list[queue.Claim] = []
+
+    def save_elsewhere(texts: Sequence[str]) -> Any:
+        vectors = embed(texts)
+        with connection.checkout(application.url) as conn:
+            queue.save(conn, late[0].build, [item.hash for item in late[0].inputs], vectors)
+        raise TooLarge("too large")
+
+    application.backend.embed = save_elsewhere  # type: ignore[method-assign]
+    task_id = application.stage({"id": "a", "text": TEXT})
+    late.append(application.drainer._claim())  # type: ignore[arg-type]
+    application.rows("UPDATE vector_index.pending_1 SET visible_at = now() RETURNING 1")
+    application.drainer.drain()
+    with connection.checkout(application.url) as conn:
+        upkeep.sweep(conn, late[0].build, unchecked_seconds=0.0)  # the other server would have published it
+    assert (application.result(task_id) or {})["indexed"] == 1
+    assert chunks(application, "a") == [TEXT]
+
+
+def test_a_long_halving_ends_with_the_lease_and_goes_on_with_another_claim(
+    application: Application,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("worker.draining.LEASE_MARGIN_SECONDS", -1.0)
+    monkeypatch.setattr("worker.draining.BACKOFF_SECONDS", 0.001)
+    faulty(application.backend, lambda texts: TooLarge("too much") if len(texts) > 1 else None)
+    task_id = application.stage(*[{"id": n, "text": f"Words number {n}."} for n in range(8)])
+    claims: list[int] = []
+    while (result := application.result(task_id)) is None:
+        before = len(application.backend.requests)
+        if (claim := application.drainer._claim()) is not None:
+            application.drainer._settle(claim)
+            claims.append(len(application.backend.requests) - before)
+    assert result["indexed"] == 8
+    assert set(claims) == {1}
+    assert len(claims) == 10
