@@ -28,7 +28,7 @@ FLOORS = [
         "worker.sources",
         "worker.store",
     },
-    {"worker.recipes"},
+    {"worker.budgets", "worker.recipes"},
     {"worker.answering", "worker.draining", "worker.monitoring", "worker.retrieval", "worker.staging"},
     {"worker.broker", "worker.process", "worker.reindexing"},
     {"worker.celery", "worker.cli"},

@@ -18,6 +18,11 @@ def broker_url(name: str, value: object) -> str:
     return _url(name, value, schemes, "redis://:password@host:6379/0")
 
 
+def redis_url(url: str) -> str:
+    """A broker's address as redis-py reads it: Celery writes a socket as redis+socket:///path?virtual_host=1."""
+    return re.sub(r"^redis\+socket:(.*)$", r"unix:\1", url).replace("virtual_host=", "db=")
+
+
 def _url(name: str, value: object, schemes: Sequence[str], example: str) -> str:
     """The address, or "" for the embedded service; no message of this function shows a password."""
     if not isinstance(value, str):

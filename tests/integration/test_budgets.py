@@ -1,0 +1,223 @@
+"""A limit per minute is one budget over all processes; the provider's word to wait holds for all of them."""
+
+import random
+import threading
+import time
+from collections.abc import Sequence
+
+import pytest
+import redis
+
+from tests.fixtures.proxy import Proxy
+from worker import budgets
+from worker.budgets import KEY, PATIENCE_SECONDS, Budget
+from worker.errors import ProviderUnavailable
+
+REQUESTS, TOKENS = 30, 1_000  # a minute
+
+
+class Clock:
+    """Time that passes only when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1_000_000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(budgets, "time", clock)
+    return clock
+
+
+def worst(sent: Sequence[tuple[float, float]], window_seconds: float) -> float:
+    """The largest sum of (time, amount) in any window of that length."""
+    sent = sorted(sent)
+    total, most, first = 0.0, 0.0, 0
+    for at, amount in sent:
+        total += amount
+        while sent[first][0] <= at - window_seconds:
+            total -= sent[first][1]
+            first += 1
+        most = max(most, total)
+    return most
+
+
+def limited(url: str = "", name: str = "embedding:test") -> Budget:
+    return Budget(url, name, requests_per_minute=REQUESTS, tokens_per_minute=TOKENS)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_minute_is_over_the_limit_whatever_is_asked_given_back_or_waited_for(
+    seed: int, clock: Clock
+) -> None:
+    """Small and oversize requests, patient and impatient ones, some given back in part, a pause now and then."""
+    chance = random.Random(seed)
+    budget = limited()
+    sent: list[tuple[float, int]] = []
+    for _ in range(2_000):
+        clock.now += chance.expovariate(2.0)
+        tokens = chance.choice([1, 10, 40, 50, 100, 400])
+        patience = chance.choice([0.0, 0.0, PATIENCE_SECONDS])
+        if chance.random() < 0.005:
+            budget.pause(chance.uniform(0, 20))
+        wait = budget.take(tokens, patience_seconds=patience)
+        if wait <= patience:
+            used, held = tokens, 0.0
+            if patience == 0 and chance.random() < 0.3:
+                used, held = chance.randint(0, tokens), chance.uniform(0, 0.5)
+                clock.now += held
+                budget.give_back(tokens=tokens - used, requests=int(not used), held_seconds=held)
+            if used:
+                sent.append((clock.now + wait, used))
+    assert worst([(at, 1) for at, _ in sent], 60) <= REQUESTS
+    assert worst(sent, 60) <= TOKENS
+    assert sent
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 10, 59, 600])
+def test_a_limit_of_any_size_is_used_and_kept(limit: int, clock: Clock) -> None:
+    budget = Budget("", "embedding:test", requests_per_minute=limit)
+    sent = []
+    began = clock.now
+    while clock.now < began + 600:
+        wait = budget.take(5)
+        if wait:
+            clock.now += wait
+        else:
+            sent.append((clock.now, 1))
+    assert worst(sent, 60) <= limit
+    assert len(sent) >= 0.85 * 10 * limit
+
+
+def test_redis_and_a_process_by_itself_decide_alike(broker_url: str, clock: Clock) -> None:
+    """The rule stands twice, in Lua and in Python: on one clock, both give the same waits."""
+    shared, alone = limited(broker_url), limited()
+    text = shared._script.script.replace(
+        "redis.call('TIME')", "{math.floor(ARGV[7] / 1000000), ARGV[7] % 1000000}"
+    )
+    assert text != shared._script.script
+    assert shared._client
+    on_clock = shared._client.register_script(text)
+    shared._script = lambda keys, args: on_clock(keys=keys, args=[*args, int(clock.now * 1e6)])  # type: ignore[assignment]
+    chance = random.Random(7)
+    for _ in range(500):
+        clock.now += chance.expovariate(1.0)
+        tokens, patience = chance.choice([1, 30, 50, 200]), chance.choice([0.0, 4.0])
+        if chance.random() < 0.02:
+            assert shared.pause(3.0) == alone.pause(3.0)
+        waits = [budget.take(tokens, patience_seconds=patience) for budget in (shared, alone)]
+        assert waits[0] == pytest.approx(waits[1], abs=1e-4)
+        if waits[0] <= patience:
+            for budget in (shared, alone):
+                budget.give_back(tokens=tokens // 2, held_seconds=0.001)
+
+
+def test_many_workers_share_one_budget_and_use_most_of_it(
+    broker_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four of them for three windows of a second: a fifth of a window is kept for threads that run late."""
+    monkeypatch.setattr(budgets, "WINDOW_SECONDS", 1.2)
+    limit, sent = 100, list[tuple[float, float]]()
+    until = time.monotonic() + 3
+
+    def work(budget: Budget) -> None:
+        while time.monotonic() < until:
+            if wait := budget.take(1):
+                time.sleep(wait)
+            else:
+                sent.append((time.monotonic(), 1.0))
+
+    workers = [
+        threading.Thread(target=work, args=[Budget(broker_url, "embedding:one", requests_per_minute=limit)])
+        for _ in range(4)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert worst(sent, 1.0) <= limit
+    assert len(sent) >= 0.85 * 3 * (limit * 0.9 / 1.2)
+
+
+def test_a_pause_holds_for_every_process_and_only_for_its_backend(broker_url: str) -> None:
+    told, other = Budget(broker_url, "embedding:one"), Budget(broker_url, "embedding:one")
+    stranger = Budget(broker_url, "embedding:two")
+    assert other.take(10) == 0
+    assert told.pause(2.5) == 2.5
+    assert 2 < other.take(10) <= 2.5
+    assert stranger.take(10) == 0
+    told.pause(0.5)  # a later word does not shorten it
+    assert other.take(10) > 1.5
+
+
+def test_no_pause_is_longer_than_a_worker_can_wait_for_a_mend() -> None:
+    assert Budget("", "embedding:one").pause(float("inf")) == budgets.MAX_PAUSE_SECONDS
+
+
+def test_a_request_that_a_caller_waits_for_goes_first(broker_url: str) -> None:
+    """A drainer that finds the budget used up is told to wait for longer than a caller who comes after it."""
+    budget = Budget(broker_url, "embedding:one", requests_per_minute=100)
+    while not budget.take(1):
+        pass
+    drainer = budget.take(1)
+    began = time.monotonic()
+    with budget.first(1):
+        waited = time.monotonic() - began
+    assert waited <= drainer + 0.2
+    assert budget.take(1) > drainer / 2  # the place is taken, not shared
+
+
+def test_a_caller_is_told_when_the_wait_is_long_and_the_providers_word_is_passed_on(broker_url: str) -> None:
+    budget, other = (Budget(broker_url, "chat:default") for _ in range(2))
+    with (
+        pytest.raises(ProviderUnavailable),
+        budget.first(1),
+    ):
+        raise ProviderUnavailable("too many requests", retry_after_seconds=30, rate_limited=True)
+    with (
+        pytest.raises(
+            ProviderUnavailable,
+            match=r"the chat:default backend may send again in 30 s: ask again then, or raise",
+        ) as told,
+        other.first(1),
+    ):
+        pytest.fail("it was sent")
+    assert told.value.rate_limited
+    assert told.value.retry_after_seconds == pytest.approx(30, abs=1)
+
+
+def test_without_redis_each_process_keeps_the_limit_and_comes_back(broker_url: str, clock: Clock) -> None:
+    """What was sent under the shared budget counts: the change of rule is no new burst."""
+    before, _, rest = broker_url.rpartition(":")
+    port, _, database = rest.partition("/")
+    with Proxy(int(port)) as proxy:
+        budget = limited(f"{before}:{proxy.port}/{database}")
+        sent = [(clock.now, 10.0) for _ in range(3) if not budget.take(10)]
+        assert len(sent) == 3
+        proxy.cut()
+        for _ in range(600):
+            clock.now += 0.1
+            if not budget.take(10):
+                sent.append((clock.now, 10.0))
+        assert worst([(at, 1) for at, _ in sent], 60) <= REQUESTS
+        assert len(sent) > REQUESTS / 2
+        proxy.mend()
+        limited(broker_url).pause(60)
+        clock.now += budgets.ALONE_SECONDS
+        assert budget.take(10) > 50
+
+
+def test_a_budget_leaves_nothing_behind_in_redis(broker_url: str) -> None:
+    budget = limited(broker_url)
+    budget.take(40)
+    budget.give_back(tokens=40, requests=1, held_seconds=0.0)
+    with redis.Redis.from_url(broker_url) as client:
+        assert 0 < client.pttl(KEY + budget.name) <= 120_000
+        assert client.keys("*") == [(KEY + budget.name).encode()]
