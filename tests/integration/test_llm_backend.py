@@ -2,7 +2,10 @@
 
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import llm
@@ -43,9 +46,9 @@ class Broken(llm.EmbeddingModel):
 
 
 @pytest.fixture(name="broken")
-def plugin_model() -> Iterator[Broken]:
+def plugin_model(request: pytest.FixtureRequest) -> Iterator[Broken]:
     """Registered as plugins do it: one object for all."""
-    model = Broken()
+    model = getattr(request, "param", Broken)()
 
     class Plugin:
         @llm.hookimpl
@@ -121,9 +124,21 @@ def test_init_kwargs_reach_a_copy_of_the_model_only(broken: Broken) -> None:
 
 def test_a_name_that_the_model_lacks_is_no_init_kwarg() -> None:
     with pytest.raises(
-        SettingsError, match=r"INIT_KWARGS .* 'api_base', which text-embedding-3-small does not"
+        SettingsError,
+        match=r"INIT_KWARGS .* 'base_url', which text-embedding-3-small does not have.* api_base",
     ):
-        backend("3-small", init_kwargs={"api_base": "http://127.0.0.1"})
+        backend("3-small", init_kwargs={"base_url": "http://127.0.0.1"})
+
+
+def test_a_model_that_is_unknown_while_its_server_is_down_is_said_to_be_so() -> None:
+    """As llm-ollama registers what its server lists, and nothing when that does not answer."""
+    warm_up()
+    llm.plugins.pm.register(object(), name="ollama")
+    try:
+        with pytest.raises(SettingsError, match="or start the server that the plugin ollama asks"):
+            backend("nomic-embed-text")
+    finally:
+        llm.plugins.pm.unregister(name="ollama")
 
 
 @pytest.mark.parametrize(
@@ -138,11 +153,51 @@ def test_a_name_that_the_model_lacks_is_no_init_kwarg() -> None:
     ],
     ids=["too few", "NaN", "zeros", "infinite as float32", "ragged", "TypeError"],
 )
-@pytest.mark.filterwarnings("ignore:overflow encountered in cast")
 def test_a_wrong_answer_never_becomes_vectors(broken: Broken, answer: Any, kind: type[Exception]) -> None:
     broken.answer = answer
     with pytest.raises(kind):
         backend("bro", token_limit=512, dimensions=2).embed(["a", "b"])
+
+
+class Hanging(Broken):
+    """A plugin without a timeout."""
+
+    model_id = "hanging"
+    ends = threading.Event()
+
+    def embed_batch(self, items: Iterable[str | bytes], *, key: str | None = None) -> Iterator[list[float]]:
+        self.ends.wait(60)
+        return iter([[1.0, 0.0]])
+
+
+class Older(Broken):
+    """A plugin from before the argument `key`, as llm-embed-onnx is."""
+
+    model_id = "older"
+    key = "of the plugin"
+
+    def embed_batch(self, items: Iterable[str | bytes]) -> Iterator[list[float]]:  # type: ignore[override]
+        assert self.key == "of the plugin"
+        return iter([[1.0, 0.0] for _ in items])
+
+
+@pytest.mark.parametrize("broken", [Hanging], indirect=True)
+def test_a_plugin_without_a_timeout_holds_nobody_longer_than_timeout_seconds(broken: Hanging) -> None:
+    slow = backend("hanging", token_limit=512, dimensions=2, timeout_seconds=0.2)
+    started = time.monotonic()
+    with pytest.raises(ProviderUnavailable, match="does not answer"):
+        slow.embed(["text"])
+    assert time.monotonic() - started < 5
+    broken.ends.set()
+    assert slow.embed(["text"]).shape == (1, 2)
+
+
+@pytest.mark.parametrize("broken", [Older], indirect=True)
+def test_an_older_plugin_keeps_the_key_that_it_finds_on_itself(broken: Older) -> None:
+    """llm 0.36 takes it away during the call from a model that needs none."""
+    found = backend("older", token_limit=512, dimensions=2)
+    with ThreadPoolExecutor(8) as pool:
+        assert all(vectors.shape == (2, 2) for vectors in pool.map(found.embed, [["a", "b"]] * 64))
 
 
 def test_one_request_carries_all_texts(provider: Provider) -> None:
@@ -156,7 +211,13 @@ def test_one_request_carries_all_texts(provider: Provider) -> None:
 
 def test_another_length_than_the_settings_say_names_the_mend(provider: Provider) -> None:
     with pytest.raises(SettingsError, match=r"length 1536, where 512 .* EMBEDDING_OUTPUT_DIMENSIONS"):
-        over_http(dimensions=512).embed(["text"])
+        over_http("ada-002", dimensions=512).embed(["text"])
+    assert "dimensions" not in provider.requests[-1].body
+
+
+def test_a_model_known_to_shorten_its_vectors_is_asked_to(provider: Provider) -> None:
+    assert over_http("3-large", dimensions=256).embed(["text"]).shape == (1, 256)
+    assert provider.requests[-1].body["dimensions"] == 256
 
 
 def test_dimensions_set_on_the_model_are_asked_for_and_expected(provider: Provider) -> None:

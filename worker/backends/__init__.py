@@ -65,6 +65,6 @@ def warm_up() -> None:
         ) as error:
             raise SettingsError(
                 f"llm cannot load its plugins and models ({type(error).__name__}: {error}): mend or uninstall the "
-                "plugin, or mend extra-openai-models.yaml, and start again"
+                "plugin, and start again"
             ) from error
         _warm = True

@@ -1,13 +1,14 @@
 """One entry of EMBEDDING_BACKENDS: vectors from any embedding model of `llm`."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from worker.backends.failures import classify
+from worker.backends.llm.deadline import within
 from worker.backends.llm.lookup import embedding_model, secrets
 from worker.errors import ProviderUnavailable, Refused, SettingsError, VectorIndexError
 from worker.limits import embedding_limits
@@ -49,10 +50,17 @@ class LLMEmbeddingBackend:
         timeout_seconds: float = 60.0,
     ) -> None:
         self.name = name
-        self._model = embedding_model(name, model_id, init_kwargs or {})
         self._init_kwargs = init_kwargs or {}
+        self._model = embedding_model(name, model_id, self._init_kwargs)
+        if hasattr(self._model, "timeout_seconds") and "timeout_seconds" not in self._init_kwargs:
+            self._model.timeout_seconds = timeout_seconds
+        # asked for where the model is known to shorten its vectors; others refuse a request that has it
+        if getattr(self._model, "can_shorten", False) and self._model.dimensions is None:  # type: ignore[attr-defined]
+            self._model.dimensions = dimensions  # type: ignore[attr-defined]
         self.model_id = self._model.model_id
-        self._known = known = embedding_limits(self.model_id)
+        # what an operator calls a model of a server says nothing; what the server calls it may be known
+        own_name = self._model.model_name if hasattr(self._model, "api_base") else self.model_id  # type: ignore[attr-defined]
+        self._known = known = embedding_limits(own_name)
         if token_limit is None and known is None:
             raise SettingsError(
                 f"TOKEN_LIMIT of embedding backend {name!r} is missing, and {self.model_id!r} is no model whose "
@@ -96,21 +104,21 @@ class LLMEmbeddingBackend:
         if not texts:
             return np.empty((0, self.dimensions), dtype=np.float32)
         rows = self._request(texts)
-        if any(len(row) != self.dimensions for row in rows):
-            lengths = ", ".join(map(str, sorted({len(row) for row in rows})))
+        if any(row.shape != (self.dimensions,) for row in rows):
+            lengths = ", ".join(map(str, sorted({row.size for row in rows})))
             raise SettingsError(
                 f"{self.model_id} returns vectors of length {lengths}, where {self.dimensions} were expected: set "
                 f"EMBEDDING_OUTPUT_DIMENSIONS of embedding backend {self.name!r} to what the model returns"
             )
-        vectors = np.array(rows, dtype=np.float32)
+        vectors = np.stack(rows)
         if not (np.isfinite(vectors).all() and vectors.any(axis=1).all()):
             raise Refused(f"{self.model_id} returned a vector of zeros or NaN, which has no direction")
         return vectors
 
-    def _request(self, texts: Sequence[str]) -> list[list[float]]:
+    def _request(self, texts: Sequence[str]) -> list[NDArray[np.float32]]:
         failure: VectorIndexError | None = None
         try:
-            rows = list(self._model.embed_multi(list(texts), batch_size=len(texts)))
+            rows = within(self.timeout_seconds, partial(self._vectors, texts))
         except Exception as error:  # noqa: BLE001 - a plugin may raise anything; classify names what it means
             failure = classify(
                 error, model_id=self.model_id, texts=texts, secrets=secrets(self._model, self._init_kwargs)
@@ -121,3 +129,8 @@ class LLMEmbeddingBackend:
         if len(rows) != len(texts):
             raise ProviderUnavailable(f"{self.model_id} returned {len(rows)} vectors for {len(texts)} texts")
         return rows
+
+    def _vectors(self, texts: Sequence[str]) -> list[NDArray[np.float32]]:
+        with np.errstate(over="ignore"):  # infinite is looked for later
+            found = self._model.embed_multi(list(texts), batch_size=len(texts))
+            return [np.asarray(row, dtype=np.float32) for row in found]

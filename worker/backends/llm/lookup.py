@@ -1,18 +1,26 @@
-"""Finding a model in `llm`: a private copy, with INIT_KWARGS set as its attributes."""
+"""Finding a model in `llm`: a private copy, with INIT_KWARGS set as its attributes, and with its own key alone."""
 
 import copy
 import difflib
+import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import llm
+import openai
 from llm.models import EmbeddingModel, Model
 
 from worker.backends import warm_up
 from worker.errors import SettingsError
 
 AnyModel = TypeVar("AnyModel", EmbeddingModel, Model)
+
+# plugins, by their entry points, that ask a server which models there are, and have none while it is down
+ASKING_PLUGINS = ("ollama", "lmstudio")
+# what the openai package sends of itself, and what it leaves to a given one; the others come from the environment
+_OTHER_HEADERS = ("accept", "content-type", "user-agent", "x-stainless-", "authorization")
 
 
 def embedding_model(name: str, model_id: str, init_kwargs: Mapping[str, Any]) -> EmbeddingModel:
@@ -23,7 +31,7 @@ def embedding_model(name: str, model_id: str, init_kwargs: Mapping[str, Any]) ->
         model: EmbeddingModel = copy.copy(llm.get_embedding_model(model_id))  # type: ignore[no-untyped-call]
     except llm.UnknownModelError:
         raise _unknown(model_id, owner, llm.get_embedding_model_aliases(), "llm embed-models") from None
-    return _with_attributes(model, owner, init_kwargs)
+    return _with_key_argument(_with_own_key(_with_attributes(model, owner, init_kwargs), init_kwargs))
 
 
 def chat_model(name: str, model_id: str, init_kwargs: Mapping[str, Any]) -> Model:
@@ -34,20 +42,24 @@ def chat_model(name: str, model_id: str, init_kwargs: Mapping[str, Any]) -> Mode
         model: Model = copy.copy(llm.get_model(model_id))
     except llm.UnknownModelError:
         raise _unknown(model_id, owner, llm.get_model_aliases(), "llm models") from None
-    return _with_attributes(model, owner, init_kwargs)
+    return _with_own_key(_with_attributes(model, owner, init_kwargs), init_kwargs)
 
 
 def secrets(model: EmbeddingModel | Model, init_kwargs: Mapping[str, Any]) -> list[str]:
-    """What no message may show: the strings of INIT_KWARGS, and the key that the model would use."""
-    return [*_strings(init_kwargs), *_key(model)]
+    """What no message may show: the strings of INIT_KWARGS and of headers, and the key that the model would use."""
+    return [*_strings(init_kwargs), *_strings(getattr(model, "headers", None)), *_key(model)]
 
 
 def _unknown(model_id: str, owner: str, known: Iterable[str], command: str) -> SettingsError:
     near = difflib.get_close_matches(model_id, known, n=1)
     hint = f" (the nearest is {near[0]!r})" if near else ""
+    asking = sorted({name for name, _ in llm.plugins.pm.list_name_plugin()}.intersection(ASKING_PLUGINS))
+    down = (
+        f", or start the server that the plugin {' or '.join(asking)} asks for its models" if asking else ""
+    )
     return SettingsError(
         f"MODEL_ID {model_id!r} of {owner} is unknown{hint}: take one that `{command}` lists, or install the plugin of "
-        "llm that brings it"
+        f"llm that brings it{down}"
     )
 
 
@@ -59,6 +71,59 @@ def _with_attributes(model: AnyModel, owner: str, init_kwargs: Mapping[str, Any]
                 f"{', '.join(sorted(_attributes(model)))}"
             )
         setattr(model, attribute, value)
+    return model
+
+
+def _with_own_key(model: AnyModel, init_kwargs: Mapping[str, Any]) -> AnyModel:
+    """What the environment and keys.json hold for OpenAI goes to OpenAI and to OPENAI_BASE_URL, and nowhere else.
+
+    Of a model with an address of its own (`api_base`, from its file or INIT_KWARGS): its key is the one of
+    INIT_KWARGS, taken literally, else the one that its file names; without either none is needed.
+    """
+    api_base = getattr(model, "api_base", None)
+    if not api_base:
+        return model
+    if "key" in init_kwargs:
+        # llm ignores the key of a model that needs none, and sends DUMMY_KEY
+        model.needs_key = model.needs_key or model.model_id
+    elif "api_base" in init_kwargs and "needs_key" not in init_kwargs and model.needs_key == "openai":
+        model.needs_key = None
+    if _is_openai(api_base):
+        return model
+    if model.key_env_var == "OPENAI_API_KEY":
+        model.key_env_var = None
+    headers = getattr(model, "headers", None) or {}
+    if "authorization" not in map(str.lower, headers):
+        headers = {"Authorization": f"Bearer {next(iter(_key(model)), 'DUMMY_KEY')}", **headers}
+    model.headers = dict.fromkeys(_headers_of_the_environment(), openai.omit) | headers  # type: ignore[attr-defined]
+    return model
+
+
+def _is_openai(api_base: str) -> bool:
+    url = urlsplit(api_base)
+    host = url.hostname or ""
+    return url.scheme == "https" and (host == "api.openai.com" or host.endswith(".api.openai.com"))
+
+
+def _headers_of_the_environment() -> list[str]:
+    """Names of what OPENAI_ORG_ID, OPENAI_PROJECT_ID and OPENAI_CUSTOM_HEADERS add; a given Authorization wins."""
+    with openai.OpenAI(api_key="unused") as client:
+        names = list(client.default_headers)
+    return [name for name in names if not name.lower().startswith(_OTHER_HEADERS)]
+
+
+def _with_key_argument(model: EmbeddingModel) -> EmbeddingModel:
+    """A plugin older than the argument `key` finds its key on the model, and finds it there all the time.
+
+    llm 0.36 sets it for the time of a call: to None for a model that needs no key, which may have one all the same,
+    and with threads to None in the middle of another's call.
+    """
+    try:
+        inspect.signature(model.embed_batch).bind([], key=None)
+    except TypeError:
+        model.key = next(iter(_key(model)), model.key)
+        embed_batch = model.embed_batch
+        model.embed_batch = lambda items, *, key=None: embed_batch(items)  # type: ignore[method-assign]
     return model
 
 

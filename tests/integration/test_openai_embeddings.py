@@ -1,0 +1,352 @@
+"""OpenAI-compatible embedding servers through the real `llm`: their files, their keys, and what they do wrong."""
+
+import json
+import multiprocessing
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import llm
+import numpy as np
+import pytest
+import yaml
+
+from tests.provider import Provider, Request
+from worker.backends.llm import LLMChatBackend, LLMEmbeddingBackend
+from worker.backends.llm.lookup import chat_model, embedding_model
+from worker.errors import ProviderUnavailable, Refused, SettingsError, TooLarge, VectorIndexError
+
+LLM = str(Path(sys.executable).with_name("llm"))
+EMBEDDINGS, CHAT = "extra-openai-embedding-models.yaml", "extra-openai-models.yaml"
+OF_OPENAI = {
+    "OPENAI_API_KEY": "sk-of-openai",
+    "OPENAI_ORG_ID": "org-of-openai",
+    "OPENAI_PROJECT_ID": "proj-of-openai",
+    "OPENAI_CUSTOM_HEADERS": "X-Team: of-openai\nauthorization: Bearer of-openai",
+}
+
+
+@pytest.fixture(name="provider")
+def server() -> Iterator[Provider]:
+    with Provider(dimensions=16) as provider:
+        yield provider
+
+
+@pytest.fixture(name="folder", autouse=True)
+def folder_of_llm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("LLM_USER_PATH", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture(name="server")
+def backend_of_the_server(provider: Provider, folder: Path) -> LLMEmbeddingBackend:
+    """A backend that knows the length of its vectors, and whose server has shown that it takes base64."""
+    write(folder, api_base=provider.url)
+    made = backend()
+    for _ in range(2):
+        made.embed(["first"])
+    assert encodings(provider) == ["float", "base64"]
+    provider.reset()
+    return made
+
+
+def write(folder: Path, name: str = EMBEDDINGS, **entry: Any) -> None:
+    """One entry, the model `mine`."""
+    (folder / name).write_text(yaml.safe_dump([{"model_id": "mine", "model_name": "served", **entry}]))
+
+
+def backend(model_id: str = "mine", **config: Any) -> LLMEmbeddingBackend:
+    return LLMEmbeddingBackend(
+        name="default", model_id=model_id, **{"token_limit": 512, "dimensions": 16, **config}
+    )
+
+
+def encodings(provider: Provider) -> list[str]:
+    return [request.body["encoding_format"] for request in provider.requests]
+
+
+def last(provider: Provider) -> Request:
+    return provider.requests[-1]
+
+
+# Files
+
+
+def test_a_server_of_the_file_serves_under_its_id_and_its_aliases(provider: Provider, folder: Path) -> None:
+    write(folder, api_base=provider.url, aliases=["also"], headers={"X-Gateway": "yes"}, dimensions=8)
+    assert backend("also", dimensions=8).embed(["one", "two"]).shape == (2, 8)
+    assert last(provider).headers["x-gateway"] == "yes"
+    assert (last(provider).body["model"], last(provider).body["dimensions"]) == ("served", 8)
+
+
+def test_dimensions_are_sent_only_when_asked_for(provider: Provider, folder: Path) -> None:
+    """Many servers refuse a request that has them; EMBEDDING_OUTPUT_DIMENSIONS only says what to expect."""
+    write(folder, api_base=provider.url)
+    provider.inject("no_dimensions", times=None)
+    assert backend(dimensions=16).embed(["one"]).shape == (1, 16)
+
+
+def test_limits_are_those_of_what_the_server_calls_the_model(folder: Path) -> None:
+    write(folder, api_base="http://127.0.0.1:1/v1", model_name="text-embedding-3-small")
+    assert backend(token_limit=None).token_limit == 8_191
+    write(folder, api_base="http://127.0.0.1:1/v1", model_id="3-small")
+    with pytest.raises(SettingsError, match="TOKEN_LIMIT of embedding backend 'default' is missing"):
+        backend("3-small", token_limit=None)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "is empty: write a list of entries with model_id and model_name, or remove the file"),
+        ("model_id: a", "is of type dict: write a list of entries"),
+        ("- model_id: [", "is not YAML at line 1: mend it, or remove the file"),
+        ("- just text", "entry 1 of .*: the entry is wrong"),
+        (
+            "- model_id: a\n  model_name: b\n- model_id: c",
+            r"entry 2 \('c'\) of .*: model_name is wrong \(Field required",
+        ),
+    ],
+    ids=["empty", "no list", "no YAML", "no entry", "no model_name"],
+)
+@pytest.mark.parametrize("name", [EMBEDDINGS, CHAT])
+def test_a_broken_file_is_one_sentence_that_names_it(folder: Path, name: str, text: str, said: str) -> None:
+    """llm 0.36 itself raises a bare TypeError or KeyError for any model."""
+    (folder / name).write_text(text)
+    with pytest.raises(SettingsError, match=said) as caught:
+        (embedding_model if name == EMBEDDINGS else chat_model)("default", "mine", {})
+    assert str(folder / name) in str(caught.value)
+
+
+def test_an_unknown_key_names_the_nearest_and_no_value_is_shown(folder: Path) -> None:
+    write(folder, api_bas="http://secret@127.0.0.1")
+    with pytest.raises(
+        SettingsError, match=r"\('mine'\) of .* has the unknown key 'api_bas': write api_base"
+    ) as caught:
+        backend()
+    assert "secret" not in str(caught.value)
+
+
+def test_llm_lists_and_runs_the_models_as_any_others(provider: Provider, folder: Path) -> None:
+    write(folder, api_base=provider.url)
+    listed = subprocess.run([LLM, "embed-models"], check=True, capture_output=True, text=True).stdout
+    assert "OpenAIEmbeddings: text-embedding-3-small (aliases: 3-small)" in listed
+    assert "OpenAIEmbeddings: mine" in listed
+    run = [LLM, "embed", "-m", "mine", "-c", "text"]
+    assert len(json.loads(subprocess.run(run, check=True, capture_output=True).stdout)) == 16
+
+
+def test_the_names_of_openais_own_models_are_served_by_ours() -> None:
+    ours = type(llm.get_embedding_model("3-small"))
+    for name in ("ada", "ada-002", "3-small", "3-small-512", "3-large", "3-large-256", "3-large-1024"):
+        for found in (name, name if name == "ada" else f"text-embedding-{name}"):
+            assert type(llm.get_embedding_model(found)) is ours
+    assert llm.get_embedding_model("3-large-1024").dimensions == 1024
+
+
+# Keys
+
+
+@pytest.fixture(name="openais")
+def environment_of_openai(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """All that a machine may hold for OpenAI."""
+    for name, value in OF_OPENAI.items():
+        monkeypatch.setenv(name, value)
+    (folder / "keys.json").write_text(json.dumps({"openai": "sk-stored", "gateway": "of-the-gateway"}))
+
+
+def ask(provider: Provider, **config: Any) -> Request:
+    """One chat with the model `mine`; what the server received."""
+    LLMChatBackend(name="default", **{"model_id": "mine", "token_limit": 4_096, **config}).reply(
+        [{"role": "user", "content": "question"}]
+    )
+    return last(provider)
+
+
+def embed(provider: Provider, **config: Any) -> Request:
+    backend(**config).embed(["text"])
+    return last(provider)
+
+
+EITHER = pytest.mark.parametrize(
+    ("name", "send"), [(EMBEDDINGS, embed), (CHAT, ask)], ids=["embedding", "chat"]
+)
+
+
+@EITHER
+@pytest.mark.parametrize(
+    ("entry", "init_kwargs", "key"),
+    [
+        ({}, {}, "DUMMY_KEY"),
+        ({}, {"key": "of-the-settings"}, "of-the-settings"),
+        ({}, {"key": "gateway"}, "gateway"),  # taken literally, whatever keys.json calls so
+        ({"api_key_name": "gateway"}, {}, "of-the-gateway"),
+        ({"api_key_name": "gateway"}, {"key": "of-the-settings"}, "of-the-settings"),
+        ({"headers": {"authorization": "Bearer of-the-file"}}, {}, "of-the-file"),
+    ],
+    ids=["none", "settings", "alias", "stored", "both", "header"],
+)
+@pytest.mark.usefixtures("openais")
+def test_a_server_gets_its_own_key_and_nothing_of_openais(
+    provider: Provider, folder: Path, name: str, send: Any, entry: Any, init_kwargs: Any, key: str
+) -> None:
+    write(folder, name, api_base=provider.url, **entry)
+    received = send(provider, init_kwargs=init_kwargs)
+    assert received.key == key
+    assert "of-openai" not in str(received.headers)
+
+
+@EITHER
+@pytest.mark.usefixtures("openais")
+def test_an_address_in_init_kwargs_is_a_foreign_host_too(provider: Provider, name: str, send: Any) -> None:
+    model_id = "3-small" if name == EMBEDDINGS else "gpt-4o-mini"
+    config = {"model_id": model_id, **({"dimensions": 16} if name == EMBEDDINGS else {})}
+    received = send(provider, init_kwargs={"api_base": provider.url}, **config)
+    assert received.key == "DUMMY_KEY"
+    assert "of-openai" not in str(received.headers)
+    assert send(provider, init_kwargs={"api_base": provider.url, "key": "mine"}, **config).key == "mine"
+
+
+@EITHER
+@pytest.mark.usefixtures("openais")
+def test_a_key_that_the_file_names_and_nobody_has_is_not_openais(
+    provider: Provider, folder: Path, name: str, send: Any
+) -> None:
+    write(folder, name, api_base=provider.url, api_key_name="lost")
+    with pytest.raises(SettingsError, match="give the backend a key"):
+        send(provider)
+    assert not provider.requests
+
+
+@EITHER
+def test_openai_base_url_is_the_operators_own_word(
+    provider: Provider, name: str, send: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The key goes there, as with llm itself."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-of-openai")
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-of-openai")
+    monkeypatch.setenv("OPENAI_BASE_URL", provider.url)
+    received = send(
+        provider, **({"model_id": "3-small", "dimensions": 16} if name == EMBEDDINGS else {"model_id": "4o"})
+    )
+    assert (received.key, received.headers["openai-organization"]) == ("sk-of-openai", "org-of-openai")
+
+
+def test_backends_side_by_side_never_mix_up_their_keys(provider: Provider, folder: Path) -> None:
+    """One model, six backends, eight threads: each text arrives with the key of its backend."""
+    write(folder, api_base=provider.url)
+    keys = [f"key-{number}" for number in range(6)]
+    made = {key: backend(init_kwargs={"key": key}, dimensions=16) for key in keys}
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda key: made[key].embed([f"text of {key}"]), keys * 20))
+    received = [(request.key, request.body["input"]) for request in provider.requests]
+    assert sorted(received) == sorted((key, [f"text of {key}"]) for key in keys * 20)
+
+
+# Connections
+
+
+def test_one_backend_has_one_client_and_keeps_its_connection(
+    server: LLMEmbeddingBackend, provider: Provider
+) -> None:
+    for number in range(5):
+        server.embed([f"text {number}"])
+    assert (provider.stats().requests, provider.stats().connections) == (5, 0)
+
+
+def test_a_forked_process_has_connections_of_its_own(server: LLMEmbeddingBackend, provider: Provider) -> None:
+    child = multiprocessing.get_context("fork").Process(target=server.embed, args=(["of the child"],))
+    child.start()
+    child.join(30)
+    assert child.exitcode == 0
+    server.embed(["of the parent"])
+    assert (provider.stats().requests, provider.stats().connections) == (2, 1)
+
+
+# What servers do wrong
+
+
+@pytest.mark.parametrize("fault", ["no_base64", "garbled_base64", "floats"])
+def test_a_server_without_base64_is_asked_for_floats_from_then_on(
+    fault: str, provider: Provider, folder: Path
+) -> None:
+    write(folder, api_base=provider.url)
+    made = backend()
+    honest = made.embed(["one", "two"])
+    provider.reset()
+    provider.inject(fault, times=1 if fault == "garbled_base64" else None)
+    for _ in range(2):
+        np.testing.assert_allclose(made.embed(["one", "two"]), honest, atol=1e-6)
+    assert encodings(provider) == ["base64", "float", "float"][:: 2 if fault == "floats" else 1]
+
+
+def test_base64_that_decodes_to_another_length_is_not_believed(provider: Provider, folder: Path) -> None:
+    """LiteLLM in front of Ollama returned a quarter of the numbers."""
+    write(folder, api_base=provider.url)
+    made = backend()
+    honest = made.embed(["one"])
+    provider.inject("wrong_dimension", times=1)
+    np.testing.assert_allclose(made.embed(["one"]), honest, atol=1e-6)
+    assert encodings(provider) == ["float", "base64", "float"]
+
+
+def test_vectors_are_in_the_order_of_the_texts_whatever_the_order_of_the_answer(
+    server: LLMEmbeddingBackend, provider: Provider
+) -> None:
+    texts = [f"text number {number}" for number in range(9)]
+    honest = server.embed(texts)
+    provider.inject("reversed", times=1)
+    np.testing.assert_array_equal(server.embed(texts), honest)
+
+
+@pytest.mark.parametrize(
+    ("fault", "arguments", "kind", "said"),
+    [
+        ("one_missing", {}, ProviderUnavailable, "1 vectors for 2 texts"),
+        ("not_a_number", {}, Refused, "zeros or NaN"),
+        ("zeros", {}, Refused, "zeros or NaN"),
+        ("wrong_dimension", {"times": 2}, SettingsError, "length 15, 16, where 16 were expected"),
+        ("empty_object", {}, ProviderUnavailable, "no list of embeddings"),
+        ("malformed_json", {}, ProviderUnavailable, "could not be read"),
+        ("plain_text", {}, ProviderUnavailable, "could not be read"),
+        (
+            "raw",
+            {"body": '{"data": [{"embedding": null}, {"embedding": [1]}]}'},
+            ProviderUnavailable,
+            "no lists",
+        ),
+        ("raw", {"body": '{"data": [{"index": 0}, {"index": 0}]}'}, ProviderUnavailable, "which text"),
+        ("unauthorized", {}, SettingsError, "HTTP 401"),
+        ("unknown_model", {}, SettingsError, "HTTP 404"),
+        ("too_large", {}, TooLarge, "context_length_exceeded"),
+        ("payload_too_large", {}, TooLarge, "HTTP 413"),
+        ("content_policy", {}, Refused, "HTTP 400"),
+        ("rate_limited", {"headers": {"retry-after": "60"}}, ProviderUnavailable, "HTTP 429"),
+        ("server_error", {}, ProviderUnavailable, "HTTP 500"),
+        ("bad_gateway", {}, ProviderUnavailable, "HTTP 502"),
+        ("cut", {}, ProviderUnavailable, "does not answer"),
+        ("hang", {}, ProviderUnavailable, "does not answer"),
+    ],
+)
+def test_a_fault_of_the_server_is_the_error_that_says_what_to_do(
+    provider: Provider, folder: Path, fault: str, arguments: Any, kind: type[VectorIndexError], said: str
+) -> None:
+    """After one request, or two where the floats are asked for, and without waiting for a Retry-After."""
+    write(folder, api_base=provider.url)
+    made = backend(timeout_seconds=0.5, init_kwargs={"key": "secret-of-the-test"})
+    made.embed(["first"])
+    provider.inject(fault, **arguments)
+    with pytest.raises(kind, match=said) as caught:
+        made.embed(["a text of the board", "another"])
+    assert provider.stats().faults == arguments.get("times", 1)
+    assert "board" not in str(caught.value)
+    assert "secret-of" not in str(caught.value)
+    assert made.embed(["and it goes on"]).shape == (1, 16)
+
+
+def test_rows_reach_numpy_without_becoming_lists(server: LLMEmbeddingBackend) -> None:
+    """Neither ours nor llm's own code copies a vector into Python numbers."""
+    rows = list(embedding_model("default", "mine", {}).embed_multi(["one", "two"]))
+    assert [type(row) for row in rows] == [np.ndarray, np.ndarray]
