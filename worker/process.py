@@ -99,7 +99,12 @@ def chat_backend(index: IndexSettings, name: object = None) -> ChatBackend:
 
 @once_per_process
 def _chat_backend(name: str) -> ChatBackend:
-    made: ChatBackend = _made(configuration.current().chat_backends[name])
+    return make_chat_backend(configuration.current().chat_backends[name])
+
+
+def make_chat_backend(settings: ChatBackendSettings) -> ChatBackend:
+    """A new chat backend of the settings' CLASS. Raises SettingsError."""
+    made: ChatBackend = _made(settings)
     return made
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +16,10 @@ import redis
 
 from tests.fixtures.provider import running_provider  # noqa: F401
 from tests.provider import Provider
+from worker import configuration, process
 from worker.cli import COMMANDS, client, run
+from worker.staging import ensure_index
+from worker.store import connection
 
 UNREACHABLE = {"BROKER_URL": "redis://:geheim@127.0.0.1:1/0", "DATABASE_URL": "postgresql://127.0.0.1:1/x"}
 PROGRAM = [sys.executable, "-P", "-m", "worker.cli"]
@@ -124,21 +128,171 @@ def test_ctrl_c_ends_a_wait_with_130(broker_url: str) -> None:
     assert (process.returncode, errors.strip()) == (130, "")
 
 
+def checks(capsys: pytest.CaptureFixture[str], *arguments: str, code: int) -> dict[str, Any]:
+    """What doctor looked at, by name."""
+    assert run(["doctor", *arguments, "--json"]) == code
+    return {check["name"]: check for check in json.loads(capsys.readouterr().out)["checks"]}
+
+
+@pytest.fixture
+def served(
+    broker_url: str, database_url: str, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> Provider:
+    """Services that run, and models of the stand-in."""
+    monkeypatch.setenv("BROKER_URL", broker_url)
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    monkeypatch.setenv("OPENAI_BASE_URL", provider.url)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-geheim-1234")
+    monkeypatch.setenv("EMBEDDING_MODEL", "3-small")
+    monkeypatch.setenv("CHAT_MODEL", "4o-mini")
+    return provider
+
+
 def test_doctor_names_what_is_missing(
     broker_url: str, database_url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BROKER_URL", broker_url)
     monkeypatch.setenv("DATABASE_URL", database_url)
-    assert run(["doctor", "--json"]) == 3
-    report = json.loads(capsys.readouterr().out)
-    assert {check["name"]: check["ok"] for check in report["checks"]} == {
+    found = checks(capsys, code=3)
+    assert {name: check["ok"] for name, check in found.items()} == {
         "settings": True,
-        "models": True,
+        "llm": True,
+        "embedding default": True,
+        "chat default": True,
         "Postgres": True,
+        "indexes": True,
         "broker": True,
         "workers": False,
     }
-    assert "start one with `vector-index up`" in report["checks"][-1]["detail"]
+    assert "start one with `vector-index up`" in found["workers"]["detail"]
+
+
+def test_doctor_asks_each_backend_once_and_says_what_came_back(
+    served: Provider, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = checks(capsys, code=3)
+    said = found["embedding default"]["detail"]
+    assert re.fullmatch(r"text-embedding-3-small returned a vector of length 1,536 in \d+\.\d\d s", said)
+    said = found["chat default"]["detail"]
+    assert re.match(
+        r"gpt-4o-mini answered 'The answer stands .*' in \d+\.\d\d s, \d+ tokens in and \d+ out$", said
+    )
+    assert served.stats().inputs == 1
+    assert len(served.prompts) == 1
+
+
+def test_doctor_offline_asks_no_model(served: Provider, capsys: pytest.CaptureFixture[str]) -> None:
+    found = checks(capsys, "--offline", code=3)
+    assert found["embedding default"]["detail"] == "text-embedding-3-small, not asked"
+    assert (served.stats().requests, served.prompts) == (0, [])
+
+
+def test_doctor_tells_a_model_from_what_it_was(
+    served: Provider, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Vectors of another length than the settings say, and another than the index holds."""
+    served.dimensions = 8
+    detail = checks(capsys, code=3)["embedding default"]["detail"]
+    assert "returns vectors of length 8, where 1536 were expected: set EMBEDDING_OUTPUT_DIMENSIONS" in detail
+    settings = configuration.load()
+    wordllama = configuration.load({}).index("default")
+    ensure_index(settings.database_url, wordllama, process.make_backend(wordllama.embedding_backend))
+    connection.close_pools()
+    detail = checks(capsys, code=3)["indexes"]["detail"]
+    assert (
+        "index 'default' holds vectors of wordllama (256 dimensions), but its embedding backend is" in detail
+    )
+    connection.close_pools()
+
+
+@pytest.mark.parametrize(
+    ("variables", "name", "expected", "code"),
+    [
+        (
+            {"OPENAI_BASE_URL": "http://127.0.0.1:1/v1"},
+            "embedding default",
+            "the provider does not answer",
+            3,
+        ),
+        ({"OPENAI_BASE_URL": "http://127.0.0.1:1/v1"}, "chat default", "the provider does not answer", 3),
+        ({"CHAT_MODEL": "nope"}, "chat default", "MODEL_ID 'nope' of chat backend 'default' is unknown", 2),
+        ({"OPENAI_API_KEY": ""}, "embedding default", "give the backend a key that may use this model", 2),
+    ],
+)
+def test_doctor_tells_in_a_sentence_why_a_model_does_not_serve(
+    variables: dict[str, str],
+    name: str,
+    expected: str,
+    code: int,
+    served: Provider,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for variable, value in variables.items():
+        monkeypatch.setenv(variable, value)
+    check = checks(capsys, code=3)[name]
+    assert (check["ok"], check["code"]) == (False, code)
+    assert expected in check["detail"]
+    assert "geheim" not in check["detail"]
+
+
+@pytest.mark.parametrize("command", ["doctor", "models"])
+def test_the_folder_and_the_plugins_of_llm_are_told(
+    command: str,
+    served: Provider,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LLM_USER_PATH", str(tmp_path))
+    run([command])
+    output = capsys.readouterr().out
+    assert str(tmp_path) in output
+    assert "vector-index-worker" in output
+
+
+def listed(capsys: pytest.CaptureFixture[str], code: int = 0) -> dict[str, Any]:
+    assert run(["models", "--json"]) == code
+    output = capsys.readouterr().out
+    assert "geheim" not in output
+    found: dict[str, Any] = json.loads(output)
+    return found
+
+
+def test_models_in_use_come_first_as_their_backends_use_them(
+    provider: Provider, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a backend is given wins over what is known; whether there is a key is told, and no request is sent."""
+    monkeypatch.setenv("OPENAI_BASE_URL", provider.url)
+    configs = {
+        "small": {"MODEL_ID": "3-small", "INIT_KWARGS": {"key": "geheim"}, "BATCH_SIZE": 7},
+        "default": {"MODEL_ID": "ada-002", "TOKEN_LIMIT": 100, "EMBEDDING_OUTPUT_DIMENSIONS": 9},
+    }
+    sections = {"EMBEDDING_BACKENDS": {name: {"CONFIG": config} for name, config in configs.items()}}
+    monkeypatch.setenv("VECTOR_INDEX", json.dumps(sections))
+    found = listed(capsys)
+    small, default, *others = found["embedding"]
+    assert (small["backend"], small["model"], small["key"]) == ("small", "text-embedding-3-small", "set")
+    assert (small["token_limit"], small["batch_token_limit"], small["batch_size"]) == (8_191, 300_000, 7)
+    assert (default["token_limit"], default["dimensions"], default["key"]) == (100, 9, "missing")
+    assert (small["counted"], small["aliases"]) == ("exact", ["3-small"])
+    assert {row["backend"] for row in others} == {None}
+    assert "wordllama" in {row["model"] for row in others}
+    assert found["chat"][0] | {"model": "extractive", "backend": "default", "key": None} == found["chat"][0]
+    assert {row["model"]: row["output_tokens"] for row in found["chat"]}["gpt-4o"] == 16_384
+    assert provider.stats().requests == 0
+
+
+def test_models_lists_a_broken_backend_with_its_sentence(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EMBEDDING_MODEL", "4-small")
+    row = listed(capsys, code=2)["embedding"][0]
+    assert "MODEL_ID '4-small' of embedding backend 'default' is unknown" in row["error"]
+    assert run(["models"]) == 2
+    output = capsys.readouterr().out
+    assert "embedding backend 'default' cannot be made: MODEL_ID '4-small'" in output
+    assert "text-embedding-3-small" in output
 
 
 def planned(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> dict[str, Any]:

@@ -2,20 +2,26 @@
 
 import json
 import platform
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from urllib.parse import urlsplit
 
 import click
 
-from worker import process
+from worker import backends, process
 from worker.cli.client import Client
-from worker.configuration import Configuration, load
+from worker.cli.models import surroundings
+from worker.configuration import ChatBackendSettings, Configuration, EmbeddingBackendSettings, load
 from worker.errors import InputError, ServiceUnreachable, SettingsError, VectorIndexError
+from worker.recipes import Recipe
 from worker.services import attach
-from worker.store import schema
+from worker.store import builds, connection, schema
 
 MINIMUM_REDIS = (6, 2)
+PROBE, PROMPT = "ok", "Say ok."
+SHOWN_CHARACTERS = 40  # of an answer
 QUEUES = ("vector_index", "vector_index.embed", "vector_index.chat")
 
 
@@ -30,38 +36,53 @@ class Finding:
 
 
 @click.command()
+@click.option("--offline", is_flag=True, help="Send nothing to models: only look whether they are there.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def doctor(as_json: bool) -> int:
-    """Check the settings, the services and the workers; what is wrong comes with its mend.
+def doctor(offline: bool, as_json: bool) -> int:
+    """Check the settings, the models, the services and the workers; what is wrong comes with its mend.
 
-    Sets up the schema in Postgres as the start of a worker does.
+    Each backend gets one small request; a second one where the length of its vectors is not known. Sets up the schema
+    in Postgres as the start of a worker does.
     """
     configuration = load()
     findings = []
-    for finding in _findings(configuration):
+    for finding in _findings(configuration, offline):
         findings.append(finding)
         if not as_json:
-            click.echo(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.name:<9} {finding.detail}")
+            click.echo(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.name:<17} {finding.detail}")
     if as_json:
         checks = [asdict(finding) for finding in findings]
         click.echo(json.dumps({"ok": all(finding.ok for finding in findings), "checks": checks}))
     return max(finding.code for finding in findings)
 
 
-def _findings(configuration: Configuration) -> Iterator[Finding]:
-    looks: dict[str, Callable[[Configuration], str]] = {
-        "settings": _settings,
-        "models": _models,
-        "Postgres": _postgres,
-        "broker": _broker,
-        "workers": _workers,
-    }
-    for name, look in looks.items():
-        try:
-            yield Finding(name=name, ok=True, detail=look(configuration))
-        except VectorIndexError as error:
-            code = 2 if isinstance(error, InputError | SettingsError) else 3
-            yield Finding(name=name, ok=False, detail=str(error), code=code)
+def _findings(configuration: Configuration, offline: bool) -> Iterator[Finding]:
+    yield _look("settings", partial(_settings, configuration))
+    plugins = _look("llm", _llm)
+    yield plugins
+    # after a plugin that failed to load, llm finds no model at all
+    if plugins.ok:
+        indexes = configuration.indexes.values()
+        used = {index.embedding_backend.name: index.embedding_backend for index in indexes}
+        for name, embedding in used.items():
+            yield _look(f"embedding {name}", partial(_embedding, embedding, offline))
+        # a question may name any of them
+        for name, chat in configuration.chat_backends.items():
+            yield _look(f"chat {name}", partial(_chat, chat, offline))
+    yield _look("Postgres", partial(_postgres, configuration))
+    # the length of a model's vectors may have to be asked for
+    if plugins.ok and not offline:
+        yield _look("indexes", partial(_indexes, configuration))
+    yield _look("broker", partial(_broker, configuration))
+    yield _look("workers", partial(_workers, configuration))
+
+
+def _look(name: str, look: Callable[[], str]) -> Finding:
+    try:
+        return Finding(name=name, ok=True, detail=look())
+    except VectorIndexError as error:
+        code = 2 if isinstance(error, InputError | SettingsError) else 3
+        return Finding(name=name, ok=False, detail=str(error), code=code)
 
 
 def _settings(configuration: Configuration) -> str:
@@ -72,13 +93,56 @@ def _settings(configuration: Configuration) -> str:
     )
 
 
-def _models(_: Configuration) -> str:
-    return ", ".join(process.check_models())
+def _llm() -> str:
+    backends.warm_up()
+    here = surroundings()
+    return f"folder {here['folder']}, plugins {', '.join(here['plugins'])}"
+
+
+def _embedding(settings: EmbeddingBackendSettings, offline: bool) -> str:
+    backend = process.make_backend(settings)
+    if offline:
+        return f"{backend.model_id}, not asked"
+    started = time.monotonic()
+    vectors = backend.embed([PROBE])
+    seconds = time.monotonic() - started
+    return f"{backend.model_id} returned a vector of length {vectors.shape[1]:,} in {seconds:.2f} s"
+
+
+def _chat(settings: ChatBackendSettings, offline: bool) -> str:
+    backend = process.make_chat_backend(settings)
+    if offline:
+        return f"{backend.model_id}, not asked"
+    started = time.monotonic()
+    reply = backend.reply([{"role": "user", "content": PROMPT}])
+    seconds = time.monotonic() - started
+    answer = " ".join(reply.text.split())[:SHOWN_CHARACTERS]
+    return (
+        f"{backend.model_id} answered {answer!r} in {seconds:.2f} s, {reply.input_tokens:,} tokens in and "
+        f"{reply.output_tokens:,} out"
+    )
 
 
 def _postgres(configuration: Configuration) -> str:
-    url = configuration.database_url or attach(configuration.home, valkey=False).database_url
+    url = _database_url(configuration)
     return f"{_place(url)}, schema {schema.install(url)}"
+
+
+def _indexes(configuration: Configuration) -> str:
+    """Compared with what each index holds; raises SettingsError for another model or length."""
+    found = []
+    for name, index in configuration.indexes.items():
+        with connection.checkout(_database_url(configuration)) as conn:
+            live = builds.live(conn, name)
+        if live is not None:
+            recipe = Recipe.stored(live.recipe)
+            recipe.check(name, process.make_backend(index.embedding_backend))
+            found.append(f"{name} of {recipe.model}")
+    return ", ".join(found) or "none holds documents yet"
+
+
+def _database_url(configuration: Configuration) -> str:
+    return configuration.database_url or attach(configuration.home, valkey=False).database_url
 
 
 def _broker(configuration: Configuration) -> str:
