@@ -149,7 +149,7 @@ def test_a_model_that_is_unknown_while_its_server_is_down_is_said_to_be_so() -> 
         ([[1.0, 0.0], [0.0, 0.0]], Refused),
         ([[1.0, 0.0], [1.0, 1e300]], Refused),
         ([[1.0, 0.0], [1.0]], SettingsError),
-        (None, SettingsError),
+        (None, ProviderUnavailable),
     ],
     ids=["too few", "NaN", "zeros", "infinite as float32", "ragged", "TypeError"],
 )

@@ -6,7 +6,6 @@ Ours are registered after them, and so are what the names resolve to.
 """
 
 import base64
-import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -57,12 +56,12 @@ class OpenAIEmbeddings(EmbeddingModel):
         self.can_shorten = can_shorten  # whether the model is known to take `dimensions`
         self.api_base = api_base  # None: OPENAI_BASE_URL, else OpenAI
         self.headers = headers
+        self.takes_base64 = True  # until this server shows that it does not; else it is asked for floats
         # a server with an address of its own never gets OpenAI's key, unless its entry names it
         self.needs_key = api_key_name or (None if api_base else "openai")
         self.key_env_var = None if api_base else "OPENAI_API_KEY"
         known = embedding_limits(model_name)
         self._length = dimensions or (known.dimensions if known else None)  # of a vector; None: not yet known
-        self._plain = False  # whether this server is asked for floats
         self._clients: dict[tuple[object, ...], openai.OpenAI] = {}
 
     def embed(self, item: str | bytes, *, key: str | None = None) -> list[float]:
@@ -78,14 +77,14 @@ class OpenAIEmbeddings(EmbeddingModel):
         texts = cast(list[str], list(items))
         client = self._client(key)
         found = None
-        tried = not self._plain and (self.dimensions or self._length) is not None
+        tried = self.takes_base64 and (self.dimensions or self._length) is not None
         if tried:
             found = self._base64(client, texts)
             if found is not None and _lengths(found) == {self.dimensions or self._length}:
                 return iter(cast(list[list[float]], found))
         vectors = self._floats(self._request(client, texts, "float"))
         if tried:
-            self._plain = found is None or _lengths(found) != _lengths(vectors)
+            self.takes_base64 = found is not None and _lengths(found) == _lengths(vectors)
         self._length = len(vectors[0])
         return iter(cast(list[list[float]], vectors))
 
@@ -98,7 +97,7 @@ class OpenAIEmbeddings(EmbeddingModel):
                 return None
             raise
         if not all(isinstance(row, str) for row in rows):
-            self._plain = True
+            self.takes_base64 = False
             return self._floats(rows)
         try:
             return [np.frombuffer(base64.b64decode(row, validate=True), dtype="<f4") for row in rows]
@@ -112,15 +111,13 @@ class OpenAIEmbeddings(EmbeddingModel):
                 return vectors
         raise llm.ModelError("the answer has vectors that are no lists of numbers")
 
-    def _request(self, client: openai.OpenAI, texts: list[str], encoding: Any) -> list[Any]:
+    def _request(self, client: openai.OpenAI, texts: list[str], encoding: str) -> list[Any]:
         """What the answer has for each text, in their order."""
-        answer = client.embeddings.with_raw_response.create(
-            model=self.model_name,
-            input=texts,
-            encoding_format=encoding,
-            dimensions=self.dimensions or openai.omit,
-        )
-        body = json.loads(answer.content)
+        request: dict[str, Any] = {"model": self.model_name, "input": texts, "encoding_format": encoding}
+        if self.dimensions:
+            request["dimensions"] = self.dimensions
+        # embeddings.create looks at the type of each text, and makes an object of each vector: 3 ms for 100
+        body: Any = client.post("/embeddings", body=request, cast_to=object)
         data = body.get("data") if isinstance(body, dict) else None
         if not isinstance(data, list) or not all(isinstance(item, dict) for item in data):
             raise llm.ModelError("the answer has no list of embeddings")
