@@ -1,0 +1,66 @@
+"""Backends of your own: vectors from hashed words, and answers that repeat the first passage. No key, no network.
+
+    VECTOR_INDEX = {
+        "EMBEDDING_BACKENDS": {"default": {"CLASS": "own_backend.HashedWords", "CONFIG": {"TOKEN_LIMIT": 500}}},
+        "CHAT_BACKENDS": {"default": {"CLASS": "own_backend.FirstPassage"}},
+        "INDEXES": {"default": {}},
+    }
+
+in the settings file of workers that can import this module. Each process makes one object and uses it in many
+threads; the keys of CONFIG arrive as keyword arguments, None where absent (EMBEDDING_OUTPUT_DIMENSIONS: `dimensions`).
+All that is asked of the classes: `EmbeddingBackend` in worker/recipes.py, `ChatBackend` in worker/answering.py.
+"""
+
+import re
+import zlib
+
+import numpy as np
+
+from worker.backends import Reply
+from worker.errors import Refused
+
+
+class HashedWords:
+    model_id = "hashed-words/1"  # another name when the vectors change: then documents need a new index
+    tokenizer = "words and marks"
+    batch_token_limit = 100_000
+    batch_size = 1_000
+    chunk_tokens = 120
+
+    def __init__(self, *, dimensions=None, token_limit=None, document_prefix="", query_prefix="", **_):
+        self.dimensions = dimensions or 512
+        self.token_limit = token_limit or 1_000
+        self.document_prefix, self.query_prefix = document_prefix, query_prefix
+
+    def count_tokens(self, text):
+        return len(re.findall(r"\w+|\S|\n", text))
+
+    def embed(self, texts):
+        vectors = np.zeros((len(texts), self.dimensions), dtype=np.float32)
+        for row, text in zip(vectors, texts, strict=True):
+            for word in re.findall(r"\w+", text.lower()):
+                row[zlib.crc32(word.encode()) % self.dimensions] += 1
+            if not row.any():
+                raise Refused("a text without a word has no direction")  # fails its document, and no other
+        return vectors
+
+
+class FirstPassage:
+    model_id = "first-passage"
+    system = None  # of the index
+    prompt_tokens = 4_000
+
+    def __init__(self, **_):
+        pass
+
+    def count_tokens(self, text):
+        return len(text.split())
+
+    def reply(self, messages, say=None):
+        passage = messages[-1]["content"].partition("\n</passage>")[0]
+        text = f"{passage.splitlines()[-1]} [1]"
+        if say:
+            say(text)
+        return Reply(
+            text=text, input_tokens=self.count_tokens(passage), output_tokens=self.count_tokens(text)
+        )

@@ -1,0 +1,33 @@
+"""A user's own backend classes, named by dotted path, are first-class citizens."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.fixtures.system import CHAT, STAGING
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "own_backend.py"
+
+
+def test_the_example_indexes_searches_and_answers(start_system: Callable[..., Any], tmp_path: Path) -> None:
+    """With the settings that its docstring shows, in real workers; what it refuses fails its document alone."""
+    shutil.copy(EXAMPLE, tmp_path)
+    shown = EXAMPLE.read_text().partition("    VECTOR_INDEX")[2].partition("\n    }\n")[0]
+    lines = f"    VECTOR_INDEX{shown}\n    }}".splitlines()
+    (tmp_path / "ours.py").write_text("\n".join(line.removeprefix("    ") for line in lines))
+    documents = [
+        {"id": "birds", "text": "Canaries sing in the morning.\n\nThey sleep at night."},
+        {"id": "trains", "text": "Trains leave at noon."},
+        {"id": "dots", "text": "..."},
+    ]
+    variables = {"VECTOR_INDEX_SETTINGS": str(tmp_path / "ours.py")}
+    with start_system(tmp_path, {"all": ["worker"]}, **variables) as system:
+        result = system.call("tasks.index_documents", STAGING, documents=documents)
+        assert result["indexed"] == 2
+        assert [failure["id"] for failure in result["failed"]] == ["dots"]
+        assert "without a word" in result["failed"][0]["error"]
+        rows = system.call("tasks.search", CHAT, query="When do canaries sing?")
+        assert rows[0]["document_id"] == "birds"
+        answer = system.call("tasks.chat", CHAT, question="When do trains leave?")
+    assert (answer["answer"], answer["model"]) == ("Trains leave at noon. [1]", "first-passage")
