@@ -36,7 +36,7 @@ def test_messages_arrive_in_their_roles_with_the_options(provider: Provider) -> 
     reply = backend.reply(MESSAGES)
     (body,) = provider.prompts
     assert body["messages"] == MESSAGES
-    assert (body["temperature"], body["max_tokens"], body["stream"]) == (0.2, 50, False)
+    assert (body["temperature"], body["max_tokens"], body["stream"]) == (0.2, 50, True)
     assert backend.system == "Mine."
     assert (reply.text, reply.output_tokens) == (provider.answer, 10)
 
@@ -145,12 +145,6 @@ def test_wrong_settings_are_told_when_the_backend_is_made(
     with pytest.raises(SettingsError, match=sentence) as error:
         make(provider, **settings)
     assert "sk-secret" not in str(error.value)
-
-
-def test_a_window_that_is_not_known_must_be_given(provider: Provider) -> None:
-    with pytest.raises(SettingsError, match="TOKEN_LIMIT of chat backend 'default' is missing"):
-        make(provider, model_id="gpt-3.5-turbo-instruct")
-    assert make(provider, model_id="gpt-3.5-turbo-instruct", token_limit=1000).prompt_tokens == 750
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ import llm
 import openai
 import pytest
 
-from worker.backends.failures import classify, redact
+from worker.backends.failures import classify
+from worker.backends.redaction import redact
 from worker.errors import ProviderUnavailable, Refused, SettingsError, TooLarge, VectorIndexError
 
 TEXT = "The merger with Initech closes on Friday; nobody outside the board may know about it."

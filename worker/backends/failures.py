@@ -14,35 +14,34 @@ from typing import Any
 import llm
 from pydantic import ValidationError
 
+from worker.backends.redaction import redact
 from worker.errors import ProviderUnavailable, Refused, SettingsError, TooLarge, VectorIndexError
 
 # of openai, anthropic, httpx and httpx2: matched by name, as none of them need be installed
 _TRANSPORT = {"APIConnectionError", "TransportError"}
+_REFUSAL = {"ClaudeRefusal"}  # llm-anthropic
 _MISCONFIGURED = (
     ImportError,
     NotImplementedError,
-    TypeError,
     ValidationError,
     llm.NeedsKeyException,
     llm.UnknownModelError,
 )
+# in the words of OpenAI, Anthropic, Gemini, Mistral, Cohere, Voyage, Ollama, TEI, llama.cpp
 _TOO_LARGE = re.compile(
     r"context_length_exceeded|max_tokens_per_request|array_above_max_length|string_above_max_length"
-    r"|maximum context length|maximum allowed batch size|too many (inputs|tokens)"
-    r"|must have less than \d+ tokens|(request|input|batch)( is)? too (large|long)",
+    r"|maximum context length|exceeds the (context length|maximum number of tokens)|maximum allowed batch size"
+    r"|too many (inputs|(input )?tokens)|max allowed tokens|must have less than \d+ tokens"
+    r"|at most \d+ (requests|texts|inputs)|total number of texts must be at most"
+    r"|(prompt|request|input|batch)( is)? too (large|long)",
     re.IGNORECASE,
 )
-_STATUS_IN_MESSAGE = re.compile(r"^\s*(\d{3}):")
-
-_MAX_MESSAGE_CHARACTERS = 300
-_KEY = re.compile(
-    r"(?i:bearer|basic)\s+\S+"
-    r"|\b(?:sk|pk|rk|gsk|xai|hf|pa|key)[-_][\w*.-]{4,}|\bAIza[\w-]+"
-    r"|(?<=key=)[^&\s'\"]+|(?<=token=)[^&\s'\"]+|(?<=://)[^/@\s]+@"
-    r"|\b(?=\w*[a-z])(?=\w*[A-Z])(?=\w*\d)\w{20,}\b|\b[0-9a-fA-F]{32,}\b"
+# Gemini and Anthropic say these with status 400, and llm-gemini without any
+_NO_KEY = re.compile(
+    r"api[ _]key (is )?(not valid|invalid|missing|expired)|invalid api[ _]key", re.IGNORECASE
 )
-# a quotation of a text shorter than this is let through, unless it is a whole text
-_QUOTATION_CHARACTERS = 12
+_NO_CREDIT = re.compile(r"insufficient_quota|credit balance is too low|billing_hard_limit", re.IGNORECASE)
+_STATUS_IN_MESSAGE = re.compile(r"^\s*(\d{3}):")
 
 
 def classify(
@@ -50,8 +49,8 @@ def classify(
 ) -> VectorIndexError:
     """The error of ours for what a plugin raised; the message carries neither `texts` nor keys.
 
-    TooLarge: send less. ProviderUnavailable: the same may succeed later. Refused: it never will, so one input
-    at least is at fault. SettingsError: no request will.
+    TooLarge: send less. ProviderUnavailable: the same may succeed later, and what is not known is taken for that, as
+    attempts are counted. Refused: it never will, so one input at least is at fault. SettingsError: no request will.
     """
     chain = list(_chain(error))
     status = next(filter(None, map(_status, chain)), None)
@@ -60,14 +59,15 @@ def classify(
     what = f"{model_id}: {f'HTTP {status}' if status else type(error).__name__}"
     what += f" {code}" if code else ""
     what += f" ({shown})" if shown else ""
+    told = f"{code} {message}"
 
-    if status in (401, 403) or isinstance(error, llm.NeedsKeyException):
+    if status in (401, 403) or isinstance(error, llm.NeedsKeyException) or _says(_NO_KEY, told, status, 400):
         return SettingsError(f"{what}: give the backend a key that may use this model")
     if status == 404:
         return SettingsError(f"{what}: the provider does not know the model or the address; mend MODEL_ID")
-    if code == "insufficient_quota":
+    if status == 402 or _says(_NO_CREDIT, told, status, 400, 429):
         return SettingsError(f"{what}: the account has no credit left; add some, or change the key")
-    if status == 413 or (status in (None, 400, 422) and _TOO_LARGE.search(f"{code} {message}")):
+    if status == 413 or _says(_TOO_LARGE, told, status, 400, 422, 500):
         return TooLarge(f"{what}: lower TOKEN_LIMIT, BATCH_TOKEN_LIMIT or BATCH_SIZE if it happens again")
     if status in (408, 409, 425, 429) or (status and status >= 500):
         return ProviderUnavailable(
@@ -75,11 +75,12 @@ def classify(
             retry_after_seconds=_retry_after_seconds(chain),
             rate_limited=status == 429,
         )
-    if status and status >= 400:
+    if (status and status >= 400) or _is_any(error, _REFUSAL):
         return Refused(f"{what}: the provider refuses the input")
-    if any(isinstance(e, OSError) or _TRANSPORT & {t.__name__ for t in type(e).__mro__} for e in chain):
+    if any(isinstance(e, OSError) or _is_any(e, _TRANSPORT) for e in chain):
         return ProviderUnavailable(f"{what}: the provider does not answer; check its address, or wait")
-    if isinstance(error, _MISCONFIGURED):
+    # a TypeError is else an answer that is not what it should be
+    if isinstance(error, _MISCONFIGURED) or (isinstance(error, TypeError) and "argument" in message):
         return SettingsError(f"{what}: mend MODEL_ID, INIT_KWARGS or the installed plugin")
     # the openai package raises a ValueError too when the answer has no vectors
     if (
@@ -91,27 +92,13 @@ def classify(
     return ProviderUnavailable(f"{what}: the answer could not be read; to be tried again later")
 
 
-def redact(message: str, *, texts: Sequence[str] = (), secrets: Iterable[str] = ()) -> str:
-    """The start of a message as one line, without keys and without what it quotes of the texts."""
-    # cut twice, so that nothing half cut off escapes, and a long message costs no time
-    message = " ".join(message.split())[: 2 * _MAX_MESSAGE_CHARACTERS]
-    for secret in secrets:
-        message = message.replace(secret, "…")
-    message = _KEY.sub("…", message)
-    normal = [" ".join(text.split()) for text in texts]
-    for text in sorted(normal, key=len, reverse=True):
-        if text and len(text) < _QUOTATION_CHARACTERS:
-            message = re.sub(rf"(?<!\w){re.escape(text)}(?!\w)", "…", message)
-    return _without_quotations(message, "\n".join(normal))[:_MAX_MESSAGE_CHARACTERS]
+def _says(pattern: re.Pattern[str], told: str, status: int | None, *statuses: int) -> bool:
+    """Whether a provider says so, with one of these statuses or with none at all."""
+    return status in (None, *statuses) and pattern.search(told) is not None
 
 
-def _without_quotations(message: str, texts: str) -> str:
-    quoted = [False] * len(message)
-    for at in range(len(message) - _QUOTATION_CHARACTERS + 1):
-        if message[at : at + _QUOTATION_CHARACTERS] in texts:
-            quoted[at : at + _QUOTATION_CHARACTERS] = [True] * _QUOTATION_CHARACTERS
-    kept = "".join("\x00" if hide else character for character, hide in zip(message, quoted, strict=True))
-    return re.sub(r"\x00+", "…", kept)
+def _is_any(error: BaseException, names: set[str]) -> bool:
+    return not names.isdisjoint(kind.__name__ for kind in type(error).__mro__)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -133,13 +120,25 @@ def _status(error: BaseException) -> int | None:
 
 def _said(chain: list[BaseException]) -> tuple[str, str]:
     """Code and message, from the body where there is one. All else in a body may be the request itself."""
-    for error in chain:
-        body: Any = getattr(error, "body", None)
+    for body in map(_body, chain):
         body = body.get("error", body) if isinstance(body, dict) else None
         if isinstance(body, dict):
-            code = body.get("code") or body.get("type")
-            return code if isinstance(code, str) else "", str(body.get("message") or "")
+            # Gemini has a number for a code, and a word for a status
+            words = (body.get(name) for name in ("code", "type", "status"))
+            code = next((word for word in words if isinstance(word, str)), "")
+            return code, str(body.get("message") or "")
     return "", str(chain[0])
+
+
+def _body(error: BaseException) -> Any:
+    """What a client library has parsed of an answer, else what its answer holds."""
+    response = getattr(error, "response", None)
+    if (body := getattr(error, "body", None)) is not None or response is None:
+        return body
+    try:
+        return response.json()
+    except (AttributeError, ValueError, RuntimeError):  # no answer of HTTP, no JSON, or a stream not read
+        return None
 
 
 def _retry_after_seconds(chain: list[BaseException]) -> float | None:

@@ -1,25 +1,32 @@
 """One entry of CHAT_BACKENDS: answers from any chat model of `llm`."""
 
+import logging
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
-from functools import partial
 from typing import Any
 
 import llm
-from llm.models import Model, Response
-from pydantic import ValidationError
+from llm.default_plugins.openai_models import Completion
+from llm.models import Model, Prompt, Response
 
 from worker.backends import Reply
 from worker.backends.failures import classify
+from worker.backends.llm.deadline import each_within
 from worker.backends.llm.lookup import chat_model, secrets
+from worker.backends.llm.openai_client import with_lasting_client
+from worker.backends.llm.options import PromptOptions, prompt_options
 from worker.errors import ProviderUnavailable, SettingsError, VectorIndexError
 from worker.limits import chat_limits
 from worker.tokens import ESTIMATE, counter
 
 # tokens kept for the answer where PROMPT_KWARGS has no max_tokens; a quarter of a small window
 DEFAULT_ANSWER_TOKENS = 1_024
-# what models call the bound of an answer
-ANSWER_LIMITS = ("max_tokens", "max_output_tokens", "num_predict")
+# how models say that the bound of an answer cut it off
+TRUNCATED = ("length", "incomplete")
+
+logger = logging.getLogger("vector_index.chat")
+
+Messages = Sequence[Mapping[str, str]]
 
 
 class LLMChatBackend:
@@ -45,16 +52,18 @@ class LLMChatBackend:
         timeout_seconds: float = 60.0,
     ) -> None:
         self.name = name
-        self._model = _without_retries(
-            chat_model(name, model_id, init_kwargs or {}), init_kwargs or {}, timeout_seconds
-        )
-        self.model_id = self._model.model_id
         self._init_kwargs = init_kwargs or {}
-        options = {key: value for key, value in (prompt_kwargs or {}).items() if value is not None}
-        self.system = _system(name, options.pop("system", None))
+        found = chat_model(name, model_id, self._init_kwargs)
+        model, options = prompt_options(name, found, prompt_kwargs or {})
+        self._model = with_lasting_client(model, timeout_seconds)
         self._options = options
-        _check_options(name, self._model, options)
+        self.model_id = self._model.model_id
+        self.system = options.system
+        # llm 0.36 does not read how a streamed completion ended
+        self._streams = options.stream and bool(model.can_stream) and not isinstance(model, Completion)
+        self._timeout_seconds = timeout_seconds
         known = chat_limits(self.model_id)
+        self.count_tokens = counter((known and known.tokenizer) or ESTIMATE)
         limit = token_limit or (known and known.token_limit)
         if not limit:
             raise SettingsError(
@@ -62,39 +71,32 @@ class LLMChatBackend:
                 "known: set it to the tokens of the model's context window"
             )
         self.token_limit = limit
-        given = next((options[key] for key in ANSWER_LIMITS if key in options), None)
-        answer_tokens = int(given) if given else min(DEFAULT_ANSWER_TOKENS, limit // 4)
-        self.prompt_tokens = limit - answer_tokens
-        if self.prompt_tokens <= 0:
-            raise SettingsError(
-                f"PROMPT_KWARGS of chat backend {name!r} keep {answer_tokens:,} tokens for an answer, and TOKEN_LIMIT "
-                f"is {limit:,}: lower max_tokens, so that a prompt fits in front of it"
-            )
-        self.count_tokens = counter((known and known.tokenizer) or ESTIMATE)
+        self.prompt_tokens = self._prompt_tokens(limit, options)
 
-    def reply(self, messages: Sequence[Mapping[str, str]], say: Callable[[str], None] | None = None) -> Reply:
-        """The answer to messages {"role", "content"}; `say` is called with each piece as it comes.
+    def reply(self, messages: Messages, say: Callable[[str], None] | None = None) -> Reply:
+        """The answer to messages {"role", "content"}, the last of them the user's; `say` takes each piece as it comes.
 
         What `say` raises ends the request. Raises TooLarge, Refused, ProviderUnavailable or SettingsError, as
-        `failures.classify` decides; an answer that is empty, or whose stream breaks off, is ProviderUnavailable.
+        `failures.classify` decides. An answer that is empty, or whose stream breaks off, is ProviderUnavailable, and
+        so is a silence of TIMEOUT_SECONDS. One that max_tokens cuts off is an answer, and logged as cut.
         """
-        stream = say is not None and bool(self._model.can_stream)
-        roles = {"system": llm.system, "user": llm.user, "assistant": llm.assistant}
-        # system= would be dropped beside messages= (llm 0.36)
-        response = self._model.prompt(
-            messages=[roles[message["role"]](message["content"]) for message in messages],
-            stream=stream,
-            **self._options,
-        )
         texts = [message["content"] for message in messages]
+        response = self._asked(messages)
         pieces: list[str] = []
-        with closing(self._pieces(response, texts)) as coming:
-            for piece in coming:
-                pieces.append(piece)
-                if say:
-                    say(piece)
+        with closing(each_within(self._timeout_seconds, self._pieces(response, texts))) as coming:
+            try:
+                for piece in coming:
+                    pieces.append(piece)
+                    if say:
+                        say(piece)
+            except TimeoutError as error:
+                raise ProviderUnavailable(
+                    f"{self.model_id}: {error}; to be tried again later, with a higher TIMEOUT_SECONDS where the model "
+                    "thinks for longer"
+                ) from None
         text = "".join(pieces)
-        if stream and not _finished(self._model, response):
+        ending = _ending(self._model, response)
+        if self._streams and ending is None:
             raise ProviderUnavailable(
                 f"{self.model_id}: the stream of the answer broke off; to be tried again later"
             )
@@ -103,11 +105,45 @@ class LLMChatBackend:
                 f"{self.model_id} returned an empty answer; to be tried again later, with a higher max_tokens where a "
                 "model reasons before it answers"
             )
-        usage = response.usage()
+        if ending in TRUNCATED:
+            logger.warning("%s was cut off in its answer: raise max_tokens in PROMPT_KWARGS", self.model_id)
+        input_tokens, output_tokens = _usage(self._model, response)
         return Reply(
             text=text,
-            input_tokens=sum(map(self.count_tokens, texts)) if usage.input is None else usage.input,
-            output_tokens=self.count_tokens(text) if usage.output is None else usage.output,
+            input_tokens=input_tokens or sum(map(self.count_tokens, texts)),
+            output_tokens=output_tokens or self.count_tokens(text),
+        )
+
+    def _asked(self, messages: Messages) -> Response:
+        """A turn as `llm chat` makes it; nothing is sent before it is read.
+
+        Plugins look in different places for what is said, so all of it stands in all of them. llm-anthropic and
+        llm-mistral read `prompt.messages`; llm-gemini 0.35 does, but for the system message, which it takes from
+        `prompt.system`; llm-cohere and most that are older than `messages` read `prompt.prompt`, `prompt.system`
+        and `conversation.responses`.
+        """
+        system = "\n\n".join(
+            [*self._options.system_fragments, *(m["content"] for m in messages if m["role"] == "system")]
+        )
+        *history, asked = (message for message in messages if message["role"] != "system")
+        question = "\n".join([*self._options.fragments, asked["content"]])
+        if not _takes_roles(self._model, history):
+            return self._model.prompt(
+                _as_one_text(system, history, question), stream=self._streams, **self._options.others
+            )
+        conversation = self._model.conversation()
+        conversation.responses.extend(_turns(self._model, history))
+        roles = {"user": llm.user, "assistant": llm.assistant}
+        return conversation.prompt(
+            question,
+            # one at most: of several, the Responses API is sent the last
+            system=system,
+            messages=[
+                *([llm.system(system)] if system else []),
+                *(roles[message["role"]](message["content"]) for message in history),
+            ],
+            stream=self._streams,
+            **self._options.others,
         )
 
     def _pieces(self, response: Response, texts: Sequence[str]) -> Generator[str, None, None]:
@@ -121,47 +157,70 @@ class LLMChatBackend:
         if failure:
             raise failure
 
+    def _prompt_tokens(self, limit: int, options: PromptOptions) -> int:
+        answer_tokens = options.max_tokens or min(DEFAULT_ANSWER_TOKENS, limit // 4)
+        fragments = [*options.fragments, *options.system_fragments]
+        # two for what parts a fragment from the next
+        left = limit - answer_tokens - sum(self.count_tokens(fragment) + 2 for fragment in fragments)
+        if left <= 0:
+            raise SettingsError(
+                f"PROMPT_KWARGS of chat backend {self.name!r} keep {answer_tokens:,} tokens for an answer, and "
+                f"TOKEN_LIMIT is {limit:,}: lower max_tokens or shorten fragments, so that a prompt fits beside them"
+            )
+        return left
 
-def _without_retries(model: Model, init_kwargs: Mapping[str, Any], timeout_seconds: float) -> Model:
-    """The OpenAI classes get a timeout, and leave retries to us: llm waits for 600 s and retries inside the call."""
-    if make := getattr(model, "get_client", None):
-        # a model of extra-openai-models.yaml without api_key_name would be sent "DUMMY_KEY" (llm 0.36)
-        model.needs_key = model.needs_key or (model.model_id if "key" in init_kwargs else None)
-        model.get_client = partial(_client, make, timeout_seconds)  # type: ignore[attr-defined]
-    return model
+
+def _takes_roles(model: Model, history: Messages) -> bool:
+    """Whether a model tells the system, the user and its own earlier answers apart."""
+    return (
+        not isinstance(model, Completion)
+        and getattr(model, "allows_system_prompt", True)
+        and (not history or model.supports_conversation)
+    )
 
 
-def _client(make: Callable[..., Any], timeout_seconds: float, *args: Any, **kwargs: Any) -> Any:
-    return make(*args, **kwargs).with_options(timeout=timeout_seconds, max_retries=0)
+def _as_one_text(system: str, history: Messages, question: str) -> str:
+    """A transcript that ends where the model goes on. Its marks are no longer than those of a chat format."""
+    turns = [f"{message['role'].capitalize()}: {message['content']}" for message in history]
+    return "\n\n".join([*([system] if system else []), *turns, f"User: {question}", "Assistant:"])
 
 
-def _system(name: str, value: object) -> str | None:
-    if value is not None and not isinstance(value, str):
-        raise SettingsError(
-            f"PROMPT_KWARGS of chat backend {name!r} has a system of type {type(value).__name__}: give a string"
+def _turns(model: Model, history: Messages) -> list[Response]:
+    """The answered turns of a history, as `llm` remembers them."""
+    turns: list[Response] = []
+    said: list[str] = []
+    for message in history:
+        if message["role"] == "user":
+            said.append(message["content"])
+            continue
+        answer = llm.assistant(message["content"]).to_dict()
+        turn = Response.from_dict(
+            {"model": model.model_id, "prompt": {"messages": []}, "messages": [answer]}, model=model
         )
-    return value
+        turn.prompt = Prompt("\n\n".join(said), model=model)  # type: ignore[no-untyped-call]
+        turns.append(turn)
+        said = []
+    return turns
 
 
-def _check_options(name: str, model: Model, options: Mapping[str, Any]) -> None:
-    allowed = sorted(model.Options.model_fields)
-    try:
-        model.Options(**options)
-    except ValidationError as error:
-        wrong = error.errors(include_url=False, include_input=False)[0]
-        option = ".".join(map(str, wrong["loc"]))
-        raise SettingsError(
-            f"PROMPT_KWARGS of chat backend {name!r} has {option!r}, which {model.model_id} does not take "
-            f"({wrong['msg']}): it takes {', '.join(['system', *allowed])}"
-        ) from None
+def _usage(model: Model, response: Response) -> tuple[int | None, int | None]:
+    """Tokens of the prompt and of the answer, as the provider counts; None or 0 where it does not say."""
+    if isinstance(model, Completion):  # llm 0.36 does not hand it on
+        told = (response.response_json or {}).get("usage") or {}
+        return told.get("prompt_tokens"), told.get("completion_tokens")
+    usage = response.usage()
+    return usage.input, usage.output
 
 
-def _finished(model: Model, response: Response) -> bool:
-    """Whether the model said that its answer ends here; only the OpenAI classes tell.
+def _ending(model: Model, response: Response) -> str | None:
+    """How the model says that its answer ended: "stop", "length", "completed", …; "" where its plugin does not tell.
 
-    llm 0.36 takes a stream that was cut off for a whole answer; finish_reason (Chat) or all (Responses) is missing.
+    None: llm 0.36 takes a stream that was cut off for a whole answer; finish_reason (Chat) or all (Responses) is
+    missing. Only the OpenAI classes tell.
     """
     if not hasattr(model, "get_client"):
-        return True
+        return ""
     said = response.response_json or {}
-    return bool(said.get("finish_reason") or said.get("status"))
+    (choice,) = (said.get("choices") or [{}])[:1]
+    ending: str | None = said.get("finish_reason") or said.get("status") or choice.get("finish_reason")
+    return ending
