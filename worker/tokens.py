@@ -4,31 +4,61 @@ Names: `cl100k_base` and `o200k_base` (OpenAI); `package:path/in/package.json`, 
 library inside an installed package; the path of such a file; `estimate`, which never counts too few.
 """
 
+import json
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from worker.errors import SettingsError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 ESTIMATE = "estimate"
 OPENAI_ENCODINGS = ("cl100k_base", "o200k_base")
 
-# bpe_openai refuses 1,000,000 characters
-_PIECE_CHARACTERS = 200_000
-# Both encodings split a text into words before they merge bytes, and end a word between a letter and any of
-# these characters, whatever stands around: there the counts of two pieces add up exactly.
-_WORD_END = re.compile(r"(?<=[A-Za-z\u3041-\u3096\u30a1-\u30fa\u4e00-\u9fff])(?=[\s\d.,;:!?()+/=。、，])")
-# Cut inside a word, a text counts at most 2 tokens more than its pieces together (measured).
-_CUT_WORD_TOKENS = 2
+# bpe_openai refuses 1,000,000 characters, and holds the interpreter lock while it counts
+_PIECE_CHARACTERS = 100_000
+# Cut anywhere, a text counts at most 2 tokens more than its pieces together (measured: BPE merges differently).
+CUT_TOKENS = 2
 # A tokenizer may add a start, an end and a leading space to a text.
 _ADDED_TOKENS = 3
+
+_JOINT = r"(?<=\S)(?=[ \t])|(?<=\n)(?=[^\s/]|[ \t]++\S)"
+# A place between two words where the counts of both sides add up. No token of OpenAI's encodings goes on from a
+# character into a blank, or from a line feed into a new line (of o200k: but for a slash), and what follows never
+# looks back. For files it is seen to hold before it is used.
+JOINT = re.compile(_JOINT)
+_WORD = re.compile(rf"(?:[ \t]*+\S++|\s*\n|\s++)+?(?:{_JOINT}|\Z)")
+_WORDS_KEPT = 50_000
+_WORD_CHARACTERS = 32  # longer words are seldom met again
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counter:
+    """Counts the tokens of a text, and of its parts: cut at joints, a text counts as much as they do together.
+
+    For a text that `adds_up`: whole(a + b) == whole(a) + inside(b).
+    """
+
+    whole: Callable[[str], int]
+    inside: Callable[[str], int]  # of a part that does not begin its text
+    specials: tuple[str, ...] = ()  # strings that change how the text around them is read
+
+    def __call__(self, text: str) -> int:
+        return self.whole(text)
+
+    def adds_up(self, text: str) -> bool:
+        return not any(special in text for special in self.specials)
 
 
 @cache
 def counter(tokenizer: str) -> Callable[[str], int]:
-    """The function that counts a text's tokens, loaded once per process.
+    """The function that counts a text's tokens, loaded once per process: a Counter where parts add up.
 
     Text that looks like a special token (`<|endoftext|>`) is counted, never refused. Counts of a `tokenizers`
     file include the special tokens that the file adds to every text.
@@ -37,7 +67,7 @@ def counter(tokenizer: str) -> Callable[[str], int]:
     if tokenizer in OPENAI_ENCODINGS:
         return _openai_counter(tokenizer)
     if tokenizer == ESTIMATE:
-        return _estimate
+        return bound
     return _file_counter(tokenizer_file(tokenizer))
 
 
@@ -61,7 +91,15 @@ def package_file(package: str, path: str) -> Path:
     return Path(spec.submodule_search_locations[0], path)
 
 
-def _openai_counter(encoding: str) -> Callable[[str], int]:
+def bound(text: str) -> int:
+    """Never under the count of a byte-level or byte-fallback tokenizer: a byte is the smallest token of each.
+
+    English has about four bytes a token, but rare ideographs have one, and keys and hashes come near it.
+    """
+    return len(text.encode()) + _ADDED_TOKENS
+
+
+def _openai_counter(encoding: str) -> Counter:
     # takes most of a second, and only a process that counts needs it
     import bpe_openai
 
@@ -72,7 +110,7 @@ def _openai_counter(encoding: str) -> Callable[[str], int]:
             return len(encode(text))
         return sum(len(encode(piece)) + extra for piece, extra in _pieces(text))
 
-    return count
+    return Counter(whole=count, inside=count)
 
 
 def _pieces(text: str) -> Iterator[tuple[str, int]]:
@@ -80,9 +118,9 @@ def _pieces(text: str) -> Iterator[tuple[str, int]]:
     start = 0
     while len(text) - start > _PIECE_CHARACTERS:
         limit = start + _PIECE_CHARACTERS
-        word_end = _WORD_END.search(text, limit - _PIECE_CHARACTERS // 10, limit)
-        end = word_end.start() if word_end else limit
-        yield text[start:end], 0 if word_end else _CUT_WORD_TOKENS
+        joint = JOINT.search(text, limit - _PIECE_CHARACTERS // 10, limit)
+        end = joint.start() if joint else limit
+        yield text[start:end], 0 if joint else CUT_TOKENS
         start = end
     yield text[start:], 0
 
@@ -104,12 +142,54 @@ def _file_counter(path: Path) -> Callable[[str], int]:
         # the fast variant leaves out the offsets, which nothing here needs: half the time
         return len(tokenizer.encode_batch_fast([text])[0])
 
-    return count
+    if not _joints_hold(tokenizer):
+        return count
+    specials = tuple(token.content for token in tokenizer.get_added_tokens_decoder().values())
+    line = count("\n")
+    words = _Words(lambda word: count("\n" + word) - line)
+
+    def whole(text: str) -> int:
+        # ten times as fast as the library for prose, whose words are met again and again
+        first = _WORD.match(text)
+        if first is None or any(special in text for special in specials):
+            return count(text)
+        return count(first[0]) + words.count(text, first.end())
+
+    return Counter(whole=whole, inside=words.count, specials=specials)
 
 
-def _estimate(text: str) -> int:
-    """A byte is the smallest token of every byte-level or byte-fallback tokenizer, so bytes bound the tokens.
+def _joints_hold(tokenizer: "Tokenizer") -> bool:
+    """Whether no token goes across a joint: in a BPE over the whole text, as Llama's, the vocabulary tells."""
+    parts = json.loads(tokenizer.to_str())
+    normalizer = parts["normalizer"] or {}
+    steps = normalizer.get("normalizers", [normalizer])
+    blank = next((step["content"] for step in steps if step.get("pattern") == {"String": " "}), None)
+    return bool(
+        parts["model"]["type"] == "BPE"
+        and parts["pre_tokenizer"] is None
+        and blank
+        and all(step["type"] in ("Prepend", "Replace") for step in steps)
+        and not any(
+            re.search(r"[^ \t][ \t]|\n.|.\n", token.replace(blank, " "), re.DOTALL)
+            for token in tokenizer.get_vocab()
+        )
+    )
 
-    English has about four bytes a token, but rare ideographs have one, and keys and hashes come near it.
-    """
-    return len(text.encode()) + _ADDED_TOKENS
+
+class _Words(dict[str, int]):
+    """Counts of the words met before."""
+
+    def __init__(self, measure: Callable[[str], int]) -> None:
+        super().__init__()
+        self._measure = measure
+
+    def count(self, text: str, start: int = 0) -> int:
+        return sum(map(self.__getitem__, _WORD.findall(text, start)))
+
+    def __missing__(self, word: str) -> int:
+        tokens = self._measure(word)
+        if len(word) <= _WORD_CHARACTERS:
+            if len(self) >= _WORDS_KEPT:
+                self.clear()
+            self[word] = tokens
+        return tokens

@@ -1,0 +1,220 @@
+"""Text to chunks: exact spans, never over a limit, with boundaries that the content chooses.
+
+A text is cut into units by its structure. From the start of a chunk, among the units that end between 0.4 of the
+limit and the limit, the chunk closes before a heading if it can, else between two paragraphs, and of several such
+places after the unit with the smallest hash. So boundaries depend on nearby text only: an edit changes the chunks
+around it, and the next boundaries fall where they fell before.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from worker.chunking.units import INSIDE, Count, Unit, halves, units
+from worker.documents import Chunk, digest, embedding_text
+from worker.errors import SettingsError
+from worker.tokens import CUT_TOKENS, JOINT, Counter
+
+# part of a build's recipe: another version cuts other chunks
+CHUNKER = "window-min/2"
+
+MIN_TOKENS = 8  # of a chunk: room for a character of four bytes and what a tokenizer adds around it
+MIN_FILL = 0.4  # of the limit, before a chunk may close
+MAX_TITLE_SHARE = 0.25  # of TOKEN_LIMIT: for title and headings
+PATH_SEPARATOR = " > "
+
+_UNIT_TOKENS = 96
+_UNITS_PER_CHUNK = 4  # at least: a window of fewer units has little to choose from
+
+
+def chunk(
+    text: str,
+    *,
+    title: str = "",
+    prefix: str = "",
+    chunk_tokens: int,
+    token_limit: int,
+    overlap_tokens: int = 0,
+    count: Count,
+    size: Count | None = None,
+    sections: bool = False,
+) -> list[Chunk]:
+    """Cut a cleaned text into chunks, in order; a text of white space has none.
+
+    For each chunk c: `text[c.start:c.end] == c.text`, which starts and ends with other than white space;
+    `size(c.text) <= chunk_tokens`; `c.tokens`, which is `count(embedding_text(prefix, c.heading, c.text))`, is
+    at most `token_limit`. Together they cover all but white space. With `overlap_tokens` (at most half of
+    `chunk_tokens`) a chunk starts with as many units of its predecessor as fit into them.
+    `title` is what `embedding_title` returned, and the heading of each chunk; with `sections` the headings above
+    its start follow. `size` is for a `count` that is only a bound: it is then held for `token_limit` alone.
+    Raises SettingsError when prefix and title leave no room.
+    """
+    cutter = _Chunker(
+        text=text,
+        title=title,
+        prefix=prefix,
+        chunk_tokens=chunk_tokens,
+        token_limit=token_limit,
+        count=count,
+        size=size or count,
+        adds_up=size is None and isinstance(count, Counter) and count.adds_up(text),
+        sections=sections,
+    )
+    return list(cutter.chunks(overlap_tokens))
+
+
+def embedding_title(*lines: str, token_limit: int, count: Count) -> str:
+    """The title, and what else travels with every chunk, each on a line of its own: cut to a quarter of the limit."""
+    title = "\n".join(line for line in map(_one_line, lines) if line)
+    return _cut(title, int(token_limit * MAX_TITLE_SHARE), count)
+
+
+@dataclass(kw_only=True)
+class _Chunker:
+    """One text on its way to chunks."""
+
+    text: str
+    title: str
+    prefix: str
+    chunk_tokens: int
+    token_limit: int
+    count: Count
+    size: Count
+    adds_up: bool  # counts of units give that of a chunk, but for its ends
+    sections: bool
+
+    def chunks(self, overlap: int) -> Iterator[Chunk]:
+        # a quarter is kept for the headings, so that no heading moves the boundaries
+        lead = embedding_text(self.prefix, "" if self.sections else self.title, "")
+        kept = int(self.token_limit * MAX_TITLE_SHARE) + CUT_TOKENS if self.sections else 0
+        room = self.token_limit - self.count(lead) - kept - CUT_TOKENS
+        limit = min(self.chunk_tokens, room)
+        if limit < MIN_TOKENS:
+            raise self._too_small()
+        overlap = min(overlap, limit // 2)
+        measure = self._measure(limit, room)
+        unit_limit = max(MIN_TOKENS, min(_UNIT_TOKENS, limit // _UNITS_PER_CHUNK))
+        found = units(self.text, unit_limit, limit - overlap, measure)
+        before: Sequence[Unit] = ()
+        waiting: list[Unit] = []
+        tokens = 0
+        while True:
+            while tokens <= limit and (unit := next(found, None)):
+                waiting.append(unit)
+                tokens += unit.tokens
+            if not waiting:
+                return
+            made, before = self._close(before, waiting, limit - overlap, overlap, measure)
+            yield made
+            del waiting[: len(before)]
+            tokens = sum(unit.tokens for unit in waiting)
+
+    def _measure(self, limit: int, room: int) -> Count:
+        """Tokens of a unit, such that a chunk is within both limits where the sum of its units is within `limit`."""
+        if isinstance(self.count, Counter) and self.adds_up:
+            return self.count.inside
+        if self.size is self.count:
+            return self.count
+        return lambda text: max(self.size(text), -(-self.count(text) * limit // room))
+
+    def _close(
+        self, before: Sequence[Unit], waiting: list[Unit], limit: int, overlap: int, measure: Count
+    ) -> tuple[Chunk, Sequence[Unit]]:
+        """The next chunk, and its units: fewer where their counts do not add up, and the chunk is over a limit."""
+        repeated = _reach_back(before, overlap)
+        while True:
+            chosen = waiting[: _last(waiting, limit) + 1]
+            made = self._chunk([*repeated, *chosen])
+            if made:
+                return made, chosen
+            if repeated:
+                repeated = []
+            elif len(chosen) > 1:
+                limit = min(limit, sum(unit.tokens for unit in chosen)) * 9 // 10
+            elif len(parts := halves(self.text, chosen[0], measure)) > 1:
+                waiting[:1] = parts
+            else:
+                raise self._too_small()
+
+    def _chunk(self, chosen: Sequence[Unit]) -> Chunk | None:
+        """The chunk of these units; None when it is over a limit."""
+        start, end = _strip(self.text, chosen[0].start, chosen[-1].end)
+        body = self.text[start:end]
+        heading = self._heading(chosen[0].path)
+        sent = embedding_text(self.prefix, heading, body)
+        sizes = self._added_up(chosen, start, end, sent[: len(sent) - len(body)])
+        size, tokens = sizes or (self.size(body), self.count(sent))
+        if size > self.chunk_tokens or tokens > self.token_limit:
+            return None
+        return Chunk(start=start, end=end, heading=heading, text=body, tokens=tokens, hash=digest(sent))
+
+    def _added_up(self, chosen: Sequence[Unit], start: int, end: int, lead: str) -> tuple[int, int] | None:
+        """Tokens of text[start:end] without and with `lead`, where its units tell: only its ends are counted."""
+        if not isinstance(self.count, Counter) or not self.adds_up:
+            return None
+        text, inside = self.text, self.count.inside
+        first = JOINT.search(text, start + 1, chosen[0].end)
+        last = text.rfind(" ", chosen[-1].start, end)
+        if first is None or not first.start() <= last or not JOINT.match(text, last):
+            return None
+        if not all(JOINT.match(text, unit.start) for unit in chosen[1:]):
+            return None
+        head = text[start : first.start()]
+        tokens = sum(unit.tokens for unit in chosen) - inside(text[chosen[0].start : first.start()])
+        tokens += inside(text[last:end]) - inside(text[last : chosen[-1].end])
+        size = tokens + self.count(head)
+        return size, tokens + self.count(lead + head) if lead else size
+
+    def _heading(self, path: tuple[str, ...]) -> str:
+        """The title, and below it the headings above a chunk that do not say the same."""
+        if not self.sections or not path:
+            return self.title
+        names = [name for name in map(_one_line, path) if name.casefold() not in self.title.casefold()]
+        heading = "\n".join(filter(None, [self.title, PATH_SEPARATOR.join(names)]))
+        return _cut(heading, int(self.token_limit * MAX_TITLE_SHARE), self.count)
+
+    def _too_small(self) -> SettingsError:
+        return SettingsError(
+            f"CHUNK_TOKENS ({self.chunk_tokens}) and TOKEN_LIMIT ({self.token_limit}), less prefix and title, leave "
+            f"no room for {MIN_TOKENS} tokens or for a single character: raise them, or shorten DOCUMENT_PREFIX"
+        )
+
+
+def _last(waiting: Sequence[Unit], limit: int) -> int:
+    """Where the chunk ends that starts with the first unit: the rule of the module."""
+    tokens, best, lowest = 0, None, (INSIDE, 0)
+    for at, unit in enumerate(waiting):
+        tokens += unit.tokens
+        if tokens > limit and at:
+            return at - 1 if best is None else best
+        if at + 1 == len(waiting):
+            break
+        # of equal hashes the last one: repeated lines fill their chunk
+        key = (waiting[at + 1].opens, unit.hash)
+        if tokens >= MIN_FILL * limit and (best is None or key <= lowest):
+            best, lowest = at, key
+    return len(waiting) - 1
+
+
+def _reach_back(before: Sequence[Unit], overlap: int) -> list[Unit]:
+    """The last units of a chunk that fit into the overlap."""
+    first = len(before)
+    while first > 0 and before[first - 1].tokens <= overlap:
+        first -= 1
+        overlap -= before[first].tokens
+    return list(before[first:])
+
+
+def _strip(text: str, start: int, end: int) -> tuple[int, int]:
+    span = text[start:end]
+    start += len(span) - len(span.lstrip())
+    return start, start + len(span.strip())
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _cut(title: str, limit: int, count: Count) -> str:
+    while title and (tokens := count(title)) > limit:
+        title = title[: min(len(title) - 1, len(title) * limit // tokens)].rstrip()
+    return title

@@ -1,0 +1,239 @@
+"""What a text says about its own structure: headings and code of Markdown, reStructuredText and HTML.
+
+The marks of the three do not collide, so all are looked for in every text, and a plain text has none of them: no
+format is guessed, which an edit could turn. For the same reason a mark is read by what stands around it, so that a
+deleted fence changes what is near it, and not all that follows.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from html import unescape
+from typing import NamedTuple
+from zlib import crc32
+
+# No search looks further than this at once: none holds the interpreter lock for long.
+_WINDOW_CHARACTERS = 200_000
+_NEAR_CHARACTERS = 8  # on either side of a place
+_HEADING_CHARACTERS = 300  # a longer line is none
+
+# A line feed is the last character of each match that has one: there the next block starts.
+_BLOCK_END = re.compile(r"\n(?:[^\S\n]*+\n)++|\n(?=#{1,6}[ \t]|[ \t]*+<[hH][1-6]\b)|>[ \t]*+(?=<[hH][1-6]\b)")
+_HTML_HEADING = re.compile(r"<h([1-6])\b[^<>]*+>([^<]*+(?:<(?!/?h[1-6]\b)[^<]*+)*+)</h[1-6]>", re.IGNORECASE)
+_TAG = re.compile(r"<[^<>]*+>")
+_BLANK_LINES = re.compile(r"(?:[ \t]*+\n)*+")
+# Fixed levels by the customary order, where reStructuredText takes that of first use: no edit renumbers the rest.
+_UNDERLINES = dict.fromkeys("'\"^`*+.:_#", 4) | {"=": 1, "-": 2, "~": 3}
+
+
+class Block(NamedTuple):
+    """A part of the text; each starts where its predecessor ends."""
+
+    start: int
+    end: int
+    level: int | None = None  # of a heading: 0 or more
+    title: str = ""  # of a heading
+    code: bool = False
+
+
+def blocks(text: str) -> Iterator[Block]:
+    """The whole text in paragraphs, headings and blocks of code, in order."""
+    at = 0
+    for start, end in _code(text):
+        yield from _paragraphs(text, at, start)
+        yield Block(start, end, code=True)
+        at = end
+    yield from _paragraphs(text, at, len(text))
+
+
+def _paragraphs(text: str, start: int, end: int) -> Iterator[Block]:
+    while start < end:
+        stop = _window_end(text, start, end)
+        for match in _BLOCK_END.finditer(text, start, stop):
+            yield from _with_heading(text, start, match.end())
+            start = match.end()
+        yield from _with_heading(text, start, stop)
+        start = stop
+
+
+def _window_end(text: str, start: int, end: int) -> int:
+    """After a blank line, a line or a word near where the window is full: where an edit before it moves nothing."""
+    full = start + _WINDOW_CHARACTERS
+    if full >= end:
+        return end
+    stop = min(end, full + _WINDOW_CHARACTERS // 10)
+    blank = text.find("\n\n", full, stop)
+    if blank >= 0:
+        return blank + 2
+    found = re.compile(r"\n|(?<=\S)(?=[ \t])").finditer(text, full, stop)
+    lines = [match.end() for match in found]
+    return landmark(text, [at for at in lines if text[at - 1] == "\n"] or lines or range(full, stop))
+
+
+def landmark(text: str, places: Iterable[int]) -> int:
+    """The place with the smallest hash of what stands around it: the same one after an edit elsewhere."""
+    return min(places, key=lambda at: near_hash(text, at))
+
+
+def near_hash(text: str, at: int) -> tuple[int, int]:
+    """Of equal hashes the last place wins: repeated text fills its chunk."""
+    return crc32(text[max(0, at - _NEAR_CHARACTERS) : at + _NEAR_CHARACTERS].encode()), -at
+
+
+def _with_heading(text: str, start: int, end: int) -> Iterator[Block]:
+    heading = _heading(text, start, end)
+    if heading:
+        yield heading
+        start = heading.end
+    if start < end:
+        yield Block(start, end)
+
+
+def _heading(text: str, start: int, end: int) -> Block | None:
+    first = _BLANK_LINES.match(text, start, end)
+    at = first.end() if first else start
+    line = text[at : min(_line_end(text, at, end), at + _HEADING_CHARACTERS)]
+    opening = line.lstrip()[:1]
+    if opening == "<":
+        found = _HTML_HEADING.match(text, at + len(line) - len(line.lstrip()), end)
+        if found and found.end() - at <= _HEADING_CHARACTERS:
+            return Block(start, found.end(), int(found[1]), _plain(found[2]))
+        return None
+    if not opening or (line[-1:] != "\n" and at + len(line) < end):
+        return None
+    if opening == "#":
+        level = len(line) - len(line.lstrip("#"))
+        if 1 <= level <= 6 and line[level] in " \t" and line.strip("# \t\n"):
+            return Block(start, at + len(line), level, line.strip("# \t\n"))
+        return None
+    return _underlined(text, start, at, end, line)
+
+
+def _underlined(text: str, start: int, at: int, end: int, line: str) -> Block | None:
+    below = at + len(line)
+    if below >= end:
+        return None
+    over = _rule(line)
+    if not over and text[below] not in _UNDERLINES:
+        return None
+    if over:
+        line = text[below : min(_line_end(text, below, end), below + _HEADING_CHARACTERS)]
+        below += len(line)
+    mark = _rule(text[below : min(_line_end(text, below, end), below + _HEADING_CHARACTERS)])
+    title = line.strip()
+    if not mark or not title or _rule(line) or (over and over != mark):
+        return None
+    # a shorter one of another mark is no underline in reStructuredText
+    if mark[0] not in "=-" and len(mark) < len(title):
+        return None
+    return Block(start, _line_end(text, below, end), 0 if over else _UNDERLINES[mark[0]], title)
+
+
+def _rule(line: str) -> str:
+    """The line if it is one mark, three times or more; else empty."""
+    line = line.strip()
+    return line if len(line) >= 3 and line[0] in _UNDERLINES and line == line[0] * len(line) else ""
+
+
+def _line_end(text: str, at: int, end: int) -> int:
+    found = text.find("\n", at, end)
+    return end if found < 0 else found + 1
+
+
+def _plain(html: str) -> str:
+    return " ".join(unescape(_TAG.sub("", html)).split())
+
+
+def _code(text: str) -> Iterator[tuple[int, int]]:
+    """Blocks of code that end, whole lines each: fenced, indented after `::`, or between <pre> and </pre>."""
+    at = 0
+    for start, end in sorted(
+        [*_fenced(text, "```"), *_fenced(text, "~~~"), *_literal(text), *_preformatted(text)]
+    ):
+        if start >= at:
+            yield start, end
+            at = end
+
+
+def _fenced(text: str, fence: str) -> Iterator[tuple[int, int]]:
+    """A fence with a language opens. One without does what its surroundings say, else what is due."""
+    opened = None
+    for at in _each(text, fence):
+        start, indent = _line_start(text, at)
+        if indent is None or indent.strip(" \t>"):
+            continue
+        end = _line_end(text, at, min(len(text), at + _HEADING_CHARACTERS))
+        info = text[at:end].lstrip(fence[0]).strip()
+        if fence[0] in info:
+            continue  # code within a line
+        above_blank = not text[max(0, start - 80) : max(0, start - 1)].rpartition("\n")[2].strip()
+        below_blank = not text[end : _line_end(text, end, end + 80)].strip()
+        if info or (above_blank and not below_blank):
+            opened = start
+        elif opened is not None:
+            yield opened, end
+            opened = None
+        elif above_blank or not below_blank:
+            opened = start
+
+
+def _literal(text: str) -> Iterator[tuple[int, int]]:
+    """reStructuredText: what is indented after a paragraph that ends with `::`, or after a code directive."""
+    done = 0
+    for mark in ("::\n", ".. code"):
+        for at in _each(text, mark):
+            if at < done:
+                continue
+            _, indent = _line_start(text, at) if mark != "::\n" else (0, "")
+            if indent is None or indent.strip():
+                continue
+            start = _line_end(text, at, len(text))
+            line = text[max(0, at - _HEADING_CHARACTERS) : at].rpartition("\n")[2]
+            end = _indented(text, start, len(line) - len(line.lstrip()))
+            if end:
+                yield start, end
+                done = end if mark == "::\n" else done
+
+
+def _indented(text: str, start: int, than: int) -> int | None:
+    """The end of the lines that are blank or indented as the first one, which is by more than `than`."""
+    blank = _BLANK_LINES.match(text, start)
+    at = blank.end() if blank else start
+    line = text[at : at + _HEADING_CHARACTERS]
+    indent = line[: len(line) - len(line.lstrip(" \t"))]
+    if len(indent) <= than or not line.strip():
+        return None
+    end = at
+    while at < len(text):
+        stop = _line_end(text, at, len(text))
+        if text.startswith(indent, at):
+            end = stop
+        elif text[at:stop].strip():
+            break
+        at = stop
+    return end
+
+
+def _preformatted(text: str) -> Iterator[tuple[int, int]]:
+    for tag in ("pre>", "PRE>"):
+        end = 0
+        for at in _each(text, "</" + tag):
+            start = max(text.rfind("<" + tag[:3], end, at), end)
+            if text.startswith("<" + tag[:3], start):
+                yield start, at + len(tag) + 2
+            end = at + len(tag) + 2
+
+
+def _each(text: str, mark: str) -> Iterator[int]:
+    at = text.find(mark)
+    while at >= 0:
+        yield at
+        at = text.find(mark, at + len(mark))
+
+
+def _line_start(text: str, at: int) -> tuple[int, str | None]:
+    """Where the line of `at` starts, and what stands before `at` in it; None: much."""
+    near = text[max(0, at - 40) : at]
+    before = near.rpartition("\n")[2]
+    if before == near and at > len(near):
+        return at, None
+    return at - len(before), before
