@@ -135,16 +135,16 @@ def checks(capsys: pytest.CaptureFixture[str], *arguments: str, code: int) -> di
 
 
 @pytest.fixture
-def served(
-    broker_url: str, database_url: str, provider: Provider, monkeypatch: pytest.MonkeyPatch
-) -> Provider:
-    """Services that run, and models of the stand-in."""
-    monkeypatch.setenv("BROKER_URL", broker_url)
-    monkeypatch.setenv("DATABASE_URL", database_url)
-    monkeypatch.setenv("OPENAI_BASE_URL", provider.url)
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-geheim-1234")
-    monkeypatch.setenv("EMBEDDING_MODEL", "3-small")
-    monkeypatch.setenv("CHAT_MODEL", "4o-mini")
+def asked(provider: Provider, monkeypatch: pytest.MonkeyPatch) -> Provider:
+    """Whoever answers for the models of the default backends; no service can be reached."""
+    variables = {
+        "OPENAI_BASE_URL": provider.url,
+        "OPENAI_API_KEY": "sk-geheim-1234",
+        "EMBEDDING_MODEL": "3-small",
+        "CHAT_MODEL": "4o-mini",
+    }
+    for name, value in (UNREACHABLE | variables).items():
+        monkeypatch.setenv(name, value)
     return provider
 
 
@@ -168,7 +168,7 @@ def test_doctor_names_what_is_missing(
 
 
 def test_doctor_asks_each_backend_once_and_says_what_came_back(
-    served: Provider, capsys: pytest.CaptureFixture[str]
+    asked: Provider, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = checks(capsys, code=3)
     said = found["embedding default"]["detail"]
@@ -177,26 +177,26 @@ def test_doctor_asks_each_backend_once_and_says_what_came_back(
     assert re.match(
         r"gpt-4o-mini answered 'The answer stands .*' in \d+\.\d\d s, \d+ tokens in and \d+ out$", said
     )
-    assert served.stats().inputs == 1
-    assert len(served.prompts) == 1
+    assert asked.stats().inputs == 1
+    assert len(asked.prompts) == 1
 
 
-def test_doctor_offline_asks_no_model(served: Provider, capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_offline_asks_no_model(asked: Provider, capsys: pytest.CaptureFixture[str]) -> None:
     found = checks(capsys, "--offline", code=3)
     assert found["embedding default"]["detail"] == "text-embedding-3-small, not asked"
-    assert (served.stats().requests, served.prompts) == (0, [])
+    assert (asked.stats().requests, asked.prompts) == (0, [])
 
 
 def test_doctor_tells_a_model_from_what_it_was(
-    served: Provider, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    asked: Provider, database_url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Vectors of another length than the settings say, and another than the index holds."""
-    served.dimensions = 8
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    asked.dimensions = 8
     detail = checks(capsys, code=3)["embedding default"]["detail"]
     assert "returns vectors of length 8, where 1536 were expected: set EMBEDDING_OUTPUT_DIMENSIONS" in detail
-    settings = configuration.load()
     wordllama = configuration.load({}).index("default")
-    ensure_index(settings.database_url, wordllama, process.make_backend(wordllama.embedding_backend))
+    ensure_index(database_url, wordllama, process.make_backend(wordllama.embedding_backend))
     connection.close_pools()
     detail = checks(capsys, code=3)["indexes"]["detail"]
     assert (
@@ -224,7 +224,7 @@ def test_doctor_tells_in_a_sentence_why_a_model_does_not_serve(
     name: str,
     expected: str,
     code: int,
-    served: Provider,
+    asked: Provider,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -239,7 +239,7 @@ def test_doctor_tells_in_a_sentence_why_a_model_does_not_serve(
 @pytest.mark.parametrize("command", ["doctor", "models"])
 def test_the_folder_and_the_plugins_of_llm_are_told(
     command: str,
-    served: Provider,
+    asked: Provider,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,

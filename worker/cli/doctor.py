@@ -69,9 +69,10 @@ def _findings(configuration: Configuration, offline: bool) -> Iterator[Finding]:
         # a question may name any of them
         for name, chat in configuration.chat_backends.items():
             yield _look(f"chat {name}", partial(_chat, chat, offline))
-    yield _look("Postgres", partial(_postgres, configuration))
+    postgres = _look("Postgres", partial(_postgres, configuration))
+    yield postgres
     # the length of a model's vectors may have to be asked for
-    if plugins.ok and not offline:
+    if plugins.ok and postgres.ok and not offline:
         yield _look("indexes", partial(_indexes, configuration))
     yield _look("broker", partial(_broker, configuration))
     yield _look("workers", partial(_workers, configuration))
