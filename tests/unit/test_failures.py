@@ -1,6 +1,12 @@
 """A provider's failure says what to do next, and neither document text nor keys leave with it."""
 
+import base64
+import html
 import json
+import re
+import unicodedata
+import urllib.parse
+from collections.abc import Callable
 from typing import Any
 
 import httpx2
@@ -22,6 +28,49 @@ def of_openai(status: int, body: Any = None, headers: dict[str, str] | None = No
     response = httpx2.Response(status, headers=headers, json=body, request=request)
     client = openai.OpenAI(api_key="unused", base_url="http://127.0.0.1")
     return client._make_status_error_from_response(response)
+
+
+class MistralError(Exception):
+    """Of mistralai: the cause of what llm-mistral 0.16 raises."""
+
+    def __init__(self, status_code: int, headers: dict[str, str]) -> None:
+        super().__init__("API error occurred")
+        self.status_code, self.headers, self.body = status_code, headers, '{"message": "of no interest"}'
+
+
+class ResponseError(Exception):
+    """Of ollama: -1 where there was no answer of HTTP."""
+
+    def __init__(self, message: str, status_code: int = -1) -> None:
+        super().__init__(message)
+        self.status_code = status_code
+
+
+class ClaudeRefusal(llm.ModelError):
+    """Of llm-anthropic 0.30: with HTTP 200, and an empty answer."""
+
+
+def of_mistral(status: int, message: str, headers: dict[str, str] | None = None) -> llm.ModelError:
+    error = llm.ModelError(f"{status}: error - {message}")
+    error.__cause__ = MistralError(status, headers or {})
+    return error
+
+
+def of_gemini(status: int, message: str, word: str) -> httpx2.HTTPStatusError:
+    """What raise_for_status raises; the embeddings of llm-gemini 0.35 let it through."""
+    said = {"error": {"code": status, "message": message, "status": word}}
+    request = httpx2.Request("POST", "https://generativelanguage.googleapis.com/v1beta/models/m:embed")
+    response = httpx2.Response(status, json=said, request=request)
+    return httpx2.HTTPStatusError(
+        f"Client error '{status}' for url {request.url}", request=request, response=response
+    )
+
+
+def of_anthropic(status: int, message: str, kind: str) -> openai.APIStatusError:
+    """Of the anthropic package, which is made by the same generator; its body has one more level."""
+    error = of_openai(status)
+    error.body = {"type": "error", "error": {"type": kind, "message": message}}
+    return error
 
 
 def body(message: str, code: str | None = None) -> dict[str, Any]:
@@ -63,6 +112,45 @@ def body(message: str, code: str | None = None) -> dict[str, Any]:
         (llm.ModelError("something"), ProviderUnavailable),
         (llm.ModelError("429: rate_limited - Rate limit exceeded"), ProviderUnavailable),
         (llm.ModelError("400: invalid_request - Too many tokens overall"), TooLarge),
+        (TypeError("'NoneType' object is not subscriptable"), ProviderUnavailable),
+        (NotImplementedError("System prompts are not supported"), SettingsError),
+        (of_openai(402, body("Insufficient credits")), SettingsError),
+        (of_openai(404), SettingsError),
+        (of_openai(503, body("overloaded")), ProviderUnavailable),
+        (of_openai(409, body("conflict")), ProviderUnavailable),
+        (of_openai(418, body("a teapot")), Refused),
+        (of_openai(500, body("input is too large to process. increase the physical batch size")), TooLarge),
+        (of_anthropic(401, "invalid x-api-key", "authentication_error"), SettingsError),
+        (of_anthropic(400, "Your credit balance is too low", "invalid_request_error"), SettingsError),
+        (of_anthropic(400, "prompt is too long: 210000 tokens > 200000", "invalid_request_error"), TooLarge),
+        (of_anthropic(413, "Request exceeds the maximum size", "request_too_large"), TooLarge),
+        (of_anthropic(529, "Overloaded", "overloaded_error"), ProviderUnavailable),
+        (ClaudeRefusal("This request was declined"), Refused),
+        (of_mistral(401, "Unauthorized"), SettingsError),
+        (of_mistral(400, "Too many inputs in request, split into more batches."), TooLarge),
+        (of_mistral(429, "Requests rate limit exceeded"), ProviderUnavailable),
+        (of_mistral(422, "Input should be a valid string"), Refused),
+        (of_mistral(503, "Service unavailable"), ProviderUnavailable),
+        (
+            of_gemini(400, "API key not valid. Please pass a valid API key.", "INVALID_ARGUMENT"),
+            SettingsError,
+        ),
+        (of_gemini(400, "at most 100 requests can be in one batch", "INVALID_ARGUMENT"), TooLarge),
+        (of_gemini(400, "Request contains an invalid argument", "INVALID_ARGUMENT"), Refused),
+        (of_gemini(403, "Permission denied", "PERMISSION_DENIED"), SettingsError),
+        (of_gemini(429, "Resource has been exhausted", "RESOURCE_EXHAUSTED"), ProviderUnavailable),
+        (of_gemini(503, "The model is overloaded", "UNAVAILABLE"), ProviderUnavailable),
+        (llm.ModelError("API key not valid. Please pass a valid API key."), SettingsError),
+        (llm.ModelError("The input token count exceeds the maximum number of tokens allowed"), TooLarge),
+        (llm.ModelError("The model is overloaded. Please try again later."), ProviderUnavailable),
+        (IndexError("list index out of range"), ProviderUnavailable),
+        (ResponseError("model 'llama9' not found, try pulling it first", 404), SettingsError),
+        (ResponseError("the input length exceeds the context length", 400), TooLarge),
+        (ResponseError("unexpected EOF"), ProviderUnavailable),
+        (ResponseError("llama runner process has terminated", 500), ProviderUnavailable),
+        (ConnectionError("Failed to connect to Ollama"), ProviderUnavailable),
+        (OSError("cannot read the weights"), ProviderUnavailable),
+        (RuntimeError("CUDA out of memory"), ProviderUnavailable),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else f"{type(value).__name__} {value}"[:50],
 )
@@ -114,6 +202,108 @@ def test_no_message_carries_document_text_or_keys(message: str) -> None:
     assert "HTTP 400" in shown
     for leak in (KEY, "Initech", "board", "sk-proj", "XyZ9", "AIza", "abc.def"):
         assert leak not in shown
+
+
+def test_the_time_to_wait_is_found_on_the_cause_of_a_plugin() -> None:
+    """llm-mistral keeps no headers on what it raises."""
+    found = classify(of_mistral(429, "Requests rate limit exceeded", {"retry-after": "9"}), model_id="m")
+    assert isinstance(found, ProviderUnavailable)
+    assert (found.rate_limited, found.retry_after_seconds) == (True, 9.0)
+
+
+def test_an_answer_of_gemini_is_told_by_its_message_and_not_by_its_address() -> None:
+    shown = str(classify(of_gemini(429, "Resource has been exhausted", "RESOURCE_EXHAUSTED"), model_id="m"))
+    assert shown == "m: HTTP 429 RESOURCE_EXHAUSTED (Resource has been exhausted): to be tried again later"
+
+
+SECRET_TEXT = (
+    'Der "Initech"-Kauf schließt am Freitag;\nniemand außer dem Vorstand weiß es 🙂 日本語のテキストです'
+)
+
+
+@pytest.mark.parametrize(
+    "quote",
+    [
+        json.dumps,
+        lambda text: json.dumps(json.dumps(text)),
+        repr,
+        ascii,
+        lambda text: repr(text.encode()),
+        lambda text: repr(text.split()),
+        html.escape,
+        urllib.parse.quote,
+        urllib.parse.quote_plus,
+        str.upper,
+        lambda text: text.encode("ascii", "xmlcharrefreplace").decode(),
+        lambda text: text.encode().hex(),
+        lambda text: base64.b64encode(text.encode()).decode(),
+        lambda text: unicodedata.normalize("NFD", text),
+        lambda text: text.replace(" ", "\n  "),
+        lambda text: text[:26] + "...",
+        lambda text: "..." + text[-30:],
+        lambda text: "".join(character for character in text if character.isalnum()),
+    ],
+)
+def test_a_quotation_is_hidden_in_whatever_form_it_comes(quote: Callable[[str], str]) -> None:
+    shown = redact(f"cannot embed <{quote(SECRET_TEXT)}> here", texts=["other", SECRET_TEXT])
+    kept = "".join(re.findall(r"[^\W_]+", shown))
+    assert kept in ("cannotembedhere", "cannotembedbhere")  # the b of bytes
+    assert "🙂" not in shown
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "sk-proj-abcDEF1234567890",
+        "sk-proj-Abc***********XyZ9",
+        "Bearer abc.def.ghi",
+        "AKIAIOSFODNN7EXAMPLE",
+        "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
+        "279a2e9d-83b3-c416-7e2d-f721593e42a0",
+        "0123456789abcdef0123456789abcdef",
+        "hf_abcdefghijk",
+        "gsk_abcdefghijk",
+        "ghp_16C7e42F292c6912E7710c838347Ae178B4a",
+        "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N",
+        '{"api_key": "hunter2xx"}',
+        "x-api-key: hunter2xx",
+        "API key provided: hunter2xx",
+        "password = hunter2xx",
+        "https://user:hunter2xx@host/v1",
+        "https://host/v1?key=hunter2xx",
+        KEY,
+        KEY.upper(),
+        KEY[:9] + "****",
+        json.dumps(KEY),
+        base64.b64encode(KEY.encode()).decode(),
+        urllib.parse.quote(KEY + "/ä"),
+    ],
+)
+def test_a_key_is_hidden_in_whatever_shape_it_has(key: str) -> None:
+    shown = redact(f"refused ({key}) here", secrets=[KEY])
+    assert "…" in shown
+    for part in re.findall(r"\w{7,}", key):
+        assert part in ("api_key", "provided", "password") or part not in shown
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "This model's maximum context length is 8192 tokens, however you requested 9000 tokens",
+        "Rate limit reached for text-embedding-3-small on tokens per min (TPM): Limit 1000000, Used 999999",
+        "model Qwen/Qwen3-Embedding-0.6B not found, try pulling it first",
+        "sentence-transformers/all-MiniLM-L6-v2 takes no images",
+        "400 for https://generativelanguage.googleapis.com/v1beta/models/gemini-embedding-001:batchEmbed",
+    ],
+)
+def test_what_is_no_key_and_no_quotation_is_told(message: str) -> None:
+    assert redact(message, texts=[SECRET_TEXT], secrets=[KEY]) == message
+
+
+def test_a_code_is_no_way_out_for_a_key_or_a_text() -> None:
+    for leak in (KEY, TEXT):
+        said = {"error": {"message": "no", "code": leak, "type": leak}}
+        assert leak not in str(classify(of_openai(400, said), model_id="m", texts=[TEXT], secrets=[KEY]))
 
 
 def test_what_the_provider_says_reaches_the_operator() -> None:

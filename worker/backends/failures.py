@@ -55,9 +55,11 @@ def classify(
     chain = list(_chain(error))
     status = next(filter(None, map(_status, chain)), None)
     code, message = _said(chain)
-    shown = redact(message, texts=texts, secrets=secrets)
+    hidden = list(secrets)
+    shown_code = redact(code, texts=texts, secrets=hidden)
+    shown = redact(message, texts=texts, secrets=hidden)
     what = f"{model_id}: {f'HTTP {status}' if status else type(error).__name__}"
-    what += f" {code}" if code else ""
+    what += f" {shown_code}" if code else ""
     what += f" ({shown})" if shown else ""
     told = f"{code} {message}"
 

@@ -7,8 +7,10 @@ with the escapes of JSON, Python, HTML and URLs undone.
 import base64
 import html
 import re
+import sys
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from urllib.parse import unquote
 
 MAX_MESSAGE_CHARACTERS = 300
@@ -32,8 +34,9 @@ _KEY = re.compile(
     r"|\b(?=[A-Z]*\d)[A-Z0-9]{16,}\b"
 )
 _ESCAPE = re.compile(
-    # characters beyond U+FFFF are escaped as two
-    r"(?:\\+u[0-9a-fA-F]{4})+|\\+(?:x[0-9a-fA-F]{2}|.)|&(?:#\d+|#x[0-9a-fA-F]+|\w+);|(?:%[0-9a-fA-F]{2})+"
+    # characters beyond U+FFFF are escaped as two, and bytes of UTF-8 as up to four
+    r"(?:\\+u[0-9a-fA-F]{4})+|\\+U[0-9a-fA-F]{8}|(?:\\+x[0-9a-fA-F]{2})+|\\+."
+    r"|&(?:#\d+|#x[0-9a-fA-F]+|\w+);|(?:%[0-9a-fA-F]{2})+"
 )
 _TOKEN = re.compile(rf"{_ESCAPE.pattern}|.", re.DOTALL)
 # ASCII that quotations lose or gain
@@ -48,31 +51,30 @@ def redact(message: str, *, texts: Sequence[str] = (), secrets: Iterable[str] = 
     # cut twice, so that nothing half cut off escapes, and a long message costs no time
     message = " ".join(message.split())[: 2 * MAX_MESSAGE_CHARACTERS]
     keys = [secret for secret in secrets if secret]
-    message = _without_quotations(message, [*keys, *map(_base64, keys)], KEY_CHARACTERS)
-    message = _KEY.sub(HIDDEN, message)
-    return _without_quotations(message, texts, QUOTATION_CHARACTERS)[:MAX_MESSAGE_CHARACTERS]
+    hidden = bytearray(len(message))
+    for start, end in chain(
+        (found.span() for found in _KEY.finditer(message)),
+        _quotations(message, [*keys, *map(_base64, keys)], KEY_CHARACTERS),
+        _quotations(message, texts, QUOTATION_CHARACTERS),
+    ):
+        hidden[start:end] = b"\x01" * (end - start)
+    kept = "".join("\x00" if hide else character for character, hide in zip(message, hidden, strict=True))
+    return re.sub(r"\x00+", HIDDEN, kept)[:MAX_MESSAGE_CHARACTERS]
 
 
-def _without_quotations(message: str, texts: Sequence[str], characters: int) -> str:
-    """Each run of so many bare characters that stands in a text, and each whole text that is shorter, is hidden."""
+def _quotations(message: str, texts: Sequence[str], characters: int) -> Iterator[tuple[int, int]]:
+    """Spans of so many bare characters that stand in a text, and of whole texts that are shorter."""
     bare, places = _with_places(message)
     quotable = [_bare(text) for text in texts]
     together = "\n".join(quotable)
-    hidden = bytearray(len(message))
-
-    def hide(start: int, end: int) -> None:
-        first, last = places[start][0], places[end - 1][1]
-        hidden[first:last] = b"\x01" * (last - first)
-
     for at in range(len(bare) - characters + 1):
         if bare[at : at + characters] in together:
-            hide(at, at + characters)
+            yield places[at][0], places[at + characters - 1][1]
     for text in {text for text in quotable if 0 < len(text) < characters}:
         for found in re.finditer(re.escape(text), bare):
-            if _is_whole(message, places[found.start()][0], places[found.end() - 1][1]):
-                hide(found.start(), found.end())
-    kept = "".join("\x00" if hide else character for character, hide in zip(message, hidden, strict=True))
-    return re.sub(r"\x00+", HIDDEN, kept)
+            start, end = places[found.start()][0], places[found.end() - 1][1]
+            if not (message[start - 1 : start].isalnum() or message[end : end + 1].isalnum()):
+                yield start, end
 
 
 def _with_places(message: str) -> tuple[str, list[tuple[int, int]]]:
@@ -92,15 +94,17 @@ def _unescaped(escape: re.Match[str]) -> str:
         return unquote(text)
     if text[0] == "&":
         return html.unescape(text)
-    if units := re.findall(r"[ux]([0-9a-fA-F]{2,})", text):
-        pairs = "".join(chr(int(unit, 16)) for unit in units)
+    if units := re.findall(r"[uU]([0-9a-fA-F]{4,})", text):
+        pairs = "".join(chr(int(unit, 16)) for unit in units if int(unit, 16) <= sys.maxunicode)
         return pairs.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if octets := re.findall(r"x([0-9a-fA-F]{2})", text):
+        data = bytes.fromhex("".join(octets))
+        try:
+            return data.decode()
+        except UnicodeDecodeError:
+            return data.decode("latin-1")
     escaped = text.lstrip("\\")
     return "" if escaped in "nrtbfv0" else escaped
-
-
-def _is_whole(message: str, start: int, end: int) -> bool:
-    return not (message[start - 1 : start].isalnum() or message[end : end + 1].isalnum())
 
 
 def _base64(text: str) -> str:
