@@ -1,26 +1,32 @@
-"""sweep, status, failures, retry: what keeps the system whole, and what looks at it."""
+"""sweep, collect, verify, status, failures, retry: what keeps the system whole, and what looks at it."""
 
 import logging
+from collections import Counter
+from dataclasses import asdict
 from typing import Any
 
 from celery import Task
 
 from tasks.indexing import WAIT_FOR_SERVICES
-from worker import process, staging
+from worker import process, staging, verifying
 from worker.celery import app
 from worker.documents import document_ids
 from worker.errors import InvalidDocument, InvalidQuery
-from worker.store import builds, connection, upkeep
+from worker.store import builds, connection, garbage, upkeep
 
 MAX_FAILURES = 1000
 QUIET_SECONDS = 120.0  # a job that nobody has looked at for so long gets a new waiting task
+COLLECT_SECONDS = 3600.0  # between two collections of an index
 
 logger = logging.getLogger("vector_index.sweep")
 
 
 @app.task(name="tasks.sweep", ignore_result=True)
 def sweep() -> None:
-    """Find what nobody works on: publish, queue again, wake waiting tasks. Any number may run at once."""
+    """Find what nobody works on: publish, queue again, wake waiting tasks; send what is due.
+
+    Any number may run at once.
+    """
     with connection.checkout(process.addresses().database_url) as conn:
         for build in upkeep.written_builds(conn):
             repairs = upkeep.sweep(conn, build)
@@ -28,10 +34,43 @@ def sweep() -> None:
                 logger.error(
                     "repaired %d contents that were neither embedded nor pending: a bug", repairs.queued
                 )
-        quiet = upkeep.quiet_jobs(conn, seconds=QUIET_SECONDS)
         upkeep.forget_jobs(conn)
+        due = upkeep.collections_due(conn, seconds=COLLECT_SECONDS)
+    wake()
+    for index in due:
+        app.send_task("tasks.collect", kwargs={"index": index}, ignore_result=True)
+
+
+def wake() -> None:
+    """Send the waiting task of jobs that have gone quiet again, under its own id."""
+    with connection.checkout(process.addresses().database_url) as conn:
+        quiet = upkeep.quiet_jobs(conn, seconds=QUIET_SECONDS)
     for task_id, index in quiet:
         app.send_task("tasks.embed", task_id=task_id, kwargs={"index": index})
+
+
+@app.task(name="tasks.collect")
+def collect(index: str = "default") -> dict[str, Any]:
+    """Delete what nothing refers to: old revisions, and vectors where they are more than a fifth. Run again: no-op.
+
+    The sweep sends it once an hour. What cannot be locked within a second stays for the next time.
+    """
+    collected = Counter(embeddings=0, revisions=0, pending=0)
+    with connection.checkout(process.addresses().database_url) as conn:
+        for build in upkeep.written_builds(conn):
+            if build.index == index:
+                collected.update(asdict(garbage.collect(conn, build)))
+    return {"index": index, **collected}
+
+
+@app.task(name="tasks.verify", **WAIT_FOR_SERVICES)
+def verify(repair: bool = False, index: str = "default") -> dict[str, Any]:
+    """Compare what must be with what is, under any load; with `repair`, mend it. Run again it finds what is left."""
+    if not isinstance(repair, bool):
+        raise InvalidQuery(f"repair must be true or false, not {repair!r}")
+    target = process.index(index)
+    verifier = verifying.Verifier(url=target.url, index=target.settings, backend=target.backend, wake=wake)
+    return verifier.verify(repair=repair)
 
 
 @app.task(name="tasks.status")

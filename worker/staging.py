@@ -187,14 +187,24 @@ def split(document: Document, build: Build, backend: EmbeddingBackend) -> list[C
 
 
 def stage_slice(
-    url: str, index: str, job: Job, backend: EmbeddingBackend, documents: Sequence[Document], priority: int
+    url: str,
+    index: str,
+    job: Job,
+    backend: EmbeddingBackend,
+    documents: Sequence[Document],
+    priority: int,
+    *,
+    heads: Mapping[str, int] | None = None,
 ) -> None:
-    """Write at most 100 documents, each of another id, as one slice of a job; a second time, nothing."""
+    """Write at most 100 documents, each of another id, as one slice of a job; a second time, nothing.
+
+    With `heads`, the newest revisions of all of them: they are split anew, unless something newer has come.
+    """
     hashes = {document.id: document.content_hash() for document in documents}
     for attempt in range(1, PREPARE_ATTEMPTS + 1):
         with connection.checkout(url) as conn:
             written = builds.writable(conn, job.index_id)
-            unchanged = revisions.unchanged(conn, job.index_id, hashes)
+            unchanged = revisions.unchanged(conn, job.index_id, hashes) if heads is None else set()
         for build in written:
             Recipe.stored(build.recipe).check(index, backend)
         prepared = []
@@ -208,7 +218,7 @@ def stage_slice(
             prepared.append(item)
         try:
             with connection.checkout(url) as conn:
-                staged = revisions.stage(conn, job, prepared, written, priority=priority)
+                staged = revisions.stage(conn, job, prepared, written, priority=priority, heads=heads)
                 for build in written:
                     revisions.publish(conn, build, staged)
                 return

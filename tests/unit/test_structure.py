@@ -30,7 +30,7 @@ FLOORS = [
     },
     {"worker.budgets", "worker.recipes"},
     {"worker.answering", "worker.draining", "worker.monitoring", "worker.retrieval", "worker.staging"},
-    {"worker.broker", "worker.process", "worker.reindexing"},
+    {"worker.broker", "worker.process", "worker.reindexing", "worker.verifying"},
     {"worker.celery", "worker.cli"},
     {"tasks"},
 ]

@@ -73,8 +73,11 @@ def stage(
     expected: Sequence[Build],
     *,
     priority: int = 0,
+    heads: Mapping[str, int] | None = None,
 ) -> list[int]:
     """Write at most 100 documents, each of another id, in one transaction; nothing when the job did so before.
+
+    With `heads`, the newest revisions that say the same: a new one takes the place of each that is still the newest.
 
     Returns the keys of the documents that the job waits for: some may be complete. Raises PreparedInVain when
     `expected`, the builds that the documents were chunked for, are no longer the writable ones, or when a
@@ -91,6 +94,8 @@ def stage(
         if [build.build for build in writable] != [build.build for build in expected]:
             raise PreparedInVain
 
+        if heads is not None:
+            rows = [replace(row, content_hash=None) for row in rows if row.head_rev == heads[row.id]]
         stale, same, new = _sort(rows, by_id)
         if not all(item.chunks for _, item in new):
             raise PreparedInVain
@@ -321,7 +326,8 @@ def _want(
     docs = [entry.doc for entry in staged]
     rows = _lock_served(connection, build, [*docs, *unchanged])
     superseded = [row.want_rev for row in rows if row.want_rev is not None and row.doc in set(docs)]
-    again = [row.doc for row in rows if row.state == "failed" and row.doc in set(unchanged)]
+    failed = [row.doc for row in rows if row.state == "failed" and row.want_rev is not None]
+    again = [doc for doc in failed if doc in set(unchanged)]
     connection.execute(build.sql("revisions.sql", "delete_chunks"), {"revs": superseded})
     with connection.cursor() as copying, copying.copy(build.sql("revisions.sql", "copy_chunks")) as copy:
         copy.set_types(["int8", "int4", "bytea", "int4", "int4", "int4", "text", "text"])

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC
 from typing import Any
 
@@ -63,13 +63,23 @@ def sweep(connection: Connection, build: Build, *, unchecked_seconds: float = 10
     published = revisions.publish(connection, build, docs)
     with builds.locked(connection, build.index_id, exclusive=False):
         queued = connection.execute(build.sql("upkeep.sql", "queue_missing"), {"docs": docs}).fetchall()
-    return Repairs(published=published, queued=len(queued))
+    repairs = Repairs(published=published, queued=len(queued))
+    if repairs != Repairs():
+        parameters = {"build": build.build, **asdict(repairs)}
+        connection.execute(statement("upkeep.sql", "count_repairs"), parameters)
+    return repairs
 
 
 def quiet_jobs(connection: Connection, *, seconds: float, limit: int = 1000) -> list[tuple[str, str]]:
     """Task ids and index names of staged jobs whose waiting task has not been seen for a while, each given once."""
     rows = connection.execute(statement("upkeep.sql", "quiet_jobs"), {"seconds": seconds, "limit": limit})
     return [(row[0], row[1]) for row in rows]
+
+
+def collections_due(connection: Connection, *, seconds: float) -> list[str]:
+    """Indexes whose garbage was not collected for so long; each is given once, to one of those who ask."""
+    rows = connection.execute(statement("upkeep.sql", "collections_due"), {"seconds": seconds})
+    return [row[0] for row in rows]
 
 
 def forget_jobs(connection: Connection) -> int:

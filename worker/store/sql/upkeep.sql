@@ -20,6 +20,14 @@ WHERE s.doc = ANY(%(docs)s) AND s.state = 'pending'
     AND NOT EXISTS (SELECT FROM {pending} p WHERE p.hash = c.hash)
 GROUP BY c.hash ORDER BY c.hash ON CONFLICT DO NOTHING RETURNING hash
 
+-- name: count_repairs: what a sweep had to mend, for good
+UPDATE vector_index.builds SET swept_published = swept_published + %(published)s, swept_queued = swept_queued + %(queued)s
+WHERE build = %(build)s
+
+-- name: collections_due: names of indexes whose garbage was not collected for a while; each is given once
+UPDATE vector_index.indexes SET collected_at = clock_timestamp()
+WHERE collected_at < clock_timestamp() - %(seconds)s * interval '1 second' RETURNING name
+
 -- name: touch_job: its waiting task is alive
 UPDATE vector_index.jobs SET touched_at = clock_timestamp()
 WHERE task_id = %(task_id)s AND slice = 0 AND touched_at < clock_timestamp() - interval '15 seconds'
@@ -81,7 +89,8 @@ SELECT count(*) AS chunks, coalesce(sum(tokens), 0)::bigint AS tokens FROM {pend
 SELECT pg_stat_get_tuples_inserted(to_regclass(%(table)s)) AS embedded
 
 -- name: list_builds: of one index
-SELECT build, state, recipe, error FROM vector_index.builds WHERE index_id = %(index_id)s ORDER BY build
+SELECT build, state, recipe, error, jsonb_build_object('published', swept_published, 'queued', swept_queued) AS repairs
+FROM vector_index.builds WHERE index_id = %(index_id)s ORDER BY build
 
 -- name: document_states: of some ids, in one build
 SELECT d.id, d.version, s.state, s.live_rev IS NOT NULL AS searchable, s.error

@@ -1,0 +1,396 @@
+"""Verify finds each damage and mends it, raises no alarm under load; what nothing refers to is collected."""
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.integration.test_pipeline import Application, application, faulty  # noqa: F401
+from worker import staging, verifying
+from worker.draining import Drainer
+from worker.errors import Refused
+from worker.store import builds, connection, garbage, upkeep
+from worker.store.verify import CHECKS
+from worker.verifying import Verifier
+
+SHORT = "Ships cross the sea."
+LONG = "\n\n".join(
+    f"Paragraph {n} says that number {n} follows number {n - 1} in the list." for n in range(9)
+)
+
+
+@pytest.fixture(autouse=True)
+def look_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verifying, "LOOKS_SECONDS", (0.01,))
+
+
+def verify(application: Application, *, repair: bool = False) -> dict[str, Any]:  # noqa: F811
+    def wake() -> None:
+        with connection.checkout(application.url) as conn:
+            upkeep.quiet_jobs(conn, seconds=1)
+
+    verifier = Verifier(url=application.url, index=application.index, backend=application.backend, wake=wake)
+    return verifier.verify(repair=repair)
+
+
+def found(result: dict[str, Any], *, garbage: bool = True) -> dict[str, int]:
+    checks = [check for check in result["checks"] if check["fault"] or garbage]
+    return {check["check"]: check["found"] for check in checks if check["found"]}
+
+
+def execute(application: Application, *statements: str) -> None:  # noqa: F811
+    with connection.checkout(application.url) as conn:
+        for statement in statements:
+            conn.execute(statement.encode())
+
+
+# name: (check, statements). Documents 1 (LONG) and 2 (SHORT) are live at revisions 1 and 2, document 3 waits.
+SOME_HASH = "SELECT hash FROM vector_index.chunks_1 WHERE rev = 1 AND ordinal = 3"
+DAMAGES = {
+    "its row in served is gone": ("unserved", ["DELETE FROM vector_index.served_1 WHERE doc = 1"]),
+    "an older revision is served": (
+        "unserved",
+        ["UPDATE vector_index.documents SET head_rev = 99 WHERE doc = 1",
+         "INSERT INTO vector_index.revisions SELECT 99, doc, title, metadata, text FROM vector_index.revisions "
+         "WHERE rev = 1"],
+    ),
+    "a deleted document is served": (
+        "undead", ["UPDATE vector_index.documents SET deleted = true, head_rev = NULL WHERE doc = 1"]
+    ),
+    "a document that is gone is served": ("undead", ["DELETE FROM vector_index.documents WHERE doc = 1"]),
+    "the text is gone": ("textless", ["DELETE FROM vector_index.revisions WHERE rev = 1"]),
+    "the text that waits is gone": ("textless", ["DELETE FROM vector_index.revisions WHERE rev = 3"]),
+    "there are no chunks": ("miscut", ["DELETE FROM vector_index.chunks_1 WHERE rev = 1"]),
+    "the first chunk is gone": ("miscut", ["DELETE FROM vector_index.chunks_1 WHERE rev = 1 AND ordinal = 0"]),
+    "the last chunk is gone": (
+        "miscut",
+        ["DELETE FROM vector_index.chunks_1 WHERE rev = 1 AND ordinal = "
+         "(SELECT max(ordinal) FROM vector_index.chunks_1 WHERE rev = 1)"],
+    ),
+    "a chunk says something else": ("miscut", ["UPDATE vector_index.chunks_1 SET text = 'x' WHERE rev = 2"]),
+    "a span is moved": (
+        "miscut", ['UPDATE vector_index.chunks_1 SET start = start + 1, "end" = "end" + 1 WHERE rev = 2']
+    ),
+    "a heading is another": ("miscut", ["UPDATE vector_index.chunks_1 SET heading = 'x' WHERE rev = 2"]),
+    "an ordinal is left out": ("miscut", ["UPDATE vector_index.chunks_1 SET ordinal = 99 WHERE rev = 2"]),
+    "a chunk that waits is another's": (
+        "miscut", [f"UPDATE vector_index.chunks_1 SET hash = ({SOME_HASH}) WHERE rev = 3"]
+    ),
+    "chunks belong to nothing": (
+        "stray",
+        ['INSERT INTO vector_index.chunks_1 SELECT 99, ordinal, hash, start, "end", tokens, heading, text '
+         "FROM vector_index.chunks_1 WHERE rev = 1"],
+    ),
+    "a vector is of zeros": (
+        "unlike",
+        ["UPDATE vector_index.embeddings_1 SET embedding = array_fill(0, ARRAY[16])::vector "
+         f"WHERE hash = ({SOME_HASH})"],
+    ),
+    "a vector is of another length": (
+        "unlike",
+        ["ALTER TABLE vector_index.embeddings_1 ALTER embedding TYPE vector",
+         f"UPDATE vector_index.embeddings_1 SET embedding = '[1, 2]' WHERE hash = ({SOME_HASH})"],
+    ),
+    "a live chunk has no vector": (
+        "vectorless", [f"DELETE FROM vector_index.embeddings_1 WHERE hash = ({SOME_HASH})"]
+    ),
+    "nothing is queued": ("unqueued", ["DELETE FROM vector_index.pending_1"]),
+    "every attempt is spent": (
+        "stalled", ["UPDATE vector_index.pending_1 SET attempts = 6, visible_at = now() - interval '1 hour'"]
+    ),
+    "it is complete and not published": (
+        "unpublished",
+        ["INSERT INTO vector_index.embeddings_1 SELECT hash, (SELECT embedding FROM vector_index.embeddings_1 LIMIT 1) "
+         "FROM vector_index.pending_1",
+         "DELETE FROM vector_index.pending_1"],
+    ),
+    "an index is invalid": (
+        "invalid",
+        ["UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'vector_index.chunks_1_hash_idx'::regclass"],
+    ),
+    "a job is done and quiet": (
+        "unreported",
+        ["UPDATE vector_index.jobs SET touched_at = now() - interval '1 hour', finished_at = NULL "
+         "WHERE task_id = 'job-1'"],
+    ),
+    "a vector is left": (
+        "unreferenced",
+        ["INSERT INTO vector_index.embeddings_1 SELECT '\\x00', embedding FROM vector_index.embeddings_1 LIMIT 1"],
+    ),
+    "a queued content is left": (
+        "forgotten",
+        ["INSERT INTO vector_index.pending_1 (hash, tokens, visible_at) VALUES ('\\xff', 1, now())"],
+    ),
+    "an old revision is left": (
+        "old",
+        ["INSERT INTO vector_index.revisions (doc, title, metadata, text) "
+         "VALUES (1, '', '{}', 'old'), (77, '', '{}', '')"],
+    ),
+}  # fmt: skip
+GARBAGE = {check.name for check in CHECKS if not check.fault}
+
+
+def test_every_check_has_a_damage_that_it_finds() -> None:
+    assert {check for check, _ in DAMAGES.values()} == {check.name for check in CHECKS}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_each_damage_is_found_and_mended(application: Application, damage: str) -> None:  # noqa: F811
+    check, statements = DAMAGES[damage]
+    application.put({"id": "a", "text": LONG}, {"id": "b", "text": SHORT, "title": "Travel"})
+    application.stage({"id": "c", "text": "A text that waits."})
+    before = verify(application)
+    assert (before["healthy"], found(before)) == (True, {})
+
+    execute(application, *statements)
+    damaged = verify(application)
+    assert check in found(damaged)
+    assert damaged["healthy"] == (check in GARBAGE)
+    [row] = [row for row in damaged["checks"] if row["check"] == check]
+    assert row["examples"]
+    assert found(verify(application)) == found(damaged), "looking changes nothing"
+
+    repaired = verify(application, repair=True)
+    assert repaired["healthy"]
+    assert all(row["repaired"] == row["found"] for row in repaired["checks"] if row["fault"])
+    application.drainer.drain()
+    after = verify(application, repair=True)
+    assert found(after, garbage=False) == {}
+    assert after["documents"]["pending"] == 0
+    assert found(verify(application)) == {}
+    states = {"a": "live", "b": "live", "c": "live"}
+    states |= {"a": "absent"} if check == "undead" else {}
+    states |= {"c" if "waits" in damage else "a": "failed"} if check == "textless" else {}
+    assert {id: application.state(id)["state"] for id in "abc"} == states
+
+
+def test_a_document_whose_text_is_gone_is_mended_by_sending_it_again(application: Application) -> None:  # noqa: F811
+    application.put({"id": "a", "text": SHORT})
+    execute(application, "DELETE FROM vector_index.revisions")
+    verify(application, repair=True)
+    assert application.state("a")["error"] == "the stored text is gone: send the document again"
+    assert application.put({"id": "a", "text": SHORT})["indexed"] == 1
+    assert application.search("ships") == ["a"]
+
+
+def test_readers_see_the_old_chunks_until_the_document_is_staged_anew(application: Application) -> None:  # noqa: F811
+    application.put({"id": "a", "text": SHORT, "version": 7})
+    execute(application, "UPDATE vector_index.chunks_1 SET text = 'Ships!'")
+    verify(application, repair=True)
+    assert application.search("ships") == ["a"]
+    application.drainer.drain()
+    assert application.search("ships") == ["a"]
+    assert application.rows("SELECT text FROM vector_index.chunks_1") == [(SHORT,)]
+    assert application.state("a")["version"] == 7
+    assert application.put({"id": "a", "text": SHORT, "version": 8})["unchanged"] == 1
+
+
+def test_a_repair_never_puts_a_stored_text_over_a_newer_one(
+    application: Application,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    application.put({"id": "a", "text": SHORT})
+    execute(application, "DELETE FROM vector_index.chunks_1")
+    split = staging.split
+
+    def overtaken(*args: Any) -> Any:
+        monkeypatch.setattr(staging, "split", split)
+        application.put({"id": "a", "text": "Newer words."})
+        return split(*args)
+
+    monkeypatch.setattr(staging, "split", overtaken)
+    verify(application, repair=True)
+    application.drainer.drain()
+    assert application.rows("SELECT text FROM vector_index.chunks_1") == [("Newer words.",)]
+
+
+def test_what_has_failed_is_no_fault(application: Application) -> None:  # noqa: F811
+    faulty(application.backend, lambda _: Refused("no"))
+    application.put({"id": "a", "text": SHORT}, {"id": "b", "text": " \n"})
+    result = verify(application)
+    assert (result["healthy"], found(result), result["documents"]["failed"]) == (True, {}, 1)
+
+
+def test_a_backlog_is_no_fault_however_old(application: Application) -> None:  # noqa: F811
+    application.stage({"id": "a", "text": SHORT}, {"id": "b", "text": "Other words."})
+    execute(
+        application,
+        "UPDATE vector_index.pending_1 SET visible_at = now() - interval '9 hours'",
+        "UPDATE vector_index.pending_1 SET attempts = 6, visible_at = now() - interval '1 hour' "
+        "WHERE hash = (SELECT min(hash) FROM vector_index.pending_1)",
+    )
+    assert found(verify(application)) == {}
+
+
+def test_load_raises_no_alarm(
+    application: Application,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Given four that stage, delete and drain the same documents, each look of verify finds no fault."""
+    monkeypatch.setattr(verifying, "LOOKS_SECONDS", (0.2, 0.4, 0.8))
+    over = threading.Event()
+    errors: list[BaseException] = []
+
+    def produce(producer: int) -> None:
+        for n in range(10**6):
+            ids = random.sample(range(12), 3)
+            texts = ["\n\n".join(random.choices(LONG.split("\n\n"), k=random.randint(0, 5))) for _ in ids]
+            documents = [{"id": id, "text": text} for id, text in zip(ids, texts, strict=True)]
+            staging.stage(
+                application.url,
+                application.index,
+                application.backend,
+                f"{producer}-{n}",
+                documents,
+                max_bytes=10**6,
+            )
+            if n % 5 == 0:
+                staging.delete(application.url, "default", f"d{producer}-{n}", [str(ids[0])], None)
+            if over.is_set():
+                return
+
+    def embed() -> None:
+        drainer = Drainer(application.url, application.index.embedding_backend, application.backend)
+        while not over.is_set():
+            drainer.drain()
+
+    def collect() -> None:
+        while not over.is_set():
+            with connection.checkout(application.url) as conn:
+                for build in upkeep.written_builds(conn):
+                    garbage.collect(conn, build, kept_share=0.0)
+
+    def run(work: Callable[[], None]) -> None:
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the test fails of it
+            errors.append(error)
+            over.set()
+
+    application.put({"id": 0, "text": SHORT})
+    work = [lambda: produce(1), lambda: produce(2), embed, embed, collect]
+    threads = [threading.Thread(target=run, args=(item,)) for item in work]
+    for thread in threads:
+        thread.start()
+    looks = 0
+    deadline = time.monotonic() + 4
+    alarms = []
+    while time.monotonic() < deadline and not over.is_set():
+        result = verify(application)
+        looks += 1
+        alarms += [check for check in result["checks"] if check["fault"] and check["found"]]
+    over.set()
+    for thread in threads:
+        thread.join(30)
+    assert not errors
+    assert not alarms
+    assert looks > 2
+    application.drainer.drain()
+    verify(application, repair=True)
+    assert found(verify(application)) == {}
+    assert application.rows(
+        "SELECT count(*) FROM vector_index.revisions r WHERE rev NOT IN (SELECT live_rev FROM vector_index.served_1)"
+    ) == [(0,)]
+
+
+# The collection
+
+
+def collected(application: Application, **options: Any) -> garbage.Collected:  # noqa: F811
+    with connection.checkout(application.url) as conn:
+        [build] = upkeep.written_builds(conn)
+        return garbage.collect(conn, build, **options)
+
+
+def test_old_texts_are_deleted_and_what_is_shown_wanted_or_newest_stays(application: Application) -> None:  # noqa: F811
+    application.put({"id": "a", "text": "First words."})
+    application.put({"id": "a", "text": "Second words."})
+    application.stage({"id": "a", "text": "Third words."})
+    application.stage({"id": "a", "text": "Fourth words."})
+    assert collected(application).revisions == 2
+    assert application.rows("SELECT text FROM vector_index.revisions ORDER BY rev") == [
+        ("Second words.",), ("Fourth words.",)
+    ]  # fmt: skip
+    application.drainer.drain()
+    assert collected(application).revisions == 1
+    assert application.search("words") == ["a"]
+
+
+def test_vectors_stay_for_what_comes_again_until_a_fifth_is_unreferenced(application: Application) -> None:  # noqa: F811
+    application.put(*[{"id": n, "text": f"Words number {n}."} for n in range(10)])
+    application.delete("0", "1")
+    assert collected(application).embeddings == 0
+    assert application.put({"id": "0", "text": "Words number 0."})["embedded"] == 0
+    application.delete("0", "2")
+    assert collected(application).embeddings == 3
+    assert application.rows("SELECT count(*) FROM vector_index.embeddings_1") == [(7,)]
+    assert collected(application) == garbage.Collected()
+
+
+def test_a_collection_goes_through_more_than_one_slice(
+    application: Application,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(garbage, "SLICE", 3)
+    application.put(*[{"id": n, "text": f"Words number {n}."} for n in range(10)])
+    application.put(*[{"id": n, "text": f"Other words number {n}."} for n in range(10)])
+    assert collected(application) == garbage.Collected(embeddings=10, revisions=10)
+    assert found(verify(application)) == {}
+
+
+def test_a_vector_that_a_staging_has_just_relied_on_is_not_collected(
+    application: Application,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The race of the protocol: the collection finds a candidate, a staging relies on it, the collection deletes."""
+    application.put({"id": "a", "text": SHORT})
+    application.delete("a")
+    delete = garbage._delete
+
+    def overtaken(*args: Any) -> int:
+        monkeypatch.setattr(garbage, "_delete", delete)
+        application.stage({"id": "b", "text": SHORT})
+        return delete(*args)
+
+    monkeypatch.setattr(garbage, "_delete", overtaken)
+    assert collected(application) == garbage.Collected()
+    assert application.state("b")["state"] == "live"
+    assert found(verify(application)) == {}
+
+
+def test_a_collection_waits_for_a_staging_that_relies_on_a_vector(application: Application) -> None:  # noqa: F811
+    """A staging that has looked and not committed holds the lock: the vector stays, whoever waited gives up."""
+    application.put({"id": "a", "text": SHORT})
+    application.delete("a")
+    with connection.checkout(application.url) as other:
+        build = builds.live(other, "default")
+        assert build is not None
+        with builds.locked(other, build.index_id, exclusive=False):
+            began = time.monotonic()
+            assert collected(application).embeddings == 0
+            assert time.monotonic() - began < 3
+    assert collected(application).embeddings == 1
+
+
+def test_a_collection_is_due_once_an_hour_for_one_of_those_who_ask(application: Application) -> None:  # noqa: F811
+    application.put({"id": "a", "text": SHORT})
+    with connection.checkout(application.url) as conn:
+        assert upkeep.collections_due(conn, seconds=3600) == []
+        conn.execute("UPDATE vector_index.indexes SET collected_at = now() - interval '61 minutes'")
+        assert upkeep.collections_due(conn, seconds=3600) == ["default"]
+        assert upkeep.collections_due(conn, seconds=3600) == []
+
+
+def test_what_the_sweep_mends_is_counted_for_good(application: Application) -> None:  # noqa: F811
+    application.stage({"id": "a", "text": SHORT})
+    execute(application, "DELETE FROM vector_index.pending_1")
+    with connection.checkout(application.url) as conn:
+        [build] = upkeep.written_builds(conn)
+        upkeep.sweep(conn, build, unchecked_seconds=0.0)
+        upkeep.sweep(conn, build, unchecked_seconds=0.0)
+        [listed] = upkeep.figures(conn, build)["builds"]
+    assert listed["repairs"] == {"published": 0, "queued": 1}
+    assert verify(application)["swept"] == {"1": {"published": 0, "queued": 1}}

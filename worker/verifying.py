@@ -1,0 +1,149 @@
+"""Verify: find what is not as it must be, look again, mend.
+
+Everything that commits together is checked in one snapshot, so load alone raises no alarm. What may stand for a
+moment between two commits (complete, and not yet published) is looked at again and again: only what stays is found.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+from uuid import uuid4
+
+from worker import staging
+from worker.configuration import IndexSettings
+from worker.documents import Document
+from worker.draining import MAX_ATTEMPTS
+from worker.recipes import EmbeddingBackend
+from worker.store import builds, connection, upkeep, verify
+from worker.store.builds import Build
+from worker.store.garbage import Key
+from worker.store.revisions import Job
+from worker.store.verify import Check, Stored
+
+LOOKS_SECONDS = (0.5, 1.5, 3.0)  # between the looks at what was found
+EXAMPLES = 5  # names of what was found, of each check
+
+
+@dataclass(kw_only=True)
+class Finding:
+    """What a check of one build found."""
+
+    build: Build
+    check: Check
+    names: dict[Key, str]  # by key; of garbage a few
+    found: int
+    repaired: int = 0
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "build": self.build.build,
+            "check": self.check.name,
+            "says": self.check.says,
+            "mends": self.check.mends,
+            "fault": self.check.fault,
+            "found": self.found,
+            "examples": list(islice(self.names.values(), EXAMPLES)),
+            "repaired": self.repaired,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verifier:
+    """An index with what it takes to look at it and to mend it."""
+
+    url: str
+    index: IndexSettings
+    backend: EmbeddingBackend
+    wake: Callable[[], object]  # sends the waiting tasks of quiet jobs again
+
+    def verify(self, *, repair: bool) -> dict[str, Any]:
+        """Check every build of the index that is written; the result of `tasks.verify`.
+
+        Any number may run at once, under load too, and be begun again. A fault counts as repaired once its repair
+        has begun: a document that was queued is searchable when it is embedded.
+        """
+        began = time.monotonic()
+        with connection.checkout(self.url) as conn:
+            live = builds.live(conn, self.index.name)
+            written = [] if live is None else builds.writable(conn, live.index_id)
+            counts = upkeep.figures(conn, live)
+        findings = [
+            self._look(build, check)
+            for build in written
+            for check in verify.CHECKS
+            if build == live or not check.live_only
+        ]
+        self._look_again(findings)
+        if repair:
+            self._repair(findings)
+        return {
+            "index": self.index.name,
+            "healthy": all(item.repaired >= item.found for item in findings if item.check.fault),
+            "documents": counts["documents"],
+            "checks": [item.as_json() for item in findings],
+            "swept": {str(build["build"]): build["repairs"] for build in counts["builds"]},
+            "seconds": round(time.monotonic() - began, 2),
+        }
+
+    def _look(self, build: Build, check: Check) -> Finding:
+        names: dict[Key, str] = {}
+        found = 0
+        with connection.checkout(self.url) as conn:
+            for some in verify.find(conn, build, check, max_attempts=MAX_ATTEMPTS):
+                found += len(some)
+                if check.fault or len(names) < EXAMPLES:  # there may be millions of old vectors
+                    names |= some
+        return Finding(build=build, check=check, names=names, found=len(names) if check.fault else found)
+
+    def _look_again(self, findings: Sequence[Finding]) -> None:
+        """Forget what does not stay."""
+        for seconds in LOOKS_SECONDS:
+            suspects = [item for item in findings if item.check.fault and item.found]
+            if not suspects:
+                return
+            time.sleep(seconds)
+            for item in suspects:
+                still = self._look(item.build, item.check).names
+                item.names = {key: name for key, name in item.names.items() if still.get(key) == name}
+                item.found = len(item.names)
+
+    def _repair(self, findings: Iterable[Finding]) -> None:
+        staged: set[Key] = set()
+        for item in findings:
+            check, keys = item.check, list(item.names)
+            with connection.checkout(self.url) as conn:
+                if check.collect is not None:
+                    item.repaired = check.collect(conn, item.build) if item.found else 0
+                    continue
+                if check.repair is not None:
+                    verify.repair(conn, item.build, check, keys)
+            if check.name == "unreported" and keys:
+                self.wake()
+            elif check.repair is None:
+                self._restage(item.build.index_id, [key for key in keys if key not in staged])
+                staged.update(keys)
+            item.repaired = item.found
+
+    def _restage(self, index_id: int, docs: Sequence[Any]) -> None:
+        """Split stored texts anew, as new revisions: readers see the old ones until these are complete."""
+        for some in staging.sliced(self._stored(docs), lambda item: len(item.text or "")):
+            there = [item for item in some if item.text is not None]
+            documents = [
+                Document(id=item.id, text=item.text or "", title=item.title, metadata=item.metadata)
+                for item in there
+            ]
+            job = Job(task_id=f"verify-{uuid4()}", slice=0, slices=1, index_id=index_id)
+            heads = {item.id: item.head_rev or 0 for item in there}
+            staging.stage_slice(self.url, self.index.name, job, self.backend, documents, 0, heads=heads)
+            with connection.checkout(self.url) as conn:
+                upkeep.finish_job(conn, job.task_id)  # nobody waits for its result
+                verify.give_up(conn, index_id, [item.doc for item in some if item.text is None])
+
+    def _stored(self, docs: Sequence[int]) -> Iterator[Stored]:
+        for doc in docs:  # one text at a time, and no connection while it is split
+            with connection.checkout(self.url) as conn:
+                found = verify.stored(conn, doc)
+            if found is not None:
+                yield found
