@@ -29,7 +29,7 @@ from worker.errors import (
     VectorIndexError,
 )
 from worker.packing import fill
-from worker.recipes import EmbeddingBackend, Recipe
+from worker.recipes import EmbeddingBackend, Recipe, probe
 from worker.store import builds, connection, queue, revisions, upkeep
 from worker.store.builds import Build
 from worker.store.queue import Claim, Input
@@ -66,6 +66,7 @@ class Drainer:
         self._looking = threading.Lock()  # one thread looks for work, the others stand behind it
         self._stopping = threading.Event()
         self._paused_until = 0.0  # monotonic seconds
+        self._probed = False  # whether the provider can be used, as far as is known
         self._builds: tuple[float, list[Build]] = (0.0, [])
         self._turn = 0  # which of them is looked at first
         self._threads = [
@@ -114,11 +115,31 @@ class Drainer:
             paused = self._paused_until - time.monotonic()
             if paused > 0:
                 self._stopping.wait(min(paused, 1.0))
+            elif not self._probed:
+                self._probe()
             elif (claim := self._claim()) is not None:
                 return claim
             else:
                 self._stopping.wait(POLL_SECONDS)
         return None
+
+    def _probe(self) -> None:
+        """Ask for one vector before work is claimed: at the start, and as long as the settings are wrong.
+
+        A provider that is away holds nothing up: the first claim waits for it.
+        """
+        failure: VectorIndexError | None = None
+        try:
+            probe(self._backend)
+        except VectorIndexError as error:
+            failure = error
+            logger.warning("embedding backend %r: %s", self._settings.name, error)
+        self._probed = not isinstance(failure, SettingsError)
+        if not self._probed:
+            self._pause(PAUSE_SECONDS)
+        with connection.checkout(self._url) as conn:
+            for build in self._written(conn):
+                builds.note_error(conn, build, str(failure) if failure else None)
 
     def _claim(self) -> Claim | None:
         with connection.checkout(self._url) as conn:
@@ -178,7 +199,10 @@ class Drainer:
         try:
             Recipe.stored(claim.build.recipe).check(claim.build.index, self._backend)
             results = self._send(claim, last_start)
-        except SettingsError as error:
+        except SettingsError as error:  # of this index alone: the others of the backend go on
+            self._set_aside(claim, error)
+            return
+        except ProviderUnavailable as error:  # asked for its dimensions
             results = [Sent(inputs=claim.inputs, error=error)]
         # what was paid for outlives a restart of Postgres; each step is a no-op the second time
         for attempt in stamina.retry_context(
@@ -186,6 +210,13 @@ class Drainer:
         ):
             with attempt:
                 self._write_down(claim, results)
+
+    def _set_aside(self, claim: Claim, error: SettingsError) -> None:
+        """Give a claim back whose index holds other vectors than the backend makes."""
+        logger.warning("%s", error)
+        with connection.checkout(self._url) as conn:
+            builds.note_error(conn, claim.build, str(error))
+            queue.give_back(conn, claim, seconds=PAUSE_SECONDS, counted=False)
 
     def _write_down(self, claim: Claim, results: Sequence[Sent]) -> None:
         """Save, publish, split, fail and give back, as the requests of a claim ended."""
@@ -268,6 +299,7 @@ class Drainer:
         if isinstance(error, InputError):
             self._fail(conn, claim, sent.inputs, error)
         elif isinstance(error, SettingsError):
+            self._probed = False  # a tiny request tells whether they are mended, not one that is paid for
             self._pause(PAUSE_SECONDS)
             queue.give_back(conn, claim, seconds=PAUSE_SECONDS, counted=False)
         elif isinstance(error, ProviderUnavailable) and error.rate_limited:

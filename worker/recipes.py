@@ -39,6 +39,22 @@ class EmbeddingBackend(Protocol):
         """
 
 
+PROBE = "dimensions"  # what a provider is asked to embed, to see the length of its vectors
+
+
+def probe(backend: EmbeddingBackend) -> None:
+    """Compare the length of a vector with what the backend says, by one tiny request.
+
+    Raises SettingsError with both lengths where they differ, and what `embed` raises.
+    """
+    [vector] = backend.embed([PROBE])
+    if len(vector) != backend.dimensions:
+        raise SettingsError(
+            f"{backend.model_id} returns vectors of length {len(vector)}, where {backend.dimensions} were expected: "
+            "set EMBEDDING_OUTPUT_DIMENSIONS to what the model returns"
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Stored with each build as JSON."""
@@ -84,9 +100,14 @@ class Recipe:
 
     def check(self, index: str, backend: EmbeddingBackend) -> None:
         """Raises SettingsError when the backend makes other vectors than this build holds."""
-        if backend.model_id != self.model or backend.dimensions != self.dimensions:
-            raise SettingsError(
-                f"index {index!r} holds vectors of {self.model} ({self.dimensions} dimensions), but its embedding "
-                f"backend is {backend.model_id} ({backend.dimensions} dimensions): set MODEL_ID back to "
-                f"{self.model}, or give the documents an index of another name"
-            )
+        if backend.model_id != self.model:
+            mend = f"MODEL_ID back to {self.model}"
+        elif backend.dimensions != self.dimensions:
+            mend = f"EMBEDDING_OUTPUT_DIMENSIONS back to {self.dimensions}"
+        else:
+            return
+        raise SettingsError(
+            f"index {index!r} holds vectors of {self.model} ({self.dimensions} dimensions), but its embedding "
+            f"backend is {backend.model_id} ({backend.dimensions} dimensions): set {mend}, or give the documents "
+            "an index of another name"
+        )

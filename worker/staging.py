@@ -5,15 +5,16 @@ takes time happens before the transaction.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from worker.chunking import chunk, embedding_title
 from worker.configuration import IndexSettings
 from worker.documents import Chunk, Document, clean
-from worker.errors import InvalidDocument
+from worker.errors import InputError, InvalidDocument, TemporaryError
 from worker.packing import batches
-from worker.recipes import EmbeddingBackend, Recipe
+from worker.recipes import EmbeddingBackend, Recipe, probe
 from worker.store import builds, connection, revisions, search, upkeep
 from worker.store.builds import Build
 from worker.store.filters import compile_filter
@@ -74,9 +75,20 @@ def stage(
 
 
 def ensure_index(url: str, index: IndexSettings, backend: EmbeddingBackend) -> int:
-    """The number of the index; the first call of all makes it, with one empty build, and may ask the provider."""
+    """The number of the index; the first call of all makes it, with one empty build, and asks the provider.
+
+    Raises SettingsError, before anything is accepted, when the provider cannot be used or returns vectors of
+    another length than the settings say; TemporaryError when it does not answer and nothing else says the length.
+    """
+
+    def recipe() -> Mapping[str, Any]:
+        # what is away now may come back: what is accepted waits for it
+        with suppress(TemporaryError, InputError):
+            probe(backend)
+        return Recipe.of(index, backend).as_json()
+
     with connection.checkout(url) as conn:
-        builds.ensure(conn, index.name, lambda: Recipe.of(index, backend).as_json())
+        builds.ensure(conn, index.name, recipe)
         return builds.index_key(conn, index.name)
 
 

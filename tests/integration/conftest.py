@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from worker import configuration
 from worker.configuration import IndexSettings
 from worker.draining import Drainer
+from worker.recipes import PROBE
 from worker.store import connection
 
 
@@ -28,13 +29,14 @@ class HashBackend:
     dimensions: int = 16
     document_prefix: str = ""
     query_prefix: str = ""
-    requests: list[list[str]] = field(default_factory=list)
+    requests: list[list[str]] = field(default_factory=list)  # but for those that only ask for the dimensions
 
     def count_tokens(self, text: str) -> int:
         return len(text.split()) + text.count("\n")
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        self.requests.append(list(texts))
+        if list(texts) != [PROBE]:
+            self.requests.append(list(texts))
         return np.array([vector(text, self.dimensions) for text in texts], dtype=np.float32)
 
 

@@ -1,0 +1,155 @@
+"""The length of a vector: what the settings say, what the provider returns and what an index holds are compared."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tests.fixtures.system import eventually
+from tests.integration.conftest import HashBackend
+from tests.integration.test_pipeline import Application, application  # noqa: F401
+from tests.provider import Provider
+from worker.backends.llm import LLMEmbeddingBackend
+from worker.configuration import IndexSettings
+from worker.draining import Drainer
+from worker.errors import SettingsError
+from worker.recipes import PROBE
+from worker.store import builds, connection, upkeep
+
+NEVER_SHORTENED = "ada-002"  # 1,536 dimensions; the request cannot ask for another length
+Connect = Callable[..., Application]
+
+
+@pytest.fixture
+def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[Provider]:
+    with Provider(dimensions=512) as provider:
+        monkeypatch.setenv("OPENAI_BASE_URL", provider.url)
+        yield provider
+
+
+@pytest.fixture
+def connect(url: str, index: IndexSettings, provider: Provider) -> Connect:
+    """An application over a real backend, as a process has it that starts with this CONFIG."""
+
+    def connected(model_id: str = NEVER_SHORTENED, **config: Any) -> Application:
+        backend: Any = LLMEmbeddingBackend(
+            name="default", model_id=model_id, init_kwargs={"key": "secret-of-the-test"}, **config
+        )
+        return Application(url, index, backend, Drainer(url, index.embedding_backend, backend))
+
+    return connected
+
+
+def last_error(application: Application) -> str:  # noqa: F811
+    with connection.checkout(application.url) as conn:
+        return str(upkeep.figures(conn, builds.live(conn, "default"))["last_error"])
+
+
+def make_visible(application: Application) -> None:  # noqa: F811
+    application.rows("UPDATE vector_index.pending_1 SET visible_at = now() RETURNING 1")
+
+
+@pytest.mark.parametrize(("config", "said"), [({}, 1536), ({"dimensions": 256}, 256)])
+def test_a_length_that_the_provider_does_not_return_is_told_before_anything_is_accepted(
+    connect: Connect, config: dict[str, int], said: int
+) -> None:
+    application = connect(**config)  # noqa: F811
+    mend = f"returns vectors of length 512, where {said} were expected: set EMBEDDING_OUTPUT_DIMENSIONS"
+    with pytest.raises(SettingsError, match=mend):
+        application.stage({"id": "a", "text": "Words."})
+    assert application.rows("SELECT count(*) FROM vector_index.indexes") == [(0,)]
+    assert connect(dimensions=512).put({"id": "a", "text": "Words."})["indexed"] == 1
+
+
+def test_a_provider_that_is_away_holds_up_no_document(connect: Connect, provider: Provider) -> None:
+    """Neither the first of all, where the length is known, nor one of an index that stands."""
+    application = connect(dimensions=512)  # noqa: F811
+    provider.inject("unavailable", times=None)
+    application.stage({"id": "first", "text": "Words."})
+    application.stage({"id": "second", "text": "More words."})
+    assert application.state("second")["state"] == "pending"
+    provider.reset()
+    application.drainer.drain()
+    assert application.state("first")["state"] == application.state("second")["state"] == "live"
+
+
+def test_another_length_halfway_loses_nothing_and_goes_on_when_it_is_mended(
+    connect: Connect, provider: Provider
+) -> None:
+    application = connect(dimensions=512)  # noqa: F811
+    application.put({"id": "a", "text": "Words."})
+    provider.inject("wrong_dimension", times=None)
+    task_id = application.stage({"id": "a", "text": "New words."}, {"id": "b", "text": "More words."})
+    application.drainer.drain()
+    assert application.state("a") == {"state": "pending", "version": None, "searchable": True, "error": None}
+    assert application.rows("SELECT max(attempts) FROM vector_index.pending_1") == [(0,)]
+    assert "returns vectors of length 511, 512, where 512 were expected" in last_error(application)
+    provider.reset()
+    make_visible(application)
+    application.drainer.drain()
+    assert (application.result(task_id) or {})["indexed"] == 2
+    assert last_error(application) == "None"
+
+
+def test_the_start_of_an_embedding_worker_finds_it_out_without_a_document(
+    connect: Connect, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until it is mended nothing but one tiny request is sent now and then: documents are not paid for in vain."""
+    monkeypatch.setattr("worker.draining.PAUSE_SECONDS", 0.1)
+    application = connect(dimensions=512)  # noqa: F811
+    application.put({"id": "a", "text": "Words."})
+    provider.reset()
+    provider.inject("wrong_dimension", times=None)
+    application.drainer.start()
+    try:
+        eventually(lambda: "returns vectors of length 511, where 512" in last_error(application))
+        task_id = application.stage({"id": "b", "text": "More words."})
+        eventually(lambda: provider.stats().requests > 6)
+        assert {text for request in provider.requests for text in request.body["input"]} == {PROBE}
+        provider.reset()
+        eventually(lambda: application.result(task_id))
+        assert last_error(application) == "None"
+    finally:
+        assert application.drainer.stop(10)
+
+
+def test_a_provider_that_is_away_at_the_start_does_not_hold_up_the_embedding_worker(
+    connect: Connect, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.draining.BACKOFF_SECONDS", 0.01)
+    application = connect(dimensions=512)  # noqa: F811
+    provider.inject("unavailable", times=4)
+    task_id = application.stage({"id": "a", "text": "Words."})
+    application.drainer.start()
+    try:
+        eventually(lambda: application.result(task_id))
+    finally:
+        assert application.drainer.stop(10)
+
+
+def test_an_index_of_another_length_names_both_and_the_mend(connect: Connect, provider: Provider) -> None:
+    connect("3-small", dimensions=512).put({"id": "a", "text": "Words."})
+    changed = connect("3-small", dimensions=256)
+    with pytest.raises(SettingsError) as told:
+        changed.stage({"id": "b", "text": "More words."})
+    assert str(told.value) == (
+        "index 'default' holds vectors of text-embedding-3-small (512 dimensions), but its embedding backend is "
+        "text-embedding-3-small (256 dimensions): set EMBEDDING_OUTPUT_DIMENSIONS back to 512, or give the documents "
+        "an index of another name"
+    )
+
+
+def test_an_index_of_another_length_waits_and_holds_up_no_other(application: Application) -> None:  # noqa: F811
+    task_id = application.stage({"id": "a", "text": "Words."})
+    backend = HashBackend(dimensions=8)
+    drainer = Drainer(application.url, application.index.embedding_backend, backend)
+    other = Application(application.url, replace(application.index, name="other"), backend, drainer)
+    other.jobs = 100  # tasks of its own
+    assert other.put({"id": "b", "text": "Words."})["indexed"] == 1
+    assert drainer._paused_until == 0
+    assert application.state("a")["state"] == "pending"
+    assert "(16 dimensions), but its embedding backend is hash (8 dimensions)" in last_error(application)
+    make_visible(application)
+    application.drainer.drain()
+    assert (application.result(task_id) or {})["indexed"] == 1
