@@ -118,8 +118,9 @@ def _rows(
 def _known(
     model: EmbeddingModel | Model, limits: Callable[[str], EmbeddingLimits | ChatLimits | None]
 ) -> Row:
-    # a name of the operator's own may stand for a known model
-    known = limits(getattr(model, "model_name", None) or model.model_id)
+    # as the backends look it up: what an operator calls a model of a server says nothing
+    has_own_name = isinstance(model, EmbeddingModel) and hasattr(model, "api_base")
+    known = limits(model.model_name if has_own_name else model.model_id)  # type: ignore[union-attr]
     fields = ("token_limit", "batch_token_limit", "batch_size", "dimensions", "output_tokens")
     sizes: dict[str, Any] = {name: getattr(known, name, None) for name in fields}
     sizes["dimensions"] = getattr(model, "dimensions", None) or sizes["dimensions"]
