@@ -15,6 +15,7 @@ import pytest
 from tests.provider import Provider
 from worker.backends import load, warm_up
 from worker.backends.llm import LLMEmbeddingBackend
+from worker.backends.llm.lookup import embedding_model
 from worker.errors import ProviderUnavailable, Refused, SettingsError, TooLarge
 
 
@@ -43,6 +44,13 @@ class Broken(llm.EmbeddingModel):
 
     def embed_batch(self, items: Iterable[str | bytes], *, key: str | None = None) -> Iterator[list[float]]:
         return iter(self.answer)
+
+
+class Truncating(Broken):
+    """As the models of llm-ollama 0.19."""
+
+    model_id = "truncating"
+    truncate = True
 
 
 @pytest.fixture(name="broken")
@@ -109,6 +117,13 @@ def test_the_dimensions_of_an_unknown_model_come_from_a_probe(broken: Broken) ->
 def test_an_unknown_model_is_one_sentence_with_the_nearest_name() -> None:
     with pytest.raises(SettingsError, match=r"'3-smal' .* nearest is '3-small'"):
         backend("3-smal")
+
+
+@pytest.mark.parametrize("broken", [Truncating], indirect=True)
+def test_a_plugin_that_would_cut_a_text_off_without_a_word_is_told_not_to(broken: Truncating) -> None:
+    assert embedding_model("default", "truncating", {}).truncate is False
+    assert embedding_model("default", "truncating", {"truncate": True}).truncate is True
+    assert broken.truncate is True
 
 
 def test_an_unknown_tokenizer_is_found_at_start() -> None:
@@ -192,9 +207,22 @@ def test_a_plugin_without_a_timeout_holds_nobody_longer_than_timeout_seconds(bro
     assert slow.embed(["text"]).shape == (1, 2)
 
 
-@pytest.mark.parametrize("broken", [Older], indirect=True)
-def test_an_older_plugin_keeps_the_key_that_it_finds_on_itself(broken: Older) -> None:
-    """llm 0.36 takes it away during the call from a model that needs none."""
+class OlderWithStoredKey(Older):
+    key = None
+    needs_key = "older"
+    key_env_var = "OLDER_KEY"
+
+    def embed_batch(self, items: Iterable[str | bytes]) -> Iterator[list[float]]:  # type: ignore[override]
+        time.sleep(0.001)  # others of its calls end meanwhile
+        return super().embed_batch(items)
+
+
+@pytest.mark.parametrize("broken", [Older, OlderWithStoredKey], indirect=True)
+def test_an_older_plugin_keeps_the_key_that_it_finds_on_itself(
+    broken: Older, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """llm 0.36 takes it away for a call from a model that needs none, and from another thread's at the end of one."""
+    monkeypatch.setenv("OLDER_KEY", "of the plugin")
     found = backend("older", token_limit=512, dimensions=2)
     with ThreadPoolExecutor(8) as pool:
         assert all(vectors.shape == (2, 2) for vectors in pool.map(found.embed, [["a", "b"]] * 64))

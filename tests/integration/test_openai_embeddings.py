@@ -256,6 +256,7 @@ def test_one_backend_has_one_client_and_keeps_its_connection(
     assert (provider.stats().requests, provider.stats().connections) == (5, 0)
 
 
+@pytest.mark.filterwarnings("ignore:This process.*multi-threaded:DeprecationWarning")  # Python 3.12 and later
 def test_a_forked_process_has_connections_of_its_own(server: LLMEmbeddingBackend, provider: Provider) -> None:
     child = multiprocessing.get_context("fork").Process(target=server.embed, args=(["of the child"],))
     child.start()

@@ -18,7 +18,7 @@ from worker.errors import SettingsError
 AnyModel = TypeVar("AnyModel", EmbeddingModel, Model)
 
 # plugins, by their entry points, that ask a server which models there are, and have none while it is down
-ASKING_PLUGINS = ("ollama", "lmstudio")
+ASKING_PLUGINS = ("ollama",)
 # what the openai package sends of itself, and what it leaves to a given one; the others come from the environment
 _OTHER_HEADERS = ("accept", "content-type", "user-agent", "x-stainless-", "authorization")
 
@@ -31,6 +31,9 @@ def embedding_model(name: str, model_id: str, init_kwargs: Mapping[str, Any]) ->
         model: EmbeddingModel = copy.copy(llm.get_embedding_model(model_id))  # type: ignore[no-untyped-call]
     except llm.UnknownModelError:
         raise _unknown(model_id, owner, llm.get_embedding_model_aliases(), "llm embed-models") from None
+    if getattr(model, "truncate", False):
+        # llm-ollama lets its server cut a text off without a word; an error lets us split it
+        model.truncate = False  # type: ignore[attr-defined]
     return _with_key_argument(_with_own_key(_with_attributes(model, owner, init_kwargs), init_kwargs))
 
 
