@@ -221,6 +221,16 @@ def test_a_key_that_the_file_names_and_nobody_has_is_not_openais(
 
 
 @EITHER
+@pytest.mark.usefixtures("openais")
+def test_an_address_of_openai_itself_gets_its_key(name: str, send: Any) -> None:
+    """And one that only begins like it does not."""
+    find = embedding_model if name == EMBEDDINGS else chat_model
+    model_id = "3-small" if name == EMBEDDINGS else "4o"
+    for host, key in (("eu.api.openai.com", "sk-stored"), ("api.openai.com.example.org", None)):
+        assert find("default", model_id, {"api_base": f"https://{host}/v1"}).get_key() == key
+
+
+@EITHER
 def test_openai_base_url_is_the_operators_own_word(
     provider: Provider, name: str, send: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -336,7 +346,7 @@ def test_a_fault_of_the_server_is_the_error_that_says_what_to_do(
 ) -> None:
     """After one request, or two where the floats are asked for, and without waiting for a Retry-After."""
     write(folder, api_base=provider.url)
-    made = backend(timeout_seconds=0.5, init_kwargs={"key": "secret-of-the-test"})
+    made = backend(timeout_seconds=2 if fault == "hang" else 60, init_kwargs={"key": "secret-of-the-test"})
     made.embed(["first"])
     provider.inject(fault, **arguments)
     with pytest.raises(kind, match=said) as caught:

@@ -19,8 +19,8 @@ AnyModel = TypeVar("AnyModel", EmbeddingModel, Model)
 
 # plugins, by their entry points, that ask a server which models there are, and have none while it is down
 ASKING_PLUGINS = ("ollama",)
-# what the openai package sends of itself, and what it leaves to a given one; the others come from the environment
-_OTHER_HEADERS = ("accept", "content-type", "user-agent", "x-stainless-", "authorization")
+# what the openai package sends of itself; the others come from the environment
+_HEADERS_OF_THE_PACKAGE = ("accept", "content-type", "user-agent", "x-stainless-")
 
 
 def embedding_model(name: str, model_id: str, init_kwargs: Mapping[str, Any]) -> EmbeddingModel:
@@ -89,16 +89,23 @@ def _with_own_key(model: AnyModel, init_kwargs: Mapping[str, Any]) -> AnyModel:
     if "key" in init_kwargs:
         # llm ignores the key of a model that needs none, and sends DUMMY_KEY
         model.needs_key = model.needs_key or model.model_id
-    elif "api_base" in init_kwargs and "needs_key" not in init_kwargs and model.needs_key == "openai":
-        model.needs_key = None
     if _is_openai(api_base):
         return model
+    if (
+        "api_base" in init_kwargs
+        and not {"key", "needs_key"} & init_kwargs.keys()
+        and model.needs_key == "openai"
+    ):
+        model.needs_key = None
     if model.key_env_var == "OPENAI_API_KEY":
         model.key_env_var = None
     headers = getattr(model, "headers", None) or {}
-    if "authorization" not in map(str.lower, headers):
+    others = _headers_of_the_environment()
+    if "authorization" in map(str.lower, others) and "authorization" not in map(str.lower, headers):
         headers = {"Authorization": f"Bearer {next(iter(_key(model)), 'DUMMY_KEY')}", **headers}
-    model.headers = dict.fromkeys(_headers_of_the_environment(), openai.omit) | headers  # type: ignore[attr-defined]
+    # a given Authorization takes the place of the environment's; left out, it would take that of the key
+    left_out = [name for name in others if name.lower() != "authorization"]
+    model.headers = dict.fromkeys(left_out, openai.omit) | headers  # type: ignore[attr-defined]
     return model
 
 
@@ -109,10 +116,10 @@ def _is_openai(api_base: str) -> bool:
 
 
 def _headers_of_the_environment() -> list[str]:
-    """Names of what OPENAI_ORG_ID, OPENAI_PROJECT_ID and OPENAI_CUSTOM_HEADERS add; a given Authorization wins."""
+    """Names of what OPENAI_ORG_ID, OPENAI_PROJECT_ID and OPENAI_CUSTOM_HEADERS add."""
     with openai.OpenAI(api_key="unused") as client:
         names = list(client.default_headers)
-    return [name for name in names if not name.lower().startswith(_OTHER_HEADERS)]
+    return [name for name in names if not name.lower().startswith(_HEADERS_OF_THE_PACKAGE)]
 
 
 def _with_key_argument(model: EmbeddingModel) -> EmbeddingModel:
