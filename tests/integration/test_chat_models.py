@@ -17,7 +17,7 @@ from tests.fixtures.provider import running_provider  # noqa: F401
 from tests.provider import Provider
 from worker.backends import warm_up
 from worker.backends.llm import LLMChatBackend
-from worker.errors import ProviderUnavailable, Refused, SettingsError
+from worker.errors import ProviderUnavailable, Refused, SettingsError, TooLarge, VectorIndexError
 
 CHAT, RESPONSES, COMPLETIONS = "gpt-4o-mini", "gpt-5-mini", "gpt-3.5-turbo-instruct"
 MODELS = (CHAT, RESPONSES, COMPLETIONS)
@@ -49,7 +49,9 @@ class Fake(Model):
         self, prompt: Prompt, stream: bool, response: Response, conversation: Conversation | None
     ) -> Iterator[str]:
         turns = conversation.responses if conversation else []
-        self.asked.append((prompt.system, [(r.prompt.prompt, "".join(r._chunks)) for r in turns], prompt.prompt))
+        self.asked.append(
+            (prompt.system, [(r.prompt.prompt, "".join(r._chunks)) for r in turns], prompt.prompt)
+        )
         yield "One "
         if self.model_id == "silent":
             self.silent.wait(10)
@@ -341,6 +343,56 @@ def test_a_window_that_is_not_known_must_be_given(plugin: dict[str, Fake]) -> No
     with pytest.raises(SettingsError, match="TOKEN_LIMIT of chat backend 'default' is missing"):
         LLMChatBackend(name="default", model_id="old")
     assert LLMChatBackend(name="default", model_id="old", token_limit=1000).prompt_tokens == 750
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [
+        ("unauthorized", SettingsError),
+        ("forbidden", SettingsError),
+        ("unknown_model", SettingsError),
+        ("out_of_quota", SettingsError),
+        ("too_large", TooLarge),
+        ("payload_too_large", TooLarge),
+        ("content_policy", Refused),
+        ("unprocessable", Refused),
+        ("rate_limited", ProviderUnavailable),
+        ("server_error", ProviderUnavailable),
+        ("unavailable", ProviderUnavailable),
+        ("overloaded", ProviderUnavailable),
+        ("bad_gateway", ProviderUnavailable),
+        ("malformed_json", ProviderUnavailable),
+        ("plain_text", ProviderUnavailable),
+        ("empty_object", ProviderUnavailable),
+    ],
+)
+def test_a_failure_means_the_same_whatever_the_model_and_is_asked_once(
+    provider: Provider, fault: str, kind: type[VectorIndexError]
+) -> None:
+    for model_id in MODELS:
+        for stream in (True, False):
+            provider.reset()
+            provider.inject(fault)
+            with pytest.raises(kind) as error:
+                make(provider, model_id, prompt_kwargs={"stream": stream}).reply(MESSAGES)
+            assert type(error.value) is kind
+            assert str(error.value).startswith(model_id)
+            assert len(provider.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [({"retry-after": "20"}, 20.0), ({"retry-after-ms": "250"}, 0.25), ({}, None)],
+)
+def test_a_rate_limit_is_told_with_its_time_and_not_slept_through(
+    provider: Provider, headers: dict[str, str], seconds: float | None
+) -> None:
+    provider.inject("rate_limited", headers=headers)
+    started = time.monotonic()
+    with pytest.raises(ProviderUnavailable) as error:
+        make(provider).reply(MESSAGES)
+    assert (error.value.rate_limited, error.value.retry_after_seconds) == (True, seconds)
+    assert time.monotonic() - started < 2
 
 
 @pytest.mark.parametrize("model_id", MODELS)

@@ -174,6 +174,8 @@ def test_a_status_is_found_behind_the_exception_of_a_plugin() -> None:
         ({"retry-after": "0.5"}, 0.5),
         ({"retry-after-ms": "250", "retry-after": "1"}, 0.25),
         ({"retry-after": "Thu, 01 Jan 1970 00:00:00 GMT"}, 0.0),
+        ({"retry-after": "Fri, 31 Dec 9999 23:59:59 GMT"}, 3_600.0),
+        ({"retry-after": "9" * 400}, 3_600.0),
         ({"retry-after": "soon"}, None),
         ({}, None),
     ],

@@ -41,6 +41,8 @@ _NO_KEY = re.compile(
     r"api[ _]key (is )?(not valid|invalid|missing|expired)|invalid api[ _]key", re.IGNORECASE
 )
 _NO_CREDIT = re.compile(r"insufficient_quota|credit balance is too low|billing_hard_limit", re.IGNORECASE)
+# of what a Retry-After may ask for: a mistaken one would stop a backend for good
+_LONGEST_WAIT_SECONDS = 3_600.0
 _STATUS_IN_MESSAGE = re.compile(r"^\s*(\d{3}):")
 
 
@@ -144,7 +146,7 @@ def _body(error: BaseException) -> Any:
 
 
 def _retry_after_seconds(chain: list[BaseException]) -> float | None:
-    """Seconds from `retry-after-ms` or `retry-after`, which is a number of seconds or a date."""
+    """Seconds from `retry-after-ms` or `retry-after`, which is a number of seconds or a date; an hour at most."""
     for error in chain:
         headers = getattr(error, "headers", None) or getattr(
             getattr(error, "response", None), "headers", None
@@ -153,7 +155,8 @@ def _retry_after_seconds(chain: list[BaseException]) -> float | None:
             continue
         for name, unit_seconds in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
             if value := headers.get(name):
-                return _seconds(value, unit_seconds)
+                seconds = _seconds(value, unit_seconds)
+                return None if seconds is None else min(seconds, _LONGEST_WAIT_SECONDS)
     return None
 
 
