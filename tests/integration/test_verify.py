@@ -111,6 +111,11 @@ DAMAGES = {
         "invalid",
         ["UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'vector_index.chunks_1_hash_idx'::regclass"],
     ),
+    "an interrupted REINDEX left an index": (
+        "invalid",
+        ["CREATE INDEX chunks_1_hash_idx_ccnew ON vector_index.chunks_1 (hash)",
+         "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'vector_index.chunks_1_hash_idx_ccnew'::regclass"],
+    ),
     "a job is done and quiet": (
         "unreported",
         ["UPDATE vector_index.jobs SET touched_at = now() - interval '1 hour', finished_at = NULL "
@@ -205,6 +210,27 @@ def test_a_repair_never_puts_a_stored_text_over_a_newer_one(
     verify(application, repair=True)
     application.drainer.drain()
     assert application.rows("SELECT text FROM vector_index.chunks_1") == [("Newer words.",)]
+
+
+def test_vectors_of_half_precision_are_compared_too(application: Application) -> None:  # noqa: F811
+    application.backend.dimensions = 2_001
+    application.put({"id": "a", "text": SHORT})
+    assert found(verify(application)) == {}
+    execute(
+        application, "UPDATE vector_index.embeddings_1 SET embedding = array_fill(0, ARRAY[2001])::halfvec"
+    )
+    assert found(verify(application, repair=True)) == {"unlike": 1}
+    application.drainer.drain()
+    assert found(verify(application)) == {}
+
+
+def test_a_content_that_was_queued_again_is_told_as_wrong_until_it_has_its_vector(
+    application: Application,  # noqa: F811
+) -> None:
+    application.put({"id": "a", "text": SHORT})
+    execute(application, "DELETE FROM vector_index.embeddings_1")
+    assert verify(application, repair=True)["healthy"]
+    assert found(verify(application)) == {"vectorless": 1}
 
 
 def test_what_has_failed_is_no_fault(application: Application) -> None:  # noqa: F811
@@ -382,6 +408,14 @@ def test_a_collection_is_due_once_an_hour_for_one_of_those_who_ask(application: 
         conn.execute("UPDATE vector_index.indexes SET collected_at = now() - interval '61 minutes'")
         assert upkeep.collections_due(conn, seconds=3600) == ["default"]
         assert upkeep.collections_due(conn, seconds=3600) == []
+
+
+def test_a_failure_without_a_text_is_not_tried_again(application: Application) -> None:  # noqa: F811
+    application.put({"id": "a", "text": SHORT})
+    execute(application, "DELETE FROM vector_index.revisions")
+    verify(application, repair=True)
+    assert staging.retry(application.url, "default", ["a"]).docs == []
+    assert application.state("a")["state"] == "failed"
 
 
 def test_what_the_sweep_mends_is_counted_for_good(application: Application) -> None:  # noqa: F811

@@ -5,6 +5,7 @@ together. A repair asks again, in the statement that mends and under the locks o
 meanwhile is left alone.
 """
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -161,8 +162,9 @@ def _embed_again(connection: Connection, build: Build, hashes: Sequence[bytes]) 
 
 def _reindex(connection: Connection, build: Build, names: Sequence[str]) -> None:
     for name in names:
-        index = sql.Identifier(SCHEMA, name)
-        connection.execute(sql.SQL(statements("verify.sql")["reindex"]).format(index=index))
+        left = re.search(r"_cc(new|old)\d*$", name)  # as Postgres names what an interrupted REINDEX leaves
+        text = statements("verify.sql")["drop_index" if left else "reindex"]
+        connection.execute(sql.SQL(text).format(index=sql.Identifier(SCHEMA, name)))
 
 
 def repair(connection: Connection, build: Build, check: Check, keys: Sequence[Key]) -> None:

@@ -110,6 +110,9 @@ GROUP BY c.hash ORDER BY c.hash ON CONFLICT DO NOTHING
 -- name: reindex: outside of a transaction; readers and writers go on
 REINDEX INDEX CONCURRENTLY {index}
 
+-- name: drop_index: likewise
+DROP INDEX CONCURRENTLY {index}
+
 -- name: stored: the newest revision of a document; without a text where that is not stored
 SELECT d.doc, d.id, d.head_rev, r.title, r.metadata, r.text
 FROM vector_index.documents d LEFT JOIN vector_index.revisions r ON r.rev = d.head_rev

@@ -1,0 +1,59 @@
+"""`vector-index verify` and the collection, as an operator has them: real workers, and damage done by SQL."""
+
+import json
+
+import psycopg
+
+from tests.fixtures.system import EMBED, System, eventually
+
+
+def execute(system: System, statement: str, index: str) -> list[tuple[object, ...]]:
+    """Run a statement on the tables of an index; `{build}` is the number of its build."""
+    with psycopg.connect(system.environment["DATABASE_URL"], autocommit=True) as conn:
+        find = "SELECT index_id, live_build FROM vector_index.indexes WHERE name = %s"
+        [(index_id, build)] = conn.execute(find, [index]).fetchall()
+        cursor = conn.execute(statement.format(build=build, index_id=index_id).encode())
+        return cursor.fetchall() if cursor.description else []
+
+
+def test_an_operator_sees_what_is_wrong_and_has_it_mended(system: System, index: str) -> None:
+    system.call("tasks.index_documents", documents=[{"id": "a", "text": "Ships cross the sea."}], index=index)
+    whole = system.command("verify", "--index", index)
+    assert (whole.returncode, whole.stderr) == (0, "")
+    assert whole.stdout.startswith(f"{index}: documents 0 pending, 1 live, 0 failed; looked at in ")
+
+    execute(system, "DELETE FROM vector_index.embeddings_{build}", index)
+    broken = system.command("verify", "--index", index)
+    assert broken.returncode == 1
+    assert "searchable documents that lack a vector: a\n" in broken.stdout
+    assert broken.stdout.endswith("something is wrong: run `vector-index verify --repair`\n")
+
+    mended = system.command("verify", "--index", index, "--repair", "--json")
+    assert mended.returncode == 0
+    [row] = [row for row in json.loads(mended.stdout)["checks"] if row["found"]]
+    assert (row["check"], row["examples"], row["repaired"]) == ("vectorless", ["a"], 1)
+    eventually(lambda: system.command("verify", "--index", index).returncode == 0)
+
+
+def test_an_index_that_nobody_has_written_is_whole(system: System, index: str) -> None:
+    done = system.command("verify", "--index", index)
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "nothing was ever indexed")
+
+
+def test_the_sweep_has_old_texts_deleted_within_the_hour(system: System, index: str) -> None:
+    for text in ("A text that is to be forgotten.", "Another text."):
+        system.call("tasks.index_documents", documents=[{"id": "a", "text": text}], index=index)
+    execute(
+        system,
+        "UPDATE vector_index.indexes SET collected_at = now() - interval '61 minutes' WHERE index_id = {index_id}",
+        index,
+    )
+    system.send("tasks.sweep", EMBED)
+    texts = (
+        "SELECT r.text FROM vector_index.revisions r JOIN vector_index.documents USING (doc) "
+        "WHERE index_id = {index_id}"
+    )
+    eventually(lambda: execute(system, texts, index) == [("Another text.",)])
+    assert system.call("tasks.collect", index=index) == {
+        "index": index, "embeddings": 0, "revisions": 0, "pending": 0
+    }  # fmt: skip
