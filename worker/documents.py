@@ -17,7 +17,11 @@ FIELDS = {"id", "text", "title", "metadata", "version"}
 
 @dataclass(frozen=True, kw_only=True)
 class Document:
-    """One document as the application sent it, cleaned: safe for Postgres and for every tokenizer."""
+    """One document as the application sent it, cleaned: safe for Postgres and for every tokenizer.
+
+    The metadata key "important" names what every chunk is about, a string or a list of them: as the title it is
+    embedded with each chunk and not quoted, so that a change of it embeds the document again. No other key does.
+    """
 
     id: str
     text: str
@@ -55,6 +59,13 @@ class Document:
             metadata=_metadata(value.get("metadata")),
             version=document_version(value.get("version")),
         )
+
+    @property
+    def important(self) -> tuple[str, ...]:
+        """What the metadata say that every chunk is about; values that are no strings are plain metadata."""
+        value = self.metadata.get("important")
+        values = value if isinstance(value, list) else [value]
+        return tuple(item for item in values if isinstance(item, str))
 
     def content_hash(self) -> bytes:
         """32 bytes over all that a reader can see: text, title and metadata."""

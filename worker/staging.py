@@ -19,6 +19,7 @@ from worker.store import builds, connection, revisions, search, upkeep
 from worker.store.builds import Build
 from worker.store.filters import compile_filter
 from worker.store.revisions import DOCUMENTS_PER_TRANSACTION, Job, Prepared, PreparedInVain, Retried
+from worker.tokens import ESTIMATE, estimate
 
 T = TypeVar("T")
 
@@ -186,15 +187,20 @@ def sort(documents: Sequence[object], *, max_bytes: int) -> Sorted:
 
 def split(document: Document, build: Build, backend: EmbeddingBackend) -> list[Chunk]:
     """The chunks of the document in this build, each with the heading that travels with it."""
-    recipe = Recipe.stored(build.recipe)
+    recipe, count = Recipe.stored(build.recipe), backend.count_tokens
     return chunk(
         document.text,
-        title=embedding_title(document.title, token_limit=recipe.token_limit, count=backend.count_tokens),
+        title=embedding_title(
+            document.title, *document.important, token_limit=recipe.token_limit, count=count
+        ),
         prefix=recipe.document_prefix,
         chunk_tokens=recipe.chunk_tokens,
         token_limit=recipe.token_limit,
         overlap_tokens=recipe.overlap_tokens,
-        count=backend.count_tokens,
+        count=count,
+        # where the tokenizer is not known, `count` is a bound, and chunks by it a quarter of their size
+        size=estimate if backend.tokenizer == ESTIMATE else None,
+        sections=True,
     )
 
 

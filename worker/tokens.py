@@ -37,6 +37,21 @@ _WORD = re.compile(rf"(?:[ \t]*+\S++|\s*\n|\s++)+?(?:{_JOINT}|\Z)")
 _WORDS_KEPT = 50_000
 _WORD_CHARACTERS = 32  # longer words are seldom met again
 
+# Runs of one kind, and how many characters of it make 100 tokens: between cl100k_base, o200k_base and Llama 2, which
+# differ by two and more where a script is rare (benchmarks/token_counts.py).
+_CHARACTERS_PER_100_TOKENS = {
+    "key": 130, "word": 620, "digits": 200, "line": 200, "blank": 1600, "marks": 160, "cyrillic": 290, "alphabet": 140,
+    "indic": 110, "hangul": 80, "cjk": 95, "sign": 60, "rare": 33,
+}  # fmt: skip
+_RUN = re.compile(
+    r"(?P<key>[A-Za-z0-9+/=_-]{24,})|(?P<word> ?[A-Za-z\u00c0-\u024f]+)|(?P<digits> ?[0-9]+)|(?P<line>[\r\n]+)"
+    r"|(?P<blank>[^\S\r\n]+)|(?P<marks> ?[!-/:-@\[-`{-~\x80-\u00bf\u2010-\u2027]+)|(?P<cyrillic> ?[\u0400-\u052f]+)"
+    r"|(?P<alphabet> ?[\u0250-\u08ff]+)|(?P<hangul> ?[\u1100-\u11ff\uac00-\ud7a3]+)"
+    r"|(?P<indic> ?[\u0900-\u10ff\u1780-\u17ff]+)"
+    r"|(?P<cjk>[\u3000-\u9fff\uff00-\uffef]+)|(?P<sign>[\x00-\uffff])|(?P<rare>.)",
+    re.DOTALL,
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Counter:
@@ -97,6 +112,16 @@ def bound(text: str) -> int:
     English has about four bytes a token, but rare ideographs have one, and keys and hashes come near it.
     """
     return len(text.encode()) + _ADDED_TOKENS
+
+
+def estimate(text: str) -> int:
+    """Near the count of most tokenizers, over or under: for the size of chunks, where their tokenizer is not known."""
+    return _estimates.count(text)
+
+
+def _estimate(word: str) -> int:
+    runs = ((run.end() - run.start(), run.lastgroup or "") for run in _RUN.finditer(word))
+    return sum(-(-100 * length // _CHARACTERS_PER_100_TOKENS[kind]) for length, kind in runs)
 
 
 def _openai_counter(encoding: str) -> Counter:
@@ -193,3 +218,6 @@ class _Words(dict[str, int]):
                 self.clear()
             self[word] = tokens
         return tokens
+
+
+_estimates = _Words(_estimate)

@@ -188,8 +188,9 @@ def _last(waiting: Sequence[Unit], limit: int) -> int:
             return at - 1 if best is None else best
         if at + 1 == len(waiting):
             break
-        # of equal hashes the last one: repeated lines fill their chunk
-        key = (waiting[at + 1].opens, unit.hash)
+        after = waiting[at + 1]
+        # the hash is of both sides, as entries of one form end alike; of equal ones the last: they fill their chunk
+        key = (after.opens, (unit.hash + 3 * after.hash) % 2**32)
         if tokens >= MIN_FILL * limit and (best is None or key <= lowest):
             best, lowest = at, key
     return len(waiting) - 1
