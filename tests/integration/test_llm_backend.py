@@ -105,8 +105,9 @@ def test_no_input_is_larger_than_a_request() -> None:
 def test_an_unknown_model_needs_a_token_limit(broken: Broken) -> None:
     with pytest.raises(SettingsError, match="TOKEN_LIMIT of embedding backend 'default' is missing"):
         backend("bro")
-    found = backend("bro", token_limit=512)
-    assert (found.batch_token_limit, found.batch_size, found.tokenizer) == (512, 7, "estimate")
+    found = backend("bro", token_limit=8_000)
+    assert (found.batch_token_limit, found.batch_size, found.tokenizer) == (8_000, 7, "estimate")
+    assert found.chunk_tokens == 512
 
 
 def test_the_dimensions_of_an_unknown_model_come_from_a_probe(broken: Broken) -> None:

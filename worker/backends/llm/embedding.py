@@ -16,8 +16,6 @@ from worker.tokens import ESTIMATE, OPENAI_ENCODINGS, counter, tokenizer_file
 
 DEFAULT_BATCH_SIZE = 100
 DEFAULT_CHUNK_TOKENS = 512
-# bytes, as an unknown tokenizer is bounded by them: about 512 tokens of English
-DEFAULT_CHUNK_BYTES = 2_048
 
 
 class LLMEmbeddingBackend:
@@ -32,7 +30,7 @@ class LLMEmbeddingBackend:
     batch_token_limit: int  # tokens of one request, over all its inputs
     batch_size: int  # inputs of one request
     tokenizer: str  # a name of worker.tokens
-    chunk_tokens: int  # default size of a chunk, as that tokenizer counts
+    chunk_tokens: int  # default size of a chunk, as that tokenizer counts, or near it where that is not known
 
     def __init__(
         self,
@@ -76,8 +74,7 @@ class LLMEmbeddingBackend:
         self.tokenizer = tokenizer or (known and known.tokenizer) or ESTIMATE
         if self.tokenizer not in (ESTIMATE, *OPENAI_ENCODINGS):
             tokenizer_file(self.tokenizer)
-        default = DEFAULT_CHUNK_BYTES if self.tokenizer == ESTIMATE else DEFAULT_CHUNK_TOKENS
-        self.chunk_tokens = min(self.token_limit, (known and known.chunk_tokens) or default)
+        self.chunk_tokens = min(self.token_limit, (known and known.chunk_tokens) or DEFAULT_CHUNK_TOKENS)
         self.document_prefix = document_prefix
         self.query_prefix = query_prefix
         self.timeout_seconds = timeout_seconds
