@@ -344,6 +344,17 @@ def test_old_texts_are_deleted_and_what_is_shown_wanted_or_newest_stays(applicat
     assert application.search("words") == ["a"]
 
 
+def test_the_newest_text_stays_though_no_build_serves_it_as_it_is_staged_from_again(
+    application: Application,  # noqa: F811
+) -> None:
+    application.put({"id": "a", "text": SHORT})
+    execute(application, "DELETE FROM vector_index.served_1")
+    assert collected(application).revisions == 0
+    verify(application, repair=True)
+    application.drainer.drain()
+    assert application.search("ships") == ["a"]
+
+
 def test_vectors_stay_for_what_comes_again_until_a_fifth_is_unreferenced(application: Application) -> None:  # noqa: F811
     application.put(*[{"id": n, "text": f"Words number {n}."} for n in range(10)])
     application.delete("0", "1")
