@@ -13,7 +13,9 @@ RUN pip install --require-hashes -r requirements-runtime.lock
 COPY . .
 RUN pip install --no-deps . && if [ -n "$LLM_PLUGINS" ]; then pip install $LLM_PLUGINS; fi
 
-RUN useradd --create-home --uid 10001 worker
+# keys, and models of one's own servers: to be mounted. Plugins write there what they keep.
+ENV LLM_USER_PATH=/llm
+RUN useradd --create-home --uid 10001 worker && install --directory --owner worker /llm
 USER worker
 WORKDIR /home/worker
 ENTRYPOINT ["vector-index"]

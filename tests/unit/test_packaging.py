@@ -106,6 +106,24 @@ def test_the_compose_file_has_no_password_and_opens_nothing_to_other_machines(
     )
 
 
+def test_every_process_of_ours_has_the_plugins_and_the_folder_of_llm(services: dict[str, Any]) -> None:
+    """A model that one of them knows, all know: the keys and the files of models are mounted where llm looks."""
+    image = (ROOT / "Dockerfile").read_text()
+    folder = re.search(r"^ENV LLM_USER_PATH=(\S+)$", image, re.MULTILINE)
+    assert folder is not None
+    assert f"install --directory --owner worker {folder[1]}\n" in image  # plugins write there
+    assert "pip install $LLM_PLUGINS" in image
+    for name, service in services.items():
+        if "build" in service:
+            assert service["build"]["args"] == {"LLM_PLUGINS": "${LLM_PLUGINS:-}"}, name
+            assert [volume.split(":")[-1] for volume in service["volumes"]] == [folder[1]], name
+
+
+def test_keys_in_the_mounted_folder_are_neither_committed_nor_in_the_image() -> None:
+    assert "/llm/" in (ROOT / ".gitignore").read_text().splitlines()
+    assert "!llm" not in (ROOT / ".dockerignore").read_text()
+
+
 def test_the_image_gets_all_that_the_wheel_is_made_of() -> None:
     ignored = (ROOT / ".dockerignore").read_text()
     hatch = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]
