@@ -20,17 +20,18 @@ BROKER_URL = (
 RESULT_BACKEND = ""  # Redis address for results of tasks and streamed answers; empty: BROKER_URL
 VECTOR_INDEX_HOME = ""  # folder of the embedded services' data; empty: the user's data directory
 
-# Models: shorthands for MODEL_ID of the two default backends; empty: as VECTOR_INDEX says
+# Models: shorthands for MODEL_ID of the two default backends; empty: as VECTOR_INDEX says.
+# `vector-index models` lists what they may name.
 
-EMBEDDING_MODEL = ""  # any model or alias that `llm embed-models` lists
-CHAT_MODEL = ""  # any model or alias that `llm models` lists
+EMBEDDING_MODEL = ""  # any embedding model of `llm`, or an alias of it
+CHAT_MODEL = ""  # any chat model of `llm`, or an alias of it
 
 # Bounds and monitoring
 
 MAX_DOCUMENT_BYTES = 10_000_000  # bytes of a document's text in UTF-8; a larger document fails with a reason
 TIMEZONE = "UTC"  # IANA name; the zone that crontab schedules are meant in
 METRICS_PORT = None  # TCP port on which a worker process serves Prometheus metrics; None: not served
-PRICE_PER_MILLION_TOKENS = None  # currency units per million embedded tokens, for estimates; None: none shown
+PRICE_PER_MILLION_TOKENS = None  # currency units per million embedded tokens, for `plan`; None: none shown
 
 # Backends, indexes and sources: a section that an override leaves out keeps what stands here.
 # The shipped models need no key and no network: `wordllama` embeds, `extractive` answers by quoting.

@@ -43,6 +43,8 @@ def only_line(done: "subprocess.CompletedProcess[str]") -> str:
     [
         (["search", "x", "--index", "defalt"], {}, 2, "there is no index 'defalt': did you mean 'default'?"),
         (["index", "no-such-file"], {}, 2, "no-such-file does not exist"),
+        (["plan", "no-such-file"], {}, 2, "no-such-file does not exist"),
+        (["models"], {"LLM_USER_PATH": "/dev/null/llm"}, 2, "set LLM_USER_PATH to one that can be written"),
         (["status"], {}, 3, "run `vector-index up`"),
         (["search", "x"], BROKER, 3, "the broker 'redis://***@127.0.0.1:1/0' cannot be reached"),
         (["worker"], POSTGRES | BROKER, 3, "Postgres at 127.0.0.1:1/x is unreachable"),

@@ -15,12 +15,12 @@ from worker.cli.client import Client
 from worker.cli.models import surroundings
 from worker.configuration import ChatBackendSettings, Configuration, EmbeddingBackendSettings, load
 from worker.errors import InputError, ServiceUnreachable, SettingsError, VectorIndexError
-from worker.recipes import Recipe
+from worker.recipes import Recipe, probe
 from worker.services import attach
 from worker.store import builds, connection, schema
 
 MINIMUM_REDIS = (6, 2)
-PROBE, PROMPT = "ok", "Say ok."
+PROMPT = "Say ok."
 SHOWN_CHARACTERS = 40  # of an answer
 QUEUES = ("vector_index", "vector_index.embed", "vector_index.chat")
 
@@ -105,9 +105,9 @@ def _embedding(settings: EmbeddingBackendSettings, offline: bool) -> str:
     if offline:
         return f"{backend.model_id}, not asked"
     started = time.monotonic()
-    vectors = backend.embed([PROBE])
+    probe(backend)
     seconds = time.monotonic() - started
-    return f"{backend.model_id} returned a vector of length {vectors.shape[1]:,} in {seconds:.2f} s"
+    return f"{backend.model_id} returned a vector of length {backend.dimensions:,} in {seconds:.2f} s"
 
 
 def _chat(settings: ChatBackendSettings, offline: bool) -> str:
