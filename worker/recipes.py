@@ -98,16 +98,20 @@ class Recipe:
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
 
-    def check(self, index: str, backend: EmbeddingBackend) -> None:
-        """Raises SettingsError when the backend makes other vectors than this build holds."""
+    def check(self, index: str, backend: EmbeddingBackend, *, dimensions: int | None = None) -> None:
+        """Raises SettingsError when the backend makes other vectors than this build holds.
+
+        Without `dimensions`, those of the backend's vectors, it may ask the provider, and raises what that raises.
+        """
+        dimensions = backend.dimensions if dimensions is None else dimensions
         if backend.model_id != self.model:
             mend = f"MODEL_ID back to {self.model}"
-        elif backend.dimensions != self.dimensions:
+        elif dimensions != self.dimensions:
             mend = f"EMBEDDING_OUTPUT_DIMENSIONS back to {self.dimensions}"
         else:
             return
         raise SettingsError(
             f"index {index!r} holds vectors of {self.model} ({self.dimensions} dimensions), but its embedding "
-            f"backend is {backend.model_id} ({backend.dimensions} dimensions): set {mend}, or give the documents "
+            f"backend is {backend.model_id} ({dimensions} dimensions): set {mend}, or give the documents "
             "an index of another name"
         )

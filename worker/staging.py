@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from worker.chunking import chunk, embedding_title
 from worker.configuration import IndexSettings
 from worker.documents import Chunk, Document, clean
-from worker.errors import InputError, InvalidDocument, TemporaryError
+from worker.errors import InputError, InvalidDocument, TemporaryError, VectorIndexError
 from worker.packing import batches
 from worker.recipes import EmbeddingBackend, Recipe, probe
 from worker.store import builds, connection, revisions, search, upkeep
@@ -223,8 +223,9 @@ def stage_slice(
         with connection.checkout(url) as conn:
             written = builds.writable(conn, job.index_id)
             unchanged = revisions.unchanged(conn, job.index_id, hashes) if heads is None else set()
+        dimensions = _dimensions(backend)
         for build in written:
-            Recipe.stored(build.recipe).check(index, backend)
+            Recipe.stored(build.recipe).check(index, backend, dimensions=dimensions or build.dimensions)
         prepared = []
         for document in documents:
             wanted = [] if document.id in unchanged else written
@@ -248,6 +249,14 @@ def stage_slice(
 def sliced(documents: Iterable[T], characters: Callable[[T], int]) -> Iterator[list[T]]:
     """What goes into one transaction each."""
     return batches(documents, characters, weight_limit=SLICE_CHARACTERS, size_limit=DOCUMENTS_PER_TRANSACTION)
+
+
+def _dimensions(backend: EmbeddingBackend) -> int | None:
+    """Of its vectors; None where only a provider could say that does not: what stands is written all the same."""
+    try:
+        return backend.dimensions
+    except VectorIndexError:
+        return None
 
 
 def _name(value: Any, at: int) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -72,6 +73,27 @@ def test_a_provider_that_is_away_holds_up_no_document(connect: Connect, provider
     provider.reset()
     application.drainer.drain()
     assert application.state("first")["state"] == application.state("second")["state"] == "live"
+
+
+@pytest.mark.parametrize("fault", ["unavailable", "content_policy", "unauthorized"])
+def test_a_new_process_accepts_documents_where_the_provider_does_not_say_the_length(
+    connect: Connect, provider: Provider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    """Nothing but the provider knows it, and the index stands already. Where it does say another, that is told."""
+    entry = f"- model_id: house\n  model_name: house/embed\n  api_base: {provider.url}\n"
+    (tmp_path / "extra-openai-embedding-models.yaml").write_text(entry)
+    monkeypatch.setenv("LLM_USER_PATH", str(tmp_path))
+    connect("house", token_limit=500).put({"id": "a", "text": "Words."})
+    provider.inject(fault, times=None)
+    started = connect("house", token_limit=500)
+    started.stage({"id": "b", "text": "More words."}, task_id="second")
+    assert started.state("b")["state"] == "pending"
+    provider.reset()
+    provider.dimensions = 100
+    with pytest.raises(
+        SettingsError, match=r"\(512 dimensions\), but its embedding backend is house \(100 dim"
+    ):
+        connect("house", token_limit=500).stage({"id": "c", "text": "New words."}, task_id="third")
 
 
 def test_another_length_halfway_loses_nothing_and_goes_on_when_it_is_mended(
