@@ -361,3 +361,13 @@ def test_rows_reach_numpy_without_becoming_lists(server: LLMEmbeddingBackend) ->
     """Neither ours nor llm's own code copies a vector into Python numbers."""
     rows = list(embedding_model("default", "mine", {}).embed_multi(["one", "two"]))
     assert [type(row) for row in rows] == [np.ndarray, np.ndarray]
+
+
+def test_limits_go_by_the_name_that_the_server_has_for_a_model(provider: Provider, folder: Path) -> None:
+    write(folder, EMBEDDINGS, api_base=provider.url, model_name="bge-m3")
+    assert LLMEmbeddingBackend(name="default", model_id="mine").token_limit == 8_192
+    write(folder, CHAT, api_base=provider.url, model_name="gpt-4o-mini")
+    assert LLMChatBackend(name="default", model_id="mine").token_limit == 128_000
+    write(folder, CHAT, api_base=provider.url, model_name="llama-of-ours")
+    with pytest.raises(SettingsError, match="TOKEN_LIMIT of chat backend 'default' is missing"):
+        LLMChatBackend(name="default", model_id="mine")

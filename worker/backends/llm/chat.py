@@ -12,7 +12,7 @@ from llm.models import Model, Prompt, Response
 from worker.backends import Reply
 from worker.backends.failures import classify
 from worker.backends.llm.deadline import each_within
-from worker.backends.llm.lookup import chat_model, secrets
+from worker.backends.llm.lookup import chat_model, known_name, secrets
 from worker.backends.llm.openai_client import with_lasting_client
 from worker.backends.llm.options import PromptOptions, prompt_options
 from worker.errors import ProviderUnavailable, SettingsError, VectorIndexError
@@ -62,7 +62,7 @@ class LLMChatBackend:
         # llm 0.36 does not read how a streamed completion ended
         self._streams = options.stream and bool(model.can_stream) and not isinstance(model, Completion)
         self._timeout_seconds = timeout_seconds
-        known = chat_limits(self.model_id)
+        known = chat_limits(known_name(model))
         self.count_tokens = counter((known and known.tokenizer) or ESTIMATE)
         limit = token_limit or (known and known.token_limit)
         if not limit:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from worker.backends.failures import classify
 from worker.backends.llm.deadline import within
-from worker.backends.llm.lookup import embedding_model, secrets
+from worker.backends.llm.lookup import embedding_model, known_name, secrets
 from worker.errors import ProviderUnavailable, Refused, SettingsError, VectorIndexError
 from worker.limits import embedding_limits
 from worker.tokens import ESTIMATE, OPENAI_ENCODINGS, counter, tokenizer_file
@@ -56,9 +56,7 @@ class LLMEmbeddingBackend:
         if getattr(self._model, "can_shorten", False) and self._model.dimensions is None:  # type: ignore[attr-defined]
             self._model.dimensions = dimensions  # type: ignore[attr-defined]
         self.model_id = self._model.model_id
-        # what an operator calls a model of a server says nothing; what the server calls it may be known
-        own_name = self._model.model_name if hasattr(self._model, "api_base") else self.model_id  # type: ignore[attr-defined]
-        self._known = known = embedding_limits(own_name)
+        self._known = known = embedding_limits(known_name(self._model))
         if token_limit is None and known is None:
             raise SettingsError(
                 f"TOKEN_LIMIT of embedding backend {name!r} is missing, and {self.model_id!r} is no model whose "

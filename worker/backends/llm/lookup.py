@@ -53,6 +53,11 @@ def secrets(model: EmbeddingModel | Model, init_kwargs: Mapping[str, Any]) -> li
     return [*_strings(init_kwargs), *_strings(getattr(model, "headers", None)), *_key(model)]
 
 
+def known_name(model: EmbeddingModel | Model) -> str:
+    """The name to look limits up by: what an operator calls a model of a server says nothing, the server's may."""
+    return getattr(model, "model_name", None) or model.model_id
+
+
 def _unknown(model_id: str, owner: str, known: Iterable[str], command: str) -> SettingsError:
     near = difflib.get_close_matches(model_id, known, n=1)
     hint = f" (the nearest is {near[0]!r})" if near else ""
