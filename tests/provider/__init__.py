@@ -3,8 +3,8 @@
 In a test: `with Provider(latency_seconds=0.05) as provider: ... provider.url ... provider.stats()`.
 As a process of its own: `python -m tests.provider --latency 0.05` prints its address as one line of JSON. Then
 `GET /stats` has the counts, which so outlive the workers that a test kills, `GET /requests` what was received,
-`POST /faults` plans what goes wrong ({"name": ..., "path": ..., "times": ..., and the fault's arguments}), and
-`POST /reset` forgets all three.
+`POST /faults` plans what goes wrong ({"name": ..., "path": ..., "times": ..., and the fault's arguments}),
+`POST /times` tells how often a text was embedded ({"text": ...}), and `POST /reset` forgets all.
 """
 
 import random
@@ -201,6 +201,8 @@ class Provider:
             case "POST", "/faults":
                 self.inject(**request.body)
                 return {}
+            case "POST", "/times":
+                return {"times": self.times_embedded(request.body["text"])}
             case "POST", "/reset":
                 self.reset()
                 return {}

@@ -1,0 +1,429 @@
+"""The protocol under fire: producers, embedders, deletes, retries, reindexing, sweeps, collectors and readers.
+
+Few documents and few distinct contents at a time, so that every race is frequent, and new contents all the while,
+so that races do not end once everything has its vector. A crash is a connection that breaks before or after any
+statement, commits included. The laws are checked while it runs, and at the end.
+"""
+
+import random
+import threading
+import time
+import zlib
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, LiteralString
+
+import numpy as np
+import psycopg
+import pytest
+from numpy.typing import NDArray
+from psycopg import sql
+from psycopg_pool import ConnectionPool
+
+from tests.integration.conftest import HashBackend
+from worker import monitoring, reindexing, staging
+from worker.configuration import IndexSettings
+from worker.draining import Drainer
+from worker.errors import ProviderUnavailable, Refused, TemporaryError, TooLarge
+from worker.store import builds, connection, garbage, upkeep
+
+DOCUMENTS = 25
+GROUPS = 5  # deletes by filter take a group
+PHRASES = 12  # new ones in each round
+ROUND_SECONDS = 0.3
+REDELIVERIES = 0.15
+PRODUCERS, EMBEDDERS = 5, 4
+SETTLE_SECONDS = 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weather:
+    """What befalls the system."""
+
+    crashes: float = 0.01  # of all statements, before or after each; a staging has about a dozen
+    slow: float = 0.01  # of all requests: they outlive their lease
+    lease_seconds: float = 0.8
+    pauses: float = 0.03  # of all statements: the process is not on a core for 20 ms behind them
+    batch_size: int = 6
+    sweeps: bool = True
+    collects: bool = True
+    late: bool = (
+        False  # one content at a time is refused after its lease has ended, and taken from anybody else
+    )
+
+
+STORM = Weather()
+# nobody dies and nothing is late: nothing is left to a sweep, and nothing is embedded twice
+CALM = Weather(crashes=0, slow=0, lease_seconds=6, pauses=0.1, batch_size=2, sweeps=False, collects=False)
+LATE = Weather(crashes=0, slow=0, collects=False, late=True)
+
+LIVE = """
+SELECT d.id, s.live_rev, r.title, r.metadata, r.text, d.deleted,
+    array_agg(c.text ORDER BY c.ordinal) FILTER (WHERE c.rev IS NOT NULL),
+    count(*) FILTER (WHERE c.rev IS NOT NULL AND e.hash IS NULL)
+FROM {served} s JOIN vector_index.documents d USING (doc) LEFT JOIN vector_index.revisions r ON r.rev = s.live_rev
+LEFT JOIN {chunks} c ON c.rev = s.live_rev LEFT JOIN {embeddings} e ON e.hash = c.hash
+WHERE s.live_rev IS NOT NULL GROUP BY d.id, s.live_rev, r.title, r.metadata, r.text, d.deleted
+"""
+
+HEADS = """
+SELECT d.id, d.version, d.deleted, d.head_rev, s.live_rev, s.state, r.text
+FROM vector_index.documents d LEFT JOIN {served} s USING (doc) LEFT JOIN vector_index.revisions r ON r.rev = d.head_rev
+"""
+
+# every revision that commits, and every failure, is written down by the database itself
+WITNESS = """
+CREATE TABLE witnessed (doc bigint, rev bigint, sent bigint);
+CREATE TABLE failed_late (error text);
+CREATE FUNCTION witness() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    INSERT INTO witnessed VALUES (new.doc, new.rev, (new.metadata->>'sent')::bigint); RETURN NULL; END $$;
+CREATE FUNCTION note_failure() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    INSERT INTO failed_late VALUES (new.error); RETURN NULL; END $$;
+CREATE TRIGGER witness AFTER INSERT ON vector_index.revisions FOR EACH ROW EXECUTE FUNCTION witness();
+CREATE TRIGGER note AFTER UPDATE ON {served} FOR EACH ROW
+    WHEN (new.state = 'failed' AND new.error LIKE 'late%') EXECUTE FUNCTION note_failure();
+"""
+COUNTS: dict[str, LiteralString] = {
+    "a redelivered message over a newer one": (
+        "SELECT count(*) FROM (SELECT FROM witnessed WHERE sent IS NOT NULL GROUP BY doc, sent HAVING count(*) > 1) w"
+    ),
+    "failed by somebody whose lease had ended": "SELECT count(*) FROM failed_late",
+    "deadlock": "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()",
+}
+
+
+class Crash(Exception):
+    """The process died here."""
+
+
+class Mortal(psycopg.Connection[Any]):
+    """A connection whose owner may die before or after each exchange with the server, or hesitate."""
+
+    weather = Weather(crashes=0, pauses=0)
+    crashes = 0
+
+    def wait(self, *args: Any, **kwargs: Any) -> Any:
+        self._perhaps_die()
+        result = super().wait(*args, **kwargs)
+        self._perhaps_die()
+        if random.random() < self.weather.pauses:
+            time.sleep(0.02)
+        return result
+
+    def _perhaps_die(self) -> None:
+        if random.random() < self.weather.crashes / 2:
+            type(self).crashes += 1
+            self.close()
+            raise Crash
+
+
+class MortalPool(ConnectionPool[Any]):
+    """The pool of the store, handing out connections that may break."""
+
+    def __class_getitem__(cls, _: object) -> type["MortalPool"]:
+        return cls
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, connection_class=Mortal, **kwargs)
+
+
+class Provider(HashBackend):
+    """Refuses some contents, takes others only in pieces, fails at times, and is at times slower than the lease."""
+
+    def __init__(self, weather: Weather) -> None:
+        super().__init__(chunk_tokens=10, batch_size=weather.batch_size)
+        self.weather = weather
+        self.sent: Counter[str] = Counter()
+        self.lock = threading.Lock()
+        self.kept: str | None = (
+            None  # the content that is being refused, too late, to the thread of this number
+        )
+        self.keeper = 0
+        self.known: set[str] = set()  # contents that were refused so, and are taken from now on
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        if any("poison" in text for text in texts):
+            raise Refused("this is poison")
+        if any("giant" in text and len(text.split()) > 9 for text in texts):
+            raise TooLarge("this is giant")
+        if random.random() < 0.02:
+            raise ProviderUnavailable(
+                "overloaded", rate_limited=random.random() < 0.5, retry_after_seconds=0.05
+            )
+        time.sleep(1.5 if random.random() < self.weather.slow else random.uniform(0.001, 0.004))
+        for text in texts:
+            if self.weather.late and "late" in text:
+                self.refuse_late(text, alone=len(texts) == 1)
+        with self.lock:
+            self.sent.update(texts)
+        return super().embed(texts)
+
+    def refuse_late(self, text: str, *, alone: bool) -> None:
+        """Refuse a content once its lease has ended, while somebody else holds it."""
+        me = threading.get_ident()
+        with self.lock:
+            first = self.kept is None and text not in self.known
+            if first:
+                self.kept, self.keeper = text, me
+                self.known.add(text)
+            refused = self.kept == text and self.keeper == me
+            if refused and alone:
+                self.kept = None
+        if first or self.kept == text != refused:
+            time.sleep(2.5 * self.weather.lease_seconds)
+        if refused:
+            raise Refused("late: the lease has ended")
+
+
+class Shelf:
+    """A source that holds some of the documents, others at each reading."""
+
+    def __init__(self, simulation: "Simulation") -> None:
+        self.simulation = simulation
+
+    def documents(self) -> Iterator[dict[str, Any]]:
+        for n in random.sample(range(DOCUMENTS), random.randint(DOCUMENTS // 2, DOCUMENTS)):
+            yield self.simulation.document(n, versioned=False)
+
+
+class Simulation:
+    def __init__(self, url: str, index: IndexSettings, weather: Weather) -> None:
+        self.url, self.index, self.weather = url, index, weather
+        self.backend = Provider(weather)
+        self.settings = replace(index.embedding_backend, timeout_seconds=weather.lease_seconds / 2)
+        self.over = threading.Event()
+        self.began = time.monotonic()
+        self.done: Counter[str] = Counter()
+        self.violations: Counter[str] = Counter()
+        self.versions: dict[str, int] = {}
+        self.jobs: list[str] = []
+        self.recent: deque[Callable[[], None]] = deque(maxlen=30)
+        self.serial = 0
+        self.lock = threading.Lock()
+
+    def run(self, seconds: float) -> None:
+        """Let it go for a while, come to rest, and judge."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("worker.draining.LEASE_MARGIN_SECONDS", self.weather.lease_seconds / 2)
+            patch.setattr("worker.draining.BACKOFF_SECONDS", 0.05)
+            patch.setattr("worker.draining.BUILDS_SECONDS", 0.2)
+            patch.setattr("worker.store.reindexing.LEASE_SECONDS", 1.0)
+            patch.setattr(connection, "ConnectionPool", MortalPool)
+            patch.setattr(Mortal, "crashes", 0)
+            self.prepare()
+            patch.setattr(Mortal, "weather", self.weather)
+            self.work(seconds)
+            self.done["crashes"] = Mortal.crashes
+            patch.setattr(Mortal, "weather", Weather(crashes=0, pauses=0))
+            self.settle()
+            self.judge()
+            connection.close_pools()
+
+    def prepare(self) -> None:
+        staging.ensure_index(self.url, self.index, self.backend)
+        with psycopg.connect(self.url, autocommit=True) as conn:
+            build = builds.live(conn, "default")
+            assert build is not None
+            self.build = build
+            conn.execute(self.query(WITNESS))
+
+    def query(self, text: Any) -> sql.Composed:
+        return sql.SQL(text).format(**builds.tables(self.build.build))
+
+    def work(self, seconds: float) -> None:
+        steps = [
+            *[lambda n=n: self.produce(n) for n in range(PRODUCERS)],
+            *[self.embed] * EMBEDDERS,
+            *[self.sweep] * self.weather.sweeps,
+            *[self.collect] * self.weather.collects,
+        ]
+        threads = [threading.Thread(target=self.repeat, args=(step,)) for step in steps]
+        threads.append(threading.Thread(target=self.read))
+        for thread in threads:
+            thread.start()
+        time.sleep(seconds)
+        self.over.set()
+        for thread in threads:
+            thread.join(60)
+        self.violations["a thread that hangs"] += sum(thread.is_alive() for thread in threads)
+
+    def repeat(self, step: Callable[[], None]) -> None:
+        """One step after another; who dies is there again at once, as a supervisor sees to it."""
+        while not self.over.is_set():
+            try:
+                step()
+            except (Crash, TemporaryError):
+                continue
+            except psycopg.Error as error:  # a statement that the protocol does not lead to
+                self.violations[type(error).__name__] += 1
+
+    def produce(self, producer: int) -> None:
+        self.done["messages"] += 1
+        task_id = f"{producer}-{self.done['messages']}-{random.random()}"
+        chosen = random.sample(range(DOCUMENTS), random.randint(1, 3))
+        match random.choices(("delete", "filter", "retry", "reindex", "stage"), (8, 2, 5, 1, 84))[0]:
+            case "delete":
+                ids = [str(n) for n in chosen]
+                self.persist(lambda: staging.delete(self.url, "default", task_id, ids, None))
+            case "filter":
+                group = {"group": random.randrange(GROUPS)}
+                self.persist(lambda: staging.delete_matching(self.url, self.index, task_id, group, None))
+            case "retry":
+                self.persist(
+                    lambda: staging.retry(self.url, "default", list(staging.failed_ids(self.url, "default")))
+                )
+            case "reindex":
+                self.persist(lambda: self.reindex(task_id))
+            case "stage":
+                self.send(task_id, [self.document(n) for n in chosen])
+
+    def reindex(self, task_id: str) -> None:
+        if reindexing.reindex(
+            self.url,
+            self.index,
+            self.backend,
+            Shelf(self),
+            task_id,
+            max_bytes=10**6,
+            allow_shrink=True,
+        ):
+            self.done["reindexings"] += 1
+
+    def send(self, task_id: str, documents: list[dict[str, Any]]) -> None:
+        def stage() -> None:
+            staging.stage(self.url, self.index, self.backend, task_id, documents, max_bytes=10**6)
+            self.done["stagings"] += 1
+
+        self.persist(stage)
+        self.jobs.append(task_id)
+        self.recent.append(stage)
+        if random.random() < REDELIVERIES:  # of any message, behind newer ones
+            self.done["redeliveries"] += 1
+            self.persist(random.choice(self.recent))
+
+    def persist(self, deliver: Callable[[], object]) -> None:
+        """Deliver a message until it is acknowledged."""
+        while True:
+            try:
+                deliver()
+                return
+            except Crash:
+                continue
+            except TemporaryError:
+                time.sleep(0.05)
+
+    def document(self, n: int, *, versioned: bool = True) -> dict[str, Any]:
+        now = int((time.monotonic() - self.began) / ROUND_SECONDS)
+        phrases = [f"phrase {k} tells the reader about round {now} at length" for k in range(PHRASES)]
+        phrases.append(f"giant {now} that the provider calls too large for one")
+        if random.random() < 0.2:
+            phrases.append(f"poison {now} that the provider always refuses to take in")
+            phrases.append(f"late {now} as it is refused once and taken then")
+        text = "\n\n".join(random.sample(phrases, k=random.randint(0, 7)))
+        mark = zlib.crc32(text.encode())
+        metadata = {"mark": mark, "group": n % GROUPS}
+        document = {
+            "id": n,
+            "text": text,
+            "title": str(mark) if n % 3 == 0 else "",
+            "metadata": metadata,
+        }
+        with self.lock:
+            if n % 2 == 0 and versioned:  # half of the documents have versions, in random order of arrival
+                newest = self.versions.get(str(n), 0)
+                document["version"] = max(1, newest + random.randint(-2, 2))
+                self.versions[str(n)] = max(newest, document["version"])
+            elif n % 2:  # the others tell each sending apart
+                self.serial += 1
+                metadata["sent"] = self.serial
+        return document
+
+    def embed(self) -> None:
+        drainer = Drainer(self.url, self.settings, self.backend)
+        drainer.drain()
+        time.sleep(0.005)
+
+    def sweep(self) -> None:
+        time.sleep(0.2)
+        self.sweep_once(unchecked_seconds=0.5)
+
+    def sweep_once(self, *, unchecked_seconds: float) -> None:
+        with connection.checkout(self.url) as conn:
+            repairs = upkeep.sweep(conn, self.build, unchecked_seconds=unchecked_seconds)
+        self.violations["neither embedded nor pending"] += repairs.queued
+
+    def collect(self) -> None:
+        time.sleep(0.1)
+        with connection.checkout(self.url) as conn:
+            collected = garbage.collect(conn, self.build, kept_share=0.0)
+        self.done["vectors collected"] += collected.embeddings
+
+    def read(self) -> None:
+        seen: dict[str, int] = {}
+        with psycopg.connect(self.url, autocommit=True) as conn:
+            while not self.over.is_set():
+                self.done["reads"] += 1
+                self.look(conn, seen)
+
+    def look(self, conn: psycopg.Connection[Any], seen: dict[str, int]) -> None:
+        """What a reader sees at any moment."""
+        for id, rev, title, metadata, text, deleted, chunks, holes in conn.execute(self.query(LIVE)):
+            if deleted:
+                self.violations["deleted but served"] += 1
+                continue
+            if (
+                text is None
+                or zlib.crc32(text.encode()) != metadata["mark"]
+                or title not in ("", str(metadata["mark"]))
+            ):
+                self.violations["half a revision"] += 1
+            elif "".join("".join(chunks or []).split()) != "".join(text.split()):
+                self.violations["chunks of another revision"] += 1
+            if holes:
+                self.violations["live without a vector"] += 1
+            if rev < seen.get(id, 0):
+                self.violations["a step back"] += 1
+            seen[id] = rev
+
+    def settle(self) -> None:
+        """No more crashes: whatever the dead left behind must come to its end by the ordinary means."""
+        drainer = Drainer(self.url, self.settings, self.backend)
+        deadline = time.monotonic() + SETTLE_SECONDS
+        while time.monotonic() < deadline:
+            drainer.drain()
+            if self.weather.sweeps:
+                self.sweep_once(unchecked_seconds=0.0)
+            if self.stuck() == 0:
+                return
+            time.sleep(0.1)
+
+    def stuck(self) -> int:
+        with connection.checkout(self.url) as conn:
+            figures = upkeep.figures(conn, self.build)
+        return int(figures["documents"]["pending"] + figures["pending_chunks"])
+
+    def judge(self) -> None:
+        """The laws that hold once all is quiet."""
+        self.violations["stuck"] += self.stuck()
+        with connection.checkout(self.url) as conn:
+            self.look(conn, {})
+            for id, version, deleted, head, live, state, text in conn.execute(self.query(HEADS)):
+                if not deleted and not (live == head or (state == "failed" and "poison" in text)):
+                    self.violations["lost"] += 1
+                if state == "failed" and "poison" not in text:
+                    self.violations["an innocent failed"] += 1
+                if version != self.versions.get(id):
+                    self.violations["a version lost"] += 1
+            for task_id in random.sample(self.jobs, min(len(self.jobs), 1_000)):
+                if monitoring.report(conn, "default", task_id)[0] is None:
+                    self.violations["a job without a result"] += 1
+            for law, query in COUNTS.items():
+                row = conn.execute(query).fetchone()
+                self.violations[law] += row[0] if row else 0
+        if self.weather == CALM:
+            self.violations["embedded twice"] += self.backend.sent.total() - len(self.backend.sent)
+
+    def __str__(self) -> str:
+        done = ", ".join(f"{number:,} {what}" for what, number in self.done.items())
+        return f"{done}; violations: {dict(+self.violations) or 0}"
