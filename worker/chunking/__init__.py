@@ -1,8 +1,8 @@
 """Text to chunks: exact spans, never over a limit, with boundaries that the content chooses.
 
-A text is cut into units by its structure. From the start of a chunk, among the units that end between 0.4 of the
-limit and the limit, the chunk closes before a heading if it can, else between two paragraphs, and of several such
-places after the unit with the smallest hash. So boundaries depend on nearby text only: an edit changes the chunks
+A text is cut into units by its structure. From the start of a chunk, among the units that end between a third of
+the limit and the limit, the chunk closes before a heading if it can, else between two paragraphs, and of several such
+places at the one with the smallest hash. So boundaries depend on nearby text only: an edit changes the chunks
 around it, and the next boundaries fall where they fell before.
 """
 
@@ -18,11 +18,12 @@ from worker.tokens import CUT_TOKENS, JOINT, Counter
 CHUNKER = "window-min/2"
 
 MIN_TOKENS = 8  # of a chunk: room for a character of four bytes and what a tokenizer adds around it
-MIN_FILL = 0.4  # of the limit, before a chunk may close
+MIN_FILL = 0.33  # of the limit, before a chunk may close
 MAX_TITLE_SHARE = 0.25  # of TOKEN_LIMIT: for title and headings
 PATH_SEPARATOR = " > "
 
 _UNIT_TOKENS = 96
+_WORD_CHARACTERS = 40  # where a word starts is looked for so far from the end of a chunk
 _UNITS_PER_CHUNK = 4  # at least: a window of fewer units has little to choose from
 
 
@@ -44,8 +45,9 @@ def chunk(
     `size(c.text) <= chunk_tokens`; `c.tokens`, which is `count(embedding_text(prefix, c.heading, c.text))`, is
     at most `token_limit`. Together they cover all but white space. With `overlap_tokens` (at most half of
     `chunk_tokens`) a chunk starts with as many units of its predecessor as fit into them.
-    `title` is what `embedding_title` returned, and the heading of each chunk; with `sections` the headings above
-    its start follow. `size` is for a `count` that is only a bound: it is then held for `token_limit` alone.
+    `title` is what `embedding_title` returned, and the heading of each chunk; with `sections` the last two headings
+    above it follow, unless it starts with one. `size` is for a `count` that is only a bound, which is then held for
+    `token_limit` alone.
     Raises SettingsError when prefix and title leave no room.
     """
     cutter = _Chunker(
@@ -152,15 +154,18 @@ class _Chunker:
         if not isinstance(self.count, Counter) or not self.adds_up:
             return None
         text, inside = self.text, self.count.inside
-        first = JOINT.search(text, start + 1, chosen[0].end)
-        last = text.rfind(" ", chosen[-1].start, end)
-        if first is None or not first.start() <= last or not JOINT.match(text, last):
-            return None
         if not all(JOINT.match(text, unit.start) for unit in chosen[1:]):
             return None
-        head = text[start : first.start()]
+        first = JOINT.search(text, start + 1, chosen[0].end)
+        joints = [
+            match.start()
+            for match in JOINT.finditer(text, max(chosen[-1].start, end - _WORD_CHARACTERS), end)
+        ]
+        if not first or not joints or first.start() > joints[-1]:
+            return None
+        head, tail = text[start : first.start()], text[joints[-1] : chosen[-1].end]
         tokens = sum(unit.tokens for unit in chosen) - inside(text[chosen[0].start : first.start()])
-        tokens += inside(text[last:end]) - inside(text[last : chosen[-1].end])
+        tokens += inside(text[joints[-1] : end]) - inside(tail) if joints[-1] + len(tail) > end else 0
         size = tokens + self.count(head)
         return size, tokens + self.count(lead + head) if lead else size
 
@@ -181,17 +186,17 @@ class _Chunker:
 
 def _last(waiting: Sequence[Unit], limit: int) -> int:
     """Where the chunk ends that starts with the first unit: the rule of the module."""
-    tokens, best, lowest = 0, None, (INSIDE, 0)
+    tokens, best, lowest, filled = 0, None, (INSIDE + 1, 0), MIN_FILL * limit
     for at, unit in enumerate(waiting):
         tokens += unit.tokens
         if tokens > limit and at:
             return at - 1 if best is None else best
-        if at + 1 == len(waiting):
-            break
+        if tokens < filled or at + 1 == len(waiting):
+            continue
         after = waiting[at + 1]
         # the hash is of both sides, as entries of one form end alike; of equal ones the last: they fill their chunk
         key = (after.opens, (unit.hash + 3 * after.hash) % 2**32)
-        if tokens >= MIN_FILL * limit and (best is None or key <= lowest):
+        if key <= lowest:
             best, lowest = at, key
     return len(waiting) - 1
 

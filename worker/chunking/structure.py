@@ -51,7 +51,8 @@ def _paragraphs(text: str, start: int, end: int) -> Iterator[Block]:
         for match in _BLOCK_END.finditer(text, start, stop):
             yield from _with_heading(text, start, match.end())
             start = match.end()
-        yield from _with_heading(text, start, stop)
+        if start < stop:
+            yield from _with_heading(text, start, stop)
         start = stop
 
 
@@ -79,42 +80,41 @@ def near_hash(text: str, at: int) -> tuple[int, int]:
     return crc32(text[max(0, at - _NEAR_CHARACTERS) : at + _NEAR_CHARACTERS].encode()), -at
 
 
-def _with_heading(text: str, start: int, end: int) -> Iterator[Block]:
+def _with_heading(text: str, start: int, end: int) -> tuple[Block, ...]:
     heading = _heading(text, start, end)
-    if heading:
-        yield heading
-        start = heading.end
-    if start < end:
-        yield Block(start, end)
+    if not heading:
+        return (Block(start, end),)
+    return (heading, Block(heading.end, end)) if heading.end < end else (heading,)
 
 
 def _heading(text: str, start: int, end: int) -> Block | None:
-    first = _BLANK_LINES.match(text, start, end)
-    at = first.end() if first else start
-    line = text[at : min(_line_end(text, at, end), at + _HEADING_CHARACTERS)]
-    opening = line.lstrip()[:1]
-    if opening == "<":
-        found = _HTML_HEADING.match(text, at + len(line) - len(line.lstrip()), end)
+    at = start
+    if text[at] == "\n":
+        blank = _BLANK_LINES.match(text, start, end)
+        at = blank.end() if blank else start
+    if at == end:
+        return None
+    mark, below = text[at], _line_end(text, at, end)
+    if mark in "< \t":
+        found = _HTML_HEADING.match(text, at, end)
         if found and found.end() - at <= _HEADING_CHARACTERS:
             return Block(start, found.end(), int(found[1]), _plain(found[2]))
         return None
-    if not opening or (line[-1:] != "\n" and at + len(line) < end):
+    if mark not in _UNDERLINES and (below == end or text[below] not in _UNDERLINES):
         return None
-    if opening == "#":
+    line = text[at : min(below, at + _HEADING_CHARACTERS)]
+    if at + len(line) < below:
+        return None
+    if mark == "#" and line.strip("# \t\n"):
         level = len(line) - len(line.lstrip("#"))
-        if 1 <= level <= 6 and line[level] in " \t" and line.strip("# \t\n"):
-            return Block(start, at + len(line), level, line.strip("# \t\n"))
+        if 1 <= level <= 6 and line[level] in " \t":
+            return Block(start, below, level, line.strip("# \t\n"))
         return None
-    return _underlined(text, start, at, end, line)
+    return _underlined(text, start, below, end, line)
 
 
-def _underlined(text: str, start: int, at: int, end: int, line: str) -> Block | None:
-    below = at + len(line)
-    if below >= end:
-        return None
+def _underlined(text: str, start: int, below: int, end: int, line: str) -> Block | None:
     over = _rule(line)
-    if not over and text[below] not in _UNDERLINES:
-        return None
     if over:
         line = text[below : min(_line_end(text, below, end), below + _HEADING_CHARACTERS)]
         below += len(line)

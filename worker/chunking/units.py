@@ -2,11 +2,11 @@
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 from zlib import crc32
 
-from worker.chunking.structure import blocks, near_hash
+from worker.chunking.structure import Block, blocks, near_hash
 from worker.tokens import JOINT
 
 Count = Callable[[str], int]
@@ -15,8 +15,11 @@ _Span = tuple[int, int, int]  # start, end, tokens
 # What a unit starts: the better place to end the chunk before it, the lower.
 HEADING, BLOCK, INSIDE = 0, 1, 2
 
+# An edit of a heading embeds again what it travels with: with all headings 18 chunks at worst, with two 6.
+_HEADINGS = 2
 # Tokens have about four characters: a longer span is cut without being counted first.
 _CHARACTERS_PER_TOKEN = 4
+_CLUSTER_CHARACTERS = 32  # a longer grapheme cluster may be cut
 
 # The end of a match is where the text is cut: before blanks and after line feeds, where counts add up.
 _ITEMS = re.compile(
@@ -39,7 +42,7 @@ class Unit(NamedTuple):
     tokens: int
     hash: int
     opens: int  # HEADING, BLOCK or INSIDE
-    path: tuple[str, ...]  # titles of the headings above it, those that it starts with left out
+    path: tuple[str, ...]  # titles of the nearest headings above it; none where it starts with one
 
 
 def units(text: str, limit: int, chunk_limit: int, measure: Count) -> Iterator[Unit]:
@@ -49,7 +52,8 @@ def units(text: str, limit: int, chunk_limit: int, measure: Count) -> Iterator[U
     """
     levels: list[int] = []
     titles: tuple[str, ...] = ()
-    start, opens, path = 0, BLOCK, titles
+    path: tuple[str, ...] = ()
+    start, opens = 0, BLOCK
     for block in blocks(text):
         if block.level is not None:
             if opens == HEADING and block.end - start > limit * _CHARACTERS_PER_TOKEN:
@@ -59,27 +63,25 @@ def units(text: str, limit: int, chunk_limit: int, measure: Count) -> Iterator[U
                 start, opens = block.start, BLOCK
             while levels and levels[-1] >= block.level:
                 levels.pop()
-            if opens != HEADING:
-                opens, path = HEADING, titles[: len(levels)]
+            opens, path = HEADING, ()
             titles = (*titles[: len(levels)], block.title)
             levels.append(block.level)
             continue
-        for at, end, tokens in _block_spans(
-            text, block.start, block.end, block.code, limit, chunk_limit, measure
-        ):
-            if not text[start:end].strip():
+        for at, end, tokens in _block_spans(text, block, limit, chunk_limit, measure):
+            piece = text[start:end]
+            if piece.isspace():
                 continue
             if start < at:
-                tokens = measure(text[start:end])
+                tokens = measure(piece)
                 if tokens > chunk_limit and text[start:at].strip():
                     for span in _spans(text, start, at, limit, measure, _PROSE):
                         yield _unit(text, span, opens, path)
                         opens = INSIDE
                     start, tokens = at, measure(text[at:end])
             yield _unit(text, (start, end, tokens), opens, path)
-            start, opens, path = end, INSIDE, titles
+            start, opens, path = end, INSIDE, titles[-_HEADINGS:]
         if opens != HEADING:
-            opens, path = BLOCK, titles
+            opens = BLOCK
     if text[start:].strip():
         for span in _spans(text, start, len(text), limit, measure, _PROSE):
             yield _unit(text, span, opens, path)
@@ -88,7 +90,7 @@ def units(text: str, limit: int, chunk_limit: int, measure: Count) -> Iterator[U
 
 def halves(text: str, unit: Unit, measure: Count) -> list[Unit]:
     """A unit in smaller ones; a single character stays as it is."""
-    spans = _pieces(text, unit.start, unit.end, (unit.tokens + 1) // 2, measure)
+    spans = _pieces(text, unit.start, unit.end, (unit.tokens + 1) // 2, measure, clusters=False)
     return [_unit(text, span, INSIDE if at else unit.opens, unit.path) for at, span in enumerate(spans)]
 
 
@@ -97,31 +99,30 @@ def _unit(text: str, span: _Span, opens: int, path: tuple[str, ...]) -> Unit:
     return Unit(start, end, tokens, crc32(text[start:end].strip().encode()), opens, path)
 
 
-def _block_spans(
-    text: str, start: int, end: int, code: bool, limit: int, chunk_limit: int, measure: Count
-) -> Iterator[_Span]:
-    if not code:
-        yield from _spans(text, start, end, limit, measure, _PROSE)
-    elif (
-        end - start <= chunk_limit * _CHARACTERS_PER_TOKEN
-        and (tokens := measure(text[start:end])) <= chunk_limit
-    ):
-        yield start, end, tokens
-    else:
-        yield from _spans(text, start, end, limit, measure, _CODE)
+def _block_spans(text: str, block: Block, limit: int, chunk_limit: int, measure: Count) -> Iterable[_Span]:
+    if not block.code:
+        return _spans(text, block.start, block.end, limit, measure, _PROSE)
+    whole = text[block.start : block.end]
+    if len(whole) <= chunk_limit * _CHARACTERS_PER_TOKEN and (tokens := measure(whole)) <= chunk_limit:
+        return ((block.start, block.end, tokens),)
+    return _spans(text, block.start, block.end, limit, measure, _CODE)
 
 
 def _spans(
     text: str, start: int, end: int, limit: int, measure: Count, separators: tuple[re.Pattern[str], ...]
-) -> Iterator[_Span]:
+) -> Iterable[_Span]:
     if end - start <= limit * _CHARACTERS_PER_TOKEN:
         tokens = measure(text[start:end])
         if tokens <= limit:
-            yield start, end, tokens
-            return
+            return ((start, end, tokens),)
     if not separators:
-        yield from _pieces(text, start, end, limit, measure)
-        return
+        return _pieces(text, start, end, limit, measure)
+    return _split(text, start, end, limit, measure, separators)
+
+
+def _split(
+    text: str, start: int, end: int, limit: int, measure: Count, separators: tuple[re.Pattern[str], ...]
+) -> Iterator[_Span]:
     for match in separators[0].finditer(text, start, end):
         yield from _spans(text, start, match.end(), limit, measure, separators[1:])
         start = match.end()
@@ -129,30 +130,39 @@ def _spans(
         yield from _spans(text, start, end, limit, measure, separators[1:])
 
 
-def _pieces(text: str, start: int, end: int, limit: int, measure: Count) -> Iterator[_Span]:
+def _pieces(
+    text: str, start: int, end: int, limit: int, measure: Count, *, clusters: bool = True
+) -> Iterator[_Span]:
     """What has no structure left: cut between words, else characters, again where the smallest hash is.
 
-    The places depend on what is near them, so they come back after an edit.
+    The places depend on what is near them, so they come back after an edit. With `clusters` a grapheme cluster stays
+    whole whatever it counts.
     """
     while start < end:
-        stop = min(end, start + limit * _CHARACTERS_PER_TOKEN)
-        tokens = measure(text[start:stop])
-        while (tokens > limit or stop < end) and stop - start > 1:
-            full = start + max(1, (stop - start) * limit // max(tokens, limit))
-            stop = _place(text, start, full if full < stop or stop < end else stop - 1)
+        full = min(end, start + limit * _CHARACTERS_PER_TOKEN)
+        tokens = measure(text[start:full])
+        room = (full - start) * limit // max(tokens, limit)
+        while True:
+            full = min(end, start + max(1, room))
+            stop = full if full == end else _place(text, start, full, end if clusters else full)
             tokens = measure(text[start:stop])
-            if tokens <= limit:
+            if tokens <= limit or stop - start == 1 or stop > full:
                 break
+            room = min(full - start - 1, (stop - start) * limit // tokens)
         yield start, stop, tokens
         start = stop
 
 
-def _place(text: str, start: int, full: int) -> int:
-    """Where to end a piece that ends at `full` at the latest."""
+def _place(text: str, start: int, full: int, end: int) -> int:
+    """Where to end a piece: at `full` at the latest, or after the cluster that is longer, before `end`."""
     early = start + max(1, (full - start) * 2 // 5)
-    places = [match.start() for match in JOINT.finditer(text, early, full)] or range(early, full + 1)
-    nearby = sorted(places, key=lambda at: near_hash(text, at))
-    return next((at for at in nearby if breaks(text, at)), full)
+    words = [match.start() for match in JOINT.finditer(text, early, full)]
+    for places in (words or range(early, full + 1), range(start + 1, early)):
+        for at in sorted(places, key=lambda at: near_hash(text, at)):
+            if breaks(text, at):
+                return at
+    beyond = range(full + 1, min(end, full + _CLUSTER_CHARACTERS) + 1)
+    return next((at for at in beyond if breaks(text, at)), full)
 
 
 def breaks(text: str, at: int) -> bool:
