@@ -42,7 +42,9 @@ def chat(
             )
             for attempt in answering.attempts():
                 with attempt:
-                    passages = retrieval.retrieve(target.url, target.settings, target.backend, wanted)
+                    passages = retrieval.retrieve(
+                        target.url, target.settings, target.backend, wanted, target.budget
+                    )
             return answering.answer(
                 backend,
                 asked,
@@ -50,6 +52,7 @@ def chat(
                 system=target.settings.query_prompt,
                 stream=writer,
                 revoked=lambda: self.request.id in state.revoked,
+                budget=process.chat_budget(target.settings, chat_backend),
             )
     except answering.Revoked as error:
         # on the threads pool Celery itself ends only what has not begun

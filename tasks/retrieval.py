@@ -34,7 +34,7 @@ def search(
         similarity_threshold=similarity_threshold,
         per_document=per_document,
     )
-    found = retrieval.retrieve(target.url, target.settings, target.backend, wanted)
+    found = retrieval.retrieve(target.url, target.settings, target.backend, wanted, target.budget)
     return [passage.as_json() for passage in found]
 
 

@@ -1,6 +1,7 @@
 """Answer: passages become a prompt, the prompt an answer with citations, as a whole or as a stream."""
 
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import stamina
 
 from worker import prompting
 from worker.backends import Reply
+from worker.budgets import Budget
 from worker.documents import Passage, clean
 from worker.errors import (
     InvalidQuery,
@@ -37,6 +39,7 @@ class ChatBackend(Protocol):
     """What answering asks of a chat backend, ours or a user's own class."""
 
     model_id: str
+    token_limit: int  # tokens of a prompt with its answer
     prompt_tokens: int  # tokens of a prompt, at most; room for the answer is kept already
     system: str | None  # wins over the index's QUERY_PROMPT
     count_tokens: Callable[[str], int]  # never under the provider's own count
@@ -131,6 +134,7 @@ def answer(
     system: str | None = None,
     stream: Stream | None = None,
     revoked: Callable[[], bool] = lambda: False,
+    budget: Budget | None = None,  # of the backend; None: no limits
 ) -> dict[str, Any]:
     """The result of a chat: answer, answered, sources with `cited`, model, usage.
 
@@ -161,9 +165,15 @@ def answer(
             raise Revoked("the question was revoked: the answer ends here")
         stream.write("token", piece)
 
+    budget = budget or Budget("", backend.model_id)
+    room = backend.token_limit - backend.prompt_tokens  # for the answer
+    tokens = room + sum(backend.count_tokens(message["content"]) for message in prompt.messages)
     for attempt in attempts(unless=lambda: stream is not None and stream.begun):
-        with attempt:
+        with attempt, budget.first(tokens):
+            sent = time.monotonic()
             reply = backend.reply(prompt.messages, say if stream else None)
+    used = reply.input_tokens + reply.output_tokens
+    budget.give_back(tokens=tokens - used, held_seconds=time.monotonic() - sent)
     return _done(
         stream,
         reply.text,

@@ -3,58 +3,116 @@
 import logging
 import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, ClassVar
 
 import redis
+from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
+from billiard.exceptions import WorkerLostError
 from celery import Task, bootsteps
 from celery.exceptions import Reject
+from celery.worker import state
 from celery.worker.consumer import consumer
 from celery.worker.consumer.tasks import Tasks
 from celery.worker.request import Request
 from kombu.transport.redis import Channel
 
-from worker.errors import VectorIndexError
+from worker.configuration.addresses import redis_url
+from worker.errors import InputError, VectorIndexError
 
 VISIBILITY_TIMEOUT_SECONDS = 60  # after which the messages of a dead worker are taken by another
 HEARTBEAT_SECONDS = 10
+STUCK_LOOKS = 9  # in a row, a heartbeat apart: longer than kombu takes to find that its connection is dead
+MAX_DEATHS = 3  # of pool processes on one message
+DEATHS_HEADER = "vector_index_deaths"
 
 logger = logging.getLogger("vector_index.broker")
 
 
 class LeaseHeartbeat(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has no types
-    """Renew the visibility of every message that this worker holds.
+    """Renew the visibility of every message that this worker holds, and notice when it takes no more.
 
     Without it a message that is held for longer than the visibility timeout is delivered again while it runs,
     and a timeout of hours would be needed, after which a dead worker's messages would be taken up. A thread, as
     the event loop stands still during a warm shutdown.
+
+    A worker can stay connected and yet consume nothing (Celery's issues 8030, 8091, 10205, 10302): messages wait,
+    it has none in hand, and takes none. A worker that is busy, that waits for the broker, that is stopped for a
+    while or that ends is not stuck.
     """
 
     requires = (Tasks,)
-    _channel: ClassVar[Any] = None
+    on_stuck: ClassVar[Callable[[], None] | None] = None  # ends the process
+    _consumer: ClassVar[Any] = None
     _thread: ClassVar[threading.Thread | None] = None
+    _looks: ClassVar[int] = 0  # that found messages waiting and nobody taking them
+    _taken: ClassVar[int] = 0  # messages since the start
 
     def start(self, consumer: Any) -> None:
         cls = type(self)
-        cls._channel = consumer.task_consumer.channel  # a new one after each reconnect
+        cls._consumer = consumer  # its channel is a new one after each reconnect
         if cls._thread is None or not cls._thread.is_alive():
-            url = consumer.app.conf.broker_url
+            client = _client(consumer.app.conf.broker_url)
             cls._thread = threading.Thread(
-                target=self._renew, args=(url,), name="lease-heartbeat", daemon=True
+                target=self._beat, args=(client,), name="lease-heartbeat", daemon=True
             )
             cls._thread.start()
 
-    def _renew(self, url: str) -> None:
-        client = redis.Redis.from_url(url, socket_timeout=5, socket_connect_timeout=5)
+    @classmethod
+    def let_go(cls) -> None:
+        """Put what this worker holds back into its queues, in front, for others to take at once."""
+        if cls._consumer is None or cls._consumer.task_consumer is None:
+            return
+        qos = cls._consumer.task_consumer.channel.qos
+        client = _client(cls._consumer.app.conf.broker_url)
+        for tag in list(qos._delivered):
+            with suppress(redis.RedisError):  # its lease ends by itself
+                qos.restore_by_tag(tag, client, leftmost=True)
+
+    @classmethod
+    def _beat(cls, client: "redis.Redis") -> None:
         while True:
             time.sleep(HEARTBEAT_SECONDS)
-            channel = type(self)._channel
+            if (task_consumer := cls._consumer.task_consumer) is None:
+                continue  # between two connections
+            channel = task_consumer.channel
             held = list(channel.qos._delivered)
-            if held:
-                now = time.time()
-                try:
-                    client.zadd(channel.unacked_index_key, dict.fromkeys(held, now), xx=True)
-                except redis.RedisError as error:
-                    logger.warning("leases of %d messages not renewed: %s", len(held), error)
+            try:
+                if held:
+                    client.zadd(channel.unacked_index_key, dict.fromkeys(held, time.time()), xx=True)
+                stuck = cls._is_stuck(client, task_consumer, held)
+            except redis.RedisError as error:
+                cls._looks = 0
+                logger.warning("leases of %d messages not renewed: %s", len(held), error)
+                continue
+            if stuck and cls.on_stuck is not None:
+                logger.critical(
+                    "this worker is idle and takes none of the messages that wait: it ends, to be started again"
+                )
+                cls.on_stuck()
+
+    @classmethod
+    def _is_stuck(cls, client: "redis.Redis", task_consumer: Any, held: list[Any]) -> bool:
+        # counted in looks, not in seconds: a process that was stopped for an hour has looked once
+        taken, before = state.all_total_count[0], cls._taken
+        cls._taken = taken
+        queues = [
+            name for queue in task_consumer.queues for name in _lists(task_consumer.channel, queue.name)
+        ]
+        ending = state.should_stop is not None or state.should_terminate is not None
+        idle = not held and taken == before and not ending
+        cls._looks = cls._looks + 1 if idle and any(map(client.llen, queues)) else 0
+        return cls._looks >= STUCK_LOOKS
+
+
+def _client(url: str) -> "redis.Redis":
+    return redis.Redis.from_url(redis_url(url), socket_timeout=5, socket_connect_timeout=5)
+
+
+def _lists(channel: Any, queue: str) -> list[str]:
+    """The lists of a queue in Redis: one for each priority."""
+    return [channel._q_for_pri(queue, priority) for priority in channel.priority_steps]
 
 
 def guard_reconnect() -> None:
@@ -83,6 +141,32 @@ class HiddenArguments(Request):  # type: ignore[misc]  # celery has no types
         self._argsrepr = ""
         self._kwargsrepr = f"{len(message.body) / 1000:.1f} kB"
 
+    def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
+        """As Celery's; but a message on which pool processes die again and again ends as a failure.
+
+        Celery counts these deaths with the retries for services that are away, of which there is no end.
+        """
+        error = exc_info.exception
+        error = error.exc if isinstance(error, ExceptionWithTraceback) else error
+        ended = isinstance(error, SystemExit) and not (self._already_cancelled or self._already_revoked)
+        if ended or isinstance(error, WorkerLostError):
+            headers = dict(self._context.headers or {})
+            deaths = headers[DEATHS_HEADER] = headers.get(DEATHS_HEADER, 0) + 1
+            self._context.headers = headers
+            if deaths >= MAX_DEATHS:
+                exc_info = _told(
+                    f"{self.name} ended its process {deaths} times: give it more memory, or send its documents in "
+                    "smaller messages to find the one that does it"
+                )
+        return super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)
+
+
+def _told(sentence: str) -> ExceptionInfo:
+    try:
+        raise InputError(sentence)
+    except InputError:
+        return ExceptionInfo()
+
 
 class HideBodies(logging.Filter):
     """Celery logs the whole body of a message that it cannot take: keep the reason only."""
@@ -106,6 +190,7 @@ class HiddenTask(Task):  # type: ignore[misc]
     """The base of all our tasks."""
 
     abstract = True
+    default_retry_delay = 5  # seconds; after the death of its process
     throws = (VectorIndexError,)  # said in one line of the log; any other error is a bug, with its traceback
     Request = "worker.broker:HiddenArguments"
 

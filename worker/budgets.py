@@ -6,6 +6,7 @@ Redis the same rule holds for each process by itself. A local model has neither 
 
 import logging
 import math
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -71,6 +72,8 @@ class Budget:
         self.name = name
         self._requests = Rate.of(requests_per_minute, burst)
         self._tokens = Rate.of(tokens_per_minute, burst)
+        self._most_tokens = tokens_per_minute or sys.maxsize
+        self._burst_tokens = max(1, int(tokens_per_minute * burst)) if tokens_per_minute else sys.maxsize
         self.request_tokens = max(1, int(tokens_per_minute * burst / 2)) if tokens_per_minute else None
         self._client = None
         if url:
@@ -87,9 +90,10 @@ class Budget:
         """Take one request of so many tokens: the seconds to wait.
 
         More than the patience: nothing was taken, ask again then. Else the request is due after that time, which
-        puts it before everybody who asks later.
+        puts it before everybody who asks later. A request above the burst always waits, also where nobody sends; of
+        one above the limit itself, the provider decides.
         """
-        costs = (self._requests.unit_seconds, tokens * self._tokens.unit_seconds)
+        costs = (self._requests.unit_seconds, min(tokens, self._most_tokens) * self._tokens.unit_seconds)
         return self._run(0.0, patience_seconds, costs)
 
     def give_back(self, *, requests: int = 0, tokens: int = 0, held_seconds: float) -> None:
@@ -113,9 +117,11 @@ class Budget:
     def first(self, tokens: int) -> Iterator[None]:
         """Around a request that a caller waits for: it goes before the drainers, or ends with a sentence.
 
-        Waits PATIENCE_SECONDS at most, and keeps to the pause that the provider names. Raises ProviderUnavailable.
+        Waits PATIENCE_SECONDS at most, and keeps to the pause that the provider names. What is above the burst is
+        owed: those who come later wait for it. Raises ProviderUnavailable.
         """
-        wait = self.take(tokens, patience_seconds=PATIENCE_SECONDS)
+        owed = max(0, tokens - self._burst_tokens)
+        wait = self.take(tokens - owed, patience_seconds=PATIENCE_SECONDS)
         if wait > PATIENCE_SECONDS:
             raise ProviderUnavailable(
                 f"the {self.name} backend may send again in {wait:.0f} s: ask again then, or raise "
@@ -123,6 +129,7 @@ class Budget:
                 retry_after_seconds=wait,
                 rate_limited=True,
             )
+        self.give_back(tokens=-owed, held_seconds=0.0)
         time.sleep(wait)
         try:
             yield

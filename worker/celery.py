@@ -4,13 +4,17 @@ Nothing is read or connected at import; Celery asks for its settings when a comm
 """
 
 import logging
+import os
+import signal
 import sys
-import time
+import threading
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
+import billiard
 from celery import Celery, signals
 from kombu.entity import Queue
 
@@ -25,7 +29,9 @@ QUEUES = (STAGING, EMBED, CHAT)
 TASK_MODULES = ("tasks.chat", "tasks.indexing", "tasks.reindexing", "tasks.retrieval", "tasks.upkeep")
 
 SWEEP_SECONDS = 30.0
-STOP_SECONDS = 10.0  # for requests in flight when the process is asked to end; `up` kills after 15
+STOP_SECONDS = 10.0  # for what is under way when the process is asked to end; `up` kills after 15
+LET_GO_SECONDS = 3.0  # for giving back what is not done by then
+STUCK = 75  # the exit code of a worker that no longer consumes: EX_TEMPFAIL, to be started again
 
 STATIC = {
     "task_queues": [Queue(name) for name in QUEUES],  # type: ignore[no-untyped-call]
@@ -43,7 +49,9 @@ STATIC = {
     "accept_content": ["json"],
     "result_accept_content": ["json"],
     "task_acks_late": True,
-    "task_reject_on_worker_lost": True,
+    # a process of the pool that dies: its message is sent again, and fails the third time (worker/broker.py)
+    "task_retry_on_worker_lost": True,
+    "task_reject_on_worker_lost": True,  # where it cannot be sent, it stays
     "task_track_started": True,
     "worker_prefetch_multiplier": 1,
     "worker_pool": "threads",  # one worker for all queues; staging on processes of its own: --pool=prefork
@@ -68,7 +76,8 @@ STATIC = {
         "socket_keepalive": True,
     },
     "result_backend_always_retry": True,
-    "result_expires": 86_400,
+    "result_expires": 86_400,  # a day
+    "result_failure_expires": 604_800,  # a week, to be looked into
     "result_extended": False,  # it would store arguments with the result
     "beat_scheduler": "celery.beat:Scheduler",  # in memory: due times stand in Postgres
     "beat_schedule": {
@@ -81,6 +90,7 @@ logger = logging.getLogger("vector_index.worker")
 app = Celery("vector_index", task_cls="worker.broker:HiddenTask")
 app.steps["consumer"].add(LeaseHeartbeat)
 _drainers: list[Drainer] = []
+_ending, _hurry = threading.Event(), threading.Event()
 
 
 @app.on_configure.connect
@@ -123,6 +133,7 @@ def start(sender: Any, **_: Any) -> None:
 @signals.worker_ready.connect
 def start_draining(sender: Any, **_: Any) -> None:
     """The worker that serves the queue of waiting tasks embeds, too; its first sweep is due at once."""
+    LeaseHeartbeat.on_stuck = partial(leave, STUCK)
     if EMBED in sender.app.amqp.queues.consume_from:
         _drainers[:] = process.drainers()
         for drainer in _drainers:
@@ -131,19 +142,50 @@ def start_draining(sender: Any, **_: Any) -> None:
 
 
 @signals.worker_shutting_down.connect
-def stop_draining(**_: Any) -> None:
-    """Claim nothing more; what is in flight is saved."""
+def stop(**_: Any) -> None:
+    """Claim nothing more. What is under way has STOP_SECONDS to end, or until a second signal.
+
+    Celery itself would wait for its tasks without end on SIGTERM, and cannot be hurried on the threads pool.
+    """
     for drainer in _drainers:
         drainer.stop(0.0)
+    if not _ending.is_set():
+        _ending.set()
+        threading.Thread(target=leave_in_time, name="leave-in-time", daemon=True).start()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
+            signal.signal(number, lambda *_: _hurry.set())
 
 
 @signals.worker_shutdown.connect
 def finish(**_: Any) -> None:
-    """Wait for requests in flight; the lease of one that takes longer runs out."""
-    deadline = time.monotonic() + STOP_SECONDS  # of all together
+    """Wait for requests in flight; `leave_in_time` bounds it."""
+    stop()  # a remote shutdown comes without a signal
     for drainer in _drainers:
-        drainer.stop(max(0.0, deadline - time.monotonic()))
+        drainer.stop(STOP_SECONDS)
     connection.close_pools()
+
+
+def leave_in_time() -> None:
+    _hurry.wait(STOP_SECONDS)
+    logger.warning("what is not done yet is given back")
+    leave(0)
+
+
+def leave(code: int) -> None:
+    """End the process now; what it has in hand is free for others at once, where Postgres and the broker answer."""
+    giving = threading.Thread(target=let_go, name="let-go", daemon=True)
+    giving.start()
+    giving.join(LET_GO_SECONDS)
+    for child in billiard.active_children():
+        os.kill(child.pid, signal.SIGKILL)
+    os._exit(code)
+
+
+def let_go() -> None:
+    for drainer in _drainers:
+        drainer.stop(0.0)
+        drainer.let_go()
+    LeaseHeartbeat.let_go()
 
 
 def end_with(error: VectorIndexError) -> NoReturn:

@@ -9,6 +9,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from worker import backends, configuration, services
 from worker.answering import ChatBackend
+from worker.budgets import CHAT_BURST, Budget
 from worker.configuration import ChatBackendSettings, EmbeddingBackendSettings, IndexSettings
 from worker.draining import Drainer
 from worker.errors import InvalidQuery, SettingsError
@@ -49,6 +50,7 @@ class Index:
     url: str  # of Postgres
     settings: IndexSettings
     backend: EmbeddingBackend
+    budget: Budget  # of the backend
 
 
 @once_per_process
@@ -66,10 +68,12 @@ def result_backend() -> str:
 def index(name: str) -> Index:
     """An index of the settings. Raises UnknownIndex, SettingsError."""
     settings = configuration.current().index(name)
+    backend = settings.embedding_backend.name
     return Index(
         url=addresses().database_url,
         settings=settings,
-        backend=embedding_backend(settings.embedding_backend.name),
+        backend=embedding_backend(backend),
+        budget=embedding_budget(backend),
     )
 
 
@@ -77,6 +81,35 @@ def index(name: str) -> Index:
 def embedding_backend(name: str) -> EmbeddingBackend:
     """The embedding backend of that name. Raises SettingsError."""
     return make_backend(configuration.current().embedding_backends[name])
+
+
+@once_per_process
+def embedding_budget(name: str) -> Budget:
+    """The limits of the embedding backend of that name, which all processes share."""
+    settings = configuration.current().embedding_backends[name]
+    return Budget(
+        addresses().broker_url,
+        f"embedding:{name}",
+        requests_per_minute=settings.requests_per_minute,
+        tokens_per_minute=settings.tokens_per_minute,
+    )
+
+
+def chat_budget(index: IndexSettings, name: str | None = None) -> Budget:
+    """The limits of the chat backend of that name, or of the index, which all processes share."""
+    return _chat_budget(name or index.chat_backend.name)
+
+
+@once_per_process
+def _chat_budget(name: str) -> Budget:
+    settings = configuration.current().chat_backends[name]
+    return Budget(
+        addresses().broker_url,
+        f"chat:{name}",
+        requests_per_minute=settings.requests_per_minute,
+        tokens_per_minute=settings.tokens_per_minute,
+        burst=CHAT_BURST,
+    )
 
 
 def make_backend(settings: EmbeddingBackendSettings) -> EmbeddingBackend:
@@ -162,5 +195,6 @@ def drainers() -> list[Drainer]:
     """One for each embedding backend in use, not yet started."""
     url = addresses().database_url
     return [
-        Drainer(url, settings, embedding_backend(settings.name)) for settings in used_embedding_backends()
+        Drainer(url, settings, embedding_backend(settings.name), embedding_budget(settings.name))
+        for settings in used_embedding_backends()
     ]

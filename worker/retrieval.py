@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from worker.budgets import Budget
 from worker.chunking import chunk
 from worker.configuration import IndexSettings
 from worker.documents import Passage, clean, embedding_text
@@ -61,7 +62,13 @@ class LikeDocument:
             raise InvalidQuery(f"include_self must be true or false, not {self.include_self!r}")
 
 
-def retrieve(url: str, index: IndexSettings, backend: EmbeddingBackend, query: Query) -> list[Passage]:
+def retrieve(
+    url: str,
+    index: IndexSettings,
+    backend: EmbeddingBackend,
+    query: Query,
+    budget: Budget | None = None,  # of the backend; None: no limits
+) -> list[Passage]:
     """The passages nearest to the question, nearest first; none when nothing is indexed yet.
 
     Raises InvalidQuery for a filter that cannot be compiled or lacks the tenant, SettingsError when the backend
@@ -75,7 +82,9 @@ def retrieve(url: str, index: IndexSettings, backend: EmbeddingBackend, query: Q
     recipe = Recipe.stored(build.recipe)
     recipe.check(index.name, backend)
     _check_threshold(query.similarity_threshold, build)
-    vector = backend.embed([_question(query.text, recipe, backend)])[0]
+    question = _question(query.text, recipe, backend)
+    with (budget or Budget("", backend.model_id)).first(backend.count_tokens(question)):
+        vector = backend.embed([question])[0]
 
     wanted = query.offset + query.limit
     candidates = max(FIRST_CANDIDATES, 2 * wanted)

@@ -27,6 +27,7 @@ class Echo:
     fail_after: int = 0  # words
     prompts: list[Sequence[Mapping[str, str]]] = field(default_factory=list)
     model_id: str = "echo"
+    token_limit: int = 1_200
     prompt_tokens: int = 1_000
     system: str | None = None
     count_tokens: Callable[[str], int] = EXACT

@@ -9,9 +9,13 @@ import pytest
 import redis
 
 from tests.fixtures.proxy import Proxy
-from worker import budgets
+from tests.integration.conftest import HashBackend
+from worker import budgets, staging
 from worker.budgets import KEY, PATIENCE_SECONDS, Budget
+from worker.configuration import IndexSettings
+from worker.draining import Drainer
 from worker.errors import ProviderUnavailable
+from worker.store import connection
 
 REQUESTS, TOKENS = 30, 1_000  # a minute
 
@@ -64,7 +68,7 @@ def test_no_minute_is_over_the_limit_whatever_is_asked_given_back_or_waited_for(
     for _ in range(2_000):
         clock.now += chance.expovariate(2.0)
         tokens = chance.choice([1, 10, 40, 50, 100, 400])
-        patience = chance.choice([0.0, 0.0, PATIENCE_SECONDS])
+        patience = chance.choice([0.0, 0.0, PATIENCE_SECONDS, 60.0])
         if chance.random() < 0.005:
             budget.pause(chance.uniform(0, 20))
         wait = budget.take(tokens, patience_seconds=patience)
@@ -212,6 +216,74 @@ def test_without_redis_each_process_keeps_the_limit_and_comes_back(broker_url: s
         limited(broker_url).pause(60)
         clock.now += budgets.ALONE_SECONDS
         assert budget.take(10) > 50
+
+
+def stage(url: str, index: IndexSettings, backend: HashBackend, *texts: str) -> None:
+    documents = [{"id": at, "text": text} for at, text in enumerate(texts)]
+    staging.stage(url, index, backend, "task", documents, max_bytes=1_000_000)
+
+
+def queued(url: str) -> list[tuple[int, bool]]:
+    """Of each pending content its attempts, and whether somebody holds it."""
+    with connection.checkout(url) as conn:
+        query = "SELECT attempts, visible_at > clock_timestamp() FROM vector_index.pending_1"
+        return [(attempts, held) for attempts, held in conn.execute(query)]
+
+
+def test_who_waits_for_the_budget_holds_nothing_counts_nothing_and_stops_at_once(
+    url: str, index: IndexSettings, backend: HashBackend
+) -> None:
+    budget = Budget("", "embedding:one", requests_per_minute=1)
+    stage(url, index, backend, "Some words.")
+    assert not budget.take(1)
+    drainer = Drainer(url, index.embedding_backend, backend, budget)
+    drainer._probed = True
+    drainer.start()
+    time.sleep(0.5)
+    assert not backend.requests
+    assert queued(url) == [(0, False)]
+    began = time.monotonic()
+    assert drainer.stop(5)
+    assert time.monotonic() - began < 1
+
+
+def test_a_request_takes_its_share_of_the_tokens_and_gives_back_what_it_does_not_fill(
+    url: str, index: IndexSettings, backend: HashBackend
+) -> None:
+    """600 tokens a minute: 30 in a request, and most of what is given back is there again."""
+    budget = Budget("", "embedding:one", tokens_per_minute=600)
+    stage(url, index, backend, *(f"{at} " + "word " * 11 for at in range(6)))
+    Drainer(url, index.embedding_backend, backend, budget).drain()
+    assert [len(request) for request in backend.requests] == [2, 2, 2]
+    assert budget.take(30) < 61 * (6 * 12 + 30 - 60) / 541 + 0.5
+
+
+def test_an_input_above_the_share_is_sent_when_its_tokens_have_been_saved_up(
+    url: str, index: IndexSettings, backend: HashBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budgets, "WINDOW_SECONDS", 2.0)
+    budget = Budget("", "embedding:one", tokens_per_minute=60)  # 3 in a request, 6 at once
+    stage(url, index, backend, "word " * 16)
+    began = time.monotonic()
+    assert Drainer(url, index.embedding_backend, backend, budget).drain() == 1
+    assert time.monotonic() - began > 2.0 * (16 - 6) / 55 - 0.05
+
+
+def test_the_providers_wait_holds_for_the_drainers_of_all_processes(
+    url: str, broker_url: str, index: IndexSettings, backend: HashBackend
+) -> None:
+    stage(url, index, backend, "Some words.")
+    limited, other = (Budget(broker_url, "embedding:one") for _ in range(2))
+    drainer = Drainer(url, index.embedding_backend, backend, limited)
+
+    def answer(texts: object) -> None:
+        drainer._stopping.set()
+        raise ProviderUnavailable("too many", retry_after_seconds=20, rate_limited=True)
+
+    backend.embed = answer  # type: ignore[method-assign,assignment]
+    drainer.drain()
+    assert 19 < other.take(1) <= 20
+    assert queued(url) == [(0, True)]
 
 
 def test_a_budget_leaves_nothing_behind_in_redis(broker_url: str) -> None:

@@ -389,7 +389,7 @@ def test_a_rate_limit_is_no_attempt_and_pauses_the_backend(application: Applicat
     task_id = application.stage({"id": "a", "text": "Words."})
     application.drainer.drain()
     assert application.rows("SELECT attempts FROM vector_index.pending_1") == [(0,)]
-    assert application.drainer._paused_until > 0
+    assert application.drainer._budget.take(1) > 0
     while application.result(task_id) is None:
         application.drainer.drain()
     assert application.result(task_id)["indexed"] == 1  # type: ignore[index]

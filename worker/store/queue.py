@@ -32,6 +32,7 @@ class Input:
     hash: bytes
     heading: str
     text: str
+    tokens: int
     attempts: int  # this claim included
 
 
@@ -72,6 +73,7 @@ def claim(
         if not rows:
             return None
         attempts = {row.hash: row.attempts + 1 for row in rows}
+        tokens = {row.hash: row.tokens for row in rows}
         gone = connection.execute(
             build.sql("queue.sql", "drop_embedded"), {"hashes": list(attempts)}
         ).fetchall()
@@ -82,7 +84,7 @@ def claim(
         )
         found = connection.execute(build.sql("queue.sql", "inputs"), {"hashes": wanted}).fetchall()
     inputs = {
-        hash: Input(hash=hash, heading=heading, text=text, attempts=attempts[hash])
+        hash: Input(hash=hash, heading=heading, text=text, tokens=tokens[hash], attempts=attempts[hash])
         for hash, heading, text in found
     }
     return Claim(

@@ -1,31 +1,30 @@
-"""Drain: slot, claim, request, save, publish.
+"""Drain: slot, budget, claim, request, save, publish.
 
-Belongs to the embedding worker process. Each thread of a backend is one slot: it claims what fills one request,
-sends it, saves the vectors, and publishes the documents that became complete. The queue stands in Postgres, so
-threads of any number of processes share it, and a process that dies loses at most what it had in flight.
+Belongs to the embedding worker process. Each thread of a backend is one slot: when work waits and the backend's
+budget allows a request, it claims what fills it, sends it at once, saves the vectors, and publishes the documents
+that became complete. The queue stands in Postgres, so threads of any number of processes share it, and a process
+that dies loses at most what it had in flight.
 """
 
 import logging
 import random
+import sys
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from uuid import UUID
 
-import numpy as np
 import stamina
-from numpy.typing import NDArray
 
-from worker.chunking import MIN_TOKENS, chunk
+from worker.budgets import MAX_PAUSE_SECONDS, Budget
 from worker.configuration import EmbeddingBackendSettings
-from worker.documents import Chunk, embedding_text
+from worker.draining.requests import Sender, Sent
 from worker.errors import (
     InputError,
     ProviderUnavailable,
-    Refused,
     SettingsError,
     TemporaryError,
-    TooLarge,
     VectorIndexError,
 )
 from worker.packing import fill
@@ -41,31 +40,32 @@ LEASE_MARGIN_SECONDS = 60.0  # beyond the timeout of the request
 MAX_ATTEMPTS = 6  # claims of one content; it travels alone from the third
 BACKOFF_SECONDS = 2.0  # before the second attempt, doubled each time, with jitter
 BACKOFF_LIMIT_SECONDS = 120.0
+PROBE_TOKENS = 8  # at most, of a word
 PAUSE_SECONDS = 15.0  # between requests of a backend whose settings are wrong, or that named no time to wait
 
 logger = logging.getLogger("vector_index.drain")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sent:
-    """How one request of one claim ended for some of its inputs."""
-
-    inputs: Sequence[Input]
-    vectors: NDArray[np.float32] | None = None  # a row per input
-    error: VectorIndexError | None = None
-    pieces: Sequence[Chunk] = ()  # of a single input that is too large: what takes its place
-
-
 class Drainer:
     """The threads of one embedding backend in this process."""
 
-    def __init__(self, url: str, settings: EmbeddingBackendSettings, backend: EmbeddingBackend) -> None:
+    def __init__(
+        self,
+        url: str,
+        settings: EmbeddingBackendSettings,
+        backend: EmbeddingBackend,
+        budget: Budget | None = None,  # None: no limits
+    ) -> None:
         self._url = url
         self._settings = settings
         self._backend = backend
+        self._budget = budget or Budget("", settings.name)
+        self._heavy_tokens = 0  # of the next input, where it is more than the budget's share of a request
+        self._held: dict[UUID, Claim] = {}  # requests under way
         self._looking = threading.Lock()  # one thread looks for work, the others stand behind it
         self._stopping = threading.Event()
         self._paused_until = 0.0  # monotonic seconds
+        self._sender = Sender(backend=backend, budget=self._budget, stopping=self._stopping)
         self._probed = False  # whether the provider can be used, as far as is known
         self._builds: tuple[float, list[Build]] = (0.0, [])
         self._turn = 0  # which of them is looked at first
@@ -80,12 +80,24 @@ class Drainer:
             thread.start()
 
     def stop(self, timeout_seconds: float) -> bool:
-        """Claim nothing more and wait for requests in flight; False when some are still under way."""
+        """Claim and send nothing more, give back what is not sent, and wait for what is in flight.
+
+        False when some of it is still under way.
+        """
         self._stopping.set()
         deadline = time.monotonic() + timeout_seconds
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         return not any(thread.is_alive() for thread in self._threads)
+
+    def let_go(self) -> None:
+        """Give back what is in flight: this process ends before the answers come. It is no attempt.
+
+        Not earlier: whoever claims it pays for it a second time. Without Postgres the leases end by themselves.
+        """
+        for claim in list(self._held.values()):
+            with suppress(TemporaryError), connection.checkout(self._url) as conn:
+                queue.give_back(conn, claim, counted=False)
 
     def drain(self) -> int:
         """Work in the calling thread until nothing is claimable; the number of claims. For scripts and tests."""
@@ -130,7 +142,8 @@ class Drainer:
         """
         failure: VectorIndexError | None = None
         try:
-            probe(self._backend)
+            with self._budget.first(PROBE_TOKENS):
+                probe(self._backend)
         except VectorIndexError as error:
             failure = error
             logger.warning("embedding backend %r: %s", self._settings.name, error)
@@ -142,27 +155,61 @@ class Drainer:
                 builds.note_error(conn, build, str(failure) if failure else None)
 
     def _claim(self) -> Claim | None:
+        """The next claim, when the budget allows its request; None when nothing waits, or when stopping."""
+        while not self._stopping.is_set() and (found := self._look()) is not None:
+            if (claim := self._claim_of(*found)) is not None:
+                return claim
+        return None
+
+    def _look(self) -> tuple[Build, int] | None:
+        """A build for which contents wait, and how many the next request takes of them at most."""
         with connection.checkout(self._url) as conn:
             written = self._written(conn)
             for at in range(len(written)):  # in turn: an index with a backlog does not hold up the others
                 build = written[(self._turn + at) % len(written)]
-                if (limit := self._share(conn, build)) == 0:
-                    continue
-                claim = queue.claim(
-                    conn,
-                    build,
-                    limit=limit,
-                    fill=lambda tokens: fill(
-                        tokens,
-                        token_limit=self._backend.batch_token_limit,
-                        size_limit=self._backend.batch_size,
-                    ),
-                    lease_seconds=self._settings.timeout_seconds + LEASE_MARGIN_SECONDS,
-                )
-                if claim is not None:
+                if (limit := self._share(conn, build)) > 0:
                     self._turn += at + 1
-                    return claim
+                    return build, limit
         return None
+
+    def _claim_of(self, build: Build, limit: int) -> Claim | None:
+        """Take from the budget, then claim what it covers; None: look again.
+
+        The budget comes first, as nothing may be held while it is waited for.
+        """
+        share = self._budget.request_tokens
+        tokens = max(min(share or sys.maxsize, self._backend.batch_token_limit), self._heavy_tokens)
+        patience = MAX_PAUSE_SECONDS if self._heavy_tokens else 0.0  # it would find others before it for ever
+        wait = self._budget.take(tokens, patience_seconds=patience)
+        self._stopping.wait(wait if wait <= patience else min(wait, 1.0))
+        if wait > patience:
+            return None
+        taken = time.monotonic()
+
+        def covered(counts: Sequence[int]) -> int:
+            if share and counts and counts[0] > tokens:
+                self._heavy_tokens = counts[0]
+                return 0
+            return fill(counts, token_limit=tokens, size_limit=self._backend.batch_size)
+
+        claim = None
+        try:
+            if self._stopping.is_set():
+                return None
+            with connection.checkout(self._url) as conn:
+                lease_seconds = self._settings.timeout_seconds + LEASE_MARGIN_SECONDS
+                claim = queue.claim(conn, build, limit=limit, fill=covered, lease_seconds=lease_seconds)
+        finally:
+            inputs = claim.inputs if claim else ()
+            self._budget.give_back(
+                requests=0 if inputs else 1,
+                tokens=tokens - sum(item.tokens for item in inputs),
+                held_seconds=time.monotonic() - taken,
+            )
+        if claim is not None:
+            self._heavy_tokens = 0
+            self._held[claim.token] = claim
+        return claim
 
     def _share(self, conn: connection.Connection, build: Build) -> int:
         """Inputs of the next request: what waits is shared out to all slots; a large backlog fills requests."""
@@ -180,6 +227,12 @@ class Drainer:
         return found
 
     def _settle(self, claim: Claim) -> None:
+        try:
+            self._send_and_write_down(claim)
+        finally:
+            self._held.pop(claim.token, None)
+
+    def _send_and_write_down(self, claim: Claim) -> None:
         """Send a claim and write down how each of its inputs ended."""
         # whatever begins before this has ended before the lease does
         last_start = time.monotonic() + LEASE_MARGIN_SECONDS
@@ -198,7 +251,7 @@ class Drainer:
             return
         try:
             Recipe.stored(claim.build.recipe).check(claim.build.index, self._backend)
-            results = self._send(claim, last_start)
+            results = self._sender.send(claim, last_start)
         except SettingsError as error:  # of this index alone: the others of the backend go on
             self._set_aside(claim, error)
             return
@@ -233,53 +286,8 @@ class Drainer:
             for sent in sorted(failed, key=lambda sent: not isinstance(sent.error, InputError)):
                 assert sent.error is not None
                 self._give_up(conn, claim, sent, sent.error)
-
-    def _send(self, claim: Claim, last_start: float) -> list[Sent]:
-        """One request; one that is too large, or holds a refused input, is halved until the guilty input is alone.
-
-        Further requests begin before `last_start`, in monotonic seconds: the lease covers them. No connection is
-        held meanwhile.
-        """
-        recipe = Recipe.stored(claim.build.recipe)
-        ended: list[Sent] = []
-        waiting: list[Sequence[Input]] = [claim.inputs]
-        while waiting:
-            inputs = waiting.pop()
-            try:
-                if inputs is not claim.inputs and time.monotonic() > last_start:
-                    raise ProviderUnavailable(
-                        f"{self._backend.model_id}: halving a request that is too large, or holds what is refused, "
-                        f"took over {LEASE_MARGIN_SECONDS:.0f} s; the rest is tried again later"
-                    )
-                texts = [embedding_text(recipe.document_prefix, item.heading, item.text) for item in inputs]
-                ended.append(Sent(inputs=inputs, vectors=self._backend.embed(texts)))
-            except (TooLarge, Refused) as error:
-                half = len(inputs) // 2
-                if half:
-                    waiting += [inputs[half:], inputs[:half]]
-                else:
-                    pieces = self._cut(recipe, inputs[0]) if isinstance(error, TooLarge) else ()
-                    ended.append(Sent(inputs=inputs, error=error, pieces=pieces))
-            except (ProviderUnavailable, SettingsError) as error:  # of no use to the others either
-                rest = [item for part in waiting for item in part]
-                return [*ended, Sent(inputs=[*inputs, *rest], error=error)]
-        return ended
-
-    def _cut(self, recipe: Recipe, item: Input) -> Sequence[Chunk]:
-        """An input in pieces of half its tokens; none when it has no room for two chunks."""
-        count = self._backend.count_tokens
-        try:
-            pieces = chunk(
-                item.text,
-                title=item.heading,
-                prefix=recipe.document_prefix,
-                chunk_tokens=max(MIN_TOKENS, count(item.text) // 2),
-                token_limit=recipe.token_limit,
-                count=count,
-            )
-        except SettingsError:
-            return ()
-        return pieces if len(pieces) > 1 else ()
+            if any(sent.vectors is None and sent.error is None for sent in results):
+                queue.give_back(conn, claim, counted=False)
 
     def _split(self, conn: connection.Connection, claim: Claim, large: Sequence[Sent]) -> None:
         """Queue smaller chunks in the place of inputs that are too large by themselves."""
@@ -303,8 +311,11 @@ class Drainer:
             self._pause(PAUSE_SECONDS)
             queue.give_back(conn, claim, seconds=PAUSE_SECONDS, counted=False)
         elif isinstance(error, ProviderUnavailable) and error.rate_limited:
-            wait = error.retry_after_seconds if error.retry_after_seconds is not None else PAUSE_SECONDS
-            self._pause(wait)
+            if error.retry_after_seconds is not None:
+                wait = self._budget.pause(error.retry_after_seconds)  # of all processes
+            else:
+                wait = PAUSE_SECONDS
+                self._pause(wait)
             queue.give_back(conn, claim, seconds=wait, counted=False)
         else:
             spent = [item for item in sent.inputs if item.attempts >= MAX_ATTEMPTS]
