@@ -1,9 +1,12 @@
 """Chunks are exact spans, cover the text, keep every limit, and change only near an edit."""
 
 import random
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -12,8 +15,9 @@ from hypothesis import strategies as st
 from worker.chunking import chunk, embedding_title
 from worker.documents import Chunk, digest, embedding_text
 from worker.errors import SettingsError
-from worker.tokens import counter
+from worker.tokens import counter, estimate
 
+ROOT = Path(__file__).parents[2]
 CL100K = "cl100k_base"
 WORDLLAMA = "wordllama:tokenizers/l2_supercat_tokenizer_config.json"
 
@@ -42,6 +46,34 @@ HOSTILE = {
     "marks": "e" + "\u0301" * 20_000,
 }
 
+# each of these would take minutes, or all memory, if anything looked twice at what is left of the text
+LARGE = {
+    "a megabyte without a space": "a" * 1_000_000,
+    "a megabyte of base64": "".join(RANDOM.choices("ABCDEFghijkl0123456789+/", k=1_000_000)),
+    "joined emoji": "👩‍👩‍👧‍👦🏳️‍🌈" * 10_000,
+    "rare ideographs": "".join(chr(0x20000 + RANDOM.randrange(40_000)) for _ in range(50_000)),
+    "arabic": "يقارن البحث الدلالي معاني الجمل لا كلماتها. " * 3_000,
+    "hindi without a stop": "अर्थ पर आधारित खोज शब्दों की नहीं " * 3_000,
+    "control characters": "\x01\x02\x1f\x7f\x1c" * 20_000,
+    "windows lines": "A line of words.\r\n" * 20_000,
+    "many lines of a character": "x\n" * 100_000,
+    "deeply nested lists": "".join("  " * (number % 200) + "- item\n" for number in range(5_000)),
+    "special tokens": "<|endoftext|></s>" * 10_000,
+    "ten thousand headings": "".join(f"# Heading {number}\n" for number in range(10_000)),
+    "an unclosed fence": "```\n" + "a line of code\n\n" * 20_000,
+    "a megabyte of HTML in a line": "<p>some words here <b>bold</b></p>" * 30_000,
+    "deeply nested HTML": "<div>" * 30_000 + "x" + "</div>" * 30_000,
+    "headings that never end": "<h1>" * 50_000,
+    "fences in a line": "```" * 50_000,
+    "lines of fences": "```\n" * 50_000,
+    "lines of colons": "::\n" * 50_000,
+    "rules": "---\n" * 50_000,
+    "pre after pre": "<pre>" * 50_000,
+    "white space": "a" + " " * 100_000 + "\n" * 100_000 + "b",
+    "marks of headings": "# " * 100_000,
+    "ends of sentences": "!)]\"'" * 50_000,
+}
+
 
 def check(
     text: str,
@@ -52,18 +84,21 @@ def check(
     token_limit: int,
     title: str = "",
     prefix: str = "",
+    size: Callable[[str], int] | None = None,
+    sections: bool = False,
 ) -> None:
     """All guarantees of `chunk` without overlap."""
     end = 0
     for item in chunks:
-        sent = embedding_text(prefix, title, item.text)
+        assert item.heading.startswith(title) if sections else item.heading == title
+        sent = embedding_text(prefix, item.heading, item.text)
         assert item.text == text[item.start : item.end]
         assert item.text == item.text.strip() != ""
         assert text[end : item.start].strip() == "", (
             "something other than white space was left out, or repeated"
         )
         assert item.tokens == count(sent) <= token_limit
-        assert count(item.text) <= chunk_tokens
+        assert (size or count)(item.text) <= chunk_tokens
         assert item.hash == digest(sent)
         end = item.end
     assert text[end:].strip() == ""
@@ -76,6 +111,70 @@ def test_no_text_breaks_a_limit(name: str, tokenizer: str) -> None:
     title = embedding_title("Über den Index 👩‍👩‍👧‍👦", token_limit=200, count=count)
     sizes = {"chunk_tokens": 140, "token_limit": 200, "title": title, "prefix": "passage: "}
     check(text, chunk(text, **sizes, count=count), count, **sizes)
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_no_large_text_takes_long_or_breaks_a_guarantee(name: str) -> None:
+    """A few seconds at most, where a quadratic step would take minutes."""
+    count, text = counter(CL100K), LARGE[name]
+    sizes = {"chunk_tokens": 512, "token_limit": 1_000, "title": "A title", "sections": True}
+    started = time.process_time()
+    chunks = chunk(text, **sizes, count=count)
+    assert time.process_time() - started < 20
+    check(text, chunks, count, **sizes)
+
+
+@pytest.mark.slow
+def test_a_million_lines_of_a_character_take_seconds() -> None:
+    text, sizes = "x\n" * 1_000_000, {"chunk_tokens": 512, "token_limit": 1_000}
+    check(text, chunk(text, **sizes, count=counter(CL100K)), counter(CL100K), **sizes)
+
+
+PARTS = [
+    "# Heading\n", "\n\n## Another\n\n", "Title\n=====\n", "<h2>Part</h2>", "```\n", "```python\n", "::\n\n    code\n",
+    "<pre>", "</pre>", "- item\n", "| a | b |\n", "\n", "\n\n", "\r\n", "  ", "\t", " ", "A sentence. ", "word", " word",
+    ".\n", "/", "//", "'s", "123", "日本。", "👩‍👩‍👧‍👦", "e\u0301", "\u3000", "\x1c", "<|endoftext|>", "</s>", "<p>", "\n    ",
+]  # fmt: skip
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    text=st.lists(st.sampled_from(PARTS), max_size=120).map("".join),
+    chunk_tokens=st.integers(12, 80),
+    token_limit=st.integers(60, 120),
+)
+@pytest.mark.parametrize("tokenizer", [CL100K, "o200k_base", WORDLLAMA, "estimate", "own"])
+def test_every_guarantee_holds_for_structure_and_headings(
+    tokenizer: str, text: str, chunk_tokens: int, token_limit: int
+) -> None:
+    """Counts too: the tokens of a chunk, which are added up, are those of exactly the string that is sent."""
+    count = own_count if tokenizer == "own" else counter(tokenizer)
+    size = estimate if tokenizer == "estimate" else None
+    title = embedding_title("A title", token_limit=token_limit, count=count)
+    sizes = {
+        "chunk_tokens": chunk_tokens, "token_limit": token_limit, "title": title, "prefix": "passage: ", "size": size,
+        "sections": True,
+    }  # fmt: skip
+    check(text, chunk(text, **sizes, count=count), count, **sizes)
+
+
+def own_count(text: str) -> int:
+    """As a user's own backend class may count: of parts nothing is known."""
+    return (len(text.encode()) + 2) // 3 + 1
+
+
+def test_where_the_tokenizer_is_not_known_the_estimate_makes_the_size_and_the_bound_the_limit() -> None:
+    """Given a bound of four times the tokens, chunks have the size asked for, until the limit of an input."""
+    count, text = counter("estimate"), HOSTILE["one long line"]
+    exact = counter(CL100K)
+
+    def mean(token_limit: int) -> float:
+        found = chunk(text, chunk_tokens=300, token_limit=token_limit, count=count, size=estimate)
+        assert max(item.tokens for item in found) <= token_limit
+        return sum(exact(item.text) for item in found) / len(found)
+
+    assert 120 <= mean(8_191) <= 300
+    assert 30 <= mean(400) <= 100
 
 
 @settings(max_examples=60, deadline=None)
@@ -128,11 +227,30 @@ def test_a_short_text_is_one_chunk() -> None:
     assert (only.start, only.end, only.text) == (3, 21, "Two lines\nof text.")
 
 
-def test_the_same_text_gives_the_same_chunks() -> None:
-    text, count = HOSTILE["one long line"], counter(CL100K)
-    assert chunk(text, chunk_tokens=99, token_limit=200, count=count) == chunk(
-        text, chunk_tokens=99, token_limit=200, count=count
+EXPECTED = ["179", "138765652f99c412"]
+GOLDEN = """
+import hashlib
+from worker.chunking import chunk
+parts = [f"## Part {n}\\n\\n" + f"Some words of prose, number {n}. " * (n % 40) for n in range(90)]
+text = "\\n\\n```\\ncode()\\n```\\n\\n".join(parts) + "x" * 5000 + "日本語の文章です。" * 300
+count = lambda text: len(text.encode()) // 4 + 1
+found = chunk(text, title="T", chunk_tokens=120, token_limit=500, count=count, sections=True)
+spans = [(item.start, item.end, item.heading, item.tokens) for item in found]
+print(len(found), hashlib.sha256(repr(spans).encode()).hexdigest()[:16])
+"""
+
+
+@pytest.mark.parametrize("seed", ["0", "1"])
+def test_the_same_text_gives_the_same_chunks_in_every_process_and_python(seed: str) -> None:
+    """Given the figures of Python 3.11: where they change, CHUNKER has to, too."""
+    done = subprocess.run(
+        [sys.executable, "-c", GOLDEN],
+        env={"PYTHONHASHSEED": seed},
+        capture_output=True,
+        text=True,
+        check=True,
     )
+    assert done.stdout.split() == EXPECTED
 
 
 @pytest.mark.parametrize(

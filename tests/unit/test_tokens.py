@@ -4,12 +4,17 @@ import base64
 import random
 import subprocess
 import sys
+from collections import defaultdict
 
 import bpe_openai
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from benchmarks.languages import strings
+from benchmarks.token_counts import counted, references
 from worker.errors import SettingsError
-from worker.tokens import OPENAI_ENCODINGS, counter, package_file
+from worker.tokens import JOINT, OPENAI_ENCODINGS, Counter, bound, counter, estimate, package_file
 
 WORDLLAMA = "wordllama:tokenizers/l2_supercat_tokenizer_config.json"
 
@@ -60,8 +65,46 @@ def test_a_million_characters_are_counted() -> None:
 
 
 @pytest.mark.parametrize("name", [*OPENAI_ENCODINGS, WORDLLAMA])
+def test_counts_are_those_of_the_library_and_the_bound_is_never_under(name: str) -> None:
+    """Given strings of many scripts, code, keys and any characters; `benchmarks.token_counts` does 100,000."""
+    library = references()[name]
+    for _, text in strings(1_500, seed=7):
+        tokens = library(text)
+        assert counted(name, text) == counter(name)(text) == tokens <= bound(text)
+
+
+@pytest.mark.parametrize("name", [*OPENAI_ENCODINGS, WORDLLAMA])
+@given(text=st.text(st.sampled_from("aZé日。 \t\n\r/.;'s1😀\u3000\x1c\xa0\u0301"), max_size=30))
+@settings(max_examples=150, deadline=None)
+def test_counts_add_up_at_every_joint(name: str, text: str) -> None:
+    count = counter(name)
+    assert isinstance(count, Counter)
+    for joint in JOINT.finditer(text):
+        assert count(text) == count(text[: joint.start()]) + count.inside(text[joint.start() :])
+
+
+def test_the_estimate_is_near_the_counts_of_every_script() -> None:
+    """Between half and three times, where four characters a token would be wrong by up to sixteen times."""
+    totals: dict[str, list[int]] = defaultdict(lambda: [0] * 4)
+    libraries = list(references().values())
+    for kind, text in strings(1_500, seed=3):
+        counts = [estimate(text), *(library(text) for library in libraries)]
+        totals[kind] = [total + tokens for total, tokens in zip(totals[kind], counts, strict=True)]
+    for kind, (guess, *exact) in totals.items():
+        assert all(0.55 <= guess / tokens <= 3.5 for tokens in exact), kind
+        assert 0.75 <= guess / sorted(exact)[1] <= 1.75, kind
+
+
+def test_the_estimate_of_parts_adds_up() -> None:
+    """So that a chunk is within its size where its units are."""
+    for _, text in strings(300, seed=4):
+        for joint in JOINT.finditer(text):
+            assert estimate(text) == estimate(text[: joint.start()]) + estimate(text[joint.start() :])
+
+
+@pytest.mark.parametrize("name", [*OPENAI_ENCODINGS, WORDLLAMA])
 @pytest.mark.parametrize("text", TEXTS)
-def test_the_estimate_never_counts_too_few(name: str, text: str) -> None:
+def test_the_bound_never_counts_too_few(name: str, text: str) -> None:
     assert counter("estimate")(TEXTS[text]) >= counter(name)(TEXTS[text])
 
 

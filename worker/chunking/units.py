@@ -140,6 +140,8 @@ def _pieces(
     """
     while start < end:
         full = min(end, start + limit * _CHARACTERS_PER_TOKEN)
+        if not text[start:full].isascii():  # most other scripts have one character a token, or two
+            full = min(end, start + limit)
         tokens = measure(text[start:full])
         room = (full - start) * limit // max(tokens, limit)
         while True:
