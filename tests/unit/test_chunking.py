@@ -132,8 +132,9 @@ def test_a_million_lines_of_a_character_take_seconds() -> None:
 
 PARTS = [
     "# Heading\n", "\n\n## Another\n\n", "Title\n=====\n", "<h2>Part</h2>", "```\n", "```python\n", "::\n\n    code\n",
-    "<pre>", "</pre>", "- item\n", "| a | b |\n", "\n", "\n\n", "\r\n", "  ", "\t", " ", "A sentence. ", "word", " word",
-    ".\n", "/", "//", "'s", "123", "日本。", "👩‍👩‍👧‍👦", "e\u0301", "\u3000", "\x1c", "<|endoftext|>", "</s>", "<p>", "\n    ",
+    "<pre>", "</pre>", "- item\n", "| a | b |\n", "\n", "\n\n", "\r\n", "  ", "\t", " ", "A sentence. ", "word",
+    " word", ".\n", "/", "//", "'s", "123", "日本。", "👩‍👩‍👧‍👦", "e\u0301", "\u3000", "\x1c",
+    "<|endoftext|>", "</s>", "<p>", "\n    ",
 ]  # fmt: skip
 
 
