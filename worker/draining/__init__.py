@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from uuid import UUID
 
 import stamina
@@ -112,6 +113,9 @@ class Drainer:
             try:
                 with self._looking:
                     claim = self._next()
+                    if claim is not None and claim.suspect:
+                        self._settle_alone(claim)  # nobody claims meanwhile
+                        continue
                 if claim is not None:
                     self._settle(claim)
             except TemporaryError as error:
@@ -226,6 +230,12 @@ class Drainer:
             self._builds = (time.monotonic(), found)
         return found
 
+    def _settle_alone(self, claim: Claim) -> None:
+        """Settle a claim while nothing else is in flight: should it end the process, it costs no other an attempt."""
+        while len(self._held) > 1 and not self._stopping.is_set():
+            self._stopping.wait(POLL_SECONDS)
+        self._settle(claim)
+
     def _settle(self, claim: Claim) -> None:
         try:
             self._send_and_write_down(claim)
@@ -241,6 +251,8 @@ class Drainer:
                 revisions.publish(conn, claim.build, revisions.touched_by(conn, claim.build, claim.saved))
             if claim.orphans:
                 queue.forget(conn, claim.build, claim.orphans)
+                # one that is wanted again by now waits for no lease
+                queue.give_back(conn, replace(claim, inputs=()), counted=False)
         if not claim.inputs:
             return
         first = claim.inputs[0]

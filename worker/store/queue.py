@@ -45,6 +45,7 @@ class Claim:
     inputs: Sequence[Input]  # may be empty, when all that was claimed falls under the next two
     saved: Sequence[bytes]  # contents that had their vector already: publish what wants them
     orphans: Sequence[bytes]  # contents that no chunk has any more: forget them
+    suspect: bool  # it travels alone, and the claim before this one never ended: it may be what kills workers
 
 
 Fill = Callable[[Sequence[int]], int]  # how many of these token counts, in order, fill one request
@@ -93,6 +94,7 @@ def claim(
         inputs=[inputs[hash] for hash in wanted if hash in inputs],
         saved=saved,
         orphans=[hash for hash in wanted if hash not in inputs],
+        suspect=alone == 0 and rows[0].abandoned,
     )
 
 

@@ -4,7 +4,7 @@
 SELECT count(*) FROM (SELECT FROM {pending} WHERE visible_at <= clock_timestamp() LIMIT %(limit)s) AS waiting
 
 -- name: claimable: the next contents of one priority, in order, that nobody holds
-SELECT hash, tokens, attempts FROM {pending}
+SELECT hash, tokens, attempts, token IS NOT NULL AS abandoned FROM {pending}
 WHERE priority = %(priority)s AND visible_at <= clock_timestamp()
 ORDER BY visible_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 

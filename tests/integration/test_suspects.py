@@ -1,0 +1,88 @@
+"""What may have killed a worker, and what nobody wants for a moment, cost no other content anything."""
+
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tests.integration.conftest import HashBackend
+from tests.integration.test_pipeline import Application, application  # noqa: F401
+from worker.configuration import IndexSettings
+from worker.draining import Drainer
+from worker.store import queue
+
+ABANDONED = """UPDATE vector_index.pending_1 SET attempts = 2, token = gen_random_uuid(),
+visible_at = clock_timestamp() - interval '1 second' WHERE hash IN (
+    SELECT hash FROM vector_index.chunks_1 WHERE text LIKE '%suspect%') RETURNING 1"""
+
+
+class Watched(HashBackend):
+    """Notes how many requests are in flight beside each."""
+
+    def __init__(self) -> None:
+        super().__init__(batch_size=2)
+        self.in_flight = 0
+        self.beside: list[tuple[bool, int]] = []  # whether a suspect, and the requests beside it
+        self.lock = threading.Lock()
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        with self.lock:
+            self.in_flight += 1
+        time.sleep(0.05)
+        with self.lock:
+            self.beside.append((any("suspect" in text for text in texts), self.in_flight - 1))
+        time.sleep(0.05)
+        with self.lock:
+            self.in_flight -= 1
+        return super().embed(texts)
+
+
+@pytest.fixture
+def backend() -> Watched:
+    return Watched()
+
+
+def test_nothing_is_in_flight_beside_what_two_claims_did_not_come_back_from(
+    application: Application,  # noqa: F811
+    index: IndexSettings,
+    backend: Watched,
+) -> None:
+    """Else a document that kills the process takes its neighbours with it: they die as often, and fail as it does."""
+    texts = [
+        f"Document {n} is {'suspect' if n % 10 == 5 else 'harmless'}, as far as anybody knows."
+        for n in range(30)
+    ]
+    application.stage(*[{"id": n, "text": text} for n, text in enumerate(texts)])
+    assert len(application.rows(ABANDONED)) == 3
+    drainer = Drainer(application.url, index.embedding_backend, backend)
+    drainer.start()
+    deadline = time.monotonic() + 20
+    while application.rows("SELECT 1 FROM vector_index.pending_1") and time.monotonic() < deadline:
+        time.sleep(0.05)
+    drainer.stop(10)
+    assert [beside for suspect, beside in backend.beside if suspect] == [0, 0, 0]
+    assert max(beside for suspect, beside in backend.beside if not suspect) > 0
+    assert application.rows("SELECT count(*) FROM vector_index.served_1 WHERE live_rev IS NOT NULL") == [
+        (30,)
+    ]
+
+
+def test_a_content_that_is_wanted_again_just_before_it_is_forgotten_waits_for_no_lease(
+    application: Application,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    application.stage({"id": "a", "text": "Words."})
+    application.stage({"id": "a", "text": "Other words."})  # nobody wants the first any more
+    forget = queue.forget
+
+    def overtaken(*args: Any) -> None:
+        application.stage({"id": "b", "text": "Words."})
+        forget(*args)
+
+    monkeypatch.setattr(queue, "forget", overtaken)
+    application.drainer.drain()
+    assert application.state("b")["state"] == "live"
