@@ -46,17 +46,27 @@ class Weather:
     lease_seconds: float = 0.8
     pauses: float = 0.03  # of all statements: the process is not on a core for 20 ms behind them
     batch_size: int = 6
+    row_seconds: float = 0.0  # for each content that is queued: statements meet in their middle
     sweeps: bool = True
     collects: bool = True
-    late: bool = (
-        False  # one content at a time is refused after its lease has ended, and taken from anybody else
-    )
+    poison: float = 0.1  # of all documents: with a content that is always refused
+    late: bool = False  # a content at a time is refused once its lease has ended, and taken from anybody else
 
 
 STORM = Weather()
 # nobody dies and nothing is late: nothing is left to a sweep, and nothing is embedded twice
-CALM = Weather(crashes=0, slow=0, lease_seconds=6, pauses=0.1, batch_size=2, sweeps=False, collects=False)
-LATE = Weather(crashes=0, slow=0, collects=False, late=True)
+CALM = Weather(
+    crashes=0,
+    slow=0,
+    lease_seconds=6,
+    pauses=0.1,
+    batch_size=2,
+    row_seconds=0.001,
+    poison=0.5,
+    sweeps=False,
+    collects=False,
+)
+LATE = Weather(crashes=0, slow=0, batch_size=1, collects=False, late=True)
 
 LIVE = """
 SELECT d.id, s.live_rev, r.title, r.metadata, r.text, d.deleted,
@@ -84,6 +94,12 @@ CREATE TRIGGER witness AFTER INSERT ON vector_index.revisions FOR EACH ROW EXECU
 CREATE TRIGGER note AFTER UPDATE ON {served} FOR EACH ROW
     WHEN (new.state = 'failed' AND new.error LIKE 'late%') EXECUTE FUNCTION note_failure();
 """
+HESITATE = """
+CREATE FUNCTION hesitate() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    PERFORM pg_sleep({seconds}); RETURN new; END $$;
+CREATE TRIGGER hesitate BEFORE INSERT ON {pending} FOR EACH ROW EXECUTE FUNCTION hesitate();
+"""
+SESSIONS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
 COUNTS: dict[str, LiteralString] = {
     "a redelivered message over a newer one": (
         "SELECT count(*) FROM (SELECT FROM witnessed WHERE sent IS NOT NULL GROUP BY doc, sent HAVING count(*) > 1) w"
@@ -136,11 +152,9 @@ class Provider(HashBackend):
         self.weather = weather
         self.sent: Counter[str] = Counter()
         self.lock = threading.Lock()
-        self.kept: str | None = (
-            None  # the content that is being refused, too late, to the thread of this number
-        )
-        self.keeper = 0
-        self.known: set[str] = set()  # contents that were refused so, and are taken from now on
+        self.kept: str | None = None  # the content that is being refused too late
+        self.known: set[str] = set()  # contents that were, and are taken from now on
+        self.taken = threading.Event()  # somebody else holds it
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         if any("poison" in text for text in texts):
@@ -154,26 +168,27 @@ class Provider(HashBackend):
         time.sleep(1.5 if random.random() < self.weather.slow else random.uniform(0.001, 0.004))
         for text in texts:
             if self.weather.late and "late" in text:
-                self.refuse_late(text, alone=len(texts) == 1)
+                self.refuse_late(text)
         with self.lock:
             self.sent.update(texts)
         return super().embed(texts)
 
-    def refuse_late(self, text: str, *, alone: bool) -> None:
-        """Refuse a content once its lease has ended, while somebody else holds it."""
-        me = threading.get_ident()
+    def refuse_late(self, text: str) -> None:
+        """Refuse a content once its lease has ended and somebody else holds it; nobody comes: take it."""
         with self.lock:
             first = self.kept is None and text not in self.known
             if first:
-                self.kept, self.keeper = text, me
+                self.kept = text
                 self.known.add(text)
-            refused = self.kept == text and self.keeper == me
-            if refused and alone:
-                self.kept = None
-        if first or self.kept == text != refused:
-            time.sleep(2.5 * self.weather.lease_seconds)
-        if refused:
-            raise Refused("late: the lease has ended")
+                self.taken.clear()
+        if first:
+            is_taken = self.taken.wait(5)
+            self.kept = None
+            if is_taken:
+                raise Refused("late: the lease has ended")
+        elif self.kept == text:
+            self.taken.set()
+            time.sleep(0.5)
 
 
 class Shelf:
@@ -211,6 +226,7 @@ class Simulation:
             patch.setattr("worker.store.reindexing.LEASE_SECONDS", 1.0)
             patch.setattr(connection, "ConnectionPool", MortalPool)
             patch.setattr(Mortal, "crashes", 0)
+            patch.setattr(threading, "excepthook", self.note)
             self.prepare()
             patch.setattr(Mortal, "weather", self.weather)
             self.work(seconds)
@@ -219,6 +235,7 @@ class Simulation:
             self.settle()
             self.judge()
             connection.close_pools()
+            self.count()
 
     def prepare(self) -> None:
         staging.ensure_index(self.url, self.index, self.backend)
@@ -227,9 +244,11 @@ class Simulation:
             assert build is not None
             self.build = build
             conn.execute(self.query(WITNESS))
+            if self.weather.row_seconds:
+                conn.execute(self.query(HESITATE, seconds=sql.Literal(self.weather.row_seconds)))
 
-    def query(self, text: Any) -> sql.Composed:
-        return sql.SQL(text).format(**builds.tables(self.build.build))
+    def query(self, text: Any, **values: sql.Composable) -> sql.Composed:
+        return sql.SQL(text).format(**builds.tables(self.build.build), **values)
 
     def work(self, seconds: float) -> None:
         steps = [
@@ -248,6 +267,10 @@ class Simulation:
             thread.join(60)
         self.violations["a thread that hangs"] += sum(thread.is_alive() for thread in threads)
 
+    def note(self, arguments: threading.ExceptHookArgs) -> None:
+        """A thread that ended by an error."""
+        self.violations[arguments.exc_type.__name__] += 1
+
     def repeat(self, step: Callable[[], None]) -> None:
         """One step after another; who dies is there again at once, as a supervisor sees to it."""
         while not self.over.is_set():
@@ -261,7 +284,7 @@ class Simulation:
     def produce(self, producer: int) -> None:
         self.done["messages"] += 1
         task_id = f"{producer}-{self.done['messages']}-{random.random()}"
-        chosen = random.sample(range(DOCUMENTS), random.randint(1, 3))
+        chosen = random.sample(range(DOCUMENTS), random.choice((1, 1, 2, 3, 8)))
         match random.choices(("delete", "filter", "retry", "reindex", "stage"), (8, 2, 5, 1, 84))[0]:
             case "delete":
                 ids = [str(n) for n in chosen]
@@ -317,10 +340,12 @@ class Simulation:
         now = int((time.monotonic() - self.began) / ROUND_SECONDS)
         phrases = [f"phrase {k} tells the reader about round {now} at length" for k in range(PHRASES)]
         phrases.append(f"giant {now} that the provider calls too large for one")
-        if random.random() < 0.2:
-            phrases.append(f"poison {now} that the provider always refuses to take in")
-            phrases.append(f"late {now} as it is refused once and taken then")
-        text = "\n\n".join(random.sample(phrases, k=random.randint(0, 7)))
+        chosen = random.sample(phrases, k=random.randint(0, 7))
+        if random.random() < self.weather.poison:
+            chosen.append(f"poison {now} that the provider always refuses to take in")
+        if random.random() < 0.1:
+            chosen.append(f"late {now} as it is refused once and taken then")
+        text = "\n\n".join(chosen)
         mark = zlib.crc32(text.encode())
         metadata = {"mark": mark, "group": n % GROUPS}
         document = {
@@ -418,11 +443,18 @@ class Simulation:
             for task_id in random.sample(self.jobs, min(len(self.jobs), 1_000)):
                 if monitoring.report(conn, "default", task_id)[0] is None:
                     self.violations["a job without a result"] += 1
+        if self.weather == CALM:
+            self.violations["embedded twice"] += self.backend.sent.total() - len(self.backend.sent)
+
+    def count(self) -> None:
+        """What the database wrote down; a session hands in its statistics as it ends, or ten seconds later."""
+        with psycopg.connect(self.url, autocommit=True) as conn:
+            deadline = time.monotonic() + 10
+            while conn.execute(SESSIONS).fetchone() != (1,) and time.monotonic() < deadline:
+                time.sleep(0.05)
             for law, query in COUNTS.items():
                 row = conn.execute(query).fetchone()
                 self.violations[law] += row[0] if row else 0
-        if self.weather == CALM:
-            self.violations["embedded twice"] += self.backend.sent.total() - len(self.backend.sent)
 
     def __str__(self) -> str:
         done = ", ".join(f"{number:,} {what}" for what, number in self.done.items())
