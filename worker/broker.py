@@ -66,9 +66,9 @@ class LeaseHeartbeat(bootsteps.StartStopStep):  # type: ignore[misc]  # celery h
             return
         qos = cls._consumer.task_consumer.channel.qos
         client = _client(cls._consumer.app.conf.broker_url)
-        for tag in list(qos._delivered):
+        for tag in _held(qos):
             with suppress(redis.RedisError):  # its lease ends by itself
-                qos.restore_by_tag(tag, client, leftmost=True)
+                qos.restore_by_tag(tag, client)
 
     @classmethod
     def _beat(cls, client: "redis.Redis") -> None:
@@ -77,7 +77,7 @@ class LeaseHeartbeat(bootsteps.StartStopStep):  # type: ignore[misc]  # celery h
             if (task_consumer := cls._consumer.task_consumer) is None:
                 continue  # between two connections
             channel = task_consumer.channel
-            held = list(channel.qos._delivered)
+            held = _held(channel.qos)
             try:
                 if held:
                     client.zadd(channel.unacked_index_key, dict.fromkeys(held, time.time()), xx=True)
@@ -100,14 +100,19 @@ class LeaseHeartbeat(bootsteps.StartStopStep):  # type: ignore[misc]  # celery h
         queues = [
             name for queue in task_consumer.queues for name in _lists(task_consumer.channel, queue.name)
         ]
-        ending = state.should_stop is not None or state.should_terminate is not None
-        idle = not held and taken == before and not ending
+        ending = state.should_stop, state.should_terminate
+        idle = not held and taken == before and set(ending) <= {None, False}
         cls._looks = cls._looks + 1 if idle and any(map(client.llen, queues)) else 0
         return cls._looks >= STUCK_LOOKS
 
 
 def _client(url: str) -> "redis.Redis":
     return redis.Redis.from_url(redis_url(url), socket_timeout=5, socket_connect_timeout=5)
+
+
+def _held(qos: Any) -> list[str]:
+    """The messages in hand. kombu forgets those that are acknowledged when it looks for the next."""
+    return [tag for tag in list(qos._delivered) if tag not in qos._dirty]
 
 
 def _lists(channel: Any, queue: str) -> list[str]:

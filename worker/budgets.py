@@ -23,7 +23,7 @@ from worker.errors import ProviderUnavailable
 
 # What a rate lets through at once, as a share of its limit; the rest is spread evenly. A request of a drainer takes
 # half of it at most, so that one that comes late misses nothing. Questions come singly and are large.
-DRAINING_BURST, CHAT_BURST = 0.1, 0.5
+DRAINING_BURST, CHAT_BURST = 0.06, 0.5
 # a second more than a minute: what is taken now reaches the provider a moment later
 WINDOW_SECONDS = 61.0
 PATIENCE_SECONDS = 5.0  # of a request that a caller waits for

@@ -2,6 +2,7 @@
 
 import json
 import platform
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -20,6 +21,7 @@ from worker.services import attach
 from worker.store import builds, connection, schema
 
 MINIMUM_REDIS = (6, 2)
+MEMORY_SHARE = 0.8  # of the broker's maxmemory
 PROMPT = "Say ok."
 SHOWN_CHARACTERS = 40  # of an answer
 QUEUES = ("vector_index", "vector_index.embed", "vector_index.chat")
@@ -160,6 +162,12 @@ def _broker(configuration: Configuration) -> str:
         )
     if not info.get("aof_enabled"):
         raise SettingsError("the broker forgets queued tasks when it stops: set its appendonly to yes")
+    if info["used_memory"] > MEMORY_SHARE * (info.get("maxmemory") or sys.maxsize):
+        share = info["used_memory"] / info["maxmemory"]
+        raise SettingsError(
+            f"the broker's memory is {share:.0%} full, and no worker starts on a full one: raise its maxmemory "
+            f"({info['maxmemory']:,} bytes), or start workers for what waits there"
+        )
     return f"{_place(client.broker_url)}, Redis {version}, append-only file on"
 
 

@@ -8,7 +8,6 @@ that dies loses at most what it had in flight.
 
 import logging
 import random
-import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -165,24 +164,29 @@ class Drainer:
                 return claim
         return None
 
-    def _look(self) -> tuple[Build, int] | None:
-        """A build for which contents wait, and how many the next request takes of them at most."""
+    def _look(self) -> tuple[Build, int, int] | None:
+        """A build for which contents wait, and how many the next request takes of them, with how many tokens, at most.
+
+        Not many more than it will have: tokens that are taken and given back keep other processes waiting meanwhile.
+        """
         with connection.checkout(self._url) as conn:
             written = self._written(conn)
             for at in range(len(written)):  # in turn: an index with a backlog does not hold up the others
                 build = written[(self._turn + at) % len(written)]
-                if (limit := self._share(conn, build)) > 0:
+                limit, tokens = self._share(conn, build)
+                if limit > 0:
                     self._turn += at + 1
-                    return build, limit
+                    return build, limit, limit * tokens
         return None
 
-    def _claim_of(self, build: Build, limit: int) -> Claim | None:
+    def _claim_of(self, build: Build, limit: int, most_tokens: int) -> Claim | None:
         """Take from the budget, then claim what it covers; None: look again.
 
         The budget comes first, as nothing may be held while it is waited for.
         """
-        share = self._budget.request_tokens
-        tokens = max(min(share or sys.maxsize, self._backend.batch_token_limit), self._heavy_tokens)
+        tokens, share = self._backend.batch_token_limit, self._budget.request_tokens
+        if share is not None:
+            tokens = max(min(tokens, share, most_tokens), self._heavy_tokens)
         patience = MAX_PAUSE_SECONDS if self._heavy_tokens else 0.0  # it would find others before it for ever
         wait = self._budget.take(tokens, patience_seconds=patience)
         self._stopping.wait(wait if wait <= patience else min(wait, 1.0))
@@ -215,12 +219,15 @@ class Drainer:
             self._held[claim.token] = claim
         return claim
 
-    def _share(self, conn: connection.Connection, build: Build) -> int:
-        """Inputs of the next request: what waits is shared out to all slots; a large backlog fills requests."""
+    def _share(self, conn: connection.Connection, build: Build) -> tuple[int, int]:
+        """Inputs of the next request, and the tokens of the largest.
+
+        What waits is shared out to all slots; a large backlog fills requests.
+        """
         slots = self._settings.concurrency
-        waiting = queue.waiting(conn, build, limit=slots * self._backend.batch_size)
+        waiting, tokens = queue.waiting(conn, build, limit=slots * self._backend.batch_size)
         share = max(MIN_SHARE, -(-waiting // slots))
-        return min(waiting, share, self._backend.batch_size)
+        return min(waiting, share, self._backend.batch_size), tokens
 
     def _written(self, conn: connection.Connection) -> list[Build]:
         """The builds of this backend."""

@@ -51,10 +51,10 @@ class Claim:
 Fill = Callable[[Sequence[int]], int]  # how many of these token counts, in order, fill one request
 
 
-def waiting(connection: Connection, build: Build, *, limit: int) -> int:
-    """How many contents nobody holds; counted as far as `limit`."""
-    row = connection.execute(build.sql("queue.sql", "count_waiting"), {"limit": limit}).fetchone()
-    return int(row[0]) if row else 0
+def waiting(connection: Connection, build: Build, *, limit: int) -> tuple[int, int]:
+    """How many contents nobody holds, looked at as far as `limit`, and the tokens of the largest of them."""
+    [(number, tokens)] = connection.execute(build.sql("queue.sql", "count_waiting"), {"limit": limit})
+    return number, tokens
 
 
 @retry_on_deadlock

@@ -1,7 +1,7 @@
 -- The queue of contents that need a vector.
 
--- name: count_waiting: contents that nobody holds, as far as `limit`
-SELECT count(*) FROM (SELECT FROM {pending} WHERE visible_at <= clock_timestamp() LIMIT %(limit)s) AS waiting
+-- name: count_waiting: contents that nobody holds, as far as `limit`, and the tokens of the largest of them
+SELECT count(*), coalesce(max(tokens), 0) FROM (SELECT tokens FROM {pending} WHERE visible_at <= clock_timestamp() LIMIT %(limit)s) AS waiting
 
 -- name: claimable: the next contents of one priority, in order, that nobody holds
 SELECT hash, tokens, attempts, token IS NOT NULL AS abandoned FROM {pending}

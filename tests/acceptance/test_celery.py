@@ -1,0 +1,114 @@
+"""How Celery is set: a long task runs once, a deadly one ends, and a worker that is stuck gives way."""
+
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fixtures.system import CHAT, STAGING, eventually
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+
+VISIBILITY_SECONDS, LONG_SECONDS = 4, 13
+
+# `vector-index`, with times that a test can wait for and tasks of its own
+PROGRAM = f"""
+import os, sys, time
+from worker import broker
+broker.HEARTBEAT_SECONDS = 0.5
+from worker import celery
+celery.STATIC["broker_transport_options"].update(visibility_timeout={VISIBILITY_SECONDS}, unacked_restore_interval=1)
+
+@celery.app.task(name="tasks.long", ignore_result=True)
+def long(name, seconds):
+    open("started", "a").write(name + " ")
+    time.sleep(seconds)
+    open("ended", "a").write(name + " ")
+
+@celery.app.task(name="tasks.deadly", max_retries=None)
+def deadly():
+    open("deaths", "a").write("x")
+    os._exit(9)
+
+from kombu.transport.redis import QoS
+can_consume = QoS.can_consume
+QoS.can_consume = lambda self: not os.path.exists("stuck") and can_consume(self)
+
+from worker.cli import main
+sys.exit(main())
+"""
+
+
+def program(name: str, *arguments: str) -> list[str]:
+    return ["-c", PROGRAM, "worker", "--queues", name, *arguments]
+
+
+def words(file: Path) -> list[str]:
+    return file.read_text().split() if file.exists() else []
+
+
+def test_a_task_of_three_visibility_timeouts_runs_once_on_both_pools(
+    start_system: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Two workers stand by on each queue, and would take it up; one of those that run it is asked to end meanwhile."""
+    with start_system(tmp_path, {}) as system:
+        for name, queues in {"one": "chat", "two": "chat", "three": "staging", "four": "staging"}.items():
+            system.start(name, program(queues, "--name", name, "--concurrency", "2"), sys.executable)
+        system.await_queues(STAGING, CHAT)
+        system.send("tasks.long", CHAT, name="threads", seconds=LONG_SECONDS)
+        system.send("tasks.long", STAGING, name="processes", seconds=LONG_SECONDS)
+        eventually(lambda: sorted(words(tmp_path / "ended")) == ["processes", "threads"], 60)
+        time.sleep(VISIBILITY_SECONDS + 2)
+        assert sorted(words(tmp_path / "started")) == ["processes", "threads"]
+
+
+def test_a_task_that_kills_its_process_ends_as_a_failure_with_a_sentence(
+    start_system: Callable[..., Any], tmp_path: Path
+) -> None:
+    with start_system(tmp_path, {}) as system:
+        system.start("staging", program("staging", "--concurrency", "1"), sys.executable)
+        system.await_queues(STAGING)
+        with pytest.raises(
+            Exception, match=r"tasks\.deadly ended its process 3 times: give it more memory, or send"
+        ):
+            system.send("tasks.deadly").get(timeout=90)
+        assert (tmp_path / "deaths").read_text() == "xxx"
+        time.sleep(6)
+        assert (tmp_path / "deaths").read_text() == "xxx"
+        system.call("tasks.status")  # the worker works on
+
+
+def test_a_worker_that_is_connected_and_consumes_nothing_ends_to_be_started_again(
+    start_system: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Neither a busy worker, nor one that was stopped, nor an idle one does."""
+    with start_system(tmp_path, {}) as system:
+        system.start("chat", program("chat", "--concurrency", "1"), sys.executable)
+        system.await_queues(CHAT)
+        worker = system.processes["chat"]
+        time.sleep(6)
+        for name in ("busy", "waits"):
+            system.send("tasks.long", CHAT, name=name, seconds=7)
+        eventually(lambda: words(tmp_path / "ended") == ["busy", "waits"], 60)
+        worker.send_signal(signal.SIGSTOP)
+        system.send("tasks.long", CHAT, name="stopped", seconds=0)
+        time.sleep(6)
+        worker.send_signal(signal.SIGCONT)
+        eventually(lambda: "stopped" in words(tmp_path / "ended"), 60)
+        assert worker.poll() is None
+
+        (tmp_path / "stuck").touch()
+        time.sleep(1.5)  # what was asked of the broker before has been answered
+        system.send("tasks.long", CHAT, name="one", seconds=0)
+        system.send("tasks.long", CHAT, name="two", seconds=0)
+        del system.processes["chat"]
+        assert worker.wait(60) == 75
+        assert system.log("chat").count("takes none of the messages that wait: it ends") == 1
+        assert "Traceback" not in system.log("chat")
+        (tmp_path / "stuck").unlink()
+        system.start("chat", program("chat"), sys.executable)
+        eventually(lambda: "two" in words(tmp_path / "ended"), 60)
