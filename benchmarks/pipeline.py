@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import llm
 import psycopg
+from llm.default_plugins.openai_models import OpenAIEmbeddingModel
 
 from benchmarks.texts import documents
 from worker import configuration, services, staging
@@ -63,7 +63,8 @@ def main() -> None:
         schema.install(database)
         pipeline = Pipeline(database)
         pipeline.index_all(documents(5, edition=9))  # what is made once: clients, pools, tables
-        model = llm.get_embedding_model("3-small")
+        model = OpenAIEmbeddingModel("text-embedding-3-small", "text-embedding-3-small")
+        model.key = "none"
         list(model.embed_multi(["warm"]))
 
         texts = documents(DOCUMENTS)

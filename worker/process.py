@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import wraps
+from inspect import signature
 from typing import Any, ParamSpec, TypeVar
 
 from worker import backends, configuration, services
@@ -144,7 +145,15 @@ def make_chat_backend(settings: ChatBackendSettings) -> ChatBackend:
 def _made(settings: EmbeddingBackendSettings | ChatBackendSettings) -> Any:
     backends.warm_up()
     keywords = {key: value for key, value in asdict(settings).items() if key not in NOT_FOR_BACKENDS}
-    return backends.load(settings.class_path)(**keywords)
+    made = backends.load(settings.class_path)
+    try:
+        signature(made).bind(**keywords)
+    except TypeError as error:
+        raise SettingsError(
+            f"CLASS {settings.class_path!r} of backend {settings.name!r} cannot be made ({error}): let its "
+            f"__init__ take {', '.join(keywords)}, or **_ for those that it does not use"
+        ) from error
+    return made(**keywords)
 
 
 def source(index: str) -> Source:

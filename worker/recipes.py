@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from worker.chunking import CHUNKER
 from worker.configuration import IndexSettings
-from worker.errors import SettingsError
+from worker.errors import Refused, SettingsError, TooLarge
 
 
 class EmbeddingBackend(Protocol):
@@ -45,9 +45,15 @@ PROBE = "dimensions"  # what a provider is asked to embed, to see the length of 
 def probe(backend: EmbeddingBackend) -> None:
     """Compare the length of a vector with what the backend says, by one tiny request.
 
-    Raises SettingsError with both lengths where they differ, and what `embed` raises.
+    Raises SettingsError with both lengths where they differ, and where even this word is refused: else every document
+    would be refused for good, one by one, for what only the settings mend. Raises ProviderUnavailable as `embed` does.
     """
-    [vector] = backend.embed([PROBE])
+    try:
+        [vector] = backend.embed([PROBE])
+    except (Refused, TooLarge) as error:
+        raise SettingsError(
+            f"{error}, even the one word {PROBE!r}: mend MODEL_ID, INIT_KWARGS or EMBEDDING_OUTPUT_DIMENSIONS"
+        ) from None
     if len(vector) != backend.dimensions:
         raise SettingsError(
             f"{backend.model_id} returns vectors of length {len(vector)}, where {backend.dimensions} were expected: "

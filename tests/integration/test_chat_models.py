@@ -1,5 +1,6 @@
 """Every kind of chat model that `llm` has, and what PROMPT_KWARGS make of it: what the provider receives."""
 
+import gc
 import logging
 import threading
 import time
@@ -14,6 +15,7 @@ from llm.plugins import pm
 from pydantic import Field
 
 from tests.fixtures.provider import running_provider  # noqa: F401
+from tests.fixtures.system import eventually
 from tests.provider import Provider
 from worker.backends import warm_up
 from worker.backends.llm import LLMChatBackend
@@ -169,6 +171,32 @@ def test_one_client_serves_all_questions_of_a_process(provider: Provider) -> Non
     for _ in range(5):
         backend.reply(MESSAGES)
     assert provider.stats().connections == 1
+
+
+@pytest.mark.parametrize("model_id", [CHAT, RESPONSES])
+def test_an_answer_that_nobody_waits_for_any_more_ends_at_the_provider(
+    provider: Provider, model_id: str
+) -> None:
+    """With the next word, and not whenever the garbage is collected: until then a provider goes on, and is paid."""
+
+    def stop(piece: str) -> None:
+        raise LookupError
+
+    provider.answer, provider.word_seconds = "word " * 1_000, 0.02
+    backend = make(provider, model_id)
+    gc.disable()
+    try:
+        with pytest.raises(LookupError):
+            backend.reply(MESSAGES, stop)
+        eventually(lambda: not provider.open_connections, 5)
+    finally:
+        gc.enable()
+
+
+def test_a_plugin_with_a_client_of_its_own_keeps_it(plugin: dict[str, Fake]) -> None:
+    """`get_client` is a name that others take too; how their streams end, they do not say."""
+    plugin["old"].get_client = lambda key: None  # type: ignore[attr-defined]
+    assert make_of_plugin("old").reply(MESSAGES).text == "One two."
 
 
 def test_backends_of_one_model_never_mix_up_their_keys(provider: Provider) -> None:

@@ -1,11 +1,13 @@
 """The embedding backend over the real `llm`, against models that compute here and a provider over HTTP."""
 
+import os
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import llm
@@ -16,7 +18,10 @@ from tests.provider import Provider
 from worker.backends import load, warm_up
 from worker.backends.llm import LLMEmbeddingBackend
 from worker.backends.llm.lookup import embedding_model
+from worker.configuration.objects import EmbeddingBackendSettings
 from worker.errors import ProviderUnavailable, Refused, SettingsError, TooLarge
+from worker.process import make_backend
+from worker.recipes import probe
 
 
 @pytest.fixture(name="provider")
@@ -144,6 +149,57 @@ def test_a_name_that_the_model_lacks_is_no_init_kwarg() -> None:
         match=r"INIT_KWARGS .* 'base_url', which text-embedding-3-small does not have.* api_base",
     ):
         backend("3-small", init_kwargs={"base_url": "http://127.0.0.1"})
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value", "said"),
+    [
+        ("embed_batch", "mine", "'embed_batch', which text-embedding-3-small does not have"),
+        ("key", "", "'key' of type str: give a string that is not empty"),
+        ("key", ["secret"], "'key' of type list"),
+        ("api_base", 8000, "'api_base' of type int"),
+        ("headers", "X-Team: search", "'headers' of type str: give an object of strings"),
+        ("headers", {"X-Team": 7}, "'headers' of type dict: give an object of strings"),
+    ],
+)
+def test_an_init_kwarg_of_no_use_is_one_sentence(attribute: str, value: Any, said: str) -> None:
+    with pytest.raises(SettingsError, match=f"^INIT_KWARGS of embedding backend 'default' has {said}"):
+        backend("3-small", init_kwargs={attribute: value})
+
+
+def test_a_file_of_keys_that_is_broken_at_the_start_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "keys.json").write_text("{")
+    code = "from worker import backends; from worker.errors import SettingsError\ntry: backends.warm_up()\n"
+    code += "except SettingsError as error: print(error)"
+    environment = {**os.environ, "LLM_USER_PATH": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True
+    )
+    assert "mend keys.json or aliases.json in the folder of llm" in done.stdout
+
+
+class Narrow:
+    """A user's own backend that does not take all keywords."""
+
+    def __init__(self, *, model_id: str) -> None:
+        self.model_id = model_id
+
+
+def test_a_class_of_the_user_that_does_not_take_the_keywords_is_one_sentence() -> None:
+    path = f"{__name__}.Narrow"
+    settings = EmbeddingBackendSettings(name="mine", class_path=path)
+    with pytest.raises(
+        SettingsError, match=rf"CLASS '{path}' of backend 'mine' .*'name'.* take name, .* or \*\*_"
+    ):
+        make_backend(settings)
+
+
+@pytest.mark.parametrize("fault", ["content_policy", "too_large", "zeros"])
+def test_a_provider_that_refuses_one_word_refuses_the_settings(provider: Provider, fault: str) -> None:
+    """Else each document would fail for good, for what is no fault of its own."""
+    provider.inject(fault)
+    with pytest.raises(SettingsError, match="even the one word 'dimensions': mend"):
+        probe(over_http())
 
 
 def test_a_model_that_is_unknown_while_its_server_is_down_is_said_to_be_so() -> None:

@@ -120,6 +120,27 @@ def test_a_broken_file_is_one_sentence_that_names_it(folder: Path, name: str, te
     assert str(folder / name) in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("- {model_id: a, model_name: b}\n- {model_id: a, model_name: c}", "two models of the name 'a'"),
+        (
+            "- {model_id: a, model_name: b}\n- {model_id: c, model_name: d, aliases: [a]}",
+            "two models of the name 'a'",
+        ),
+        ("- {model_id: a, model_name: b, api_base: ''}", r"entry 1 \('a'\) .* api_base is wrong"),
+    ],
+    ids=["id", "alias", "address"],
+)
+def test_a_name_means_one_server_of_the_file_and_an_empty_address_none(
+    folder: Path, text: str, said: str
+) -> None:
+    """llm would take the later one without a word, and OpenAI for an address that is empty."""
+    (folder / EMBEDDINGS).write_text(text)
+    with pytest.raises(SettingsError, match=said):
+        backend("a")
+
+
 def test_an_unknown_key_names_the_nearest_and_no_value_is_shown(folder: Path) -> None:
     write(folder, api_bas="http://secret@127.0.0.1")
     with pytest.raises(
@@ -244,6 +265,94 @@ def test_openai_base_url_is_the_operators_own_word(
     assert (received.key, received.headers["openai-organization"]) == ("sk-of-openai", "org-of-openai")
 
 
+@EITHER
+@pytest.mark.parametrize("status", [301, 307])
+def test_a_redirect_takes_neither_text_nor_header_to_another_address(
+    provider: Provider, folder: Path, name: str, send: Any, status: int
+) -> None:
+    write(folder, name, api_base=provider.url, headers={"X-Key": "of-the-file"})
+    with Provider() as other:
+        provider.inject("error", status=status, headers={"location": f"{other.url}/embeddings"})
+        with pytest.raises(SettingsError, match=f"HTTP {status}.* redirects to another address"):
+            send(provider)
+        assert other.stats().connections == 0
+
+
+@EITHER
+@pytest.mark.parametrize("key", ["sk-copied-with-its-end\n", "\u201csk-copied-with-quotes\u201d"])
+def test_a_key_that_no_header_can_carry_is_a_matter_of_settings(
+    provider: Provider, folder: Path, name: str, send: Any, key: str
+) -> None:
+    """No document is refused for it, and it is not waited for either."""
+    write(folder, name, api_base=provider.url)
+    with pytest.raises(SettingsError, match="the key or a header cannot be sent") as caught:
+        send(provider, init_kwargs={"key": key})
+    assert "copied" not in str(caught.value)
+
+
+@EITHER
+@pytest.mark.parametrize("address", ["nonsense", "127.0.0.1:80", "ftp://127.0.0.1/v1", "http://[::1"])
+def test_what_is_no_address_is_a_matter_of_settings(
+    provider: Provider, folder: Path, name: str, send: Any, address: str
+) -> None:
+    write(folder, name, api_base=address)
+    with pytest.raises(SettingsError, match=r"write the address .* as https://host/v1"):
+        send(provider)
+
+
+@EITHER
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("HTTP_PROXY", "nonsense://127.0.0.1"),
+        ("ALL_PROXY", "socks5://127.0.0.1:1"),
+        ("OPENAI_BASE_URL", "http://[::1"),
+    ],
+)
+def test_what_the_environment_says_wrong_is_no_traceback(
+    provider: Provider,
+    folder: Path,
+    name: str,
+    send: Any,
+    variable: str,
+    value: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write(folder, name, api_base=provider.url)
+    monkeypatch.setenv(variable, value)
+    if variable == "OPENAI_BASE_URL":  # is not for this server
+        assert send(provider).body["model"] == "served"
+    else:
+        with pytest.raises(VectorIndexError):
+            send(provider)
+
+
+def test_a_proxy_of_the_environment_is_used_but_for_no_proxy(
+    provider: Provider, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(folder, api_base="http://gateway.invalid/v1")
+    monkeypatch.setenv("HTTP_PROXY", provider.url.removesuffix("/v1"))
+    with pytest.raises(SettingsError, match="HTTP 404"):  # of the stand-in, which is no proxy
+        backend().embed(["text"])
+    monkeypatch.setenv("NO_PROXY", "gateway.invalid")
+    with pytest.raises(ProviderUnavailable):
+        backend().embed(["text"])
+
+
+def test_a_key_that_is_replaced_in_the_file_of_keys_is_used_at_once(provider: Provider, folder: Path) -> None:
+    """And a file that is just being written is waited for."""
+    write(folder, api_base=provider.url, api_key_name="gateway")
+    (folder / "keys.json").write_text('{"gateway": "the-first"}')
+    made = backend()
+    made.embed(["text"])
+    (folder / "keys.json").write_text("{")
+    with pytest.raises(ProviderUnavailable):
+        made.embed(["text"])
+    (folder / "keys.json").write_text('{"gateway": "the-second"}')
+    made.embed(["text"])
+    assert [request.key for request in provider.requests] == ["the-first", "the-second"]
+
+
 def test_backends_side_by_side_never_mix_up_their_keys(provider: Provider, folder: Path) -> None:
     """One model, six backends, eight threads: each text arrives with the key of its backend."""
     write(folder, api_base=provider.url)
@@ -329,6 +438,12 @@ def test_vectors_are_in_the_order_of_the_texts_whatever_the_order_of_the_answer(
             "no lists",
         ),
         ("raw", {"body": '{"data": [{"index": 0}, {"index": 0}]}'}, ProviderUnavailable, "which text"),
+        (
+            "raw",
+            {"body": '{"error": {"code": 503, "message": "No instances"}}'},
+            ProviderUnavailable,
+            "503.*No inst",
+        ),
         ("unauthorized", {}, SettingsError, "HTTP 401"),
         ("unknown_model", {}, SettingsError, "HTTP 404"),
         ("too_large", {}, TooLarge, "context_length_exceeded"),

@@ -145,6 +145,10 @@ class Provider:
                 faults=self._faults,
             )
 
+    @property
+    def open_connections(self) -> int:
+        return len(self._server.connections)
+
     def times_embedded(self, text: str) -> int:
         """How often exactly this string was embedded."""
         with self._lock:

@@ -4,6 +4,7 @@ import base64
 import html
 import json
 import re
+import time
 import unicodedata
 import urllib.parse
 from collections.abc import Callable
@@ -115,6 +116,13 @@ def body(message: str, code: str | None = None) -> dict[str, Any]:
         (TypeError("'NoneType' object is not subscriptable"), ProviderUnavailable),
         (NotImplementedError("System prompts are not supported"), SettingsError),
         (of_openai(402, body("Insufficient credits")), SettingsError),
+        (of_openai(405, {"detail": "Method Not Allowed"}), SettingsError),
+        (of_openai(308), SettingsError),
+        # of TEI and Ollama a sentence, of Voyage a detail, of FastAPI a list of details
+        (of_openai(400, {"error": "the input length exceeds the context length"}), TooLarge),
+        (of_openai(400, {"detail": "The max allowed tokens per submitted batch is 120000."}), TooLarge),
+        (of_openai(422, {"detail": [{"loc": ["input"], "msg": "too many inputs", "input": TEXT}]}), TooLarge),
+        (UnicodeEncodeError("ascii", "\u201csk", 0, 1, "ordinal not in range(128)"), SettingsError),
         (of_openai(404), SettingsError),
         (of_openai(503, body("overloaded")), ProviderUnavailable),
         (of_openai(409, body("conflict")), ProviderUnavailable),
@@ -300,6 +308,22 @@ def test_a_key_is_hidden_in_whatever_shape_it_has(key: str) -> None:
 )
 def test_what_is_no_key_and_no_quotation_is_told(message: str) -> None:
     assert redact(message, texts=[SECRET_TEXT], secrets=[KEY]) == message
+
+
+@pytest.mark.parametrize("text", ["What an invalid API key means", "insufficient_quota, and how to mend it"])
+def test_a_text_about_keys_does_not_stop_its_backend(text: str) -> None:
+    """A provider that quotes it says nothing about ours."""
+    assert (
+        type(classify(of_openai(400, body(f"cannot take {text!r}")), model_id="m", texts=[text])) is Refused
+    )
+
+
+def test_an_endless_message_costs_no_time() -> None:
+    """Ten megabytes took 2 s, in which nothing else of the process runs."""
+    error = of_openai(400, body("too long a word " * 700_000))
+    started = time.process_time()
+    assert len(str(classify(error, model_id="m", texts=[TEXT], secrets=[KEY]))) < 500
+    assert time.process_time() - started < 0.5
 
 
 def test_a_code_is_no_way_out_for_a_key_or_a_text() -> None:

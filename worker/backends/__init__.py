@@ -57,12 +57,13 @@ def warm_up() -> None:
         try:
             llm.get_embedding_models()  # type: ignore[no-untyped-call]
             llm.get_models()
+            llm.load_keys()  # type: ignore[no-untyped-call]
         except VectorIndexError:
             raise  # our own plugin's sentence about its file
         except _BROKEN as error:
             raise SettingsError(
-                f"llm cannot load its plugins and models ({type(error).__name__}: {error}): mend or uninstall the "
-                "plugin, or mend extra-openai-models.yaml, and start again"
+                f"llm cannot load its plugins, models and keys ({type(error).__name__}: {error}): mend or uninstall "
+                "the plugin, or mend keys.json or aliases.json in the folder of llm, and start again"
             ) from error
         except Exception as error:
             if isinstance(error, OSError) and error.filename:

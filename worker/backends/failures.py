@@ -20,6 +20,9 @@ from worker.errors import ProviderUnavailable, Refused, SettingsError, TooLarge,
 # of openai, anthropic, httpx and httpx2: matched by name, as none of them need be installed
 _TRANSPORT = {"APIConnectionError", "TransportError"}
 _REFUSAL = {"ClaudeRefusal"}  # llm-anthropic
+# said before anything is sent
+_NO_ADDRESS = {"InvalidURL", "UnsupportedProtocol"}
+_NO_HEADER = {"LocalProtocolError"}
 _MISCONFIGURED = (
     ImportError,
     NotImplementedError,
@@ -44,6 +47,8 @@ _NO_CREDIT = re.compile(r"insufficient_quota|credit balance is too low|billing_h
 # of what a Retry-After may ask for: a mistaken one would stop a backend for good
 _LONGEST_WAIT_SECONDS = 3_600.0
 _STATUS_IN_MESSAGE = re.compile(r"^\s*(\d{3}):")
+# of what a provider says: it is looked through while nothing else runs
+_READ_CHARACTERS = 10_000
 
 
 def classify(
@@ -63,15 +68,28 @@ def classify(
     what = f"{model_id}: {f'HTTP {status}' if status else type(error).__name__}"
     what += f" {shown_code}" if code else ""
     what += f" ({shown})" if shown else ""
-    told = f"{code} {message}"
+    # without quotations: a text about keys must not stop its whole backend
+    own_words = f"{shown_code} {shown}"
 
-    if status in (401, 403) or isinstance(error, llm.NeedsKeyException) or _says(_NO_KEY, told, status, 400):
+    if (
+        status in (401, 403)
+        or isinstance(error, llm.NeedsKeyException)
+        or _says(_NO_KEY, own_words, status, 400)
+    ):
         return SettingsError(f"{what}: give the backend a key that may use this model")
-    if status == 404:
-        return SettingsError(f"{what}: the provider does not know the model or the address; mend MODEL_ID")
-    if status == 402 or _says(_NO_CREDIT, told, status, 400, 429):
+    if status in (404, 405, 410):
+        return SettingsError(
+            f"{what}: the provider does not know the model or the address; mend MODEL_ID, or the address (api_base, "
+            "OPENAI_BASE_URL), which mostly ends in /v1"
+        )
+    if status and 300 <= status < 400:
+        return SettingsError(
+            f"{what}: the provider redirects to another address, and nothing is sent there unasked; mend api_base or "
+            "OPENAI_BASE_URL"
+        )
+    if status == 402 or _says(_NO_CREDIT, own_words, status, 400, 429):
         return SettingsError(f"{what}: the account has no credit left; add some, or change the key")
-    if status == 413 or _says(_TOO_LARGE, told, status, 400, 422, 500):
+    if status == 413 or _says(_TOO_LARGE, f"{code} {message}", status, 400, 422, 500):
         return TooLarge(f"{what}: lower TOKEN_LIMIT, BATCH_TOKEN_LIMIT or BATCH_SIZE if it happens again")
     if status in (408, 409, 425, 429) or (status and status >= 500):
         return ProviderUnavailable(
@@ -81,6 +99,15 @@ def classify(
         )
     if (status and status >= 400) or _is_any(error, _REFUSAL):
         return Refused(f"{what}: the provider refuses the input")
+    if any(_is_any(e, _NO_ADDRESS) for e in chain):
+        return SettingsError(f"{what}: write the address (api_base, OPENAI_BASE_URL) as https://host/v1")
+    # a body is UTF-8
+    in_header = isinstance(error, UnicodeEncodeError) and error.encoding == "ascii"
+    if in_header or any(_is_any(e, _NO_HEADER) for e in chain):
+        return SettingsError(
+            f"{what}: the key or a header cannot be sent; take out what is no plain ASCII, and blanks and line feeds "
+            "at its ends"
+        )
     if any(isinstance(e, OSError) or _is_any(e, _TRANSPORT) for e in chain):
         return ProviderUnavailable(f"{what}: the provider does not answer; check its address, or wait")
     # a TypeError is else an answer that is not what it should be
@@ -130,8 +157,16 @@ def _said(chain: list[BaseException]) -> tuple[str, str]:
             # Gemini has a number for a code, and a word for a status
             words = (body.get(name) for name in ("code", "type", "status"))
             code = next((word for word in words if isinstance(word, str)), "")
-            return code, str(body.get("message") or "")
-    return "", str(chain[0])
+            # Voyage and FastAPI have a detail, which is a list where the request was no valid one
+            said = body.get("message") or body.get("detail") or ""
+            if isinstance(said, list):
+                said = "; ".join(
+                    str(item["msg"]) for item in said if isinstance(item, dict) and "msg" in item
+                )
+            return code, str(said)[:_READ_CHARACTERS]
+    # TEI has a sentence for an error, which the openai package leaves out of its own
+    body = _body(chain[0])
+    return "", (body if isinstance(body, str) and body else str(chain[0]))[:_READ_CHARACTERS]
 
 
 def _body(error: BaseException) -> Any:

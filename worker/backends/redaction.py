@@ -38,6 +38,7 @@ _ESCAPE = re.compile(
     r"(?:\\+u[0-9a-fA-F]{4})+|\\+U[0-9a-fA-F]{8}|(?:\\+x[0-9a-fA-F]{2})+|\\+."
     r"|&(?:#\d+|#x[0-9a-fA-F]+|\w+);|(?:%[0-9a-fA-F]{2})+"
 )
+_ESCAPE_MARKS = "\\&%"  # each escape begins with one
 _TOKEN = re.compile(rf"{_ESCAPE.pattern}|.", re.DOTALL)
 # ASCII that quotations lose or gain
 _DROPPED = {code: None for code in range(128) if not chr(code).isalnum()}
@@ -84,7 +85,9 @@ def _with_places(message: str) -> tuple[str, list[tuple[int, int]]]:
 
 
 def _bare(text: str) -> str:
-    plain = unicodedata.normalize("NFKD", _ESCAPE.sub(_unescaped, text)).casefold().translate(_DROPPED)
+    if any(mark in text for mark in _ESCAPE_MARKS):  # few texts have one, and the search is slow
+        text = _ESCAPE.sub(_unescaped, text)
+    plain = unicodedata.normalize("NFKD", text).casefold().translate(_DROPPED)
     return "".join(plain.split()) if not plain.isascii() else plain
 
 

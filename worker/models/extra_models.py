@@ -37,7 +37,7 @@ class Entry(BaseModel):
 
     model_id: str = Field(min_length=1)
     model_name: str = Field(min_length=1)
-    api_base: str | None = None
+    api_base: str | None = Field(default=None, min_length=1)
     api_key_name: str | None = None
     aliases: list[str] | None = None
     headers: dict[str, str] | None = None
@@ -51,7 +51,14 @@ class EmbeddingEntry(Entry):
 
 def embedding_models() -> Iterator[tuple[OpenAIEmbeddings, list[str]]]:
     """The models of EMBEDDING_FILE with their aliases. Raises SettingsError naming the entry and the mend."""
+    taken: set[str] = set()
     for entry in _entries(EMBEDDING_FILE, EmbeddingEntry):
+        names = {entry.model_id, *(entry.aliases or [])}
+        if twice := sorted(names & taken):
+            raise SettingsError(
+                f"{EMBEDDING_FILE} has two models of the name {twice[0]!r}: give one of them another model_id or alias"
+            )
+        taken |= names
         yield OpenAIEmbeddings(**entry.model_dump(exclude={"aliases"})), entry.aliases or []
 
 
@@ -65,8 +72,8 @@ def _entries(name: str, form: type[Any]) -> list[Any]:
     if not path.exists():
         return []
     try:
-        found = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        found = yaml.safe_load(path.read_bytes())
+    except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}" if mark else ""
         raise SettingsError(f"{path} is not YAML{where}: mend it, or remove the file") from None

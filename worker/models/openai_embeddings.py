@@ -118,7 +118,10 @@ class OpenAIEmbeddings(EmbeddingModel):
             request["dimensions"] = self.dimensions
         # embeddings.create looks at the type of each text, and makes an object of each vector: 3 ms for 100
         body: Any = client.post("/embeddings", body=request, cast_to=object)
-        data = body.get("data") if isinstance(body, dict) else None
+        body = body if isinstance(body, dict) else {}
+        if isinstance(said := body.get("error"), dict):  # gateways say so with status 200
+            raise llm.ModelError(f"{said.get('code')}: {said.get('message')}")
+        data = body.get("data")
         if not isinstance(data, list) or not all(isinstance(item, dict) for item in data):
             raise llm.ModelError("the answer has no list of embeddings")
         if len(data) != len(texts):
@@ -134,7 +137,7 @@ class OpenAIEmbeddings(EmbeddingModel):
         made_for = (os.getpid(), self.api_base, key, self.timeout_seconds, frozenset(headers.items()))
         with _making:
             if made_for not in self._clients:
-                self._clients[made_for] = openai.OpenAI(
+                client = self._clients[made_for] = openai.OpenAI(
                     # the package takes no empty key, nor does llm for its chat models
                     api_key=key or "DUMMY_KEY",
                     base_url=self.api_base,
@@ -142,6 +145,8 @@ class OpenAIEmbeddings(EmbeddingModel):
                     timeout=self.timeout_seconds,
                     max_retries=0,
                 )
+                # the texts, and all headers but Authorization, would go along to whatever host it names
+                client._client.follow_redirects = False
             return self._clients[made_for]
 
 

@@ -13,7 +13,7 @@ from worker.backends import Reply
 from worker.backends.failures import classify
 from worker.backends.llm.deadline import each_within
 from worker.backends.llm.lookup import chat_model, known_name, secrets
-from worker.backends.llm.openai_client import with_lasting_client
+from worker.backends.llm.openai_client import OPENAI_CLASSES, with_lasting_client
 from worker.backends.llm.options import PromptOptions, prompt_options
 from worker.errors import ProviderUnavailable, SettingsError, VectorIndexError
 from worker.limits import chat_limits
@@ -218,7 +218,7 @@ def _ending(model: Model, response: Response) -> str | None:
     None: llm 0.36 takes a stream that was cut off for a whole answer; finish_reason (Chat) or all (Responses) is
     missing. Only the OpenAI classes tell.
     """
-    if not hasattr(model, "get_client"):
+    if not isinstance(model, OPENAI_CLASSES):
         return ""
     said = response.response_json or {}
     (choice,) = (said.get("choices") or [{}])[:1]

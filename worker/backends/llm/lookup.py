@@ -73,13 +73,29 @@ def _unknown(model_id: str, owner: str, known: Iterable[str], command: str) -> S
 
 def _with_attributes(model: AnyModel, owner: str, init_kwargs: Mapping[str, Any]) -> AnyModel:
     for attribute, value in init_kwargs.items():
-        if not hasattr(model, attribute):
+        if not hasattr(model, attribute) or callable(getattr(model, attribute)):
             raise SettingsError(
                 f"INIT_KWARGS of {owner} has {attribute!r}, which {model.model_id} does not have: it has "
                 f"{', '.join(sorted(_attributes(model)))}"
             )
+        _check(attribute, value, owner)
         setattr(model, attribute, value)
     return model
+
+
+def _check(attribute: str, value: object, owner: str) -> None:
+    """Of what a request is sent with; where a value is wrong, it may be a secret, and is not shown."""
+    if value is None or attribute not in ("api_base", "headers", "key"):
+        return
+    if attribute == "headers":
+        good = isinstance(value, Mapping) and all(isinstance(part, str) for part in (*value, *value.values()))
+        wanted = "an object of strings"
+    else:
+        good, wanted = isinstance(value, str) and value != "", "a string that is not empty"
+    if not good:
+        raise SettingsError(
+            f"INIT_KWARGS of {owner} has {attribute!r} of type {type(value).__name__}: give {wanted}, or leave it out"
+        )
 
 
 def _with_own_key(model: AnyModel, init_kwargs: Mapping[str, Any]) -> AnyModel:
@@ -115,14 +131,19 @@ def _with_own_key(model: AnyModel, init_kwargs: Mapping[str, Any]) -> AnyModel:
 
 
 def _is_openai(api_base: str) -> bool:
-    url = urlsplit(api_base)
+    try:
+        url = urlsplit(api_base)
+    except ValueError:  # the first request says so
+        return False
     host = url.hostname or ""
     return url.scheme == "https" and (host == "api.openai.com" or host.endswith(".api.openai.com"))
 
 
 def _headers_of_the_environment() -> list[str]:
     """Names of what OPENAI_ORG_ID, OPENAI_PROJECT_ID and OPENAI_CUSTOM_HEADERS add."""
-    with openai.OpenAI(api_key="unused") as client:
+    # what the environment says of addresses and proxies may be wrong, and is of no interest here
+    quiet = openai.DefaultHttpxClient(trust_env=False)
+    with openai.OpenAI(api_key="unused", base_url="http://unused", http_client=quiet) as client:
         names = list(client.default_headers)
     return [name for name in names if not name.lower().startswith(_HEADERS_OF_THE_PACKAGE)]
 
@@ -144,7 +165,7 @@ def _with_key_argument(model: EmbeddingModel) -> EmbeddingModel:
 
 def _key(model: EmbeddingModel | Model) -> list[str]:
     """The key that the model would use, if any."""
-    with suppress(llm.NeedsKeyException):
+    with suppress(llm.NeedsKeyException, OSError, ValueError):  # keys.json may be being written
         key = model.get_key()
         return [key] if key else []
     return []
