@@ -24,6 +24,7 @@ FLOORS = [
         "worker.configuration",
         "worker.packing",
         "worker.prompting",
+        "worker.ranking",
         "worker.services",
         "worker.sources",
         "worker.store",
@@ -35,7 +36,7 @@ FLOORS = [
     {"tasks"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-PURE = {"chunking", "documents", "errors", "limits", "packing", "prompting", "tokens"}
+PURE = {"chunking", "documents", "errors", "limits", "packing", "prompting", "ranking", "tokens"}
 
 FILES = sorted([*ROOT.glob("settings.py"), *ROOT.glob("worker/**/*.py"), *ROOT.glob("tasks/**/*.py")])
 NAMES = [str(file.relative_to(ROOT)) for file in FILES]
