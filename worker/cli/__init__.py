@@ -26,6 +26,7 @@ COMMANDS = {
     "plan": ("plan", "Count the chunks, tokens and requests that indexing takes, and their price."),
     "delete": ("documents", "Delete documents by their ids."),
     "search": ("documents", "Search an index."),
+    "eval": ("eval", "Measure how well an index answers questions whose documents are known."),
     "ask": ("ask", "Answer a question from an index, with sources."),
     "status": ("status", "Show what an index holds and what is pending."),
     "failures": ("upkeep", "List the documents that failed."),

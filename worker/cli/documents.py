@@ -87,7 +87,7 @@ def search(query: str, limit: int, filter_: str | None, index: str, as_json: boo
     """Search an index: passages, the best first."""
     configuration = load()
     configuration.index(index)
-    kwargs = {"query": query, "limit": limit, "filter": _filter(filter_), "index": index}
+    kwargs = {"query": query, "limit": limit, "filter": filter_of(filter_), "index": index}
     rows = Client(configuration).call("tasks.search", CHAT, **kwargs)
     output(
         {"index": index, "results": rows}, as_json, _passages(rows) if rows else [f"nothing found in {index}"]
@@ -253,7 +253,8 @@ def _passages(rows: Iterable[dict[str, Any]]) -> Iterator[str]:
         yield f"   {text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + '…'}"
 
 
-def _filter(text: str | None) -> Any:
+def filter_of(text: str | None) -> Any:
+    """The value of --filter; raises InvalidQuery where it is not JSON."""
     try:
         return None if text is None else json.loads(text)
     except json.JSONDecodeError as error:
