@@ -33,6 +33,10 @@ TIMEZONE = "UTC"  # IANA name; the zone that crontab schedules are meant in
 METRICS_PORT = None  # TCP port on which a worker process serves Prometheus metrics; None: not served
 PRICE_PER_MILLION_TOKENS = None  # currency units per million embedded tokens, for `plan`; None: none shown
 
+# Keys of an index that tell how it is searched: LANGUAGE, a text search configuration of Postgres (`english`; of the
+# builds made from then on), HYBRID_WEIGHTS, how much the ranking by vector counts and that by words ([1, 1]; at least
+# 0), TENANT_FIELD, the metadata field that every search must name.
+
 # Backends, indexes and sources: a section that an override leaves out keeps what stands here.
 # The shipped models need no key and no network: `wordllama` embeds, `extractive` answers by quoting.
 

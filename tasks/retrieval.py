@@ -7,8 +7,6 @@ from worker.celery import app
 from worker.documents import document_id as checked_id
 from worker.errors import InvalidDocument, InvalidQuery
 
-MODES = ("vector",)
-
 
 @app.task(name="tasks.search", resultrepr_maxsize=1)
 def search(
@@ -17,14 +15,12 @@ def search(
     offset: int = 0,
     filter: dict[str, Any] | None = None,
     similarity_threshold: float = 0.0,
-    mode: str = "vector",
+    mode: str = "hybrid",
     per_document: int | None = None,
     index: str = "default",
 ) -> list[dict[str, Any]]:
-    """Passages as rows, nearest first. Changes nothing; an argument that is wrong or a service that is away is
+    """Passages as rows, best first. Changes nothing; an argument that is wrong or a service that is away is
     reported at once, as the caller is waiting."""
-    if mode not in MODES:
-        raise InvalidQuery(f"mode must be one of {', '.join(MODES)}, not {mode!r}")
     target = process.index(index)
     wanted = retrieval.Query(
         text=query,
@@ -33,6 +29,7 @@ def search(
         filter=filter,
         similarity_threshold=similarity_threshold,
         per_document=per_document,
+        mode=mode,
     )
     found = retrieval.retrieve(target.url, target.settings, target.backend, wanted, target.budget)
     return [passage.as_json() for passage in found]

@@ -1,4 +1,4 @@
-"""The recipe of a build: everything that its chunks and vectors depend on."""
+"""The recipe of a build: everything that its chunks, vectors and lexemes depend on."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -76,6 +76,7 @@ class Recipe:
     document_prefix: str
     query_prefix: str
     distance: str  # cosine, l2 or inner_product
+    language: str  # text search configuration of Postgres
 
     @classmethod
     def of(
@@ -94,6 +95,7 @@ class Recipe:
             document_prefix=backend.document_prefix,
             query_prefix=backend.query_prefix,
             distance=index.distance,
+            language=index.language,
         )
 
     @classmethod

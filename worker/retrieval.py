@@ -1,27 +1,43 @@
 """Retrieve: a question, or a document, becomes passages.
 
 The build is resolved once and the question is embedded under that build's own recipe, so that a switch of builds
-in between cannot pair the vector of one with the vectors of the other.
+in between cannot pair the vector of one with the vectors of the other. What fits by its vector and what fits by its
+words are two rankings of contents; the modes are one, the other, and both fused.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from worker.budgets import Budget
 from worker.chunking import chunk
 from worker.configuration import IndexSettings
 from worker.documents import Passage, clean, embedding_text
 from worker.errors import InvalidQuery
+from worker.ranking import fuse, merge_neighbours
 from worker.recipes import EmbeddingBackend, Recipe
 from worker.store import builds, connection, search
 from worker.store.builds import Build
+from worker.store.connection import Connection
 from worker.store.filters import compile_filter
-from worker.store.search import Hit
+from worker.store.search import Filter, Found, Hit
 
+MODES = ("hybrid", "vector", "text")
 MAX_LIMIT = 100
 MAX_OFFSET = 10_000
-FIRST_CANDIDATES = 50  # contents looked at first; four times as many each time they do not fill the page
+FIRST_CANDIDATES = 10  # contents looked at first; four times as many each time they do not fill the page
+FUSED = (
+    100  # best contents of each ranking that are fused; behind them, on every page, come the others by vector
+)
+
+# Thai, Lao, Burmese, Khmer, Japanese and Chinese put no space between words: Postgres makes one lexeme of a clause
+WITHOUT_SPACES = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +50,7 @@ class Query:
     filter: Mapping[str, Any] | None = None
     similarity_threshold: float = 0.0  # 0: off
     per_document: int | None = None  # passages of one document, at most
+    mode: str = "hybrid"  # or "vector", or "text"
 
     def __post_init__(self) -> None:
         if not isinstance(self.text, str) or not self.text.strip():
@@ -43,6 +60,12 @@ class Query:
         if self.per_document is not None:
             _whole("per_document", self.per_document, 1, MAX_LIMIT)
         _fraction("similarity_threshold", self.similarity_threshold)
+        if self.mode not in MODES:
+            raise InvalidQuery(f"mode must be one of {', '.join(MODES)}, not {self.mode!r:.40}")
+        if self.mode == "text" and self.similarity_threshold:
+            raise InvalidQuery(
+                'similarity_threshold needs vectors: leave it out, or take the mode "hybrid" or "vector"'
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +92,7 @@ def retrieve(
     query: Query,
     budget: Budget | None = None,  # of the backend; None: no limits
 ) -> list[Passage]:
-    """The passages nearest to the question, nearest first; none when nothing is indexed yet.
+    """The passages that fit the question best, best first; none when nothing is indexed yet.
 
     Raises InvalidQuery for a filter that cannot be compiled or lacks the tenant, SettingsError when the backend
     makes other vectors than the index holds, TemporaryError when Postgres or the provider does not answer.
@@ -79,23 +102,82 @@ def retrieve(
         build = builds.live(conn, index.name)
     if build is None:
         return []
-    recipe = Recipe.stored(build.recipe)
-    recipe.check(index.name, backend)
     _check_threshold(query.similarity_threshold, build)
-    question = _question(query.text, recipe, backend)
-    with (budget or Budget("", backend.model_id)).first(backend.count_tokens(question)):
-        vector = backend.embed([question])[0]
+    vector = None
+    if query.mode != "text":
+        recipe = Recipe.stored(build.recipe)
+        recipe.check(index.name, backend)
+        question = _question(query.text, recipe, backend)
+        with (budget or Budget("", backend.model_id)).first(backend.count_tokens(question)):
+            vector = backend.embed([question])[0]
 
     wanted = query.offset + query.limit
-    candidates = max(FIRST_CANDIDATES, 2 * wanted)
-    while True:
-        with connection.checkout(url) as conn:
-            hits = search.nearest(conn, build, vector, candidates=candidates, where=condition)
-        passages = [_passage(hit, build) for hit in _distinct(hits, query.per_document)]
-        if len(passages) >= wanted or len({hit.hash for hit in hits}) < candidates:
-            break
-        candidates *= 4
-    return _near(passages, query.similarity_threshold)[query.offset : wanted]
+    with connection.checkout(url) as conn, search.snapshot(conn):
+        rank = _ranking(conn, build, query, vector, condition, index.hybrid_weights)
+        candidates = max(FUSED if query.mode == "hybrid" else FIRST_CANDIDATES, 2 * wanted)
+        while True:
+            ranked, contents = rank(candidates)
+            chosen = list(_distinct(ranked, query.per_document))
+            groups = merge_neighbours([(hit.document_id, hit.ordinal) for hit, _ in chosen])
+            if len(groups) >= wanted or contents < candidates:
+                break
+            candidates *= 4
+        page = [[chosen[at] for at in group] for group in groups[:wanted]]
+        passages = list(_passages(conn, build, page))
+    return _near(passages, query.similarity_threshold)[query.offset :]
+
+
+# hits with their scores, best first, and how many contents were found: fewer than asked for, there are no more
+Ranking = tuple[list[tuple[Hit, float]], int]
+
+
+def _ranking(
+    conn: Connection,
+    build: Build,
+    query: Query,
+    vector: NDArray[np.float32] | None,
+    where: Filter,
+    weights: tuple[float, float],
+) -> Callable[[int], Ranking]:
+    """How the mode ranks: a function of the number of contents."""
+
+    def lexical(candidates: int) -> Found:
+        words = search.lexemes(conn, build, clean(query.text))
+        return search.lexical(conn, build, words, vector, candidates=candidates, where=where)
+
+    if vector is None:
+
+        def by_words(candidates: int) -> Ranking:
+            found = lexical(candidates)
+            return [(hit, hit.rank) for hit in found.hits], found.contents
+
+        return by_words
+
+    if query.mode == "vector":
+
+        def by_vector(candidates: int) -> Ranking:
+            found = search.nearest(conn, build, vector, candidates=candidates, where=where)
+            return [(hit, _score(hit, build)) for hit in found.hits], found.contents
+
+        return by_vector
+
+    said = [] if WITHOUT_SPACES.search(query.text) else lexical(FUSED).hits
+
+    def by_both(candidates: int) -> Ranking:
+        found = search.nearest(conn, build, vector, candidates=candidates, where=where)
+        chunks: dict[bytes, dict[tuple[int, int], Hit]] = {}
+        for hit in (*found.hits, *said):
+            chunks.setdefault(hit.hash, {})[hit.rev, hit.ordinal] = hit
+        near = list(dict.fromkeys(hit.hash for hit in found.hits))
+        head = fuse([near[:FUSED], list(dict.fromkeys(hit.hash for hit in said))], weights=weights)
+        fused = dict(head)
+        last = head[-1][1] if head else 1.0
+        rest = (hash for hash in near if hash not in fused)
+        tail = [(hash, last * FUSED / (FUSED + at)) for at, hash in enumerate(rest, start=1)]
+        scored = [(hit, score) for hash, score in head + tail for hit in chunks[hash].values()]
+        return scored, found.contents
+
+    return by_both
 
 
 def find_similar(url: str, index: IndexSettings, like: LikeDocument) -> list[Passage]:
@@ -118,18 +200,18 @@ def find_similar(url: str, index: IndexSettings, like: LikeDocument) -> list[Pas
         if asked.embedding is None or not asked.embedding.any():
             return []
         where = condition if like.include_self else search.both(condition, asked.others)
-        candidates = max(FIRST_CANDIDATES, 2 * like.limit)
+        candidates = max(FIRST_CANDIDATES, 10 * like.limit)
         while True:
-            hits = search.nearest(
+            found = search.nearest(
                 conn, build, asked.embedding, candidates=candidates, where=where, per_content=like.limit
             )
             best: dict[str, Hit] = {}
-            for hit in hits:
+            for hit in found.hits:
                 best.setdefault(hit.document_id, hit)
-            if len(best) >= like.limit or len({hit.hash for hit in hits}) < candidates:
+            if len(best) >= like.limit or found.contents < candidates:
                 break
             candidates *= 4
-    passages = [_passage(hit, build) for hit in best.values()]
+        passages = list(_passages(conn, build, [[(hit, _score(hit, build))] for hit in best.values()]))
     return _near(passages, like.similarity_threshold)[: like.limit]
 
 
@@ -145,31 +227,49 @@ def _question(text: str, recipe: Recipe, backend: EmbeddingBackend) -> str:
     return embedding_text(recipe.query_prefix, "", pieces[0].text if pieces else clean(text))
 
 
-def _distinct(hits: Sequence[Hit], per_document: int | None) -> Iterator[Hit]:
-    """Each content once, and at most so many of one document."""
-    seen: set[bytes] = set()
+def _distinct(ranked: Sequence[tuple[Hit, float]], per_document: int | None) -> Iterator[tuple[Hit, float]]:
+    """Each text once, whatever it is titled, and at most so many of one document."""
+    seen: set[str] = set()
     taken: dict[str, int] = {}
-    for hit in hits:
-        if hit.hash in seen or (per_document is not None and taken.get(hit.document_id, 0) >= per_document):
+    for hit, score in ranked:
+        if hit.text in seen or (per_document is not None and taken.get(hit.document_id, 0) >= per_document):
             continue
-        seen.add(hit.hash)
+        seen.add(hit.text)
         taken[hit.document_id] = taken.get(hit.document_id, 0) + 1
-        yield hit
+        yield hit, score
 
 
-def _passage(hit: Hit, build: Build) -> Passage:
-    similarity = 1.0 - hit.distance if build.recipe["distance"] == "cosine" else None
-    return Passage(
-        document_id=hit.document_id,
-        title=hit.title,
-        metadata=hit.metadata,
-        text=hit.text,
-        start=hit.start,
-        end=hit.end,
-        chunks=(hit.ordinal, hit.ordinal),
-        score=-hit.distance if similarity is None else similarity,
-        similarity=similarity,
-    )
+def _passages(
+    conn: Connection, build: Build, page: Sequence[Sequence[tuple[Hit, float]]]
+) -> Iterator[Passage]:
+    """A passage of each group of neighbouring chunks, with the score and similarity of its best."""
+    ends = [(group[0][0], group[-1][0]) for group in page]
+    texts = search.spans(conn, [(one.rev, one.start, last.end) for one, last in ends if one is not last])
+    for group, (first, last) in zip(page, ends, strict=True):
+        score = max(score for _, score in group)
+        similarities = [similarity for hit, _ in group if (similarity := _similarity(hit, build)) is not None]
+        yield Passage(
+            document_id=first.document_id,
+            title=first.title,
+            metadata=first.metadata,
+            text=first.text if first is last else texts[first.rev, first.start],
+            start=first.start,
+            end=last.end,
+            chunks=(first.ordinal, last.ordinal),
+            score=score,
+            similarity=max(similarities, default=None),
+        )
+
+
+def _similarity(hit: Hit, build: Build) -> float | None:
+    return 1.0 - hit.distance if hit.distance is not None and build.recipe["distance"] == "cosine" else None
+
+
+def _score(hit: Hit, build: Build) -> float:
+    """Of a hit by vector."""
+    assert hit.distance is not None
+    similarity = _similarity(hit, build)
+    return -hit.distance if similarity is None else similarity
 
 
 def _near(passages: Sequence[Passage], threshold: float) -> list[Passage]:

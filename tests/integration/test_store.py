@@ -18,7 +18,7 @@ from worker.services.postgres import Postgres
 from worker.store import builds, connection, schema
 from worker.store.filters import COMBINERS, OPERATORS, compile_filter
 
-RECIPE = {"dimensions": 8, "distance": "cosine"}
+RECIPE = {"dimensions": 8, "distance": "cosine", "language": "english"}
 
 COMMENTS = """
 SELECT c.relname, NULL FROM pg_class c WHERE c.relnamespace = 'vector_index'::regnamespace AND c.relkind = 'r'

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PlainValidator
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
 
 from worker.configuration.messages import nearest, shown
 from worker.errors import UnknownIndex
@@ -16,6 +16,12 @@ def _no_boolean(value: object) -> object:
     if isinstance(value, bool):
         raise ValueError("give a number, not a boolean")
     return value
+
+
+def _some_weight(weights: tuple[float, float]) -> tuple[float, float]:
+    if not any(weights):
+        raise ValueError("give at least one of them above 0")
+    return weights
 
 
 def _schedule(value: object) -> str | float | None:
@@ -51,6 +57,7 @@ def _is_crontab_item(item: str, low: int, high: int, names: Sequence[str]) -> bo
 Count = Annotated[int, BeforeValidator(_no_boolean), Field(ge=1)]
 Port = Annotated[int, BeforeValidator(_no_boolean), Field(ge=1, le=65535)]
 Amount = Annotated[float, BeforeValidator(_no_boolean), Field(gt=0, allow_inf_nan=False)]
+Weight = Annotated[float, BeforeValidator(_no_boolean), Field(ge=0, le=1_000_000)]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 
 
@@ -116,6 +123,8 @@ class IndexSettings:
     distance: Literal["cosine", "l2", "inner_product"] = "cosine"
     # a text-search configuration of Postgres, which alone knows which exist
     language: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.]{2,}$")] = "english"
+    # of hybrid search: how much the ranking by vector counts, and the ranking by words
+    hybrid_weights: Annotated[tuple[Weight, Weight], AfterValidator(_some_weight)] = (1.0, 1.0)
     tenant_field: Name | None = None  # metadata field that every search must name
     source: SourceSettings | None = None
     schedule: Annotated[str | float | None, PlainValidator(_schedule)] = (

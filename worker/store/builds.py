@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from psycopg import errors as pg
 from psycopg import sql
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
@@ -38,6 +39,11 @@ class Build:
     @property
     def dimensions(self) -> int:
         return int(self.recipe["dimensions"])
+
+    @property
+    def language(self) -> str:
+        """The text search configuration of its lexemes."""
+        return str(self.recipe["language"])
 
     @property
     def vector(self) -> str:
@@ -96,7 +102,16 @@ def create(connection: Connection, index: str, recipe: Mapping[str, Any], *, sta
     assert row is not None
     build = Build(build=row[0], index_id=index_id, index=index, state=state, recipe=recipe)
     column = sql.SQL("{}({})").format(sql.Identifier(build.vector), sql.Literal(build.dimensions))
-    connection.execute(sql.SQL(read("build.sql")).format(vector=column, **tables(build.build)))
+    language = sql.Literal(build.language)
+    try:
+        connection.execute(
+            sql.SQL(read("build.sql")).format(vector=column, language=language, **tables(build.build))
+        )
+    except pg.UndefinedObject as error:
+        raise SettingsError(
+            f"LANGUAGE of index {index!r} is {build.language!r}, which is no text search configuration of this "
+            "Postgres: take one that \\dF in psql lists, such as english or simple"
+        ) from error
     if state == "live":
         connection.execute(statement("builds.sql", "serve"), {"build": build.build, "index_id": index_id})
     return build

@@ -1,4 +1,5 @@
--- The tables of one build. {vector} is vector(n) or halfvec(n); the other names carry the build's number.
+-- The tables of one build. {vector} is vector(n) or halfvec(n), {language} a text search configuration; the other names
+-- carry the build's number.
 -- pending and served change all the time: small pages left free and an eager vacuum keep them short.
 
 CREATE TABLE {chunks} (
@@ -10,9 +11,13 @@ CREATE TABLE {chunks} (
     tokens  integer NOT NULL,
     heading text NOT NULL,
     text    text NOT NULL,
+    -- cut, as a tsvector takes no more than 1 MB: 100,000 characters never come to more
+    lexemes tsvector NOT NULL GENERATED ALWAYS AS
+        (to_tsvector({language}::regconfig, left(heading || ' ' || text, 100000))) STORED,
     PRIMARY KEY (rev, ordinal)
 );
 CREATE INDEX ON {chunks} (hash);
+CREATE INDEX ON {chunks} USING gin (lexemes);
 COMMENT ON TABLE {chunks} IS 'The chunks of every revision that this build serves or is about to serve.';
 COMMENT ON COLUMN {chunks}.rev IS 'The revision.';
 COMMENT ON COLUMN {chunks}.ordinal IS 'Place among the chunks of the revision, from 0.';
@@ -22,6 +27,7 @@ COMMENT ON COLUMN {chunks}."end" IS 'Code point after the last.';
 COMMENT ON COLUMN {chunks}.tokens IS 'Tokens of the string that is embedded.';
 COMMENT ON COLUMN {chunks}.heading IS 'What is embedded in front of the text: the title.';
 COMMENT ON COLUMN {chunks}.text IS 'The text between start and end.';
+COMMENT ON COLUMN {chunks}.lexemes IS 'The words of heading and text, stemmed in the language of the build.';
 
 CREATE TABLE {embeddings} (
     hash      bytea PRIMARY KEY,

@@ -1,27 +1,69 @@
 -- Readers. One statement is one snapshot: readers follow live_rev and see whole revisions.
--- {operator} is the build's distance, {vector} its column type, {filter} a compiled condition over r.metadata.
+-- {operator} is the build's distance, {vector} its column type, {filter} a compiled condition over r.metadata, and
+-- {revisions} the join that it needs: nothing where everything passes.
 
--- name: nearest: the nearest contents that a visible chunk has, and the chunks that have them
-WITH nearest AS MATERIALIZED (
-    SELECT e.hash, e.embedding {operator} %(query)b::{vector} AS distance
+-- name: hits: the chunks that have the contents of {found}, and of one text, whatever it is titled, only so many;
+-- one row without a chunk when there is none. + 0, as {found} may come out of order, and Postgres 17 believes its ORDER BY
+WITH {found}, hits AS (
+    SELECT c.*, f.distance, f.rank, row_number() OVER (
+        PARTITION BY md5(c.text) ORDER BY f.rank DESC, f.distance + 0, c.doc, c.ordinal) AS copy
+    FROM found f CROSS JOIN LATERAL (
+        SELECT s.doc, c.rev, c.ordinal, c.start, c."end", c.text, c.hash
+        FROM {chunks} c JOIN {served} s ON s.live_rev = c.rev {revisions}
+        WHERE c.hash = f.hash AND {filter}
+        ORDER BY s.doc, c.ordinal LIMIT %(per_content)s
+    ) c
+)
+SELECT {matching} AS matching, (SELECT count(*) FROM found) AS contents, d.id AS document_id, r.title, r.metadata,
+    h.rev, h.text, h.start, h."end", h.ordinal, h.hash, h.distance, h.rank
+FROM (VALUES (1)) AS always LEFT JOIN hits h ON h.copy <= %(per_content)s
+LEFT JOIN vector_index.documents d ON d.doc = h.doc LEFT JOIN vector_index.revisions r ON r.rev = h.rev
+ORDER BY h.rank DESC, h.distance + 0, h.doc, h.ordinal
+
+-- name: nearest: the nearest contents that a visible chunk has, by the vector index where there is one
+found AS MATERIALIZED (
+    SELECT e.hash, e.embedding {operator} %(query)b::{vector} AS distance, 0.0 AS rank
     FROM {embeddings} e
     WHERE EXISTS (
-        SELECT FROM {chunks} c JOIN {served} s ON s.live_rev = c.rev
-        JOIN vector_index.revisions r ON r.rev = c.rev
-        WHERE c.hash = e.hash AND {filter})
+        SELECT FROM {chunks} c JOIN {served} s ON s.live_rev = c.rev {revisions} WHERE c.hash = e.hash AND {filter})
     ORDER BY distance LIMIT %(candidates)s
 )
-SELECT d.id AS document_id, r.title, r.metadata, c.text, c.start, c."end", c.ordinal, c.hash, n.distance
-FROM nearest n
-CROSS JOIN LATERAL (
-    SELECT c.* , s.doc FROM {chunks} c JOIN {served} s ON s.live_rev = c.rev
-    JOIN vector_index.revisions r ON r.rev = c.rev
-    WHERE c.hash = n.hash AND {filter}
-    ORDER BY s.doc, c.ordinal LIMIT %(per_content)s
-) c
-JOIN vector_index.documents d ON d.doc = c.doc
-JOIN vector_index.revisions r ON r.rev = c.rev
-ORDER BY n.distance, c.doc, c.ordinal
+
+-- name: exact: the same by looking at every chunk that passes the filter; nothing when those are more than %(most)s.
+-- Materialized, so that no plan walks the vector index and filters what comes
+visible AS MATERIALIZED (
+    SELECT c.hash FROM {served} s JOIN {chunks} c ON c.rev = s.live_rev {revisions}
+    WHERE {filter} LIMIT %(most)s::bigint + 1
+), distances AS MATERIALIZED (
+    SELECT e.hash, e.embedding {operator} %(query)b::{vector} AS distance
+    FROM (SELECT DISTINCT hash FROM visible WHERE (SELECT count(*) FROM visible) <= %(most)s) v JOIN {embeddings} e USING (hash)
+), found AS MATERIALIZED (
+    SELECT hash, distance, 0.0 AS rank FROM distances ORDER BY distance, hash LIMIT %(candidates)s
+)
+
+-- name: lexical: the contents of visible chunks with the highest {score}, each with its {distance} to the question
+found AS MATERIALIZED (
+    SELECT m.hash, m.rank, {distance} AS distance FROM (
+        SELECT c.hash, max({score}) AS rank
+        FROM {chunks} c JOIN {served} s ON s.live_rev = c.rev {revisions}
+        WHERE c.lexemes @@ %(lexemes)s::tsquery AND {filter}
+        GROUP BY c.hash ORDER BY rank DESC, min(ARRAY[s.doc, c.ordinal]) LIMIT %(candidates)s
+    ) m JOIN {embeddings} e USING (hash)
+)
+
+-- name: lexemes: of a question, quoted as tsquery wants it; in how many chunks, up to a bound; and about how many there are
+SELECT quoted, (
+    SELECT count(*) FROM (SELECT FROM {chunks} WHERE lexemes @@ quoted::tsquery LIMIT %(most)s) AS bounded
+) AS chunks, (SELECT reltuples FROM pg_class WHERE oid = %(table)s::regclass) AS total
+FROM (
+    SELECT '''' || replace(replace(lexeme, '\', '\\'), '''', '''''') || '''' AS quoted
+    FROM unnest(to_tsvector(%(language)s::regconfig, %(text)s)) ORDER BY positions[1], lexeme LIMIT %(lexemes)s
+) AS words
+
+-- name: spans: what is written between two places of revisions
+SELECT n.rev, n.start, substr(r.text, n.start + 1, n."end" - n.start)
+FROM unnest(%(revs)s::bigint[], %(starts)s::int[], %(ends)s::int[]) AS n (rev, start, "end")
+JOIN vector_index.revisions r USING (rev)
 
 -- name: asked: a document that has a live revision or waits for one, if it passes the tenant's filter, and the mean of
 -- the vectors of what readers see of it; NULL without any

@@ -1,0 +1,207 @@
+"""Search on real Postgres: modes, languages, repeated texts, pages, tenants."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.integration.conftest import HashBackend
+from tests.integration.test_pipeline import Application, application  # noqa: F401
+from tests.integration.test_store import filters
+from worker import staging
+from worker.configuration import IndexSettings
+from worker.documents import Passage
+from worker.draining import Drainer
+from worker.errors import InvalidQuery, SettingsError
+from worker.retrieval import MODES, Query, retrieve
+from worker.store import connection, schema
+
+PETS = [
+    {"id": "cats", "text": "Cats chase mice in the garden.", "metadata": {"owner": "ann"}},
+    {"id": "dogs", "text": "Dogs chase cats in the garden.", "metadata": {"owner": "ann"}},
+    {"id": "ships", "text": "Ships cross wide oceans slowly.", "metadata": {"owner": "bob"}},
+]
+
+
+def passages(application: Application, text: str, **options: Any) -> list[Passage]:  # noqa: F811
+    return retrieve(application.url, application.index, application.backend, Query(text=text, **options))
+
+
+def test_words_are_found_in_their_other_forms_and_the_rarer_counts_more(
+    application: Application,  # noqa: F811
+) -> None:
+    application.put(*PETS)
+    assert application.search("garden of an ocean", mode="text") == ["ships", "cats", "dogs"]
+    assert application.search("the SHIP", mode="text") == ["ships"]
+    assert application.search("which of the two", mode="text") == []
+
+
+def test_a_title_is_found_by_its_words(application: Application) -> None:  # noqa: F811
+    application.put(*PETS, {"id": "n", "title": "Zeppelins", "text": "They were slow, too."})
+    assert application.search("zeppelin", mode="text") == ["n"]
+
+
+def test_text_mode_asks_no_provider_and_gives_no_similarity(application: Application) -> None:  # noqa: F811
+    application.put(*PETS)
+    requests = len(application.backend.requests)
+    [found] = passages(application, "oceans", mode="text")
+    assert (found.similarity, len(application.backend.requests)) == (None, requests)
+
+
+def test_hybrid_is_the_default_and_finds_by_word_and_by_vector_with_a_similarity_each(
+    application: Application,  # noqa: F811
+) -> None:
+    """The one that both rankings have high comes first; scores fall; nothing is lost that only one of them has."""
+    application.put(*PETS)
+    found = passages(application, "cats and oceans")
+    assert {row.document_id for row in found} == {"cats", "dogs", "ships"}
+    assert [row.score for row in found] == sorted((row.score for row in found), reverse=True)
+    assert all(row.similarity is not None and -1.0 <= row.similarity <= 1.001 for row in found)
+    near = {
+        row.document_id: row.similarity for row in passages(application, "cats and oceans", mode="vector")
+    }
+    assert {row.document_id: pytest.approx(row.similarity) for row in found} == near
+
+
+def test_weights_of_an_index_choose_between_the_rankings(application: Application) -> None:  # noqa: F811
+    application.put(*[{"id": n, "text": f"{'common ' * n}text number {n}"} for n in range(1, 9)])
+    question = "number 3"
+    application.index = replace(application.index, hybrid_weights=(1.0, 0.0))
+    assert application.search(question) == application.search(question, mode="vector")
+    application.index = replace(application.index, hybrid_weights=(0.0, 1.0))
+    assert application.search(question)[0] == application.search(question, mode="text")[0] == "3"
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    "question",
+    ["C++ and C#", "the of and", "\U0001f600", "a\x00b", "word " * 2000, "x" * 10_000, "it's \\ 'quoted' & | ! <-> :*",
+     "\ud800", "\u732b\u306f\u5ead\u3067", " ".join(f"w{n}" for n in range(3000))],
+)  # fmt: skip
+def test_any_question_is_answered(application: Application, question: str, mode: str) -> None:  # noqa: F811
+    application.put(*PETS)
+    found = application.search(question, mode=mode)
+    assert mode == "text" or set(found) == {"cats", "dogs", "ships"}
+
+
+def test_a_question_without_spaces_between_words_goes_by_vector_alone(
+    application: Application,  # noqa: F811
+) -> None:
+    """Postgres makes one lexeme of a clause: what happens to be found by it would only push better rows down."""
+    application.put(*PETS, {"id": "ja", "text": "\u732b\u306f \u5ead\u3067"})
+    question = "cats \u732b\u306f"
+    assert application.search(question) == application.search(question, mode="vector")
+
+
+def test_an_index_has_its_language_and_an_unknown_one_is_told(
+    application: Application,  # noqa: F811
+) -> None:
+    application.index = replace(application.index, language="german")
+    application.put({"id": "1", "text": "Die H\u00e4user am Ufer."})
+    assert application.search("ein Haus", mode="text") == ["1"]
+    application.index = replace(application.index, name="other", language="klingon")
+    with pytest.raises(SettingsError, match="LANGUAGE of index 'other' is 'klingon'"):
+        application.put({"id": "1", "text": "x"})
+
+
+def test_a_text_that_a_tsvector_cannot_hold_is_indexed_all_the_same(
+    url: str,
+    index: IndexSettings,
+) -> None:
+    wide = HashBackend(token_limit=400_000, batch_token_limit=400_000, chunk_tokens=400_000)
+    application = Application(url, index, wide, Drainer(url, index.embedding_backend, wide))  # noqa: F811
+    words = " ".join(f"word{n}" for n in range(150_000))
+    documents = [{"id": "wide", "text": words}]
+    staging.stage(url, application.index, wide, "job", documents, max_bytes=10_000_000)
+    application.drainer.drain()
+    assert application.search("word7", mode="text") == ["wide"]
+    connection.close_pools()
+
+
+def test_the_same_text_comes_once_whatever_its_title(application: Application) -> None:  # noqa: F811
+    copies = [{"id": f"copy{n}", "title": f"Title {n}", "text": "All rights reserved."} for n in range(60)]
+    application.put(*copies, *PETS)
+    for mode in ("hybrid", "vector"):
+        found = passages(application, "Are all the rights of cats reserved?", mode=mode, limit=4)
+        assert sorted(row.document_id for row in found if "copy" not in row.document_id) == [
+            "cats",
+            "dogs",
+            "ships",
+        ]
+        assert len(found) == 4
+    assert len(application.search("rights", mode="text", limit=10)) == 1
+
+
+def test_an_index_of_before_is_searched_by_its_words_too(application: Application) -> None:  # noqa: F811
+    application.put(*PETS)
+    with connection.checkout(application.url) as conn:
+        conn.execute("ALTER TABLE vector_index.chunks_1 DROP COLUMN lexemes")
+        conn.execute("ALTER TABLE vector_index.builds DROP COLUMN indexing_until")
+        conn.execute("DROP INDEX vector_index.revisions_metadata")
+        conn.execute("UPDATE vector_index.builds SET recipe = recipe - 'language'")
+        conn.execute("DELETE FROM vector_index.migrations WHERE version >= 4")
+    schema.install(application.url)
+    assert application.search("oceans", mode="text") == ["ships"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_pages_fit_together_and_all_rows_are_found(application: Application, mode: str) -> None:  # noqa: F811
+    """As many rows as asked for whenever they exist, none twice and none left out."""
+    application.put(*[{"id": n, "text": f"Words say {n} and {n % 7} here."} for n in range(230)])
+    whole = application.search("words 3", limit=100, mode=mode)
+    assert len(whole) == 100
+    pages = [application.search("words 3", limit=23, offset=at, mode=mode) for at in range(0, 230, 23)]
+    together = [id for page in pages for id in page]
+    assert together[:100] == whole
+    assert sorted(together, key=int) == [str(n) for n in range(230)]
+
+
+def test_neighbours_are_one_passage_of_the_stored_text(application: Application) -> None:  # noqa: F811
+    text = "\n\n".join(f"The {n}th owl sat at the window of the {n}th house, and said so." for n in range(40))
+    application.put({"id": "owls", "text": text}, *PETS)
+    found = passages(application, "owl at the window", limit=20)
+    assert all(text[row.start : row.end] == row.text for row in found if row.document_id == "owls")
+    assert any(row.chunks[0] < row.chunks[1] for row in found)
+    numbers = [
+        n for row in found if row.document_id == "owls" for n in range(row.chunks[0], row.chunks[1] + 1)
+    ]
+    assert len(numbers) == len(set(numbers))
+
+
+def test_per_document_bounds_the_rows_of_one(application: Application) -> None:  # noqa: F811
+    text = "\n\n".join(f"The {n}th owl sat at the window of the {n}th house, and said so." for n in range(40))
+    application.put({"id": "owls", "text": text}, *PETS)
+    for mode in ("hybrid", "vector"):
+        found = application.search("owl at the window", limit=4, per_document=1, mode=mode)
+        assert sorted(found) == ["cats", "dogs", "owls", "ships"]
+
+
+def test_a_threshold_is_of_similarity_and_needs_one(application: Application) -> None:  # noqa: F811
+    application.put(*PETS)
+    [cats] = passages(application, "Cats chase mice in the garden.", similarity_threshold=0.99)
+    assert cats.document_id == "cats"
+    with pytest.raises(InvalidQuery, match="similarity_threshold needs vectors"):
+        Query(text="x", mode="text", similarity_threshold=0.5)
+    with pytest.raises(InvalidQuery, match="mode must be one of hybrid, vector, text, not 'both'"):
+        Query(text="x", mode="both")
+
+
+@given(text=st.text(), filter=filters, mode=st.sampled_from(MODES))
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_question_and_no_filter_shows_a_row_of_another_tenant(
+    tenants: Application, text: str, filter: Any, mode: str
+) -> None:
+    try:
+        found = passages(tenants, text, filter={**filter, "owner": "ann"}, mode=mode, limit=100)
+    except InvalidQuery:
+        return
+    assert {row.document_id for row in found} <= {"cats", "dogs"}
+
+
+@pytest.fixture
+def tenants(application: Application) -> Application:  # noqa: F811
+    application.put(*PETS)
+    application.index = replace(application.index, tenant_field="owner")
+    return application
