@@ -81,13 +81,14 @@ def delete(ids: tuple[str, ...], index: str, as_json: bool) -> None:
 @click.command()
 @click.argument("query")
 @click.option("--limit", type=click.IntRange(1, 100), default=5, show_default=True, help="Passages at most.")
+@click.option("--mode", default="hybrid", show_default=True, help="Or vector, or text.")
 @click.option("--filter", "filter_", help='On metadata, as JSON: \'{"language": "en"}\'.')
 @options
-def search(query: str, limit: int, filter_: str | None, index: str, as_json: bool) -> None:
+def search(query: str, limit: int, mode: str, filter_: str | None, index: str, as_json: bool) -> None:
     """Search an index: passages, the best first."""
     configuration = load()
     configuration.index(index)
-    kwargs = {"query": query, "limit": limit, "filter": filter_of(filter_), "index": index}
+    kwargs = {"query": query, "limit": limit, "mode": mode, "filter": filter_of(filter_), "index": index}
     rows = Client(configuration).call("tasks.search", CHAT, **kwargs)
     output(
         {"index": index, "results": rows}, as_json, _passages(rows) if rows else [f"nothing found in {index}"]

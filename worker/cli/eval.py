@@ -23,8 +23,8 @@ from worker.cli.documents import filter_of, options
 from worker.configuration import load
 from worker.documents import document_id, document_ids
 from worker.errors import InvalidDocument, InvalidQuery
+from worker.retrieval import MODES
 
-MODES = ("vector",)
 CUTOFFS = (1, 5)  # of Hit@k, beside the limit
 STATUS_IDS = 1000  # per message
 MAX_SHOWN = 10  # questions or ids on a terminal; --json has all
