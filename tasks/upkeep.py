@@ -1,4 +1,4 @@
-"""sweep, collect, verify, status, failures, retry: what keeps the system whole, and what looks at it."""
+"""sweep, collect, index_vectors, verify, status, failures, retry: what keeps the system whole, and what looks at it."""
 
 import logging
 from collections import Counter
@@ -12,11 +12,12 @@ from worker import process, staging, verifying
 from worker.celery import app
 from worker.documents import document_ids
 from worker.errors import InvalidDocument, InvalidQuery
-from worker.store import builds, connection, garbage, upkeep
+from worker.store import builds, connection, garbage, hnsw, upkeep
 
 MAX_FAILURES = 1000
 QUIET_SECONDS = 120.0  # a job that nobody has looked at for so long gets a new waiting task
 COLLECT_SECONDS = 3600.0  # between two collections of an index
+INDEX_VECTORS_SECONDS = 60.0  # how long the message waits: each sweep sends another while it is due
 
 logger = logging.getLogger("vector_index.sweep")
 
@@ -33,6 +34,13 @@ def sweep() -> None:
             if repairs.queued:
                 logger.error(
                     "repaired %d contents that were neither embedded nor pending: a bug", repairs.queued
+                )
+            if hnsw.due(conn, build):
+                app.send_task(
+                    "tasks.index_vectors",
+                    kwargs={"index": build.index},
+                    expires=INDEX_VECTORS_SECONDS,
+                    ignore_result=True,
                 )
         upkeep.forget_jobs(conn)
         due = upkeep.collections_due(conn, seconds=COLLECT_SECONDS)
@@ -61,6 +69,18 @@ def collect(index: str = "default") -> dict[str, Any]:
             if build.index == index:
                 collected.update(asdict(garbage.collect(conn, build)))
     return {"index": index, **collected}
+
+
+@app.task(name="tasks.index_vectors")
+def index_vectors(index: str = "default") -> dict[str, Any]:
+    """Make the vector index of each build that has grown enough. Run again, or at once: no-op.
+
+    The sweep sends it. One that died is made again when its lease has ended.
+    """
+    url = process.addresses().database_url
+    with connection.checkout(url) as conn:
+        written = [build for build in upkeep.written_builds(conn) if build.index == index]
+    return {"index": index, "builds": [build.build for build in written if hnsw.make(url, build)]}
 
 
 @app.task(name="tasks.verify", **WAIT_FOR_SERVICES)

@@ -26,12 +26,17 @@ CONNECT_TIMEOUT_SECONDS = 5
 CHECKOUT_TIMEOUT_SECONDS = 30  # how long a caller waits for a connection of the pool
 
 # READ COMMITTED is part of the protocol, whatever the database's default: publishing checks in the statement
-# after the one that locked. synchronous_commit: "accepted" means on disk.
+# after the one that locked. synchronous_commit: "accepted" means on disk. hnsw: a walk of the vector index goes on
+# until enough of what it meets passes the filter; the figures are in docs/decisions.md.
 SESSION = """
 SET default_transaction_isolation = 'read committed';
 SET synchronous_commit = on;
 SET idle_in_transaction_session_timeout = '10s';
 SET jit = off;
+SET hnsw.iterative_scan = relaxed_order;
+SET hnsw.ef_search = 100;
+SET hnsw.max_scan_tuples = 100000;
+SET hnsw.scan_mem_multiplier = 4;
 """
 
 # SQLSTATEs, by their beginning, of what can succeed later: conflicts, resources, an operator's or the system's doing,

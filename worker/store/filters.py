@@ -7,10 +7,15 @@
 
 `field` is a dotted path. A field that a document lacks matches nothing but `{"$exists": false}`. An order
 compares numbers with numbers and strings with strings; a value of another type does not match.
+
+To equal a plain value is compiled to containment of the whole of the metadata, {"field": value} or {"field": [value]},
+which the inverted index of the table serves.
 """
 
 import json
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from psycopg import sql
@@ -74,12 +79,14 @@ class _Compiler:
             return self._join(f" {name[1:].upper()} ", [self.all_of(item, depth + 1) for item in value])
         if name.startswith("$"):
             raise InvalidQuery(f"unknown operator {name!r} in filter: {', '.join(COMBINERS)} combine filters")
-        path = sql.SQL("(r.metadata #> {})").format(self._bind(clean(name).split("."), "text[]"))
+        field = _Field(path=clean(name).split("."), compiler=self)
         if isinstance(value, Mapping) and any(str(key).startswith("$") for key in value):
-            return self._join(" AND ", [self._condition(path, str(key), item) for key, item in value.items()])
-        return self._equal(path, value)
+            return self._join(
+                " AND ", [self._condition(field, str(key), item) for key, item in value.items()]
+            )
+        return self._equal(field, value)
 
-    def _condition(self, path: sql.Composable, operator: str, value: object) -> sql.Composable:
+    def _condition(self, field: "_Field", operator: str, value: object) -> sql.Composable:
         if operator in ORDERS:
             kind = "string" if isinstance(value, str) else "number"
             if isinstance(value, bool) or not isinstance(value, (str, int, float)):
@@ -87,38 +94,46 @@ class _Compiler:
             compare = (
                 "coalesce(jsonb_typeof({path}) = {kind} AND {path} " + ORDERS[operator] + " {value}, false)"
             )
-            return sql.SQL(compare).format(path=path, kind=sql.Literal(kind), value=self._value(value))
+            return sql.SQL(compare).format(path=field.value, kind=sql.Literal(kind), value=self._value(value))
         handlers: dict[str, Callable[[], sql.Composable]] = {
-            "$eq": lambda: self._equal(path, value),
-            "$ne": lambda: self._other(path, self._equal(path, value)),
-            "$in": lambda: self._any_of(path, operator, value),
-            "$nin": lambda: self._other(path, self._any_of(path, operator, value)),
-            "$exists": lambda: self._exists(path, value),
+            "$eq": lambda: self._equal(field, value),
+            "$ne": lambda: self._other(field, self._equal(field, value)),
+            "$in": lambda: self._any_of(field, operator, value),
+            "$nin": lambda: self._other(field, self._any_of(field, operator, value)),
+            "$exists": lambda: self._exists(field, value),
         }
         if operator not in handlers:
             raise InvalidQuery(f"unknown operator {operator!r} in filter: use one of {', '.join(OPERATORS)}")
         return handlers[operator]()
 
-    def _equal(self, path: sql.Composable, value: object) -> sql.Composable:
-        # @> with a scalar on the right: the same scalar, or a list that holds it
-        operator = "=" if isinstance(value, (Mapping, list)) else "@>"
-        return sql.SQL("coalesce({} " + operator + " {}, false)").format(path, self._value(value))
+    def _equal(self, field: "_Field", value: object) -> sql.Composable:
+        if isinstance(value, (Mapping, list)):
+            return sql.SQL("coalesce({} = {}, false)").format(field.value, self._value(value))
+        return self._holds(field, [value])
 
-    def _other(self, path: sql.Composable, condition: sql.Composable) -> sql.Composable:
-        return sql.SQL("({} IS NOT NULL AND NOT {})").format(path, condition)
+    def _holds(self, field: "_Field", values: Sequence[object]) -> sql.Composable:
+        """The field is one of these plain values, or a list that holds one."""
+        plain = [_checked(value) for value in values]
+        if field.is_plain:
+            each = [json.dumps(field.nested(item)) for value in plain for item in (value, [value])]
+            return sql.SQL("(r.metadata @> ANY({}))").format(self.bind(each, "jsonb[]"))
+        each = [json.dumps(value) for value in plain]
+        return sql.SQL("coalesce({} @> ANY({}), false)").format(field.value, self.bind(each, "jsonb[]"))
 
-    def _any_of(self, path: sql.Composable, operator: str, value: object) -> sql.Composable:
+    def _other(self, field: "_Field", condition: sql.Composable) -> sql.Composable:
+        return sql.SQL("({} IS NOT NULL AND NOT {})").format(field.value, condition)
+
+    def _any_of(self, field: "_Field", operator: str, value: object) -> sql.Composable:
         if not isinstance(value, list):
             raise InvalidQuery(f"{operator} takes a list of values, not {type(value).__name__}")
         if any(isinstance(item, (Mapping, list)) for item in value):
-            return self._join(" OR ", [self._equal(path, item) for item in value])
-        each = self._bind([_json(item) for item in value], "jsonb[]")
-        return sql.SQL("coalesce({} @> ANY({}), false)").format(path, each)
+            return self._join(" OR ", [self._equal(field, item) for item in value])
+        return self._holds(field, value)
 
-    def _exists(self, path: sql.Composable, value: object) -> sql.Composable:
+    def _exists(self, field: "_Field", value: object) -> sql.Composable:
         if not isinstance(value, bool):
             raise InvalidQuery(f"$exists takes true or false, not {type(value).__name__}")
-        return sql.SQL("({} IS NOT NULL)" if value else "({} IS NULL)").format(path)
+        return sql.SQL("({} IS NOT NULL)" if value else "({} IS NULL)").format(field.value)
 
     def _join(self, word: str, parts: list[sql.Composable]) -> sql.Composable:
         if not parts:
@@ -126,9 +141,9 @@ class _Compiler:
         return sql.SQL("({})").format(sql.SQL(word).join(parts))
 
     def _value(self, value: object) -> sql.Composable:
-        return self._bind(_json(value), "jsonb")
+        return self.bind(json.dumps(_checked(value)), "jsonb")
 
-    def _bind(self, value: object, cast: str) -> sql.Composable:
+    def bind(self, value: object, cast: str) -> sql.Composable:
         if len(self.parameters) >= MAX_VALUES:
             raise InvalidQuery(f"filter has more than {MAX_VALUES} values: use $in with a list")
         name = f"filter_{len(self.parameters)}"
@@ -136,8 +151,32 @@ class _Compiler:
         return sql.SQL("{}::" + cast).format(sql.Placeholder(name))
 
 
-def _json(value: object) -> str:
+@dataclass(frozen=True)
+class _Field:
+    """A dotted path into the metadata."""
+
+    path: list[str]
+    compiler: _Compiler
+
+    @property
+    def value(self) -> sql.Composable:
+        return sql.SQL("(r.metadata #> {})").format(self.compiler.bind(self.path, "text[]"))
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it leads through objects only, and not too deep: to #> a number is also a place in a list."""
+        numbered = any(re.match(r"\s*[+-]?\d", part) for part in self.path)
+        return not numbered and len(self.path) <= MAX_DEPTH
+
+    def nested(self, value: object) -> object:
+        for part in reversed(self.path):
+            value = {part: value}
+        return value
+
+
+def _checked(value: object) -> Any:
     try:
-        return json.dumps(clean_json(value, "filter"), allow_nan=False)
+        json.dumps(cleaned := clean_json(value, "filter"), allow_nan=False)
     except (InvalidDocument, ValueError) as error:
         raise InvalidQuery(f"a value of filter cannot be used: {error}") from error
+    return cleaned

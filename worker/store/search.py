@@ -25,7 +25,7 @@ ALL_CHUNKS = 2**62
 
 # Of a question: what bounds the time of the lexical half, which looks at each chunk that has one of the lexemes.
 QUESTION_CHARACTERS = 10_000
-QUESTION_LEXEMES = 64
+QUESTION_LEXEMES = 32
 RAREST_LEXEMES = 8
 LEXICAL_CHUNKS = 5_000
 
@@ -142,19 +142,26 @@ def lexemes(connection: Connection, build: Build, text: str) -> list[Lexeme]:
 
     As many as LEXICAL_CHUNKS chunks have at most, but at least one.
     """
-    values = {
+    values: dict[str, Any] = {
         "text": text[:QUESTION_CHARACTERS],
         "language": build.language,
         "lexemes": QUESTION_LEXEMES,
-        "most": LEXICAL_CHUNKS,
         "table": f"{SCHEMA}.chunks_{build.build}",
     }
     rows = connection.execute(build.sql("search.sql", "lexemes"), values).fetchall()
-    known = sorted((chunks, quoted) for quoted, chunks, _ in rows if chunks)[:RAREST_LEXEMES]
+    if not rows:
+        return []
+    values = {f"lexeme_{at}": _quoted(lexeme) for at, (lexeme, _) in enumerate(rows)}
+    frequency = sql.SQL(statements("search.sql")["frequency"])
+    counts = [frequency.format(lexeme=sql.Placeholder(name), **tables(build.build)) for name in values]
+    counting = sql.SQL("SELECT {}").format(sql.SQL(", ").join(counts))
+    [frequencies] = connection.execute(counting, values | {"most": LEXICAL_CHUNKS}).fetchall()
+    every = zip(frequencies, values.values(), strict=True)
+    known = sorted((chunks, quoted) for chunks, quoted in every if chunks)[:RAREST_LEXEMES]
     if not known:
         return []
     # a table that was never analysed has no number of rows
-    total = max(rows[0][2], known[-1][0])
+    total = max(rows[0][1], known[-1][0])
     sums = accumulate(chunks for chunks, _ in known)
     return [
         Lexeme(quoted=quoted, weight=log(1 + (total - chunks + 0.5) / (chunks + 0.5)))
@@ -228,6 +235,11 @@ def _part(name: str, build: Build, where: Filter, **parts: sql.Composable) -> sq
 
 def _operator(build: Build) -> dict[str, sql.SQL]:
     return {"operator": sql.SQL(OPERATORS[build.recipe["distance"]]), "vector": sql.SQL(build.vector)}
+
+
+def _quoted(lexeme: str) -> str:
+    """As tsquery reads it."""
+    return "'" + lexeme.replace("\\", "\\\\").replace("'", "''") + "'"
 
 
 def _vector(build: Build, query: NDArray[np.float32]) -> dict[str, Any]:

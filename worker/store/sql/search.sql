@@ -51,14 +51,13 @@ found AS MATERIALIZED (
     ) m JOIN {embeddings} e USING (hash)
 )
 
--- name: lexemes: of a question, quoted as tsquery wants it; in how many chunks, up to a bound; and about how many there are
-SELECT quoted, (
-    SELECT count(*) FROM (SELECT FROM {chunks} WHERE lexemes @@ quoted::tsquery LIMIT %(most)s) AS bounded
-) AS chunks, (SELECT reltuples FROM pg_class WHERE oid = %(table)s::regclass) AS total
-FROM (
-    SELECT '''' || replace(replace(lexeme, '\', '\\'), '''', '''''') || '''' AS quoted
-    FROM unnest(to_tsvector(%(language)s::regconfig, %(text)s)) ORDER BY positions[1], lexeme LIMIT %(lexemes)s
-) AS words
+-- name: lexemes: of a question, in their order; and about how many chunks there are
+SELECT lexeme, (SELECT reltuples FROM pg_class WHERE oid = %(table)s::regclass) AS total
+FROM unnest(to_tsvector(%(language)s::regconfig, %(text)s)) ORDER BY positions[1], lexeme LIMIT %(lexemes)s
+
+-- name: frequency: how many chunks have a lexeme, up to a bound. A parameter of its own, as Postgres then knows how
+-- frequent it is; from a row of a table it would not, and scan the chunks
+(SELECT count(*) FROM (SELECT FROM {chunks} WHERE lexemes @@ {lexeme}::tsquery LIMIT %(most)s) AS bounded)
 
 -- name: spans: what is written between two places of revisions
 SELECT n.rev, n.start, substr(r.text, n.start + 1, n."end" - n.start)

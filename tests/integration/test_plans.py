@@ -1,0 +1,136 @@
+"""The plans of what readers ask, at a size at which the indexes are used."""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from psycopg import sql
+
+from tests.integration.conftest import HashBackend
+from worker.recipes import Recipe
+from worker.store import builds, connection, hnsw, search
+from worker.store.builds import Build
+from worker.store.connection import Connection
+from worker.store.filters import compile_filter
+
+DIMENSIONS, DOCUMENTS, CHUNKS = 64, 5_000, 4
+
+LOAD = """
+INSERT INTO vector_index.documents (index_id, id) SELECT 1, n FROM generate_series(1, {documents}) n;
+INSERT INTO vector_index.revisions (rev, doc, title, metadata, text)
+SELECT doc, doc, '', jsonb_build_object('n', doc, 'tenant', doc % 1000, 'half', doc % 2), ''
+FROM vector_index.documents;
+INSERT INTO vector_index.served_1 (doc, live_rev, state, since) SELECT doc, doc, 'live', now()
+FROM vector_index.documents;
+INSERT INTO vector_index.chunks_1 (rev, ordinal, hash, start, "end", tokens, heading, text)
+SELECT doc, o, sha256((doc * 10 + o)::text::bytea), 0, 1, 9, '', 'word' || doc % 700 || ' of common words, n' || doc
+FROM vector_index.documents, generate_series(0, {chunks} - 1) o;
+INSERT INTO vector_index.embeddings_1 (hash, embedding)
+SELECT hash, (SELECT array_agg(sin(('x' || substr(md5(hash::text || i), 1, 8))::bit(32)::int))
+    FROM generate_series(1, {dimensions}) i)::vector FROM vector_index.chunks_1;
+VACUUM ANALYZE
+"""
+
+
+@pytest.fixture(scope="module")
+def loaded(services: Any, administrator: Any, template: str) -> Iterator[str]:
+    """20,000 chunks with the vector index, which the task makes."""
+    from tests.fixtures.services import fresh_database
+    from worker import configuration
+
+    with fresh_database(services, administrator, template) as url:
+        index = configuration.load({}).index("default")
+        backend = HashBackend(dimensions=DIMENSIONS)
+        with connection.checkout(url) as conn:
+            builds.ensure(conn, "default", lambda: Recipe.of(index, backend).as_json())
+            text = LOAD.format(documents=DOCUMENTS, chunks=CHUNKS, dimensions=DIMENSIONS)
+            for statement in text.split(";"):
+                conn.execute(statement.encode())
+            build = live(conn)
+            assert hnsw.due(conn, build)
+            # as a task that died left it
+            conn.execute(
+                "CREATE INDEX embeddings_1_hnsw ON vector_index.embeddings_1 USING btree (hash) WHERE false"
+            )
+        assert hnsw.make(url, build)
+        assert not hnsw.make(url, build)
+        yield url
+        connection.close_pools()
+
+
+@pytest.fixture
+def conn(loaded: str) -> Iterator[Connection]:
+    with connection.checkout(loaded) as conn:
+        yield conn
+
+
+def live(conn: Connection) -> Build:
+    build = builds.live(conn, "default")
+    assert build is not None
+    return build
+
+
+def plans(conn: Connection, monkeypatch: pytest.MonkeyPatch, ask: Any) -> list[str]:
+    """The plans of all statements that a function runs on a connection."""
+    found: list[str] = []
+    execute = type(conn).execute
+
+    def explaining(self: Connection, query: Any, params: Any = None, **options: Any) -> Any:
+        if isinstance(query, sql.Composed):
+            plan = execute(self, sql.SQL("EXPLAIN (FORMAT JSON) {}").format(query), params).fetchone()
+            found.append(json.dumps(plan[0]))
+        return execute(self, query, params, **options)
+
+    monkeypatch.setattr(type(conn), "execute", explaining)
+    ask()
+    return found
+
+
+def scanned(plan: str) -> set[str]:
+    """The tables that are read from one end to the other."""
+    return set(re.findall(r'"Node Type": "Seq Scan".*?"Relation Name": "(\w+)"', plan))
+
+
+VECTOR = np.sin(np.arange(DIMENSIONS)).astype(np.float32)
+ALL = compile_filter(None)
+
+
+def test_the_vector_index_is_walked_without_a_filter(
+    conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [plan] = plans(
+        conn, monkeypatch, lambda: search.nearest(conn, live(conn), VECTOR, candidates=10, where=ALL)
+    )
+    assert "embeddings_1_hnsw" in plan
+    assert not scanned(plan)
+
+
+def test_a_narrow_filter_is_served_by_the_inverted_index_and_exact(
+    conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for filter in ({"tenant": 7}, {"tenant": {"$in": list(range(10))}}):
+        where = compile_filter(filter)
+        [plan] = plans(
+            conn,
+            monkeypatch,
+            lambda w=where: search.nearest(conn, live(conn), VECTOR, candidates=10, where=w),
+        )
+        assert "revisions_metadata" in plan
+        assert "hnsw" not in plan
+        monkeypatch.undo()
+
+
+def test_words_are_found_by_the_inverted_index(conn: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ask() -> None:
+        words = search.lexemes(conn, live(conn), "word77 n4711")
+        assert len(words) == 2
+        search.lexical(conn, live(conn), words, VECTOR, candidates=10, where=ALL)
+
+    found = [plan for plan in plans(conn, monkeypatch, ask) if "chunks_1" in plan]
+    assert len(found) == 2
+    for plan in found:
+        assert "chunks_1_lexemes_idx" in plan
+        assert not scanned(plan) & {"chunks_1", "embeddings_1"}
