@@ -3,7 +3,8 @@
 -- {revisions} the join that it needs: nothing where everything passes.
 
 -- name: hits: the chunks that have the contents of {found}, and of one text, whatever it is titled, only so many;
--- one row without a chunk when there is none. + 0, as {found} may come out of order, and Postgres 17 believes its ORDER BY
+-- one row without a chunk when there is none. LIMIT 1, so that no plan reads these tables from end to end; + 0, as {found}
+-- may come out of order, and Postgres 17 believes its ORDER BY
 WITH {found}, hits AS (
     SELECT c.*, f.distance, f.rank, row_number() OVER (
         PARTITION BY md5(c.text) ORDER BY f.rank DESC, f.distance + 0, c.doc, c.ordinal) AS copy
@@ -17,7 +18,8 @@ WITH {found}, hits AS (
 SELECT {matching} AS matching, (SELECT count(*) FROM found) AS contents, d.id AS document_id, r.title, r.metadata,
     h.rev, h.text, h.start, h."end", h.ordinal, h.hash, h.distance, h.rank
 FROM (VALUES (1)) AS always LEFT JOIN hits h ON h.copy <= %(per_content)s
-LEFT JOIN vector_index.documents d ON d.doc = h.doc LEFT JOIN vector_index.revisions r ON r.rev = h.rev
+LEFT JOIN LATERAL (SELECT id FROM vector_index.documents WHERE doc = h.doc LIMIT 1) d ON true
+LEFT JOIN LATERAL (SELECT title, metadata FROM vector_index.revisions WHERE rev = h.rev LIMIT 1) r ON true
 ORDER BY h.rank DESC, h.distance + 0, h.doc, h.ordinal
 
 -- name: nearest: the nearest contents that a visible chunk has, by the vector index where there is one
@@ -36,7 +38,8 @@ visible AS MATERIALIZED (
     WHERE {filter} LIMIT %(most)s::bigint + 1
 ), distances AS MATERIALIZED (
     SELECT e.hash, e.embedding {operator} %(query)b::{vector} AS distance
-    FROM (SELECT DISTINCT hash FROM visible WHERE (SELECT count(*) FROM visible) <= %(most)s) v JOIN {embeddings} e USING (hash)
+    FROM (SELECT DISTINCT hash FROM visible WHERE (SELECT count(*) FROM visible) <= %(most)s) v
+    JOIN {embeddings} e USING (hash)
 ), found AS MATERIALIZED (
     SELECT hash, distance, 0.0 AS rank FROM distances ORDER BY distance, hash LIMIT %(candidates)s
 )
