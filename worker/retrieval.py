@@ -116,19 +116,18 @@ def retrieve(
         rank = _ranking(conn, build, query, vector, condition, index.hybrid_weights)
         candidates = max(FUSED if query.mode == "hybrid" else FIRST_CANDIDATES, 2 * wanted)
         while True:
-            ranked, contents = rank(candidates)
-            chosen = list(_distinct(ranked, query.per_document))
+            ranked, more = rank(candidates)
+            near = [(hit, score) for hit, score in ranked if _is_near(hit, build, query.similarity_threshold)]
+            chosen = list(_distinct(near, query.per_document))
             groups = merge_neighbours([(hit.document_id, hit.ordinal) for hit, _ in chosen])
-            if len(groups) >= wanted or contents < candidates:
+            if len(groups) >= wanted or not more:
                 break
             candidates *= 4
-        page = [[chosen[at] for at in group] for group in groups[:wanted]]
-        passages = list(_passages(conn, build, page))
-    return _near(passages, query.similarity_threshold)[query.offset :]
+        page = [[chosen[at] for at in group] for group in groups[query.offset : wanted]]
+        return list(_passages(conn, build, page))
 
 
-# hits with their scores, best first, and how many contents were found: fewer than asked for, there are no more
-Ranking = tuple[list[tuple[Hit, float]], int]
+Ranking = tuple[list[tuple[Hit, float]], bool]  # hits with their scores, best first; whether there are more
 
 
 def _ranking(
@@ -149,15 +148,19 @@ def _ranking(
 
         def by_words(candidates: int) -> Ranking:
             found = lexical(candidates)
-            return [(hit, hit.rank) for hit in found.hits], found.contents
+            return [(hit, hit.rank) for hit in found.hits], found.contents == candidates
 
         return by_words
+
+    def goes_on(found: Found, candidates: int) -> bool:
+        """Whether there are contents behind these that are near enough."""
+        return found.contents == candidates and _is_near(found.hits[-1], build, query.similarity_threshold)
 
     if query.mode == "vector":
 
         def by_vector(candidates: int) -> Ranking:
             found = search.nearest(conn, build, vector, candidates=candidates, where=where)
-            return [(hit, _score(hit, build)) for hit in found.hits], found.contents
+            return [(hit, _score(hit, build)) for hit in found.hits], goes_on(found, candidates)
 
         return by_vector
 
@@ -175,7 +178,7 @@ def _ranking(
         rest = (hash for hash in near if hash not in fused)
         tail = [(hash, last * FUSED / (FUSED + at)) for at, hash in enumerate(rest, start=1)]
         scored = [(hit, score) for hash, score in head + tail for hit in chunks[hash].values()]
-        return scored, found.contents
+        return scored, goes_on(found, candidates)
 
     return by_both
 
@@ -211,8 +214,8 @@ def find_similar(url: str, index: IndexSettings, like: LikeDocument) -> list[Pas
             if len(best) >= like.limit or found.contents < candidates:
                 break
             candidates *= 4
-        passages = list(_passages(conn, build, [[(hit, _score(hit, build))] for hit in best.values()]))
-    return _near(passages, like.similarity_threshold)[: like.limit]
+        near = [hit for hit in best.values() if _is_near(hit, build, like.similarity_threshold)]
+        return list(_passages(conn, build, [[(hit, _score(hit, build))] for hit in near[: like.limit]]))
 
 
 def _question(text: str, recipe: Recipe, backend: EmbeddingBackend) -> str:
@@ -272,8 +275,8 @@ def _score(hit: Hit, build: Build) -> float:
     return -hit.distance if similarity is None else similarity
 
 
-def _near(passages: Sequence[Passage], threshold: float) -> list[Passage]:
-    return [passage for passage in passages if not threshold or (passage.similarity or 0) >= threshold]
+def _is_near(hit: Hit, build: Build, threshold: float) -> bool:
+    return not threshold or (_similarity(hit, build) or 0) >= threshold
 
 
 def _check_threshold(threshold: float, build: Build) -> None:

@@ -188,6 +188,17 @@ def test_a_threshold_is_of_similarity_and_needs_one(application: Application) ->
         Query(text="x", mode="both")
 
 
+def test_rows_below_the_threshold_take_no_place_on_a_page(application: Application) -> None:  # noqa: F811
+    application.put(*[{"id": n, "text": f"{'owl ' * (n % 4)}bird number {n}"} for n in range(40)])
+    near = [row for row in passages(application, "owl owl bird", limit=100) if (row.similarity or 0) >= 0.5]
+    assert 10 < len(near) < 40
+    pages = [
+        passages(application, "owl owl bird", limit=7, offset=at, similarity_threshold=0.5)
+        for at in range(0, 40, 7)
+    ]
+    assert [row.document_id for page in pages for row in page] == [row.document_id for row in near]
+
+
 @given(text=st.text(), filter=filters, mode=st.sampled_from(MODES))
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_question_and_no_filter_shows_a_row_of_another_tenant(
