@@ -32,14 +32,14 @@ found AS MATERIALIZED (
 )
 
 -- name: exact: the same by looking at every chunk that passes the filter; nothing when those are more than %(most)s.
--- Materialized, so that no plan walks the vector index and filters what comes
+-- Materialized, so that no plan walks the vector index and filters what comes; LIMIT 1, so that none reads every vector
 visible AS MATERIALIZED (
     SELECT c.hash FROM {served} s JOIN {chunks} c ON c.rev = s.live_rev {revisions}
     WHERE {filter} LIMIT %(most)s::bigint + 1
 ), distances AS MATERIALIZED (
-    SELECT e.hash, e.embedding {operator} %(query)b::{vector} AS distance
+    SELECT v.hash, e.embedding {operator} %(query)b::{vector} AS distance
     FROM (SELECT DISTINCT hash FROM visible WHERE (SELECT count(*) FROM visible) <= %(most)s) v
-    JOIN {embeddings} e USING (hash)
+    CROSS JOIN LATERAL (SELECT embedding FROM {embeddings} WHERE hash = v.hash LIMIT 1) e
 ), found AS MATERIALIZED (
     SELECT hash, distance, 0.0 AS rank FROM distances ORDER BY distance, hash LIMIT %(candidates)s
 )
