@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pgvector import HalfVector, Vector
-from psycopg import sql
+from psycopg import IsolationLevel, sql
 
 from worker.store.builds import OPERATORS, Build
 from worker.store.connection import Connection
@@ -91,9 +91,15 @@ def both(one: Filter, other: Filter) -> Filter:
 @contextmanager
 def snapshot(connection: Connection) -> Iterator[None]:
     """A transaction whose statements all see what had committed when its first one began."""
-    with connection.transaction():
-        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-        yield
+    usual = connection.isolation_level
+    # told to BEGIN itself: a statement less
+    connection.isolation_level, connection.read_only = IsolationLevel.REPEATABLE_READ, True
+    try:
+        with connection.transaction():
+            yield
+    finally:
+        if not connection.closed:  # a lost one is not used again
+            connection.isolation_level, connection.read_only = usual, None
 
 
 def asked(connection: Connection, build: Build, id: str, *, where: Filter) -> Asked | None:
