@@ -15,6 +15,7 @@ from worker.store.builds import OPERATORS, Build
 from worker.store.connection import Connection
 from worker.store.statements import statements, tables
 
+TIMEOUT_SECONDS = 20  # of one search
 DOCUMENTS_PER_CONTENT = 3  # a paragraph that thousands share takes no more places than this
 
 Filter = tuple[sql.Composable, Mapping[str, Any]]
@@ -84,7 +85,8 @@ def nearest(
 ) -> list[Hit]:
     """The chunks of the `candidates` nearest contents, nearest first; `query` has the build's dimensions.
 
-    Of a content that many share, at most `per_content` chunks.
+    Of a content that many share, at most `per_content` chunks. Ends after TIMEOUT_SECONDS: a caller waits, and the
+    pool of threads knows no time limits.
     """
     condition, parameters = where
     text = sql.SQL(statements("search.sql")["nearest"]).format(
@@ -95,7 +97,8 @@ def nearest(
     )
     vector = Vector(query) if build.vector == "vector" else HalfVector(query)
     values = {"query": vector, "candidates": candidates, "per_content": per_content}
-    with connection.cursor(row_factory=class_row(Hit)) as cursor:
+    with connection.transaction(), connection.cursor(row_factory=class_row(Hit)) as cursor:
+        cursor.execute(sql.SQL("SET LOCAL statement_timeout = {}").format(sql.Literal(f"{TIMEOUT_SECONDS}s")))
         return cursor.execute(text, {**values, **parameters}).fetchall()
 
 
