@@ -48,7 +48,7 @@ class HashedWords:
 class FirstPassage:
     model_id = "first-passage"
     system = None  # of the index
-    prompt_tokens = 4_000
+    prompt_tokens, token_limit = 4_000, 5_000  # of a prompt; with its answer
 
     def __init__(self, **_):
         pass

@@ -3,7 +3,7 @@
     application ── tasks.index_documents ─▶ stage: clean ▸ split ▸ hash ▸ write        queue vector_index
                                               │ replaced by tasks.embed, which waits
                                               ▼
-                         drain: slot ▸ claim ▸ request ▸ save ▸ publish                queue vector_index.embed
+                         drain: slot ▸ budget ▸ claim ▸ request ▸ save ▸ publish       queue vector_index.embed
                                               │
     application ── tasks.search, tasks.chat ▶ retrieve ▸ compose ▸ answer               queue vector_index.chat
 

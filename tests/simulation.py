@@ -118,6 +118,7 @@ class Mortal(psycopg.Connection[Any]):
 
     weather = Weather(crashes=0, pauses=0)
     crashes = 0
+    mortal = False  # while it is set up nobody dies: the pool would wait for a second before the next
 
     def wait(self, *args: Any, **kwargs: Any) -> Any:
         self._perhaps_die()
@@ -128,7 +129,7 @@ class Mortal(psycopg.Connection[Any]):
         return result
 
     def _perhaps_die(self) -> None:
-        if random.random() < self.weather.crashes / 2:
+        if self.mortal and random.random() < self.weather.crashes / 2:
             type(self).crashes += 1
             self.close()
             raise Crash
@@ -140,8 +141,12 @@ class MortalPool(ConnectionPool[Any]):
     def __class_getitem__(cls, _: object) -> type["MortalPool"]:
         return cls
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, connection_class=Mortal, **kwargs)
+    def __init__(self, *args: Any, configure: Callable[[Any], None], **kwargs: Any) -> None:
+        def make_mortal(conn: Any) -> None:
+            configure(conn)
+            conn.mortal = True
+
+        super().__init__(*args, connection_class=Mortal, configure=make_mortal, **kwargs)
 
 
 class Provider(HashBackend):

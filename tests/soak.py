@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--faults", metavar="WORD", default="", help="only rows that contain it")
     parser.add_argument("--quick", action="store_true", help="the times and loads of the test suite")
     parser.add_argument("--minutes", type=float, default=10, help="of simulation; 0: none")
-    parser.add_argument("--rule-seconds", type=float, default=60, help="for each rule, at most; 0: none")
+    parser.add_argument("--rule-seconds", type=float, default=120, help="for each rule, at most; 0: none")
     arguments = parser.parse_args()
     right = [break_everything(arguments.faults, quick=arguments.quick)]
     if arguments.minutes:

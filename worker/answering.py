@@ -14,6 +14,7 @@ import stamina
 from worker import prompting
 from worker.backends import Reply
 from worker.budgets import Budget
+from worker.configuration.addresses import redis_url
 from worker.documents import Passage, clean
 from worker.errors import (
     InvalidQuery,
@@ -93,7 +94,7 @@ class Stream:
     """
 
     def __init__(self, url: str, id: str) -> None:
-        self._client = redis.Redis.from_url(url, socket_timeout=10, socket_connect_timeout=5)
+        self._client = redis.Redis.from_url(redis_url(url), socket_timeout=10, socket_connect_timeout=5)
         self._key = STREAM_KEY + id
         self.begun = False  # whether a reader has seen tokens
 

@@ -35,7 +35,7 @@ class EmbeddingBackend(Protocol):
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """One request: an array (len(texts), dimensions), in the order of the texts, of finite non-zero rows.
 
-        Raises TooLarge, ProviderUnavailable, Refused or SettingsError, and nothing else.
+        Raises TooLarge, ProviderUnavailable, Refused or SettingsError, and nothing else; never Refused for PROBE.
         """
 
 

@@ -18,7 +18,7 @@ from worker.chunking import chunk
 from worker.configuration import IndexSettings
 from worker.documents import Passage, clean, embedding_text
 from worker.errors import InvalidQuery
-from worker.ranking import fuse, merge_neighbours
+from worker.ranking import WINDOW, fuse, merge_neighbours
 from worker.recipes import EmbeddingBackend, Recipe
 from worker.store import builds, connection, search
 from worker.store.builds import Build
@@ -120,7 +120,8 @@ def retrieve(
             near = [(hit, score) for hit, score in ranked if _is_near(hit, build, query.similarity_threshold)]
             chosen = list(_distinct(near, query.per_document))
             groups = merge_neighbours([(hit.document_id, hit.ordinal) for hit, _ in chosen])
-            if len(groups) >= wanted or not more:
+            # the last passage of the page may still grow by what is WINDOW ranks behind it: pages fit together
+            if not more or (len(groups) >= wanted and min(groups[wanted - 1]) + WINDOW < len(chosen)):
                 break
             candidates *= 4
         page = [[chosen[at] for at in group] for group in groups[query.offset : wanted]]

@@ -1,6 +1,7 @@
 """The embedding backend over the real `llm`, against models that compute here and a provider over HTTP."""
 
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -167,15 +168,42 @@ def test_an_init_kwarg_of_no_use_is_one_sentence(attribute: str, value: Any, sai
         backend("3-small", init_kwargs={attribute: value})
 
 
-def test_a_file_of_keys_that_is_broken_at_the_start_is_one_sentence(tmp_path: Path) -> None:
-    (tmp_path / "keys.json").write_text("{")
-    code = "from worker import backends; from worker.errors import SettingsError\ntry: backends.warm_up()\n"
-    code += "except SettingsError as error: print(error)"
-    environment = {**os.environ, "LLM_USER_PATH": str(tmp_path)}
+@pytest.mark.parametrize(
+    ("file", "text", "said"),
+    [
+        ("llm/keys.json", "{", "mend keys.json or aliases.json in the folder of llm"),
+        ("llm/aliases.json", "{", "mend keys.json or aliases.json in the folder of llm"),
+        (
+            "broken.py",
+            "import torch_of_nobody",
+            r"\(ModuleNotFoundError: .*torch_of_nobody.*mend or uninstall the plugin",
+        ),
+        ("llm", "", "llm cannot use its folder .* set LLM_USER_PATH to one that can be written"),
+    ],
+    ids=["keys", "aliases", "plugin", "folder"],
+)
+def test_what_llm_cannot_load_is_one_sentence_at_every_start(
+    tmp_path: Path, file: str, text: str, said: str
+) -> None:
+    """In a fresh process. After a plugin that fails, llm itself knows no model at the second look-up."""
+    (tmp_path / "broken-1.dist-info").mkdir()
+    (tmp_path / "broken-1.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1\n")
+    (tmp_path / "broken-1.dist-info/entry_points.txt").write_text("[llm]\nbroken = broken\n")
+    (tmp_path / "broken.py").touch()
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text(text)
+    code = (
+        "from worker.backends.llm import LLMEmbeddingBackend\n"
+        "from worker.errors import SettingsError\n"
+        "try: LLMEmbeddingBackend(name='default', model_id='3-small')\n"
+        "except SettingsError as error: print(error)\n"
+    )
+    environment = {**os.environ, "LLM_USER_PATH": str(tmp_path / "llm"), "PYTHONPATH": str(tmp_path)}
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True
     )
-    assert "mend keys.json or aliases.json in the folder of llm" in done.stdout
+    assert re.search(said, done.stdout)
+    assert done.stdout.count("\n") == 1
 
 
 class Narrow:

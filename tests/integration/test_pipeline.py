@@ -9,7 +9,7 @@ from tests.integration.conftest import HashBackend
 from worker import staging
 from worker.configuration import IndexSettings
 from worker.draining import Drainer
-from worker.errors import ProviderUnavailable, Refused, SettingsError, TooLarge
+from worker.errors import ProviderUnavailable, Refused, ServiceUnreachable, SettingsError, TooLarge
 from worker.monitoring import report
 from worker.recipes import PROBE
 from worker.retrieval import Query, retrieve
@@ -480,3 +480,18 @@ def test_jobs_gone_quiet_are_found_once(application: Application) -> None:
         application.result(task_id)
         conn.execute("UPDATE vector_index.jobs SET touched_at = now() - interval '5 minutes'")
         assert upkeep.quiet_jobs(conn, seconds=60) == []
+
+
+def test_a_search_that_gets_no_answer_ends_with_a_sentence(
+    application: Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Threads know no time limits, and a caller waits: here another session has locked the table."""
+    monkeypatch.setattr("worker.store.search.TIMEOUT_SECONDS", 1)
+    application.put({"id": "a", "text": "Words."})
+    with connection.connect(application.url) as conn, conn.transaction():
+        conn.execute("LOCK TABLE vector_index.chunks_1 IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(
+            ServiceUnreachable, match="unable for now: canceling statement due to statement timeout"
+        ):
+            application.search("words")
+    assert application.search("words") == ["a"]

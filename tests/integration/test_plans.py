@@ -41,7 +41,7 @@ def loaded(services: Any, administrator: Any, template: str) -> Iterator[str]:
     from tests.fixtures.services import fresh_database
     from worker import configuration
 
-    with fresh_database(services, administrator, template) as url:
+    with fresh_database(services, administrator, template) as url, pytest.MonkeyPatch.context() as patch:
         index = configuration.load({}).index("default")
         backend = HashBackend(dimensions=DIMENSIONS)
         with connection.checkout(url) as conn:
@@ -50,6 +50,8 @@ def loaded(services: Any, administrator: Any, template: str) -> Iterator[str]:
             for statement in text.split(";"):
                 conn.execute(statement.encode())
             build = live(conn)
+            assert not hnsw.due(conn, build)
+            patch.setattr(hnsw, "NUMBERS", DOCUMENTS * CHUNKS * DIMENSIONS)
             assert hnsw.due(conn, build)
             # as a task that died left it
             conn.execute(

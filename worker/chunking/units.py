@@ -78,7 +78,8 @@ def units(text: str, limit: int, chunk_limit: int, measure: Count) -> Iterator[U
                         yield _unit(text, span, opens, path)
                         opens = INSIDE
                     start, tokens = at, measure(text[at:end])
-            yield _unit(text, (start, end, tokens), opens, path)
+                    piece = text[at:end]
+            yield Unit(start, end, tokens, _hash(piece), opens, path)
             start, opens, path = end, INSIDE, titles[-_HEADINGS:]
         if opens != HEADING:
             opens = BLOCK
@@ -96,7 +97,11 @@ def halves(text: str, unit: Unit, measure: Count) -> list[Unit]:
 
 def _unit(text: str, span: _Span, opens: int, path: tuple[str, ...]) -> Unit:
     start, end, tokens = span
-    return Unit(start, end, tokens, crc32(text[start:end].strip().encode()), opens, path)
+    return Unit(start, end, tokens, _hash(text[start:end]), opens, path)
+
+
+def _hash(piece: str) -> int:
+    return crc32(piece.strip().encode())
 
 
 def _block_spans(text: str, block: Block, limit: int, chunk_limit: int, measure: Count) -> Iterable[_Span]:

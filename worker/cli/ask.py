@@ -13,6 +13,7 @@ from celery.result import AsyncResult
 from worker.cli.client import CHAT, LOOK_SECONDS, Client, Waiting
 from worker.cli.documents import options
 from worker.configuration import load
+from worker.configuration.addresses import redis_url
 
 STREAM_KEY = "vector-index:chat:"  # as the contract names it, to any application
 
@@ -48,7 +49,7 @@ def _pieces(client: Client, url: str, task: "AsyncResult[Any]") -> Iterator[str]
     """What the model says, from the stream of the task, until it is done or the task has ended."""
     waiting = Waiting(client, CHAT)
     last = "0"
-    with client.reachable(), redis.Redis.from_url(url, decode_responses=True) as stream:
+    with client.reachable(), redis.Redis.from_url(redis_url(url), decode_responses=True) as stream:
         while True:
             ended = task.ready()  # looked at before the stream is read: what was written by then is read
             entries: Any = stream.xread({STREAM_KEY + str(task.id): last})

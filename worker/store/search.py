@@ -16,6 +16,7 @@ from worker.store.builds import OPERATORS, Build
 from worker.store.connection import Connection
 from worker.store.statements import SCHEMA, statement, statements, tables
 
+TIMEOUT_SECONDS = 20  # of a statement of a search
 DOCUMENTS_PER_CONTENT = 3  # a paragraph that thousands share takes no more places than this
 
 # Chunks that pass a filter, up to which all of them are compared: never wrong, and at 256 dimensions no slower than to
@@ -90,12 +91,16 @@ def both(one: Filter, other: Filter) -> Filter:
 
 @contextmanager
 def snapshot(connection: Connection) -> Iterator[None]:
-    """A transaction whose statements all see what had committed when its first one began."""
+    """A transaction whose statements all see what had committed when its first one began.
+
+    A statement ends after TIMEOUT_SECONDS: a caller waits, and the pool of threads knows no time limits.
+    """
     usual = connection.isolation_level
     # told to BEGIN itself: a statement less
     connection.isolation_level, connection.read_only = IsolationLevel.REPEATABLE_READ, True
     try:
         with connection.transaction():
+            connection.execute(statement("search.sql", "time_limit"), {"seconds": TIMEOUT_SECONDS})
             yield
     finally:
         if not connection.closed:  # a lost one is not used again

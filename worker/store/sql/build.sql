@@ -25,7 +25,7 @@ COMMENT ON COLUMN {chunks}.hash IS 'BLAKE2b of exactly the string that is embedd
 COMMENT ON COLUMN {chunks}.start IS 'First code point of the text.';
 COMMENT ON COLUMN {chunks}."end" IS 'Code point after the last.';
 COMMENT ON COLUMN {chunks}.tokens IS 'Tokens of the string that is embedded.';
-COMMENT ON COLUMN {chunks}.heading IS 'What is embedded in front of the text: the title.';
+COMMENT ON COLUMN {chunks}.heading IS 'What is embedded in front of the text: title, important fields and the headings above.';
 COMMENT ON COLUMN {chunks}.text IS 'The text between start and end.';
 COMMENT ON COLUMN {chunks}.lexemes IS 'The words of heading and text, stemmed in the language of the build.';
 

@@ -2,6 +2,9 @@
 -- {operator} is the build's distance, {vector} its column type, {filter} a compiled condition over r.metadata, and
 -- {revisions} the join that it needs: nothing where everything passes.
 
+-- name: time_limit: of each statement, to the end of the transaction
+SELECT set_config('statement_timeout', %(seconds)s || 's', true)
+
 -- name: hits: the chunks that have the contents of {found}, and of one text, whatever it is titled, only so many;
 -- one row without a chunk when there is none. LIMIT 1, so that no plan reads these tables from end to end; + 0, as {found}
 -- may come out of order, and Postgres 17 believes its ORDER BY

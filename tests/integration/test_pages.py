@@ -1,0 +1,49 @@
+"""Pages of one search: the same rows, wherever the pages end."""
+
+import random
+
+import pytest
+
+from tests.integration.test_pipeline import Application, application  # noqa: F401
+from worker.retrieval import MODES, Query, retrieve
+
+NOUNS = "owl house window street river bridge tower market garden forest"
+
+
+@pytest.mark.parametrize("per_document", [None, 1, 2])
+@pytest.mark.parametrize("threshold", [0.0, 0.65])
+@pytest.mark.parametrize("mode", MODES)
+def test_pages_are_the_whole_whatever_is_left_out_and_merged(
+    application: Application,  # noqa: F811
+    mode: str,
+    threshold: float,
+    per_document: int | None,
+) -> None:
+    """Rows under the threshold, further rows of a document and neighbours are no rows of any page.
+
+    So no row is passed over between two pages, and a passage has the same chunks on each.
+    """
+    if mode == "text" and threshold:
+        pytest.skip("text mode has no similarity")
+    chosen = random.Random(5)
+
+    def text() -> str:
+        return "\n\n".join(" ".join(chosen.choices(NOUNS.split(), k=12)) + "." for _ in range(12))
+
+    application.put(*[{"id": n, "text": text()} for n in range(12)])
+
+    def rows(limit: int, offset: int = 0) -> list[tuple[str, tuple[int, int], float]]:
+        query = Query(
+            text="the owl at the window of the tower",
+            mode=mode,
+            limit=limit,
+            offset=offset,
+            similarity_threshold=threshold,
+            per_document=per_document,
+        )
+        found = retrieve(application.url, application.index, application.backend, query)
+        return [(row.document_id, row.chunks, row.score) for row in found]
+
+    whole = rows(12)
+    assert len(whole) >= 4
+    assert [row for at in range(0, 12, 3) for row in rows(3, at)] == whole
