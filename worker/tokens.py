@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 ESTIMATE = "estimate"
 OPENAI_ENCODINGS = ("cl100k_base", "o200k_base")
 
-# bpe_openai refuses 1,000,000 characters, and holds the interpreter lock while it counts
+# bpe_openai holds the interpreter lock while it counts
 _PIECE_CHARACTERS = 100_000
 # Cut anywhere, a text counts at most 2 tokens more than its pieces together (measured: BPE merges differently).
 CUT_TOKENS = 2
@@ -125,15 +125,19 @@ def _estimate(word: str) -> int:
 
 
 def _openai_counter(encoding: str) -> Counter:
-    # takes most of a second, and only a process that counts needs it
-    import bpe_openai
+    # Takes most of a second, and only a process that counts needs it. The public class makes a list of the ids, which
+    # costs as much again as the count: 22 MB/s instead of 14, on units instead of whole texts 22 instead of 10.
+    from bpe_openai._bindings import tokenizer_for_encoding
 
-    encode = bpe_openai.get_encoding(encoding).encode_ordinary
+    ordinary = tokenizer_for_encoding(encoding).count
 
     def count(text: str) -> int:
         if len(text) <= _PIECE_CHARACTERS:
-            return len(encode(text))
-        return sum(len(encode(piece)) + extra for piece, extra in _pieces(text))
+            try:
+                return ordinary(text)
+            except UnicodeEncodeError:  # a lone surrogate, which no request carries
+                return ordinary(text.encode("utf-8", "replace").decode())
+        return sum(count(piece) + extra for piece, extra in _pieces(text))
 
     return Counter(whole=count, inside=count)
 

@@ -60,7 +60,7 @@ def test_a_text_that_is_counted_in_pieces_counts_the_same(
 
 
 def test_a_million_characters_are_counted() -> None:
-    """The library underneath refuses them."""
+    """The public class of the library underneath refuses them."""
     assert counter("cl100k_base")("word " * 400_000) == pytest.approx(400_000, abs=2)
 
 
@@ -106,6 +106,11 @@ def test_the_estimate_of_parts_adds_up() -> None:
 @pytest.mark.parametrize("text", TEXTS)
 def test_the_bound_never_counts_too_few(name: str, text: str) -> None:
     assert counter("estimate")(TEXTS[text]) >= counter(name)(TEXTS[text])
+
+
+@pytest.mark.parametrize("encoding", OPENAI_ENCODINGS)
+def test_a_lone_surrogate_is_counted(encoding: str) -> None:
+    assert counter(encoding)("one \ud83d two") == counter(encoding)("one ? two")
 
 
 @pytest.mark.parametrize("name", [*OPENAI_ENCODINGS, WORDLLAMA, "estimate"])
