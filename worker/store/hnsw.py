@@ -6,8 +6,8 @@ from worker.store.builds import Build
 from worker.store.connection import Connection, connect
 from worker.store.statements import SCHEMA, statement, statements, tables
 
-# Vectors times dimensions, as of 50,000 vectors of 256. Below, all are compared in some 50 ms and the nearest are found for
-# sure; where thousands of texts are much alike, the index has holes that no setting closes. See docs/decisions.md.
+# Vectors times dimensions, as of 50,000 vectors of 256. Below, all are compared in some 50 ms and the nearest are found
+# for sure; where thousands of texts are much alike, the index has holes that no setting closes. See docs/decisions.md.
 NUMBERS = 12_800_000
 MAX_DIMENSIONS = 4_000  # of halfvec in such an index; see builds.py for vector
 LEASE_SECONDS = 3600.0  # after which another may try, where Postgres no longer works on it
