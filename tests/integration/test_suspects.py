@@ -15,6 +15,7 @@ from tests.integration.conftest import HashBackend
 from tests.integration.test_pipeline import Application, application  # noqa: F401
 from worker.configuration import IndexSettings
 from worker.draining import Drainer
+from worker.errors import ServiceUnreachable
 from worker.store import connection, queue, upkeep
 
 ABANDONED = """UPDATE vector_index.pending_1 SET attempts = 2, token = gen_random_uuid(),
@@ -146,3 +147,24 @@ def test_a_look_at_the_queue_ends_where_the_leased_begin(application: Applicatio
         )
         conn.execute("RESET enable_seqscan")
     assert re.search(r"Index Cond: .*visible_at <= [($]", plan), plan
+
+
+def test_a_suspect_that_meets_no_postgres_holds_up_nobody(
+    application: Application,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is in hand no more, so the next one does not wait until it ends."""
+    application.stage({"id": "a", "text": "A suspect."})
+    application.rows(ABANDONED)
+    claim = application.drainer._claim()
+    assert claim is not None
+    assert claim.suspect
+
+    def away(*_: Any, **__: Any) -> None:
+        raise ServiceUnreachable("Postgres is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(queue, "renew", away)
+        with pytest.raises(ServiceUnreachable):
+            application.drainer._settle_alone(claim)
+    assert application.drainer._held == {}

@@ -244,12 +244,7 @@ class Drainer:
         """Settle a claim while nothing else is in flight: should it end the process, it costs no other an attempt."""
         while len(self._held) > 1 and not self._stopping.is_set():
             self._stopping.wait(POLL_SECONDS)
-        with connection.checkout(self._url) as conn:  # the others may have taken as long as its lease
-            still_held = queue.renew(conn, claim, lease_seconds=self._lease_seconds)
-        if still_held:
-            self._settle(claim)
-        else:
-            self._held.pop(claim.token, None)
+        self._settle(claim)
 
     def _settle(self, claim: Claim) -> None:
         try:
@@ -262,6 +257,9 @@ class Drainer:
         # whatever begins before this has ended before the lease does
         last_start = time.monotonic() + LEASE_MARGIN_SECONDS
         with connection.checkout(self._url) as conn:
+            # what was in flight before it may have taken as long as its lease
+            if claim.suspect and not queue.renew(conn, claim, lease_seconds=self._lease_seconds):
+                return
             if claim.saved:
                 revisions.publish(conn, claim.build, revisions.touched_by(conn, claim.build, claim.saved))
             if claim.orphans:
