@@ -9,7 +9,7 @@ from celery import Task
 
 from tasks.indexing import WAIT_FOR_SERVICES
 from worker import process, staging, verifying
-from worker.celery import app
+from worker.celery import EMBED, app, messages
 from worker.documents import document_ids
 from worker.errors import InvalidDocument, InvalidQuery
 from worker.store import builds, connection, garbage, hnsw, upkeep
@@ -50,9 +50,14 @@ def sweep() -> None:
 
 
 def wake() -> None:
-    """Send the waiting task of jobs that have gone quiet again, under its own id."""
+    """Send the waiting task of jobs that have gone quiet again, under its own id.
+
+    Not of those that wait for a slot: with thousands of jobs a turn takes longer than QUIET_SECONDS, and every task
+    that is sent beside another lengthens it.
+    """
+    waiting = messages(EMBED)
     with connection.checkout(process.addresses().database_url) as conn:
-        quiet = upkeep.quiet_jobs(conn, seconds=QUIET_SECONDS)
+        quiet = upkeep.quiet_jobs(conn, seconds=QUIET_SECONDS, waiting=waiting)
     for task_id, index in quiet:
         app.send_task("tasks.embed", task_id=task_id, kwargs={"index": index})
 

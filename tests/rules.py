@@ -6,6 +6,7 @@ broken or the time is over. The first row is the control: with all rules in plac
 
 import argparse
 import json
+import logging
 import subprocess
 import sys
 import time
@@ -152,6 +153,12 @@ def fresh_database(url: str) -> Iterator[str]:
         administrator.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
 
 
+def silence() -> None:
+    """Say nothing of what is broken by the thousand on purpose."""
+    for name in ("psycopg.pool", "vector_index"):
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+
+
 @contextmanager
 def fresh_postgres() -> Iterator[str]:
     with ExitStack() as stack:
@@ -188,6 +195,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.url is None:
         raise SystemExit(not table(arguments.seconds, arguments.rule))
+    silence()
     [rule] = [rule for rule in RULES if rule.name == arguments.rule]
     print(json.dumps(notice(rule, arguments.url, arguments.seconds)))
 

@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from tests import rules
 from tests.acceptance.test_faults import FAULTS, Fault, Outcome, complaints, run
 from tests.fixtures.rig import running_rig
-from tests.rules import fresh_database, fresh_postgres
+from tests.rules import fresh_database, fresh_postgres, silence
 from tests.simulation import STORM, Simulation
 from worker import configuration
 
@@ -56,6 +56,7 @@ def row(outcome: Outcome) -> str:
 
 def simulate(seconds: float) -> bool:
     """The simulation, whole; whether no law was broken."""
+    silence()
     with fresh_postgres() as url, fresh_database(url) as database:
         simulation = Simulation(database, configuration.load({}).index("default"), STORM)
         simulation.run(seconds)

@@ -93,7 +93,7 @@ class Budget:
         puts it before everybody who asks later. A request above the burst always waits, also where nobody sends; of
         one above the limit itself, the provider decides.
         """
-        costs = (self._requests.unit_seconds, min(tokens, self._most_tokens) * self._tokens.unit_seconds)
+        costs = (self._requests.unit_seconds, self._counted(tokens) * self._tokens.unit_seconds)
         return self._run(0.0, patience_seconds, costs)
 
     def give_back(self, *, requests: int = 0, tokens: int = 0, held_seconds: float) -> None:
@@ -101,7 +101,7 @@ class Budget:
 
         What would have been earned again meanwhile is kept: it may have been taken by somebody already.
         """
-        units = (requests * self._requests.unit_seconds, tokens * self._tokens.unit_seconds)
+        units = (requests * self._requests.unit_seconds, self._counted(tokens) * self._tokens.unit_seconds)
         back = [min(unit, max(0.0, unit - held_seconds)) for unit in units]
         if any(back):
             self._return(back)
@@ -120,8 +120,8 @@ class Budget:
         Waits PATIENCE_SECONDS at most, and keeps to the pause that the provider names. What is above the burst is
         owed: those who come later wait for it. Raises ProviderUnavailable.
         """
-        owed = max(0, tokens - self._burst_tokens)
-        wait = self.take(tokens - owed, patience_seconds=PATIENCE_SECONDS)
+        owed = max(0, self._counted(tokens) - self._burst_tokens)
+        wait = self.take(min(tokens, self._burst_tokens), patience_seconds=PATIENCE_SECONDS)
         if wait > PATIENCE_SECONDS:
             raise ProviderUnavailable(
                 f"the {self.name} backend may send again in {wait:.0f} s: ask again then, or raise "
@@ -137,6 +137,10 @@ class Budget:
             if error.rate_limited and error.retry_after_seconds is not None:
                 self.pause(error.retry_after_seconds)
             raise
+
+    def _counted(self, tokens: int) -> int:
+        """At most a minute of them: a limit below one request is a mistake, not a debt of hours."""
+        return min(tokens, self._most_tokens)
 
     def _run(self, pause: float, patience: float, costs: tuple[float, float]) -> float:
         """The script, in Redis or here."""

@@ -115,6 +115,12 @@ def configure(sender: Celery, **_: Any) -> None:
     )
 
 
+def messages(queue: str) -> int:
+    """How many wait in a queue. Raises kombu's OperationalError."""
+    with app.pool.acquire(block=True) as broker:
+        return int(broker.default_channel.queue_declare(queue).message_count)
+
+
 @signals.worker_init.connect
 def start(sender: Any, **_: Any) -> None:
     """Check everything before the first message is taken, in the parent of all pool processes."""

@@ -129,7 +129,7 @@ def _openai_counter(encoding: str) -> Counter:
     # costs as much again as the count: 22 MB/s instead of 14, on units instead of whole texts 22 instead of 10.
     from bpe_openai._bindings import tokenizer_for_encoding
 
-    ordinary = tokenizer_for_encoding(encoding).count
+    ordinary: Callable[[str], int] = tokenizer_for_encoding(encoding).count
 
     def count(text: str) -> int:
         if len(text) <= _PIECE_CHARACTERS:

@@ -13,13 +13,14 @@ from tests.fixtures.system import CHAT, STAGING, eventually
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
-VISIBILITY_SECONDS, LONG_SECONDS = 4, 13
+VISIBILITY_SECONDS, LONG_SECONDS = 3, 10
+STUCK_SECONDS = 4  # more than STUCK_LOOKS heartbeats
 
 # `vector-index`, with times that a test can wait for and tasks of its own
 PROGRAM = f"""
 import os, sys, time
 from worker import broker
-broker.HEARTBEAT_SECONDS = 0.5
+broker.HEARTBEAT_SECONDS = 0.3
 from worker import celery
 celery.STATIC["broker_transport_options"].update(visibility_timeout={VISIBILITY_SECONDS}, unacked_restore_interval=1)
 
@@ -29,7 +30,7 @@ def long(name, seconds):
     time.sleep(seconds)
     open("ended", "a").write(name + " ")
 
-@celery.app.task(name="tasks.deadly", max_retries=None)
+@celery.app.task(name="tasks.deadly", max_retries=None, default_retry_delay=1)
 def deadly():
     open("deaths", "a").write("x")
     os._exit(9)
@@ -62,7 +63,7 @@ def test_a_task_of_three_visibility_timeouts_runs_once_on_both_pools(
         system.send("tasks.long", CHAT, name="threads", seconds=LONG_SECONDS)
         system.send("tasks.long", STAGING, name="processes", seconds=LONG_SECONDS)
         eventually(lambda: sorted(words(tmp_path / "ended")) == ["processes", "threads"], 60)
-        time.sleep(VISIBILITY_SECONDS + 2)
+        time.sleep(VISIBILITY_SECONDS + 1)
         assert sorted(words(tmp_path / "started")) == ["processes", "threads"]
 
 
@@ -77,7 +78,7 @@ def test_a_task_that_kills_its_process_ends_as_a_failure_with_a_sentence(
         ):
             system.send("tasks.deadly").get(timeout=90)
         assert (tmp_path / "deaths").read_text() == "xxx"
-        time.sleep(6)
+        time.sleep(2)
         assert (tmp_path / "deaths").read_text() == "xxx"
         system.call("tasks.status")  # the worker works on
 
@@ -90,13 +91,13 @@ def test_a_worker_that_is_connected_and_consumes_nothing_ends_to_be_started_agai
         system.start("chat", program("chat", "--concurrency", "1"), sys.executable)
         system.await_queues(CHAT)
         worker = system.processes["chat"]
-        time.sleep(6)
+        time.sleep(STUCK_SECONDS)
         for name in ("busy", "waits"):
-            system.send("tasks.long", CHAT, name=name, seconds=7)
+            system.send("tasks.long", CHAT, name=name, seconds=STUCK_SECONDS)
         eventually(lambda: words(tmp_path / "ended") == ["busy", "waits"], 60)
         worker.send_signal(signal.SIGSTOP)
         system.send("tasks.long", CHAT, name="stopped", seconds=0)
-        time.sleep(6)
+        time.sleep(STUCK_SECONDS)
         worker.send_signal(signal.SIGCONT)
         eventually(lambda: "stopped" in words(tmp_path / "ended"), 60)
         assert worker.poll() is None

@@ -362,3 +362,19 @@ def test_a_budget_leaves_nothing_behind_in_redis(broker_url: str) -> None:
     with redis.Redis.from_url(broker_url) as client:
         assert 0 < client.pttl(KEY + budget.name) <= 120_000
         assert client.keys("*") == [(KEY + budget.name).encode()]
+
+
+def test_a_limit_below_one_question_costs_a_minute_not_hours(clock: Clock) -> None:
+    """TOKENS_PER_MINUTE may be wrong by a factor of a thousand: a question then counts as a whole minute."""
+    budget = Budget("", "chat:test", tokens_per_minute=10, burst=0.5)
+    with budget.first(8_000):
+        pass
+    assert 0 < budget.take(1) < 100
+
+
+def test_what_is_given_back_is_never_more_than_was_taken(clock: Clock) -> None:
+    """Of an input above the limit a minute's worth is taken: what others have taken stays taken."""
+    budget = Budget("", "embedding:test", tokens_per_minute=10)
+    budget.take(500, patience_seconds=600.0)
+    budget.give_back(tokens=500, held_seconds=0.0)
+    assert budget.take(1) > 0

@@ -395,6 +395,17 @@ def test_a_rate_limit_is_no_attempt_and_pauses_the_backend(application: Applicat
     assert application.result(task_id)["indexed"] == 1  # type: ignore[index]
 
 
+def test_a_rate_limit_that_names_no_time_to_wait_is_not_asked_again_at_once(application: Application) -> None:
+    """`Retry-After: 0`, or a date that is over: else the provider gets as many requests as it can refuse."""
+    limited = ProviderUnavailable("slow down", retry_after_seconds=0.0, rate_limited=True)
+    answers: list[Exception | None] = [limited, limited, None]
+    faulty(application.backend, lambda _: answers.pop(0))
+    application.stage({"id": "a", "text": "Words."})
+    application.drainer.drain()
+    assert len(answers) == 2
+    assert application.rows("SELECT attempts FROM vector_index.pending_1") == [(0,)]
+
+
 def test_after_six_failed_attempts_only_the_guilty_document_fails(
     application: Application, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -480,6 +491,20 @@ def test_jobs_gone_quiet_are_found_once(application: Application) -> None:
         application.result(task_id)
         conn.execute("UPDATE vector_index.jobs SET touched_at = now() - interval '5 minutes'")
         assert upkeep.quiet_jobs(conn, seconds=60) == []
+
+
+def test_a_job_whose_waiting_task_only_waits_for_its_turn_gets_no_second_one(
+    application: Application,
+) -> None:
+    """With thousands of jobs a turn takes minutes: what is sent again then makes it longer, without end."""
+    ids = {application.stage({"id": n, "text": f"Words of {n}."}) for n in range(5)}
+    with connection.checkout(application.url) as conn:
+        conn.execute("UPDATE vector_index.jobs SET touched_at = now() - interval '5 minutes'")
+        assert upkeep.quiet_jobs(conn, seconds=60, waiting=5) == []
+        some = {task_id for task_id, _ in upkeep.quiet_jobs(conn, seconds=60, waiting=3)}
+        assert len(some) == 2
+        rest = {task_id for task_id, _ in upkeep.quiet_jobs(conn, seconds=60, waiting=0)}
+        assert rest == ids - some
 
 
 def test_a_search_that_gets_no_answer_ends_with_a_sentence(

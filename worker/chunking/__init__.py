@@ -8,6 +8,7 @@ around it, and the next boundaries fall where they fell before.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 
 from worker.chunking.units import INSIDE, Count, Unit, halves, units
 from worker.documents import Chunk, digest, embedding_text
@@ -154,7 +155,7 @@ class _Chunker:
         if not isinstance(self.count, Counter) or not self.adds_up:
             return None
         text, inside = self.text, self.count.inside
-        if not all(JOINT.match(text, unit.start) for unit in chosen[1:]):
+        if not all(map(JOINT.match, repeat(text), [unit.start for unit in chosen[1:]])):
             return None
         first = JOINT.search(text, start + 1, chosen[0].end)
         joints = [
@@ -189,11 +190,15 @@ def _last(waiting: Sequence[Unit], limit: int) -> int:
     tokens, best, lowest, filled = 0, None, (INSIDE + 1, 0), MIN_FILL * limit
     for at, unit in enumerate(waiting):
         tokens += unit.tokens
+        if tokens < filled:
+            continue
         if tokens > limit and at:
             return at - 1 if best is None else best
-        if tokens < filled or at + 1 == len(waiting):
-            continue
+        if at + 1 == len(waiting):
+            break
         after = waiting[at + 1]
+        if after.opens > lowest[0]:
+            continue
         # the hash is of both sides, as entries of one form end alike; of equal ones the last: they fill their chunk
         key = (after.opens, (unit.hash + 3 * after.hash) % 2**32)
         if key <= lowest:

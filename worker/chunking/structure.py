@@ -17,10 +17,17 @@ _NEAR_CHARACTERS = 8  # on either side of a place
 _HEADING_CHARACTERS = 300  # a longer line is none
 
 # A line feed is the last character of each match that has one: there the next block starts.
-_BLOCK_END = re.compile(r"\n(?:[^\S\n]*+\n)++|\n(?=#{1,6}[ \t]|[ \t]*+<[hH][1-6]\b)|>[ \t]*+(?=<[hH][1-6]\b)")
+# A pattern that begins with a set of characters is searched for several times as fast as one with alternatives.
+_BLOCK_END = re.compile(
+    r"[\n>](?:(?<=\n)(?:(?:[^\S\n]*+\n)++|(?=#{1,6}[ \t]|[ \t]*+<[hH][1-6]\b))|(?<=>)[ \t]*+(?=<[hH][1-6]\b))"
+)
 _HTML_HEADING = re.compile(r"<h([1-6])\b[^<>]*+>([^<]*+(?:<(?!/?h[1-6]\b)[^<]*+)*+)</h[1-6]>", re.IGNORECASE)
 _TAG = re.compile(r"<[^<>]*+>")
 _BLANK_LINES = re.compile(r"(?:[ \t]*+\n)*+")
+# What a block without a heading does not match: one begins with a mark or a tag, or has a mark below its first line.
+_MAY_BE_HEADING = re.compile(
+    r"""(?:[ \t]*+\n)*+(?:[ \t]*+<|\#|(['"^`*+.:_#=\-~])\1\1|[^\n]*+\n['"^`*+.:_#=\-~])"""
+)
 # Fixed levels by the customary order, where reStructuredText takes that of first use: no edit renumbers the rest.
 _UNDERLINES = dict.fromkeys("'\"^`*+.:_#", 4) | {"=": 1, "-": 2, "~": 3}
 
@@ -81,7 +88,7 @@ def near_hash(text: str, at: int) -> tuple[int, int]:
 
 
 def _with_heading(text: str, start: int, end: int) -> tuple[Block, ...]:
-    heading = _heading(text, start, end)
+    heading = _MAY_BE_HEADING.match(text, start, end) and _heading(text, start, end)
     if not heading:
         return (Block(start, end),)
     return (heading, Block(heading.end, end)) if heading.end < end else (heading,)

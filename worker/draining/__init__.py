@@ -205,8 +205,7 @@ class Drainer:
             if self._stopping.is_set():
                 return None
             with connection.checkout(self._url) as conn:
-                lease_seconds = self._settings.timeout_seconds + LEASE_MARGIN_SECONDS
-                claim = queue.claim(conn, build, limit=limit, fill=covered, lease_seconds=lease_seconds)
+                claim = queue.claim(conn, build, limit=limit, fill=covered, lease_seconds=self._lease_seconds)
         finally:
             inputs = claim.inputs if claim else ()
             self._budget.give_back(
@@ -218,6 +217,10 @@ class Drainer:
             self._heavy_tokens = 0
             self._held[claim.token] = claim
         return claim
+
+    @property
+    def _lease_seconds(self) -> float:
+        return self._settings.timeout_seconds + LEASE_MARGIN_SECONDS
 
     def _share(self, conn: connection.Connection, build: Build) -> tuple[int, int]:
         """Inputs of the next request, and the tokens of the largest.
@@ -254,6 +257,9 @@ class Drainer:
         # whatever begins before this has ended before the lease does
         last_start = time.monotonic() + LEASE_MARGIN_SECONDS
         with connection.checkout(self._url) as conn:
+            # what was in flight before it may have taken as long as its lease
+            if claim.suspect and not queue.renew(conn, claim, lease_seconds=self._lease_seconds):
+                return
             if claim.saved:
                 revisions.publish(conn, claim.build, revisions.touched_by(conn, claim.build, claim.saved))
             if claim.orphans:
@@ -330,7 +336,7 @@ class Drainer:
             self._pause(PAUSE_SECONDS)
             queue.give_back(conn, claim, seconds=PAUSE_SECONDS, counted=False)
         elif isinstance(error, ProviderUnavailable) and error.rate_limited:
-            if error.retry_after_seconds is not None:
+            if error.retry_after_seconds:  # 0, or a date that is over, would have it refused again at once
                 wait = self._budget.pause(error.retry_after_seconds)  # of all processes
             else:
                 wait = PAUSE_SECONDS

@@ -53,7 +53,8 @@ Fill = Callable[[Sequence[int]], int]  # how many of these token counts, in orde
 
 def waiting(connection: Connection, build: Build, *, limit: int) -> tuple[int, int]:
     """How many contents nobody holds, looked at as far as `limit`, and the tokens of the largest of them."""
-    [(number, tokens)] = connection.execute(build.sql("queue.sql", "count_waiting"), {"limit": limit})
+    parameters = {"limit": limit, "priorities": list(PRIORITIES)}
+    [(number, tokens)] = connection.execute(build.sql("queue.sql", "count_waiting"), parameters)
     return number, tokens
 
 
@@ -96,6 +97,17 @@ def claim(
         orphans=[hash for hash in wanted if hash not in inputs],
         suspect=alone == 0 and rows[0].abandoned,
     )
+
+
+@retry_on_deadlock
+def renew(connection: Connection, held: Claim, *, lease_seconds: float) -> bool:
+    """Begin the lease of a claim again that waited before its request; false when somebody else has it by now."""
+    parameters = {
+        "hashes": [item.hash for item in held.inputs],
+        "token": held.token,
+        "seconds": lease_seconds,
+    }
+    return connection.execute(held.build.sql("queue.sql", "renew"), parameters).rowcount == len(held.inputs)
 
 
 @retry_on_deadlock

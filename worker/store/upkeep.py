@@ -70,9 +70,15 @@ def sweep(connection: Connection, build: Build, *, unchecked_seconds: float = 10
     return repairs
 
 
-def quiet_jobs(connection: Connection, *, seconds: float, limit: int = 1000) -> list[tuple[str, str]]:
-    """Task ids and index names of staged jobs whose waiting task has not been seen for a while, each given once."""
-    rows = connection.execute(statement("upkeep.sql", "quiet_jobs"), {"seconds": seconds, "limit": limit})
+def quiet_jobs(
+    connection: Connection, *, seconds: float, waiting: int = 0, limit: int = 1000
+) -> list[tuple[str, str]]:
+    """Task ids and index names of staged jobs whose waiting task has not been seen for a while, each given once.
+
+    As many as have no task at all: of `waiting` tasks in the queue, each may be that of a job whose turn has not come.
+    """
+    parameters = {"seconds": seconds, "waiting": waiting, "limit": limit}
+    rows = connection.execute(statement("upkeep.sql", "quiet_jobs"), parameters)
     return [(row[0], row[1]) for row in rows]
 
 
