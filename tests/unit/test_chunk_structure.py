@@ -85,6 +85,39 @@ def test_a_heading_that_the_title_has_is_not_said_twice() -> None:
     assert "install the guide\nOn Linux" in {item.heading for item in found}
 
 
+@pytest.mark.parametrize(
+    ("title", "said"),
+    [("Indexing guide", False), ("The C language", False), ("Index: a guide", True), ("the INDEX", True)],
+)
+def test_a_title_says_a_heading_where_it_has_its_words_and_not_only_its_letters(
+    title: str, said: bool
+) -> None:
+    heading = "C++" if "C " in title else "Index"
+    text = f"# {heading}\n\n{PROSE * 12}"
+    assert cut(text, title=title)[-1].heading == (title if said else f"{title}\n{heading}")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "- item\n---\nmore", "> quoted\n---\nmore", "| a | b |\n---\n", "a | b\n--- | ---\n1 | 2\n",
+        "---\ntitle: A\ndate: B\n---\n\ntext", "text\n\n---\n\ntext", "Two lines\nof text\n---\nmore",
+        "- item\n\n  ```python\n  # no heading\n\n  x = 1\n  ```\n", "text\n\n    # no heading\n    code\n",
+        "+---+---+\n| a | b |\n+---+---+\n", "--- a/file\n+++ b/file\n", "-- \nA name\n", "#tag\n", "####### seven\n",
+    ],
+)  # fmt: skip
+def test_a_rule_a_table_front_matter_or_code_is_no_heading(text: str) -> None:
+    assert headings(f"{text}\n\n{PROSE}") == []
+
+
+@pytest.mark.parametrize(
+    ("line", "title"),
+    [("## About C#", "About C#"), ("## Closed ##", "Closed"), ("## Windows\r", "Windows")],
+)
+def test_only_marks_after_a_blank_close_a_heading(line: str, title: str) -> None:
+    assert headings(f"{line}\n\n{PROSE}") == [(2, title)]
+
+
 def test_title_and_headings_together_take_a_quarter_of_the_limit_at_most() -> None:
     """Given titles without end, the string that is sent is within the limit all the same."""
     text = f"# {'long ' * 50}\n\n## {'words ' * 45}\n\n{PROSE * 40}"

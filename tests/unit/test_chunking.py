@@ -307,6 +307,12 @@ def test_a_character_over_the_limit_is_one_sentence() -> None:
         )
 
 
+@pytest.mark.parametrize("text", ["\n\n👩\u200d👩\u200d👧\u200d👦", "\n \u3000🏳️\u200d🌈 a", "\u200d\u200d "])
+def test_a_unit_that_is_halved_leaves_no_chunk_of_white_space(text: str) -> None:
+    count, sizes = counter("estimate"), {"chunk_tokens": 8, "token_limit": 20}
+    check(text, chunk(text, **sizes, count=count, size=estimate), count, **sizes, size=estimate)
+
+
 def test_two_megabytes_of_one_line_take_seconds() -> None:
     text = HOSTILE["one long line"] * (2_000_000 // len(HOSTILE["one long line"]))
     start = time.monotonic()

@@ -16,7 +16,7 @@ from worker.errors import SettingsError
 from worker.tokens import CUT_TOKENS, JOINT, Counter
 
 # part of a build's recipe: another version cuts other chunks
-CHUNKER = "window-min/2"
+CHUNKER = "window-min/3"
 
 MIN_TOKENS = 8  # of a chunk: room for a character of four bytes and what a tokenizer adds around it
 MIN_FILL = 0.33  # of the limit, before a chunk may close
@@ -107,7 +107,8 @@ class _Chunker:
             if not waiting:
                 return
             made, before = self._close(before, waiting, limit - overlap, overlap, measure)
-            yield made
+            if made.text:  # a unit cut in halves may have begun or ended in white space
+                yield made
             del waiting[: len(before)]
             tokens = sum(unit.tokens for unit in waiting)
 
@@ -174,7 +175,8 @@ class _Chunker:
         """The title, and below it the headings above a chunk that do not say the same."""
         if not self.sections or not path:
             return self.title
-        names = [name for name in map(_one_line, path) if name.casefold() not in self.title.casefold()]
+        said = _words(self.title)
+        names = [name for name in map(_one_line, path) if _words(name) not in said]
         heading = "\n".join(filter(None, [self.title, PATH_SEPARATOR.join(names)]))
         return _cut(heading, int(self.token_limit * MAX_TITLE_SHARE), self.count)
 
@@ -219,6 +221,11 @@ def _strip(text: str, start: int, end: int) -> tuple[int, int]:
     span = text[start:end]
     start += len(span) - len(span.lstrip())
     return start, start + len(span.strip())
+
+
+def _words(text: str) -> str:
+    """To look for whole words in: " install the guide " has " guide ", and not " gui "."""
+    return f" {' '.join(word.strip('.,:;!?()[]') for word in text.casefold().split())} "
 
 
 def _one_line(text: str) -> str:

@@ -28,6 +28,8 @@ _BLANK_LINES = re.compile(r"(?:[ \t]*+\n)*+")
 _MAY_BE_HEADING = re.compile(
     r"""(?:[ \t]*+\n)*+(?:[ \t]*+<|\#|(['"^`*+.:_#=\-~])\1\1|[^\n]*+\n['"^`*+.:_#=\-~])"""
 )
+_CLOSING_MARKS = re.compile(r"[ \t]++#++\Z")
+_NO_TITLE = re.compile(r"[-*+>][ \t]|\|")
 # Fixed levels by the customary order, where reStructuredText takes that of first use: no edit renumbers the rest.
 _UNDERLINES = dict.fromkeys("'\"^`*+.:_#", 4) | {"=": 1, "-": 2, "~": 3}
 
@@ -115,7 +117,7 @@ def _heading(text: str, start: int, end: int) -> Block | None:
     if mark == "#" and line.strip("# \t\n"):
         level = len(line) - len(line.lstrip("#"))
         if 1 <= level <= 6 and line[level] in " \t":
-            return Block(start, below, level, line.strip("# \t\n"))
+            return Block(start, below, level, _CLOSING_MARKS.sub("", line[level:].strip()))
         return None
     return _underlined(text, start, below, end, line)
 
@@ -129,6 +131,8 @@ def _underlined(text: str, start: int, below: int, end: int, line: str) -> Block
     title = line.strip()
     if not mark or not title or _rule(line) or (over and over != mark):
         return None
+    if not over and _NO_TITLE.match(title):
+        return None  # a rule below a list, a quotation or a table
     # a shorter one of another mark is no underline in reStructuredText
     if mark[0] not in "=-" and len(mark) < len(title):
         return None

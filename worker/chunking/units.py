@@ -92,7 +92,7 @@ def units(text: str, limit: int, chunk_limit: int, measure: Count) -> Iterator[U
 
 
 def halves(text: str, unit: Unit, measure: Count) -> list[Unit]:
-    """A unit in smaller ones; a single character stays as it is."""
+    """A unit in smaller ones, of which some may be white space; a single character stays as it is."""
     spans = _pieces(text, unit.start, unit.end, (unit.tokens + 1) // 2, measure, clusters=False)
     return [_unit(text, span, INSIDE if at else unit.opens, unit.path) for at, span in enumerate(spans)]
 
