@@ -200,7 +200,7 @@ def run(rig: Rig, fault: Fault, index: str, *, long: bool) -> Outcome:
     died = len(rig.deaths) - rig.killed
     probes = rig.provider("times", {"text": PROBE})["times"]  # each process asks once how long a vector is
     rig.provider("reset", {})
-    found = rig.application.call("tasks.search", CHAT, query=texts[0], index=index)
+    found = rig.application.call("tasks.search", CHAT, query=texts[0], index=index, mode="vector")
     assert found[0]["document_id"] == "0"
     return Outcome(
         fault=fault.name,
