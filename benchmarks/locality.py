@@ -17,8 +17,7 @@ from worker.tokens import counter
 EDITS = 200
 
 
-def main() -> None:
-    edits = int(sys.argv[1]) if len(sys.argv) > 1 else EDITS
+def main(edits: int) -> None:
     print(f"chunks to embed again, mean and maximum of {edits} edits; in brackets all chunks")
     print(f"{'':<18}{'ours':>18}{'without headings':>20}{'langchain':>20}{'semantic':>20}")
     for name, text in texts_to_edit().items():
@@ -63,4 +62,4 @@ def edited(text: str, seed: int) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else EDITS)

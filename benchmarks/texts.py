@@ -12,7 +12,9 @@ from pydoc_data.topics import topics
 from worker.tokens import counter
 
 LIMIT = 512  # tokens of a chunk
-NO_RIVALS = "the splitters to compare with are not installed: pip install 'vector-index-worker[bench]'"
+NO_RIVALS = (
+    "the splitters to compare with are not installed: run make bench, or install vector-index-worker[bench]"
+)
 
 
 def documents(count: int, *, edition: int = 0) -> list[dict[str, str]]:

@@ -20,8 +20,8 @@ WORDLLAMA = "wordllama:tokenizers/l2_supercat_tokenizer_config.json"
 STRINGS = 100_000
 
 
-def main() -> None:
-    number = int(sys.argv[1]) if len(sys.argv) > 1 else STRINGS
+def main(number: int) -> bool:
+    """Whether all counts are right."""
     libraries = references()
     totals: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
     wrong = under = 0
@@ -42,7 +42,7 @@ def main() -> None:
     for kind, sums in totals.items():
         shares = "".join(f"{sums['estimate'] / sums[name]:>14.2f}" for name in libraries)
         print(f"{kind:<18}{shares}{sums['bound'] / max(sums[name] for name in libraries):>18.2f}")
-    sys.exit(bool(wrong or under))
+    return not wrong and not under
 
 
 def references() -> dict[str, Callable[[str], int]]:
@@ -67,4 +67,4 @@ def counted(name: str, text: str) -> int:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(not main(int(sys.argv[1]) if len(sys.argv) > 1 else STRINGS))
