@@ -333,14 +333,12 @@ def test_no_request_is_over_the_limits_and_full_requests_go_across_documents(
         assert max(map(backend.count_tokens, texts)) <= backend.chunk_tokens
 
 
-def faulty(
-    backend: HashBackend, raises: Callable[[list[str]], Exception | None], *, probes: bool = False
-) -> None:
-    """Let the backend fail where `raises` says so; what only asks for the dimensions is answered, but with `probes`."""
+def faulty(backend: HashBackend, raises: Callable[[list[str]], Exception | None]) -> None:
+    """Let the backend fail where `raises` says so; what only asks for the dimensions is answered."""
     embed = backend.embed
 
     def embed_or_raise(texts: Any) -> Any:
-        if (probes or list(texts) != [PROBE]) and (error := raises(list(texts))) is not None:
+        if list(texts) != [PROBE] and (error := raises(list(texts))) is not None:
             backend.requests.append([])
             raise error
         return embed(texts)
@@ -420,38 +418,6 @@ def test_after_six_failed_attempts_only_the_guilty_document_fails(
     assert result["indexed"] == 1
     assert result["failed"] == [{"id": "bad", "error": "the provider answers with 500"}]
     assert max(sum("guilty" in t for t in texts) for texts in application.backend.requests) == 0
-
-
-def test_an_outage_fails_no_document_however_long_it_lasts(
-    application: Application, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("worker.draining.BACKOFF_SECONDS", 0.001)
-    away = [True]
-    down = ProviderUnavailable("it is away")
-    faulty(application.backend, lambda _: down if away[0] else None, probes=True)
-    task_id = application.stage({"id": "a", "text": "Words."})
-    for _ in range(20):
-        application.drainer.drain()
-        application.rows("UPDATE vector_index.pending_1 SET visible_at = now() RETURNING 1")
-    assert application.state("a")["state"] == "pending"
-    away[0] = False
-    application.drainer.drain()
-    assert application.result(task_id)["indexed"] == 1  # type: ignore[index]
-
-
-def test_a_provider_that_begins_to_refuse_everything_fails_no_document(application: Application) -> None:
-    """Even the one word that a probe sends: it is a matter of settings, or of the provider."""
-    refuses = [False]
-    faulty(application.backend, lambda _: Refused("no, thank you") if refuses[0] else None, probes=True)
-    task_id = application.stage(*({"id": n, "text": f"Words number {n}."} for n in range(3)))
-    refuses[0] = True
-    application.drainer.drain()
-    assert {application.state(str(n))["state"] for n in range(3)} == {"pending"}
-    assert application.rows("SELECT max(attempts) FROM vector_index.pending_1") == [(0,)]
-    refuses[0] = False
-    application.rows("UPDATE vector_index.pending_1 SET visible_at = now() RETURNING 1")
-    application.drainer.drain()
-    assert application.result(task_id)["indexed"] == 3  # type: ignore[index]
 
 
 def test_wrong_settings_of_a_backend_fail_no_document_and_are_shown(application: Application) -> None:

@@ -276,7 +276,7 @@ class Drainer:
             return
         try:
             Recipe.stored(claim.build.recipe).check(claim.build.index, self._backend)
-            results = self._judged(self._sender.send(claim, last_start))
+            results = self._sender.send(claim, last_start)
         except SettingsError as error:  # of this index alone: the others of the backend go on
             self._set_aside(claim, error)
             return
@@ -288,23 +288,6 @@ class Drainer:
         ):
             with attempt:
                 self._write_down(claim, results)
-
-    def _judged(self, results: Sequence[Sent]) -> list[Sent]:
-        """Before an input is given up, one word is asked for: what the provider says to that, is no input's fault.
-
-        So an outage fails no document however long it lasts, nor does a provider that begins to refuse everything.
-        """
-        if not any(map(_gives_up, results)):
-            return list(results)
-        try:
-            with self._budget.first(PROBE_TOKENS):
-                probe(self._backend)
-        except SettingsError as error:
-            return [replace(sent, error=error) if _gives_up(sent) else sent for sent in results]
-        except ProviderUnavailable:
-            # a refusal stands: it was an answer
-            return [replace(sent, counted=not _is_spent(sent)) for sent in results]
-        return list(results)
 
     def _set_aside(self, claim: Claim, error: SettingsError) -> None:
         """Give a claim back whose index holds other vectors than the backend makes."""
@@ -360,12 +343,11 @@ class Drainer:
                 self._pause(wait)
             queue.give_back(conn, claim, seconds=wait, counted=False)
         else:
-            if sent.counted and _is_spent(sent):
-                self._fail(conn, claim, sent.inputs, error)
+            spent = [item for item in sent.inputs if item.attempts >= MAX_ATTEMPTS]
+            self._fail(conn, claim, spent if len(sent.inputs) == 1 else [], error)
             attempts = max(item.attempts for item in sent.inputs)
             wait = min(BACKOFF_SECONDS * 2 ** (attempts - 1), BACKOFF_LIMIT_SECONDS)
-            wait *= random.uniform(0.5, 1.5)  # noqa: S311
-            queue.give_back(conn, claim, seconds=wait, counted=sent.counted)
+            queue.give_back(conn, claim, seconds=wait * random.uniform(0.5, 1.5))  # noqa: S311
 
     def _fail(
         self, conn: connection.Connection, claim: Claim, inputs: Sequence[Input], error: VectorIndexError
@@ -375,14 +357,3 @@ class Drainer:
 
     def _pause(self, seconds: float) -> None:
         self._paused_until = max(self._paused_until, time.monotonic() + seconds)
-
-
-def _gives_up(sent: Sent) -> bool:
-    """Whether an input is to fail for good."""
-    return (isinstance(sent.error, InputError) and not sent.pieces) or _is_spent(sent)
-
-
-def _is_spent(sent: Sent) -> bool:
-    """Whether it was the last attempt of an input that travels alone."""
-    waits = isinstance(sent.error, ProviderUnavailable) and not sent.error.rate_limited
-    return waits and len(sent.inputs) == 1 and sent.inputs[0].attempts >= MAX_ATTEMPTS

@@ -23,7 +23,6 @@ class Sent:
     inputs: Sequence[Input]
     vectors: NDArray[np.float32] | None = None  # a row per input
     error: VectorIndexError | None = None
-    counted: bool = True  # as an attempt; not while the provider is away for everything
     pieces: Sequence[Chunk] = ()  # of a single input that is too large: what takes its place
 
 
