@@ -48,16 +48,15 @@ def install(url: str) -> int:
             f"CREATE TABLE IF NOT EXISTS {SCHEMA}.migrations (version integer PRIMARY KEY, "
             "applied_at timestamptz NOT NULL DEFAULT clock_timestamp())"
         )
-        row = connection.execute("SELECT coalesce(max(version), 0) FROM vector_index.migrations").fetchone()
-        version = row[0] if row else 0
+        applied = {row[0] for row in connection.execute("SELECT version FROM vector_index.migrations")}
         newest = max(migrations())
-        if version > newest:
+        if max(applied, default=0) > newest:
             raise SettingsError(
-                f"the schema at {where(url)} has version {version}, this release knows {newest}: "
+                f"the schema at {where(url)} has version {max(applied)}, this release knows {newest}: "
                 "upgrade vector-index-worker"
             )
         for number, file in sorted(migrations().items()):
-            if number > version:
+            if number not in applied:
                 connection.execute(read(f"migrations/{file}").encode())
                 connection.execute("INSERT INTO vector_index.migrations (version) VALUES (%s)", [number])
         return newest
