@@ -24,7 +24,7 @@ import psycopg
 from tests.simulation import CALM, LATE, STORM, Simulation, Weather
 from worker import configuration
 from worker.services import running
-from worker.store import builds, connection, garbage, queue, revisions, schema
+from worker.store import builds, connection, garbage, queue, revisions, schema, writing
 from worker.store.statements import statements
 
 ROUND_SECONDS = 4.0
@@ -91,7 +91,7 @@ RULES = [
     Rule(name="collecting holds the exclusive lock", remove=unlock(garbage), weathers=(STORM,)),
     Rule(
         name="an older version is stale",
-        remove=lambda: setattr(revisions._Document, "is_newer_than", lambda self, version: False),
+        remove=lambda: setattr(writing.LockedDocument, "is_newer_than", lambda self, version: False),
     ),
     Rule(name="a message is staged once", remove=stage_again),
     Rule(

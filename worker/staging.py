@@ -18,7 +18,8 @@ from worker.recipes import EmbeddingBackend, Recipe, probe
 from worker.store import builds, connection, revisions, search, upkeep
 from worker.store.builds import Build
 from worker.store.filters import compile_filter
-from worker.store.revisions import DOCUMENTS_PER_TRANSACTION, Job, Prepared, PreparedInVain, Retried
+from worker.store.revisions import DOCUMENTS_PER_TRANSACTION, Job, Retried
+from worker.store.writing import Prepared, PreparedInVain
 from worker.tokens import ESTIMATE, estimate
 
 T = TypeVar("T")

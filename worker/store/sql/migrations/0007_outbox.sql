@@ -13,7 +13,7 @@ CREATE TABLE vector_index.outbox (
     error       text
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
 CREATE INDEX outbox_waiting ON vector_index.outbox (index_name, seq) WHERE error IS NULL;
-CREATE INDEX outbox_id ON vector_index.outbox (index_name, id);
+CREATE INDEX outbox_id ON vector_index.outbox (id);
 COMMENT ON TABLE vector_index.outbox IS 'What applications enqueued and no worker has staged yet. Applications only insert, without any key to wait for; the transaction that stages a row deletes it.';
 COMMENT ON COLUMN vector_index.outbox.seq IS 'Order of one document, where whoever enqueues it holds a lock on its row; across documents it is not the order of commits: nothing may remember how far it has read.';
 COMMENT ON COLUMN vector_index.outbox.index_name IS 'The index as the application names it; the settings need not know it.';
@@ -30,7 +30,7 @@ CREATE FUNCTION vector_index.check_enqueued(index_name text, id text) RETURNS vo
 BEGIN
     IF coalesce(index_name, '') = '' THEN
         RAISE invalid_parameter_value USING MESSAGE = 'index_name is missing: name an index of the settings, such as ''default''';
-    ELSIF length(index_name) > 100 THEN
+    ELSIF length(index_name) > 200 THEN
         RAISE invalid_parameter_value USING MESSAGE = format('index_name has %s characters: name an index of the settings', length(index_name));
     ELSIF coalesce(id, '') = '' THEN
         RAISE invalid_parameter_value USING MESSAGE = 'id is missing: give every document a string or an integer';

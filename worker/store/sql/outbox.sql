@@ -1,0 +1,45 @@
+-- The outbox. Applications insert while this runs: a row that is not visible yet may have any number, so nobody
+-- remembers how far he has read. The transaction that stages a row deletes it.
+
+-- name: filled: which of these indexes have rows that wait
+SELECT name FROM unnest(%(names)s::text[]) AS name
+WHERE EXISTS (SELECT FROM vector_index.outbox WHERE index_name = name AND error IS NULL)
+
+-- name: oldest: what waits longest, without its texts
+SELECT seq, id, version, deleted, coalesce(octet_length(text), 0) AS bytes FROM vector_index.outbox
+WHERE index_name = %(index)s AND error IS NULL ORDER BY seq LIMIT %(limit)s
+
+-- name: read: what rows hold, but for texts that are too large to be taken; metadata as text, as no parser may fail
+SELECT seq, CASE WHEN octet_length(text) <= %(max_bytes)s THEN text END AS text, title, metadata::text AS metadata
+FROM vector_index.outbox WHERE seq = ANY(%(seqs)s)
+
+-- name: lock: those of these rows that nobody else has locked or taken
+SELECT seq FROM vector_index.outbox WHERE seq = ANY(%(seqs)s) AND error IS NULL FOR UPDATE SKIP LOCKED
+
+-- name: delete: what is being staged
+DELETE FROM vector_index.outbox WHERE seq = ANY(%(seqs)s)
+
+-- name: reject: rows that cannot be staged stay with the reason
+UPDATE vector_index.outbox o SET error = n.error
+FROM unnest(%(seqs)s::bigint[], %(errors)s::text[]) AS n (seq, error) WHERE o.seq = n.seq
+
+-- name: forget_rejected: what could not be staged of documents that have another revision now, or are deleted; unless
+-- it was newer by its version
+DELETE FROM vector_index.outbox o
+USING unnest(%(ids)s::text[], %(versions)s::bigint[]) AS n (id, version), vector_index.indexes i
+WHERE i.index_id = %(index_id)s AND o.index_name = i.name AND o.id = n.id AND o.error IS NOT NULL
+    AND (o.version <= n.version) IS NOT FALSE
+
+-- name: retry: let rows that could not be staged be tried again
+UPDATE vector_index.outbox SET error = NULL
+WHERE index_name = %(index)s AND error IS NOT NULL AND (%(ids)s::text[] IS NULL OR id = ANY(%(ids)s))
+
+-- name: figures: rows of an index that wait, for how long the oldest has, and how many could not be staged
+SELECT count(*) FILTER (WHERE error IS NULL) AS waiting, count(*) FILTER (WHERE error IS NOT NULL) AS rejected,
+    coalesce(extract(epoch FROM clock_timestamp() - min(enqueued_at) FILTER (WHERE error IS NULL)), 0)::float
+        AS oldest_seconds
+FROM vector_index.outbox WHERE index_name = %(index)s
+
+-- name: strangers: rows of indexes that the settings do not have, by name
+SELECT index_name, count(*) FROM vector_index.outbox WHERE index_name <> ALL(%(names)s) AND error IS NULL
+GROUP BY index_name ORDER BY index_name

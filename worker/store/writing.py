@@ -1,0 +1,242 @@
+"""Write the rows of new revisions: what staging a document changes, whoever sent it.
+
+Inside a transaction of the caller, which holds the shared lock of the index and has made sure that it runs once.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from psycopg.rows import class_row
+from psycopg.types.json import Jsonb
+
+from worker.documents import Chunk, Document
+from worker.store import builds
+from worker.store.builds import Build
+from worker.store.connection import Connection
+from worker.store.statements import statement
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A document with everything that is computed before the transaction."""
+
+    document: Document
+    content_hash: bytes  # 32 bytes
+    chunks: Mapping[int, Sequence[Chunk]]  # by build; none when the head had this content already
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageCounts:
+    """What one slice came to; the rest of the result is known once its documents are searchable."""
+
+    stale: int = 0
+    deleted: int = 0
+    chunks: int = 0  # of the documents that got a new revision, in the live build
+    embedded: int = 0  # contents that were queued: new to the live build
+    tokens: int = 0  # of those
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """What a transaction wrote."""
+
+    waited: Sequence[
+        tuple[int, int | None, str]
+    ]  # doc, revision, and what it counts as once that is searchable
+    counts: StageCounts
+
+    @property
+    def docs(self) -> list[int]:
+        """Some of them may be complete."""
+        return [doc for doc, _, _ in self.waited]
+
+
+class PreparedInVain(Exception):
+    """Something moved while the documents were being chunked: prepare them again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LockedDocument:
+    """A locked row of documents."""
+
+    doc: int
+    id: str
+    head_rev: int | None
+    version: int | None
+    content_hash: bytes | None
+    deleted: bool
+
+    def is_newer_than(self, version: int | None) -> bool:
+        return version is not None and self.version is not None and version < self.version
+
+
+@dataclass(frozen=True, kw_only=True)
+class LockedServed:
+    """A locked row of served."""
+
+    doc: int
+    live_rev: int | None
+    want_rev: int | None
+    state: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Staged:
+    """A new revision of a document."""
+
+    doc: int
+    rev: int
+    item: Prepared
+
+
+def write(
+    connection: Connection,
+    index_id: int,
+    prepared: Sequence[Prepared],
+    expected: Sequence[Build],
+    *,
+    priority: int = 0,
+    heads: Mapping[str, int] | None = None,
+) -> Written:
+    """Write documents inside a transaction that holds the shared lock and cannot be run twice.
+
+    With `heads`, the newest revisions that say the same: a new one takes the place of each that is still the newest.
+
+    Raises PreparedInVain when `expected`, the builds that the documents were chunked for, are no longer the
+    writable ones, or when a document that was unchanged has changed.
+    """
+    by_id = {item.document.id: item for item in prepared}
+    parameters: dict[str, Any] = {"index_id": index_id, "ids": list(by_id)}
+    connection.execute(statement("revisions.sql", "insert_documents"), parameters)
+    rows = lock_documents(connection, parameters)
+    writable = builds.writable(connection, index_id)
+    if [build.build for build in writable] != [build.build for build in expected]:
+        raise PreparedInVain
+
+    if heads is not None:
+        rows = [replace(row, content_hash=None) for row in rows if row.head_rev == heads[row.id]]
+    stale, same, new = _sort(rows, by_id)
+    if not all(item.chunks for _, item in new):
+        raise PreparedInVain
+    staged = _insert_revisions(connection, new)
+    _raise_versions(connection, same)
+    counts = StageCounts(stale=stale)
+    unchanged = [row.doc for row, _ in same]
+    retried: set[int] = set()
+    for build in writable:
+        again = want(connection, build, staged, unchanged)
+        queued = queue(connection, build, [entry.doc for entry in staged] + again, priority)
+        if build.state == "live":
+            retried = set(again)
+            chunks = sum(len(entry.item.chunks[build.build]) for entry in staged)
+            counts = replace(counts, chunks=chunks, embedded=len(queued), tokens=sum(queued))
+    forget_rejected(connection, index_id, [(row.id, item.document.version) for row, item in [*new, *same]])
+    waited: list[tuple[int, int | None, str]] = [(entry.doc, entry.rev, "indexed") for entry in staged]
+    waited += [(row.doc, row.head_rev, "indexed" if row.doc in retried else "unchanged") for row, _ in same]
+    return Written(waited=waited, counts=counts)
+
+
+def lock_documents(connection: Connection, parameters: Mapping[str, Any]) -> list[LockedDocument]:
+    with connection.cursor(row_factory=class_row(LockedDocument)) as cursor:
+        return cursor.execute(statement("revisions.sql", "lock_documents"), parameters).fetchall()
+
+
+def lock_served(connection: Connection, build: Build, docs: Sequence[int]) -> list[LockedServed]:
+    with connection.cursor(row_factory=class_row(LockedServed)) as cursor:
+        return cursor.execute(build.sql("revisions.sql", "lock_served"), {"docs": list(docs)}).fetchall()
+
+
+def forget_rejected(
+    connection: Connection, index_id: int, accepted: Sequence[tuple[str, int | None]]
+) -> None:
+    """Of documents by id and version that are accepted, drop what the outbox keeps of older rows that were not."""
+    parameters = {
+        "index_id": index_id,
+        "ids": [id for id, _ in accepted],
+        "versions": [version for _, version in accepted],
+    }
+    connection.execute(statement("outbox.sql", "forget_rejected"), parameters)
+
+
+def _sort(
+    rows: Sequence[LockedDocument], by_id: Mapping[str, Prepared]
+) -> tuple[int, list[tuple[LockedDocument, Prepared]], list[tuple[LockedDocument, Prepared]]]:
+    """How many are older than what is known, which say the same again, and which are new."""
+    stale, same, new = 0, [], []
+    for row in rows:
+        item = by_id[row.id]
+        if row.is_newer_than(item.document.version):
+            stale += 1
+        elif row.content_hash == item.content_hash and not row.deleted:
+            same.append((row, item))
+        else:
+            new.append((row, item))
+    return stale, same, new
+
+
+def _insert_revisions(
+    connection: Connection, new: Sequence[tuple[LockedDocument, Prepared]]
+) -> list[_Staged]:
+    """The revisions of documents that changed, by doc; the heads move to them."""
+    numbers = connection.execute(statement("revisions.sql", "next_revisions"), {"count": len(new)}).fetchall()
+    staged = [
+        _Staged(doc=row.doc, rev=number, item=item)
+        for (row, item), (number,) in zip(new, numbers, strict=True)
+    ]
+    with connection.cursor() as cursor, cursor.copy(statement("revisions.sql", "copy_revisions")) as copy:
+        copy.set_types(["int8", "int8", "text", "jsonb", "text"])
+        for entry in staged:
+            document = entry.item.document
+            copy.write_row(
+                (entry.rev, entry.doc, document.title, Jsonb(dict(document.metadata)), document.text)
+            )
+    connection.execute(
+        statement("revisions.sql", "move_heads"),
+        {
+            "docs": [entry.doc for entry in staged],
+            "revs": [entry.rev for entry in staged],
+            "versions": [entry.item.document.version for entry in staged],
+            "hashes": [entry.item.content_hash for entry in staged],
+        },
+    )
+    return staged
+
+
+def _raise_versions(connection: Connection, same: Sequence[tuple[LockedDocument, Prepared]]) -> None:
+    raised = [(row.doc, item.document.version) for row, item in same if item.document.version is not None]
+    if raised:
+        docs, versions = zip(*raised, strict=True)
+        connection.execute(
+            statement("revisions.sql", "raise_versions"), {"docs": list(docs), "versions": list(versions)}
+        )
+
+
+def want(
+    connection: Connection, build: Build, staged: Sequence[_Staged], unchanged: Sequence[int]
+) -> list[int]:
+    """Let the build want the new revisions; which unchanged documents had failed in it and are tried again."""
+    docs = [entry.doc for entry in staged]
+    rows = lock_served(connection, build, [*docs, *unchanged])
+    superseded = [row.want_rev for row in rows if row.want_rev is not None and row.doc in set(docs)]
+    failed = [row.doc for row in rows if row.state == "failed" and row.want_rev is not None]
+    again = [doc for doc in failed if doc in set(unchanged)]
+    connection.execute(build.sql("revisions.sql", "delete_chunks"), {"revs": superseded})
+    with connection.cursor() as copying, copying.copy(build.sql("revisions.sql", "copy_chunks")) as copy:
+        copy.set_types(["int8", "int4", "bytea", "int4", "int4", "int4", "text", "text"])
+        for entry in staged:
+            for ordinal, chunk in enumerate(entry.item.chunks[build.build]):
+                span = (chunk.start, chunk.end, chunk.tokens, chunk.heading, chunk.text)
+                copy.write_row((entry.rev, ordinal, chunk.hash, *span))
+    revs = [entry.rev for entry in staged]
+    connection.execute(build.sql("revisions.sql", "want"), {"docs": docs, "revs": revs})
+    connection.execute(build.sql("revisions.sql", "want_again"), {"docs": again})
+    return again
+
+
+def queue(connection: Connection, build: Build, docs: Sequence[int], priority: int) -> list[int]:
+    """Queue what these documents lack, all at once and by hash; the tokens of each content that is new."""
+    parameters = {"docs": list(docs), "priority": priority}
+    rows = connection.execute(build.sql("revisions.sql", "queue_chunks"), parameters).fetchall()
+    connection.execute(build.sql("revisions.sql", "raise_priority"), parameters)
+    return [row[0] for row in rows]
