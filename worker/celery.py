@@ -22,18 +22,26 @@ from worker import process
 from worker.broker import VISIBILITY_TIMEOUT_SECONDS, HideBodies, LeaseHeartbeat, guard_reconnect
 from worker.draining import Drainer
 from worker.errors import ServiceUnreachable, VectorIndexError
+from worker.scheduling import look_seconds
 from worker.store import connection
 
 STAGING, EMBED, CHAT = "vector_index", "vector_index.embed", "vector_index.chat"
 QUEUES = (STAGING, EMBED, CHAT)
-TASK_MODULES = ("tasks.chat", "tasks.indexing", "tasks.reindexing", "tasks.retrieval", "tasks.upkeep")
+TASK_MODULES = (
+    "tasks.chat",
+    "tasks.indexing",
+    "tasks.reindexing",
+    "tasks.retrieval",
+    "tasks.schedule",
+    "tasks.upkeep",
+)
 
 SWEEP_SECONDS = 30.0
 STOP_SECONDS = 10.0  # for what is under way when the process is asked to end; `up` kills after 15
 LET_GO_SECONDS = 3.0  # for giving back what is not done by then
 STUCK = 75  # the exit code of a worker that no longer consumes: EX_TEMPFAIL, to be started again
 
-STATIC = {
+STATIC: dict[str, Any] = {
     "task_queues": [Queue(name) for name in QUEUES],  # type: ignore[no-untyped-call]
     "task_default_queue": STAGING,
     "task_create_missing_queues": False,  # a typo in a queue's name is an error, not a silent new queue
@@ -45,6 +53,8 @@ STATIC = {
         "tasks.find_similar": CHAT,
         "tasks.status": CHAT,
         "tasks.failures": CHAT,
+        "tasks.schedule": CHAT,
+        "tasks.due": CHAT,  # it takes milliseconds, and the backlog that fills the other queues must not delay it
     },
     "accept_content": ["json"],
     "result_accept_content": ["json"],
@@ -110,15 +120,41 @@ def configure(sender: Celery, **_: Any) -> None:
         broker, results = process.addresses().broker_url, process.result_backend()
     except VectorIndexError as error:
         end_with(error)
+    entries = STATIC["beat_schedule"] | beat_entries()
     sender.config_from_object(
-        {**STATIC, "broker_url": broker, "result_backend": results, "include": TASK_MODULES}
+        {
+            **STATIC,
+            "beat_schedule": entries,
+            "broker_url": broker,
+            "result_backend": results,
+            "include": TASK_MODULES,
+        }
     )
+
+
+def beat_entries() -> dict[str, Any]:
+    """A look for what is due, where the settings have a schedule."""
+    schedules = process.schedules().values()
+    # a message is good for as long as a sweep's, not until the next one: clocks of machines differ by seconds
+    options = {"expires": SWEEP_SECONDS}
+    entry = {"task": "tasks.due", "schedule": look_seconds(schedules), "options": options}
+    return {"due": entry} if schedules else {}
 
 
 def messages(queue: str) -> int:
     """How many wait in a queue. Raises kombu's OperationalError."""
     with app.pool.acquire(block=True) as broker:
         return int(broker.default_channel.queue_declare(queue).message_count)
+
+
+@signals.beat_init.connect
+def start_beat(**_: Any) -> None:
+    """What has changed in the settings is due from now on, whichever process is started first."""
+    try:
+        process.take_over_schedules()
+    except VectorIndexError as error:
+        end_with(error)
+    connection.close_pools()
 
 
 @signals.worker_init.connect

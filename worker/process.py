@@ -18,7 +18,7 @@ from worker.recipes import EmbeddingBackend
 from worker.services import Addresses
 from worker.sources import Source
 from worker.sources.files import FolderSource
-from worker.store import schema
+from worker.store import connection, schedule, schema
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -183,12 +183,26 @@ def used_embedding_backends() -> list[EmbeddingBackendSettings]:
     return list({index.embedding_backend.name: index.embedding_backend for index in indexes}.values())
 
 
+def schedules() -> dict[str, str]:
+    """The indexes that are read again by themselves, each with its SCHEDULE."""
+    indexes = configuration.current().indexes.items()
+    return {name: str(index.schedule) for name, index in indexes if index.schedule is not None}
+
+
+def take_over_schedules() -> None:
+    """Install the schema, and make the schedules those of the settings. Raises SettingsError, ServiceUnreachable."""
+    url = addresses().database_url
+    schema.install(url)
+    with connection.checkout(url) as conn:
+        schedule.take_over(conn, schedules(), configuration.current().timezone)
+
+
 def prepare() -> Sequence[str]:
     """Check what every worker needs: the settings, Postgres with its schema, llm and its plugins.
 
     Returns sentences that an operator should see. Raises SettingsError or ServiceUnreachable, before any job is taken.
     """
-    schema.install(addresses().database_url)
+    take_over_schedules()
     check_models()
     return configuration.current().notices
 

@@ -35,6 +35,12 @@ def index(**entry: Any) -> dict[str, str]:
     return vector_index(INDEXES={"default": entry})
 
 
+def scheduled(schedule: object) -> dict[str, str]:
+    source = {"CLASS": "worker.sources.files.FolderSource", "CONFIG": {"PATHS": ["/srv"]}}
+    entry = {"SOURCE": "files", "SCHEDULE": schedule}
+    return vector_index(INDEXES={"default": entry}, SOURCES={"files": source})
+
+
 def sentence(environ: dict[str, str]) -> str:
     with pytest.raises(SettingsError) as caught:
         load(environ)
@@ -182,7 +188,7 @@ def test_an_unknown_index_names_the_nearest() -> None:
 
 @pytest.mark.parametrize("schedule", [60, 0.5, "*/5 * * * *", "0 3 1,15 jan-jun 0-6", "0 3 * * sun"])
 def test_schedules_are_seconds_or_crontabs(schedule: object) -> None:
-    assert load(index(SCHEDULE=schedule)).index("default").schedule == schedule
+    assert load(scheduled(schedule)).index("default").schedule == schedule
 
 
 # Settings modules of others
@@ -297,10 +303,32 @@ def test_a_mistake_is_one_sentence_with_the_setting_the_value_and_the_mend(
 
 
 @pytest.mark.parametrize(
-    "schedule", [0, -1, True, "hourly", "0 3 * *", "60 * * * *", "0 3 * * 7", "*/0 * * * *", "1- * * * *"]
+    "schedule",
+    [
+        0,
+        -1,
+        True,
+        "hourly",
+        "0 3 * *",
+        "60 * * * *",
+        "0 3 * * 7",
+        "*/0 * * * *",
+        "*/-1 * * * *",
+        "1- * * * *",
+        "5/2 * * * *",
+        "1,,2 * * * *",
+        "-5 * * * *",
+        "1_0 * * * *",
+        "0 0 30 2 *",
+        "",
+    ],
 )
 def test_a_schedule_that_celery_would_not_take_is_refused(schedule: object) -> None:
-    assert "give seconds above 0, or a crontab of five fields" in sentence(index(SCHEDULE=schedule))
+    assert "give seconds above 0, or a crontab of five fields" in sentence(scheduled(schedule))
+
+
+def test_a_schedule_without_a_source_is_refused() -> None:
+    assert 'name an entry of VECTOR_INDEX["SOURCES"] as its SOURCE' in sentence(index(SCHEDULE=60))
 
 
 def test_an_option_of_a_prompt_in_init_kwargs_is_sent_to_prompt_kwargs() -> None:

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 # floor; recipes are what the rooms of the product share, and `process` is what a Celery process makes of them.
 FLOORS = [
     {"worker.errors"},
-    {"settings", "worker.documents", "worker.limits", "worker.tokens"},
+    {"settings", "worker.documents", "worker.limits", "worker.scheduling", "worker.tokens"},
     {"worker.models"},
     {
         "worker.backends",
@@ -36,7 +36,17 @@ FLOORS = [
     {"tasks"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-PURE = {"chunking", "documents", "errors", "limits", "packing", "prompting", "ranking", "tokens"}
+PURE = {
+    "chunking",
+    "documents",
+    "errors",
+    "limits",
+    "packing",
+    "prompting",
+    "ranking",
+    "scheduling",
+    "tokens",
+}
 
 FILES = sorted([*ROOT.glob("settings.py"), *ROOT.glob("worker/**/*.py"), *ROOT.glob("tasks/**/*.py")])
 NAMES = [str(file.relative_to(ROOT)) for file in FILES]

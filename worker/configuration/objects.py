@@ -1,6 +1,7 @@
 """The checked, frozen objects; a field's annotation carries its rule."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -9,6 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
 
 from worker.configuration.messages import nearest, shown
 from worker.errors import UnknownIndex
+from worker.scheduling import Crontab
 
 
 def _no_boolean(value: object) -> object:
@@ -27,31 +29,11 @@ def _some_weight(weights: tuple[float, float]) -> tuple[float, float]:
 def _schedule(value: object) -> str | float | None:
     if value is None or (isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 1e9):
         return value
-    if isinstance(value, str) and _is_crontab(value):
-        return value
+    if isinstance(value, str):
+        with suppress(ValueError):
+            Crontab.parse(value)
+            return value
     raise ValueError("give seconds above 0, or a crontab of five fields such as '30 3 * * 1-5'")
-
-
-def _is_crontab(text: str) -> bool:
-    """Minute, hour, day, month and weekday (0 to 6, 0 is Sunday), as Celery takes them; names as in `mon`."""
-    bounds = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 6))
-    names = ("", "", "", "jan feb mar apr may jun jul aug sep oct nov dec", "sun mon tue wed thu fri sat")
-    parts = text.split()
-    return len(parts) == len(bounds) and all(
-        _is_crontab_item(item, low, high, allowed.split())
-        for part, (low, high), allowed in zip(parts, bounds, names, strict=True)
-        for item in part.lower().split(",")
-    )
-
-
-def _is_crontab_item(item: str, low: int, high: int, names: Sequence[str]) -> bool:
-    span, _, step = item.partition("/")
-    if "/" in item and not (step.isdecimal() and int(step)):
-        return False
-    ends = span.split("-")
-    return span == "*" or (
-        len(ends) <= 2 and all(end in names or (end.isdecimal() and low <= int(end) <= high) for end in ends)
-    )
 
 
 Count = Annotated[int, BeforeValidator(_no_boolean), Field(ge=1)]

@@ -187,6 +187,11 @@ def indexes(
                 f'{where}["CHUNK_OVERLAP_TOKENS"] is {index.chunk_overlap_tokens}: give less than its '
                 f"CHUNK_TOKENS ({index.chunk_tokens})"
             )
+        if index.schedule is not None and index.source is None:
+            raise SettingsError(
+                f'{where}["SCHEDULE"] is {shown(index.schedule)}, and there is nothing to be read then: name an '
+                'entry of VECTOR_INDEX["SOURCES"] as its SOURCE'
+            )
         found[name] = index
     return found
 

@@ -1,0 +1,35 @@
+"""due, schedule: the reindexing that nobody asks for, and what there is of it."""
+
+from typing import Any
+
+from worker import configuration, process
+from worker.celery import app
+from worker.store import connection, schedule
+
+SCHEDULED_FOR = "scheduled_for"  # a header of tasks.reindex: when the run was due, ISO 8601
+
+
+# of no interest to a monitor: the runs that it sends are
+@app.task(name="tasks.due", ignore_result=True, send_events=False)
+def due() -> None:
+    """Send tasks.reindex for each index whose source is due. Any number may run at once, and die at any point.
+
+    A run that is sent twice has one id: its second delivery does nothing.
+    """
+    for run in schedule.runs_to_send(process.addresses().database_url):
+        app.send_task(
+            "tasks.reindex",
+            task_id=run.task_id,
+            kwargs={"index": run.index},
+            headers={SCHEDULED_FOR: run.scheduled_for.isoformat()},
+        )
+
+
+@app.task(name="tasks.schedule")
+def listed(index: str | None = None) -> dict[str, Any]:
+    """The schedules: when each is due next, its last run, and what was skipped since. Changes nothing."""
+    if index is not None:
+        configuration.current().index(index)
+    with connection.checkout(process.addresses().database_url) as conn:
+        found = schedule.listed(conn)
+    return {"schedules": [row for row in found if index in (None, row["index"])]}

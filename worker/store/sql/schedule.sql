@@ -1,0 +1,58 @@
+-- When the sources of indexes are due, and who sends that.
+
+-- name: now: by the clock that all of this goes by
+SELECT clock_timestamp()
+
+-- name: set: of one index; what is the same keeps its due time
+INSERT INTO vector_index.schedules AS s (index_name, schedule, timezone, due_at)
+VALUES (%(index)s, %(schedule)s, %(timezone)s, %(due_at)s)
+ON CONFLICT (index_name) DO UPDATE
+SET schedule = excluded.schedule, timezone = excluded.timezone, due_at = excluded.due_at, claimed_until = '-infinity'
+WHERE (s.schedule, s.timezone) <> (excluded.schedule, excluded.timezone)
+
+-- name: keep_only: those of these indexes
+DELETE FROM vector_index.schedules WHERE index_name <> ALL(%(indexes)s)
+
+-- name: claim: what is due, and what was sent a while ago; each is given to one of those who ask, for a while
+UPDATE vector_index.schedules s SET claimed_until = clock_timestamp() + %(seconds)s * interval '1 second'
+WHERE s.index_name IN (
+    SELECT index_name FROM vector_index.schedules
+    WHERE claimed_until < clock_timestamp()
+        AND (due_at <= clock_timestamp() OR sent_at < clock_timestamp() - %(patience)s * interval '1 second')
+    ORDER BY index_name FOR UPDATE SKIP LOCKED)
+RETURNING s.index_name AS index, s.schedule, s.timezone, s.due_at, s.claimed_until, s.task_id, s.scheduled_for,
+    clock_timestamp() AS now,
+    sent_at IS NOT NULL AND NOT EXISTS (SELECT FROM vector_index.runs r WHERE r.task_id = s.task_id) AS waits,
+    coalesce(sent_at < clock_timestamp() - %(patience)s * interval '1 second', false) AS long_ago,
+    EXISTS (SELECT FROM vector_index.reindexing r JOIN vector_index.indexes i USING (index_id)
+        WHERE i.name = s.index_name AND r.until > clock_timestamp()) AS reads
+
+-- name: settle: a claim, unless the settings have changed or it has run out
+UPDATE vector_index.schedules SET due_at = %(next_due)s, claimed_until = '-infinity',
+    task_id = %(task_id)s, scheduled_for = %(scheduled_for)s,
+    sent_at = CASE WHEN %(sent)s THEN clock_timestamp() WHEN %(waits)s THEN sent_at END
+WHERE index_name = %(index)s AND claimed_until = %(claimed_until)s
+
+-- name: skip: a run that will not be; in a row, for the same reason, they are one row of the history
+WITH newest AS (
+    SELECT run, outcome, message FROM vector_index.runs WHERE index_name = %(index)s ORDER BY run DESC LIMIT 1
+), again AS (
+    UPDATE vector_index.runs r SET finished_at = clock_timestamp() FROM newest n
+    WHERE r.run = n.run AND n.outcome = 'skipped' AND n.message = %(message)s RETURNING r.run
+)
+INSERT INTO vector_index.runs (index_name, task_id, scheduled_for, finished_at, outcome, message)
+SELECT %(index)s, %(task_id)s, %(due_at)s, clock_timestamp(), 'skipped', %(message)s
+WHERE NOT EXISTS (SELECT FROM again) ON CONFLICT DO NOTHING
+
+-- name: list: every schedule, with the newest run that was not skipped, and what was skipped since
+SELECT s.index_name AS index, s.schedule, s.timezone, s.due_at,
+    extract(epoch FROM s.due_at - clock_timestamp())::float AS due_in_seconds, last.run AS last_run, skipped.run AS skipped
+FROM vector_index.schedules s
+LEFT JOIN LATERAL (
+    SELECT to_jsonb(r) - '{run,index_name,cursor}'::text[] AS run, run AS number FROM vector_index.runs r
+    WHERE r.index_name = s.index_name AND outcome <> 'skipped' ORDER BY run DESC LIMIT 1) last ON true
+LEFT JOIN LATERAL (
+    SELECT to_jsonb(r) - '{run,index_name,cursor}'::text[] AS run FROM vector_index.runs r
+    WHERE r.index_name = s.index_name AND outcome = 'skipped' AND run > coalesce(last.number, 0)
+    ORDER BY run DESC LIMIT 1) skipped ON true
+ORDER BY s.index_name
