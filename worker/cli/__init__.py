@@ -32,6 +32,7 @@ COMMANDS = {
     "failures": ("upkeep", "List the documents that failed."),
     "retry": ("upkeep", "Try documents that failed again."),
     "reindex": ("upkeep", "Bring an index up to its source."),
+    "schedule": ("schedule", "Show when sources were read last, and when they are due next."),
     "verify": ("verify", "Check that an index is whole; --repair mends it."),
     "worker": ("processes", "Run one worker process."),
     "beat": ("processes", "Run the process that sends what is due."),

@@ -11,9 +11,7 @@ from worker.scheduling import next_due
 from worker.store.connection import Connection, checkout, retry_on_deadlock
 from worker.store.statements import statement
 
-CLAIM_SECONDS = (
-    15.0  # for a message to the broker; where it takes longer another sends the same, which is harmless
-)
+CLAIM_SECONDS = 15.0  # for a message to the broker; where it takes longer, another sends the same: harmless
 PATIENCE_SECONDS = 600.0  # until a run that has not begun is sent again: the broker may have lost it
 
 
@@ -41,6 +39,7 @@ class Claim:
     waits: bool  # it has not begun
     long_ago: bool  # it was sent more than PATIENCE_SECONDS ago
     reads: bool  # some run of the index is at it
+    paused: bool  # the index is
 
     @property
     def is_due(self) -> bool:
@@ -53,6 +52,8 @@ class Claim:
     @property
     def objection(self) -> str | None:
         """Why nothing is to be sent for this due time; None: it is."""
+        if self.paused:
+            return "the index was paused"
         if self.waits:
             return "the run before was still waiting for a worker of the queue vector_index"
         return "another run was still reading the source" if self.reads else None

@@ -25,7 +25,9 @@ RETURNING s.index_name AS index, s.schedule, s.timezone, s.due_at, s.claimed_unt
     sent_at IS NOT NULL AND NOT EXISTS (SELECT FROM vector_index.runs r WHERE r.task_id = s.task_id) AS waits,
     coalesce(sent_at < clock_timestamp() - %(patience)s * interval '1 second', false) AS long_ago,
     EXISTS (SELECT FROM vector_index.reindexing r JOIN vector_index.indexes i USING (index_id)
-        WHERE i.name = s.index_name AND r.until > clock_timestamp()) AS reads
+        WHERE i.name = s.index_name AND r.until > clock_timestamp()) AS reads,
+    EXISTS (SELECT FROM vector_index.indexes i
+        WHERE i.name = s.index_name AND i.paused_at IS NOT NULL) AS paused
 
 -- name: settle: a claim, unless the settings have changed or it has run out
 UPDATE vector_index.schedules SET due_at = %(next_due)s, claimed_until = '-infinity',
@@ -49,10 +51,10 @@ SELECT s.index_name AS index, s.schedule, s.timezone, s.due_at,
     extract(epoch FROM s.due_at - clock_timestamp())::float AS due_in_seconds, last.run AS last_run, skipped.run AS skipped
 FROM vector_index.schedules s
 LEFT JOIN LATERAL (
-    SELECT to_jsonb(r) - '{run,index_name,cursor}'::text[] AS run, run AS number FROM vector_index.runs r
+    SELECT to_jsonb(r) - ARRAY['run', 'index_name', 'cursor'] AS run, run AS number FROM vector_index.runs r
     WHERE r.index_name = s.index_name AND outcome <> 'skipped' ORDER BY run DESC LIMIT 1) last ON true
 LEFT JOIN LATERAL (
-    SELECT to_jsonb(r) - '{run,index_name,cursor}'::text[] AS run FROM vector_index.runs r
+    SELECT to_jsonb(r) - ARRAY['run', 'index_name', 'cursor'] AS run FROM vector_index.runs r
     WHERE r.index_name = s.index_name AND outcome = 'skipped' AND run > coalesce(last.number, 0)
     ORDER BY run DESC LIMIT 1) skipped ON true
 ORDER BY s.index_name

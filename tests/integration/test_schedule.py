@@ -1,0 +1,249 @@
+"""What is due, who sends it, and what becomes of the rest, on real Postgres."""
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+
+from worker.scheduling import next_due
+from worker.store import connection, schedule
+from worker.store.schedule import CLAIM_SECONDS, PATIENCE_SECONDS, Run, runs_to_send
+
+HOURLY = "0 * * * *"
+
+
+class Beat:
+    """What a task of the beat does, and a clock that is put forward by moving the times of the schedules back."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def take_over(self, **schedules: str) -> None:
+        with connection.checkout(self.url) as conn:
+            schedule.take_over(conn, schedules, "Europe/Berlin")
+
+    def look(self) -> list[str]:
+        """Send what is due; the ids of the tasks."""
+        return [run.task_id for run in runs_to_send(self.url)]
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass for the schedules alone; not a multiple of a period, or a due time comes twice."""
+        self.execute(
+            "UPDATE vector_index.schedules SET due_at = due_at - %(gone)s, claimed_until = claimed_until - %(gone)s, "
+            "sent_at = sent_at - %(gone)s",
+            gone=timedelta(seconds=seconds),
+        )
+
+    def begin(self, task_id: str, outcome: str = "done") -> None:
+        self.execute(
+            "INSERT INTO vector_index.runs (index_name, task_id, outcome) VALUES ('default', %(id)s, %(outcome)s)",
+            id=task_id,
+            outcome=outcome,
+        )
+
+    def due_at(self, index: str = "default") -> datetime:
+        found: datetime = self.execute(
+            "SELECT due_at FROM vector_index.schedules WHERE index_name = %(index)s", index=index
+        )[0][0]
+        return found
+
+    def history(self) -> list[tuple[Any, ...]]:
+        return self.execute("SELECT outcome, message FROM vector_index.runs ORDER BY run")
+
+    def execute(self, statement: str, **parameters: Any) -> list[tuple[Any, ...]]:
+        with connection.checkout(self.url) as conn:
+            cursor = conn.execute(statement.encode(), parameters)
+            return cursor.fetchall() if cursor.description else []
+
+
+@pytest.fixture
+def beat(url: str) -> Beat:
+    return Beat(url)
+
+
+def test_nothing_is_sent_before_it_is_due_and_then_once(beat: Beat) -> None:
+    beat.take_over(default="60")
+    assert beat.look() == []
+    beat.wait(61)
+    due_at = beat.due_at()
+    assert beat.look() == [f"reindex-default-{due_at.timestamp():.3f}"]
+    assert beat.due_at() == due_at + timedelta(seconds=60)
+    assert beat.look() == []
+
+
+def test_what_was_missed_for_an_hour_is_made_up_once(beat: Beat) -> None:
+    beat.take_over(default="60")
+    first = beat.due_at()
+    beat.wait(3600)
+    assert len(beat.look()) == 1
+    assert beat.look() == []
+    assert (first - beat.due_at()) % timedelta(seconds=60) == timedelta(0), "it stays on its grid"
+    assert beat.history() == []
+
+
+def test_of_many_that_look_at_once_one_sends(beat: Beat) -> None:
+    beat.take_over(**{f"index{number}": "60" for number in range(20)})
+    for _ in range(5):
+        beat.wait(61)
+        with ThreadPoolExecutor(8) as pool:
+            sent = [task_id for looked in pool.map(lambda _: beat.look(), range(8)) for task_id in looked]
+        assert len(set(sent)) == len(sent) == 20
+        for task_id in sent:
+            beat.begin(task_id)
+
+
+@pytest.mark.parametrize("sent", [False, True], ids=["before it was sent", "after it was sent"])
+def test_who_dies_over_a_claim_is_replaced_under_the_same_id(beat: Beat, sent: bool) -> None:
+    beat.take_over(default="3600")
+    beat.wait(3601)
+    dead = runs_to_send(beat.url)
+    task_id = next(dead).task_id
+    if sent:
+        beat.begin(task_id)
+    assert beat.look() == [], "the claim holds"
+    beat.execute(
+        "UPDATE vector_index.schedules SET claimed_until = claimed_until - %(held)s",
+        held=timedelta(seconds=CLAIM_SECONDS),
+    )
+    assert beat.look() == [task_id]
+    assert next(dead, None) is None
+    assert beat.look() == [], "the dead that comes back changes nothing"
+
+
+def test_a_run_that_still_reads_is_not_overlapped_and_that_is_said_once(beat: Beat) -> None:
+    beat.take_over(default="60")
+    beat.execute("INSERT INTO vector_index.indexes (name) VALUES ('default')")
+    beat.execute(
+        "INSERT INTO vector_index.reindexing SELECT index_id, 'by hand', gen_random_uuid(), now() + interval '1 hour' "
+        "FROM vector_index.indexes"
+    )
+    for _ in range(3):
+        beat.wait(61)
+        assert beat.look() == []
+    assert beat.history() == [("skipped", "another run was still reading the source")]
+    beat.execute("UPDATE vector_index.reindexing SET until = now() - interval '1 second'")
+    beat.wait(61)
+    assert len(beat.look()) == 1
+
+
+def test_while_a_run_waits_for_a_worker_no_second_one_is_sent(beat: Beat) -> None:
+    """Given workers that are away for hours, the queue holds one run of the index, however often it is sent."""
+    beat.take_over(default="60")
+    beat.wait(61)
+    (first,) = beat.look()
+    again = 0
+    for _ in range(120):
+        beat.wait(61)
+        sent = beat.look()
+        assert set(sent) <= {first}
+        again += len(sent)
+    assert again == pytest.approx(120 * 61 / PATIENCE_SECONDS, abs=1.5)
+    message = "the run before was still waiting for a worker of the queue vector_index"
+    assert beat.history() == [("skipped", message)]
+    beat.begin(first)
+    beat.wait(61)
+    assert len(set(beat.look()) - {first}) == 1
+
+
+def test_a_run_that_the_broker_lost_is_sent_again_before_the_next_is_due(beat: Beat) -> None:
+    beat.take_over(default="86400")
+    beat.wait(86401)
+    lost = beat.look()
+    beat.wait(PATIENCE_SECONDS - 10)
+    assert beat.look() == []
+    due_at = beat.due_at()
+    beat.wait(11)
+    assert beat.look() == lost
+    assert due_at - beat.due_at() == timedelta(seconds=11)
+    beat.begin(lost[0])
+    beat.wait(PATIENCE_SECONDS + 1)
+    assert beat.look() == []
+    beat.execute("DELETE FROM vector_index.runs")  # as history is forgotten
+    beat.wait(PATIENCE_SECONDS + 1)
+    assert beat.look() == [], "what has begun is not looked for again"
+
+
+def test_a_paused_index_is_skipped_and_taken_up_after(beat: Beat) -> None:
+    beat.take_over(default="60")
+    beat.execute("INSERT INTO vector_index.indexes (name, paused_at) VALUES ('default', now())")
+    beat.wait(61)
+    assert beat.look() == []
+    assert beat.history() == [("skipped", "the index was paused")]
+    beat.execute("UPDATE vector_index.indexes SET paused_at = NULL")
+    beat.wait(61)
+    assert len(beat.look()) == 1
+
+
+def test_unchanged_schedules_keep_their_due_times_over_restarts(beat: Beat) -> None:
+    """The one that was missed while all was down, too."""
+    beat.take_over(default="3600", other=HOURLY)
+    beat.wait(3601)
+    before = beat.due_at(), beat.due_at("other")
+    beat.take_over(default="3600", other=HOURLY)
+    assert (beat.due_at(), beat.due_at("other")) == before
+    assert len(beat.look()) == 2
+
+
+def test_a_changed_schedule_gets_a_new_due_time_and_a_removed_one_is_gone(beat: Beat) -> None:
+    beat.take_over(default="3600", other=HOURLY)
+    beat.wait(3601)
+    beat.take_over(default="7200")
+    (now,) = beat.execute("SELECT now()")[0]
+    assert timedelta(hours=1.9) < beat.due_at() - now <= timedelta(hours=2)
+    assert beat.look() == []
+    assert beat.execute("SELECT index_name FROM vector_index.schedules") == [("default",)]
+    beat.take_over()
+    assert beat.execute("SELECT index_name FROM vector_index.schedules") == []
+
+
+def test_a_claim_under_old_settings_does_not_undo_new_ones(beat: Beat) -> None:
+    beat.take_over(default="60")
+    beat.wait(61)
+    old = runs_to_send(beat.url)
+    assert isinstance(next(old), Run)
+    beat.take_over(default="7200")
+    due_at = beat.due_at()
+    assert next(old, None) is None
+    assert beat.due_at() == due_at
+
+
+def test_another_time_zone_is_another_schedule(beat: Beat) -> None:
+    beat.take_over(default="0 3 * * *")
+    before = beat.due_at()
+    with connection.checkout(beat.url) as conn:
+        schedule.take_over(conn, {"default": "0 3 * * *"}, "Asia/Kolkata")
+        (now,) = conn.execute("SELECT now()").fetchone() or ()
+    assert beat.due_at() != before
+    assert beat.due_at() == next_due("0 3 * * *", "Asia/Kolkata", due=now, now=now)
+
+
+def test_any_number_of_processes_take_the_settings_over_at_once(beat: Beat) -> None:
+    names = [f"index{number}" for number in range(10)]
+
+    def take_over(number: int) -> None:
+        beat.take_over(**{name: str(60 + number) for name in names[number % 3 :]})
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(take_over, range(24)))
+    beat.take_over(**dict.fromkeys(names, "60"))
+    assert sorted(beat.execute("SELECT index_name, schedule FROM vector_index.schedules")) == sorted(
+        (name, "60") for name in names
+    )
+
+
+def test_the_list_has_the_newest_run_and_what_was_skipped_since(beat: Beat) -> None:
+    beat.take_over(default="60", other=HOURLY)
+    beat.begin("by hand", "failed")
+    beat.execute(
+        "INSERT INTO vector_index.runs (index_name, task_id, outcome, message) "
+        "VALUES ('default', 'late', 'skipped', 'the index was paused')"
+    )
+    with connection.checkout(beat.url) as conn:
+        default, other = schedule.listed(conn)
+    assert (default["index"], default["schedule"], default["timezone"]) == ("default", "60", "Europe/Berlin")
+    assert default["due_in_seconds"] == pytest.approx(60, abs=20)
+    assert datetime.fromisoformat(default["due_at"]) == beat.due_at()
+    assert default["last_run"]["outcome"] == "failed"
+    assert default["skipped"]["message"] == "the index was paused"
+    assert (other["last_run"], other["skipped"]) == (None, None)

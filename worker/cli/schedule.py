@@ -1,0 +1,79 @@
+"""`schedule`: when the source of an index was read last, and when it is due next."""
+
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import click
+
+from worker.cli.client import CHAT, Client
+from worker.cli.documents import output
+from worker.configuration import load
+
+OVERDUE_SECONDS = 60.0  # more than the longest time between two looks: nobody looks
+COUNTS = ("read", "staged", "unchanged", "deleted", "rejected")
+UNITS = (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1))
+
+NONE = (
+    "no index has a schedule: set its SOURCE and its SCHEDULE (a crontab such as '30 3 * * *', or seconds) in "
+    'VECTOR_INDEX["INDEXES"], and start the beat and the workers anew'
+)
+
+
+@click.command()
+@click.option("--index", help="Name of the index.  [default: all]")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def schedule(index: str | None, as_json: bool) -> None:
+    """Show when sources were read last, what came of it, and when they are due next."""
+    configuration = load()
+    if index is not None:
+        configuration.index(index)
+    found = Client(configuration).call("tasks.schedule", CHAT, index=index)
+    zone = ZoneInfo(configuration.timezone)
+    lines = [line for row in found["schedules"] for line in _lines(row, zone)]
+    output(found, as_json, lines or [NONE])
+
+
+def _lines(row: dict[str, Any], zone: ZoneInfo) -> Iterator[str]:
+    crontab = " " in row["schedule"].strip()
+    yield f"{row['index']}: {row['schedule'] + ' in ' + row['timezone'] if crontab else 'every ' + _every(row)}"
+    yield f"  last run: {_run(row['last_run'], zone) if row['last_run'] else 'none yet'}"
+    if skipped := row["skipped"]:
+        yield f"  skipped:  {_local(skipped['finished_at'], zone)}: {skipped['message']}"
+    seconds = row["due_in_seconds"]
+    due = f"  next run: {_local(row['due_at'], zone)}"
+    if seconds < -OVERDUE_SECONDS:
+        yield f"{due}, overdue by {_span(-seconds)}: see that `vector-index beat` and the workers run"
+    else:
+        yield f"{due}, {f'in {_span(seconds)}' if seconds > 0 else 'now'}"
+
+
+def _run(run: dict[str, Any], zone: ZoneInfo) -> str:
+    begun = _local(run["started_at"], zone)
+    if run["finished_at"] is None:
+        return f"{begun}, {run['outcome']}"
+    took = datetime.fromisoformat(run["finished_at"]) - datetime.fromisoformat(run["started_at"])
+    said = f"{begun}, {run['outcome']} in {took.total_seconds():.1f} s"
+    if run["outcome"] == "done":
+        said += ": " + ", ".join(f"{run[name]:,} {name}" for name in COUNTS)
+    return said + (f"; {run['message']}" if run["message"] else "")
+
+
+def _every(row: dict[str, Any]) -> str:
+    seconds = float(row["schedule"])
+    return _span(seconds) if seconds >= 1 else f"{seconds:g} s"
+
+
+def _local(time: str, zone: ZoneInfo) -> str:
+    return f"{datetime.fromisoformat(time).astimezone(zone):%Y-%m-%d %H:%M:%S %Z}"
+
+
+def _span(seconds: float) -> str:
+    """The two largest units: 2 d 3 h, 1 h 5 min, 12 s."""
+    left, parts = round(seconds), []
+    for unit, size in UNITS:
+        if left >= size:
+            parts.append(f"{left // size} {unit}")
+            left %= size
+    return " ".join(parts[:2]) or "0 s"
