@@ -31,6 +31,9 @@ CHAT_MODEL = ""  # any chat model of `llm`, or an alias of it
 MAX_DOCUMENT_BYTES = 10_000_000  # bytes of a document's text in UTF-8; a larger document fails with a reason
 TIMEZONE = "UTC"  # IANA name; the zone that crontab schedules are meant in
 METRICS_PORT = None  # TCP port on which a worker process serves Prometheus metrics; None: not served
+METRICS_ADDRESS = (
+    "127.0.0.1"  # address that it listens on; in a container 0.0.0.0, which lets others of its network in
+)
 PRICE_PER_MILLION_TOKENS = None  # currency units per million embedded tokens, for `plan`; None: none shown
 
 # Keys of an index that tell how it is searched: LANGUAGE, a text search configuration of Postgres (`english`; of the

@@ -7,7 +7,7 @@ from celery import Task
 from celery.exceptions import Ignore
 from celery.worker import state
 
-from worker import answering, process, retrieval
+from worker import answering, metrics, process, retrieval
 from worker.celery import app
 from worker.errors import InvalidQuery
 
@@ -40,20 +40,21 @@ def chat(
             wanted = retrieval.Query(
                 text=asked.text, limit=limit, filter=filter, similarity_threshold=similarity_threshold
             )
-            for attempt in answering.attempts():
-                with attempt:
-                    passages = retrieval.retrieve(
-                        target.url, target.settings, target.backend, wanted, target.budget
-                    )
-            return answering.answer(
-                backend,
-                asked,
-                passages,
-                system=target.settings.query_prompt,
-                stream=writer,
-                revoked=lambda: self.request.id in state.revoked,
-                budget=process.chat_budget(target.settings, chat_backend),
-            )
+            with metrics.chat(index):
+                for attempt in answering.attempts():
+                    with attempt:
+                        passages = retrieval.retrieve(
+                            target.url, target.settings, target.backend, wanted, target.budget
+                        )
+                return answering.answer(
+                    backend,
+                    asked,
+                    passages,
+                    system=target.settings.query_prompt,
+                    stream=writer,
+                    revoked=lambda: self.request.id in state.revoked,
+                    budget=process.chat_budget(target.settings, chat_backend),
+                )
     except answering.Revoked as error:
         # on the threads pool Celery itself ends only what has not begun
         self.backend.mark_as_revoked(self.request.id, str(error), request=self.request)

@@ -11,7 +11,7 @@ from typing import Any, Protocol, Self
 import redis
 import stamina
 
-from worker import prompting
+from worker import metrics, prompting
 from worker.backends import Reply
 from worker.budgets import Budget
 from worker.configuration.addresses import redis_url
@@ -170,9 +170,10 @@ def answer(
     room = backend.token_limit - backend.prompt_tokens  # for the answer
     tokens = room + sum(backend.count_tokens(message["content"]) for message in prompt.messages)
     for attempt in attempts(unless=lambda: stream is not None and stream.begun):
-        with attempt, budget.first(tokens):
+        with attempt, budget.first(tokens), metrics.Request(budget.name, metrics.ANSWER) as request:
             sent = time.monotonic()
             reply = backend.reply(prompt.messages, say if stream else None)
+            request.tokens, request.answer_tokens = reply.input_tokens, reply.output_tokens
     used = reply.input_tokens + reply.output_tokens
     budget.give_back(tokens=tokens - used, held_seconds=time.monotonic() - sent)
     return _done(

@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, ClassVar
 
@@ -16,10 +16,10 @@ from celery.worker import state
 from celery.worker.consumer import consumer
 from celery.worker.consumer.tasks import Tasks
 from celery.worker.request import Request
-from kombu.transport.redis import Channel
+from kombu.transport.redis import PRIORITY_STEPS, Channel
 
 from worker.configuration.addresses import redis_url
-from worker.errors import InputError, VectorIndexError
+from worker.errors import InputError, ServiceUnreachable, VectorIndexError
 
 VISIBILITY_TIMEOUT_SECONDS = 60  # after which the messages of a dead worker are taken by another
 HEARTBEAT_SECONDS = 10
@@ -118,6 +118,20 @@ def _held(qos: Any) -> list[str]:
 def _lists(channel: Any, queue: str) -> list[str]:
     """The lists of a queue in Redis: one for each priority."""
     return [channel._q_for_pri(queue, priority) for priority in channel.priority_steps]
+
+
+def lengths(url: str, queues: Sequence[str]) -> dict[str, int]:
+    """The messages that wait in each queue, of every priority. Raises ServiceUnreachable, within seconds."""
+    try:
+        with _client(url) as client:
+            return {
+                queue: sum(
+                    client.llen(f"{queue}{Channel.sep}{step}" if step else queue) for step in PRIORITY_STEPS
+                )
+                for queue in queues
+            }
+    except redis.RedisError as error:
+        raise ServiceUnreachable(f"the broker does not answer: {error}") from error
 
 
 def guard_reconnect() -> None:

@@ -18,6 +18,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from worker import metrics
 from worker.configuration.addresses import redis_url
 from worker.errors import ProviderUnavailable
 
@@ -110,6 +111,7 @@ class Budget:
         """Let nobody send for so long, MAX_PAUSE_SECONDS at most; the seconds."""
         seconds = min(seconds, MAX_PAUSE_SECONDS)
         if seconds > 0:
+            metrics.pause(self.name, seconds)
             self._run(seconds, 0.0, (0.0, 0.0))
         return seconds
 
@@ -130,6 +132,7 @@ class Budget:
                 rate_limited=True,
             )
         self.give_back(tokens=-owed, held_seconds=0.0)
+        metrics.budget_wait(self.name, wait)
         time.sleep(wait)
         try:
             yield

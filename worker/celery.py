@@ -8,18 +8,21 @@ import os
 import signal
 import sys
 import threading
+import time
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NoReturn
 
 import billiard
-from celery import Celery, signals
+from celery import Celery, Task, signals
+from celery.utils.log import current_process_index
 from kombu.entity import Queue
 
-from worker import process
-from worker.broker import VISIBILITY_TIMEOUT_SECONDS, HideBodies, LeaseHeartbeat, guard_reconnect
+from worker import configuration, metrics, process
+from worker.broker import VISIBILITY_TIMEOUT_SECONDS, HideBodies, LeaseHeartbeat, guard_reconnect, lengths
 from worker.draining import Drainer
 from worker.errors import ServiceUnreachable, VectorIndexError
 from worker.scheduling import look_seconds
@@ -100,6 +103,7 @@ logger = logging.getLogger("vector_index.worker")
 app = Celery("vector_index", task_cls="worker.broker:HiddenTask")
 app.steps["consumer"].add(LeaseHeartbeat)
 _drainers: list[Drainer] = []
+_metrics_folder: list["TemporaryDirectory[str]"] = []  # in which the processes of a prefork pool count
 _ending, _hurry = threading.Event(), threading.Event()
 
 
@@ -167,9 +171,40 @@ def start(sender: Any, **_: Any) -> None:
     try:
         for notice in process.prepare():
             logger.warning(notice)
+        serve_metrics(forks="prefork" in str(sender.pool_cls))
     except VectorIndexError as error:
         end_with(error)
     connection.close_pools()  # before pool processes are forked: each opens its own
+
+
+def serve_metrics(*, forks: bool) -> None:
+    """Serve metrics where METRICS_PORT is set, before the pool forks its processes. Raises SettingsError."""
+    settings = configuration.current()
+    if settings.metrics_port is None:
+        return
+    from worker.monitoring import scraping  # it imports prometheus_client
+
+    folder = None
+    if forks:
+        _metrics_folder.append(TemporaryDirectory(prefix="vector-index-metrics-"))
+        folder = configuration.environment()["PROMETHEUS_MULTIPROC_DIR"] = _metrics_folder[0].name
+    registry = metrics.start(folder, process=current_process_index)
+    metrics.expect(*process.measured())
+    addresses = process.addresses()
+    registry.register(scraping.State(addresses.database_url, lambda: lengths(addresses.broker_url, QUEUES)))
+    listening = scraping.serve(settings.metrics_address, settings.metrics_port, registry)
+    # a child that outlives this process would keep the port
+    signals.worker_process_init.connect(lambda **_: listening.close(), weak=False)
+    signals.task_prerun.connect(begin_task)
+    signals.task_postrun.connect(count_task)
+
+
+def begin_task(task: Task, **_: Any) -> None:
+    task.request.began = time.monotonic()
+
+
+def count_task(task: Task, state: str | None, **_: Any) -> None:
+    metrics.task(task.name, state, time.monotonic() - task.request.began)
 
 
 @signals.worker_ready.connect
@@ -205,6 +240,7 @@ def finish(**_: Any) -> None:
     for drainer in _drainers:
         drainer.stop(STOP_SECONDS)
     connection.close_pools()
+    drop_metrics()
 
 
 def leave_in_time() -> None:
@@ -220,7 +256,13 @@ def leave(code: int) -> None:
     giving.join(LET_GO_SECONDS)
     for child in billiard.active_children():
         os.kill(child.pid, signal.SIGKILL)
+    drop_metrics()
     os._exit(code)
+
+
+def drop_metrics() -> None:
+    for folder in _metrics_folder:
+        folder.cleanup()
 
 
 def let_go() -> None:

@@ -214,6 +214,13 @@ def check_models() -> Sequence[str]:
     return list(dict.fromkeys(embedding + chat))
 
 
+def measured() -> tuple[list[str], list[str], list[str]]:
+    """What metrics are of, by the names that they carry: indexes, embedding backends, chat backends."""
+    settings = configuration.current()
+    embedding = [embedding_budget(used.name).name for used in used_embedding_backends()]
+    return list(settings.indexes), embedding, [f"chat:{name}" for name in settings.chat_backends]
+
+
 def drainers() -> list[Drainer]:
     """One for each embedding backend in use, not yet started."""
     url = addresses().database_url

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from worker import metrics
 from worker.budgets import Budget
 from worker.chunking import chunk
 from worker.configuration import IndexSettings
@@ -97,6 +98,13 @@ def retrieve(
     Raises InvalidQuery for a filter that cannot be compiled or lacks the tenant, SettingsError when the backend
     makes other vectors than the index holds, TemporaryError when Postgres or the provider does not answer.
     """
+    with metrics.search(index.name, query.mode):
+        return _retrieve(url, index, backend, query, budget or Budget("", backend.model_id))
+
+
+def _retrieve(
+    url: str, index: IndexSettings, backend: EmbeddingBackend, query: Query, budget: Budget
+) -> list[Passage]:
     condition = compile_filter(query.filter, tenant_field=index.tenant_field)
     with connection.checkout(url) as conn:
         build = builds.live(conn, index.name)
@@ -108,7 +116,8 @@ def retrieve(
         recipe = Recipe.stored(build.recipe)
         recipe.check(index.name, backend)
         question = _question(query.text, recipe, backend)
-        with (budget or Budget("", backend.model_id)).first(backend.count_tokens(question)):
+        tokens = backend.count_tokens(question)
+        with budget.first(tokens), metrics.Request(budget.name, metrics.SEARCH, tokens=tokens):
             vector = backend.embed([question])[0]
 
     wanted = query.offset + query.limit
@@ -190,6 +199,11 @@ def find_similar(url: str, index: IndexSettings, like: LikeDocument) -> list[Pas
     The mean of the document's vectors is the question. None for a document that shows readers no vectors yet.
     Raises InvalidQuery for a document that the index, or with TENANT_FIELD the tenant, does not have.
     """
+    with metrics.search(index.name, "similar"):
+        return _find_similar(url, index, like)
+
+
+def _find_similar(url: str, index: IndexSettings, like: LikeDocument) -> list[Passage]:
     condition = compile_filter(like.filter, tenant_field=index.tenant_field)
     # the document itself need not pass the filter, but it must be the tenant's own
     own = {index.tenant_field: (like.filter or {})[index.tenant_field]} if index.tenant_field else None

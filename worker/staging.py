@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+from worker import metrics
 from worker.chunking import chunk, embedding_title
 from worker.configuration import IndexSettings
 from worker.documents import Chunk, Document, clean
@@ -85,7 +86,8 @@ def ensure_index(url: str, index: IndexSettings, backend: EmbeddingBackend) -> i
 
     def recipe() -> Mapping[str, Any]:
         # what is away now may come back: what is accepted waits for it
-        with suppress(TemporaryError, InputError):
+        name = f"embedding:{index.embedding_backend.name}"
+        with suppress(TemporaryError, InputError), metrics.Request(name, metrics.PROBE):
             probe(backend)
         return Recipe.of(index, backend).as_json()
 
@@ -239,6 +241,7 @@ def stage_slice(
         try:
             with connection.checkout(url) as conn:
                 staged = revisions.stage(conn, job, prepared, written, priority=priority, heads=heads)
+                metrics.staged(index, len(staged))
                 for build in written:
                     revisions.publish(conn, build, staged)
                 return

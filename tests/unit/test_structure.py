@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 # floor; recipes are what the rooms of the product share, and `process` is what a Celery process makes of them.
 FLOORS = [
     {"worker.errors"},
-    {"settings", "worker.documents", "worker.limits", "worker.scheduling", "worker.tokens"},
+    {"settings", "worker.documents", "worker.limits", "worker.metrics", "worker.scheduling", "worker.tokens"},
     {"worker.models"},
     {
         "worker.backends",
@@ -41,6 +41,7 @@ PURE = {
     "documents",
     "errors",
     "limits",
+    "metrics",
     "packing",
     "prompting",
     "ranking",

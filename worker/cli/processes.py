@@ -67,13 +67,22 @@ loglevel_option = click.option(
 @click.option(
     "--name", help="Name of this process on its machine; needed for a second one of the same queues."
 )
+@click.option(
+    "--metrics-port",
+    type=click.IntRange(1, 65535),
+    help="Port of its Prometheus metrics.  [default: METRICS_PORT]",
+)
 @loglevel_option
-def worker(queues: str, concurrency: int | None, name: str | None, loglevel: str) -> int:
+def worker(
+    queues: str, concurrency: int | None, name: str | None, metrics_port: int | None, loglevel: str
+) -> int:
     """Run one worker process: staging, embed, chat, or all in one.
 
     Documents are staged in processes (one per core), requests are made in threads. SIGTERM lets running tasks
     finish.
     """
+    if metrics_port:
+        environment()["METRICS_PORT"] = str(metrics_port)
     pool = POOLS[queues]
     arguments = ["--queues", ",".join(pool.queues), "--pool", pool.kind, "--hostname", f"{name or queues}@%h"]
     arguments += ["--concurrency", str(concurrency or pool.concurrency or os.cpu_count() or 1)]
@@ -167,6 +176,9 @@ def _run(
     if not services_only:
         schema.install(found["DATABASE_URL"])  # as each worker does: what is wrong is told once
         commands = {name: ["worker", "--queues", name, "--loglevel", loglevel] for name in PROCESSES}
+        ports = metrics_ports(configuration.metrics_port)
+        for name, port in ports.items():
+            commands[name] += ["--metrics-port", str(port)]
         commands["beat"] = ["beat", "--loglevel", loglevel]
         variables = {**environment(), **found}
         if find_spec("flower"):
@@ -178,6 +190,9 @@ def _run(
         supervisor = stack.enter_context(Supervisor(programs, variables, say=_say))
         check.append(supervisor.check)
         await_workers(load(variables), check)
+        for name, port in ports.items():
+            url = f"http://{configuration.metrics_address}:{port}/metrics"
+            _tell(as_json, "metrics", {f"METRICS_URL_{name.upper()}": url}, f"{url}  {name}")
         if "flower" in commands:
             shown = f"{monitor.url}  user {FLOWER_USER}, password {monitor.password}"
             _tell(as_json, "flower", monitor.as_json(), shown)
@@ -186,6 +201,11 @@ def _run(
         time.sleep(1)
         for function in check:
             function()
+
+
+def metrics_ports(first: int | None) -> dict[str, int]:
+    """Of the worker processes of `up`, which are on one machine: METRICS_PORT and those behind it."""
+    return {} if first is None else {name: first + at for at, name in enumerate(PROCESSES)}
 
 
 def _say(sentence: str) -> None:

@@ -66,6 +66,7 @@ def load(environ: Mapping[str, str] | None = None) -> Configuration:
         max_document_bytes=values["MAX_DOCUMENT_BYTES"],
         timezone=_timezone(values["TIMEZONE"]),
         metrics_port=values["METRICS_PORT"],
+        metrics_address=values["METRICS_ADDRESS"],
         price_per_million_tokens=values["PRICE_PER_MILLION_TOKENS"],
         embedding_backends=embedding,
         chat_backends=chat,

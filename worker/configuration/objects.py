@@ -126,6 +126,7 @@ class Configuration:
     max_document_bytes: Count
     timezone: str
     metrics_port: Port | None
+    metrics_address: Name
     price_per_million_tokens: (
         Annotated[float, BeforeValidator(_no_boolean), Field(ge=0, allow_inf_nan=False)] | None
     )

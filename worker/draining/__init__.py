@@ -17,6 +17,7 @@ from uuid import UUID
 
 import stamina
 
+from worker import metrics
 from worker.budgets import MAX_PAUSE_SECONDS, Budget
 from worker.configuration import EmbeddingBackendSettings
 from worker.draining.requests import Sender, Sent
@@ -145,7 +146,7 @@ class Drainer:
         """
         failure: VectorIndexError | None = None
         try:
-            with self._budget.first(PROBE_TOKENS):
+            with self._budget.first(PROBE_TOKENS), metrics.Request(self._budget.name, metrics.PROBE):
                 probe(self._backend)
         except VectorIndexError as error:
             failure = error
@@ -189,7 +190,9 @@ class Drainer:
             tokens = max(min(tokens, share, most_tokens), self._heavy_tokens)
         patience = MAX_PAUSE_SECONDS if self._heavy_tokens else 0.0  # it would find others before it for ever
         wait = self._budget.take(tokens, patience_seconds=patience)
-        self._stopping.wait(wait if wait <= patience else min(wait, 1.0))
+        wait_now = wait if wait <= patience else min(wait, 1.0)
+        metrics.budget_wait(self._budget.name, wait_now)
+        self._stopping.wait(wait_now)
         if wait > patience:
             return None
         taken = time.monotonic()
@@ -214,6 +217,7 @@ class Drainer:
                 held_seconds=time.monotonic() - taken,
             )
         if claim is not None:
+            metrics.expired(build.index, claim.expired)
             self._heavy_tokens = 0
             self._held[claim.token] = claim
         return claim
@@ -272,7 +276,7 @@ class Drainer:
         if first.attempts > MAX_ATTEMPTS:  # it travels alone by now, and no attempt came to an end
             with connection.checkout(self._url) as conn:
                 reason = f"given up after {MAX_ATTEMPTS} attempts: the worker died each time it was embedded"
-                queue.fail(conn, claim, first.hash, reason)
+                metrics.failed(claim.build.index, queue.fail(conn, claim, first.hash, reason), None)
             return
         try:
             Recipe.stored(claim.build.recipe).check(claim.build.index, self._backend)
@@ -331,7 +335,9 @@ class Drainer:
         logger.warning("request of %d inputs failed: %s", len(sent.inputs), error)
         if isinstance(error, InputError):
             self._fail(conn, claim, sent.inputs, error)
-        elif isinstance(error, SettingsError):
+            return
+        metrics.retried(claim.build.index, len(sent.inputs), error)
+        if isinstance(error, SettingsError):
             self._probed = False  # a tiny request tells whether they are mended, not one that is paid for
             self._pause(PAUSE_SECONDS)
             queue.give_back(conn, claim, seconds=PAUSE_SECONDS, counted=False)
@@ -353,7 +359,7 @@ class Drainer:
         self, conn: connection.Connection, claim: Claim, inputs: Sequence[Input], error: VectorIndexError
     ) -> None:
         for item in inputs:
-            queue.fail(conn, claim, item.hash, str(error))
+            metrics.failed(claim.build.index, queue.fail(conn, claim, item.hash, str(error)), error)
 
     def _pause(self, seconds: float) -> None:
         self._paused_until = max(self._paused_until, time.monotonic() + seconds)

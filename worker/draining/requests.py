@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from worker import metrics
 from worker.budgets import Budget
 from worker.chunking import MIN_TOKENS, chunk
 from worker.documents import Chunk, embedding_text
@@ -48,7 +49,10 @@ class Sender:
                 if self.stopping.is_set() or not self._may_send(claim, inputs, last_start):
                     return [*ended, Sent(inputs=inputs)]
                 texts = [embedding_text(recipe.document_prefix, item.heading, item.text) for item in inputs]
-                ended.append(Sent(inputs=inputs, vectors=self.backend.embed(texts)))
+                with self._counted(inputs):
+                    vectors = self.backend.embed(texts)
+                metrics.embedded(claim.build.index, len(inputs))
+                ended.append(Sent(inputs=inputs, vectors=vectors))
             except (TooLarge, Refused) as error:
                 half = len(inputs) // 2
                 if half:
@@ -75,7 +79,16 @@ class Sender:
                 f"{self.backend.model_id}: halving a request that is too large, or holds what is refused, "
                 "took too long for its lease; the rest is tried again later"
             )
+        metrics.budget_wait(self.budget.name, wait)
         return not self.stopping.wait(wait)
+
+    def _counted(self, inputs: Sequence[Input]) -> metrics.Request:
+        """Around a request of these inputs."""
+        tokens = sum(item.tokens for item in inputs)
+        fill = max(tokens / self.backend.batch_token_limit, len(inputs) / self.backend.batch_size)
+        return metrics.Request(
+            self.budget.name, metrics.DOCUMENTS, inputs=len(inputs), tokens=tokens, fill=fill
+        )
 
     def _cut(self, recipe: Recipe, item: Input) -> Sequence[Chunk]:
         """An input in pieces of half its tokens; none when it has no room for two chunks."""

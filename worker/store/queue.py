@@ -45,6 +45,7 @@ class Claim:
     inputs: Sequence[Input]  # may be empty, when all that was claimed falls under the next two
     saved: Sequence[bytes]  # contents that had their vector already: publish what wants them
     orphans: Sequence[bytes]  # contents that no chunk has any more: forget them
+    expired: int  # contents of it that another claim held until its lease ended
     suspect: bool  # it travels alone, and the claim before this one never ended: it may be what kills workers
 
 
@@ -95,6 +96,7 @@ def claim(
         inputs=[inputs[hash] for hash in wanted if hash in inputs],
         saved=saved,
         orphans=[hash for hash in wanted if hash not in inputs],
+        expired=sum(row.abandoned for row in rows),
         suspect=alone == 0 and rows[0].abandoned,
     )
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from psycopg.types.json import Jsonb
 
+from worker import metrics
 from worker.store import builds
 from worker.store.builds import Build
 from worker.store.connection import Connection, retry_on_deadlock
@@ -96,7 +97,10 @@ def publish(connection: Connection, build: Build, docs: Sequence[int]) -> int:
         parameters = {"docs": sorted(docs)[at : at + PUBLISH_SLICE]}
         with connection.transaction():
             connection.execute(build.sql("revisions.sql", "lock_wanted"), parameters)
-            published += len(connection.execute(build.sql("revisions.sql", "publish"), parameters).fetchall())
+            live = len(connection.execute(build.sql("revisions.sql", "publish"), parameters).fetchall())
+        published += live
+        if build.state == "live":
+            metrics.published(build.index, live)
     return published
 
 

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC
 from typing import Any
 
+from psycopg import Cursor
 from psycopg.rows import class_row, dict_row
 
 from worker.store import builds, revisions
@@ -45,6 +46,19 @@ class Ledger:
     complete: bool  # all of the message are
     report: Mapping[str, Any] | None  # of a reindexing: what its result has beside the counts
     seconds: float  # from its first slice to its result, or to now
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """Where an index stands."""
+
+    index: str  # its name
+    documents: Mapping[str, int]  # by state, in the build that readers see
+    oldest_seconds: float  # how long the document has waited that has waited longest; 0: none waits
+    pending_chunks: int  # contents without a vector, in all builds that are being written
+    pending_tokens: int  # of those
+    paused: bool
+    repairs: Mapping[str, int]  # by kind: what the sweep had to mend so far
 
 
 def written_builds(connection: Connection) -> list[Build]:
@@ -148,6 +162,34 @@ def figures(connection: Connection, build: Build | None) -> dict[str, Any]:
             row | {"documents": documents["live"] if row["build"] == build.build else None} for row in listed
         ],
     }
+
+
+def standings(connection: Connection) -> tuple[list[Standing], Mapping[str, int]]:
+    """Where every index stands, and rows of the outbox by state.
+
+    It counts rows. Each statement ends after half a minute, with ServiceUnreachable.
+    """
+    with connection.transaction(), connection.cursor(row_factory=dict_row) as cursor:
+        cursor.execute(statement("upkeep.sql", "limit_time"))
+        rows = cursor.execute(statement("upkeep.sql", "list_indexes")).fetchall()
+        outbox = cursor.execute(statement("upkeep.sql", "count_outbox")).fetchone() or {}
+        return [_standing(cursor, row) for row in rows if row["live_build"] is not None], outbox
+
+
+def _standing(cursor: Cursor[dict[str, Any]], row: Mapping[str, Any]) -> Standing:
+    documents = cursor.execute(statement("upkeep.sql", "count_documents", row["live_build"])).fetchone() or {}
+    pending: Counter[str] = Counter()
+    for build in row["written"]:
+        pending.update(cursor.execute(statement("upkeep.sql", "count_pending", build)).fetchone() or {})
+    return Standing(
+        index=row["name"],
+        oldest_seconds=documents.pop("oldest_seconds"),
+        documents=documents,
+        pending_chunks=pending["chunks"],
+        pending_tokens=pending["tokens"],
+        paused=row["paused"],
+        repairs={"published": row["published"], "queued": row["queued"]},
+    )
 
 
 def failures(connection: Connection, build: Build, *, after: str, limit: int) -> list[dict[str, Any]]:

@@ -103,3 +103,17 @@ WHERE d.index_id = %(index_id)s AND d.id = ANY(%(ids)s) AND NOT d.deleted
 SELECT d.id, s.error, s.since, s.live_rev IS NOT NULL AS searchable
 FROM {served} s JOIN vector_index.documents d USING (doc)
 WHERE s.state = 'failed' AND d.id > %(after)s ORDER BY d.id LIMIT %(limit)s
+
+-- name: limit_time: of each statement of this transaction
+SET LOCAL statement_timeout = '30s'
+
+-- name: list_indexes: each with its live build, those that are being written, and what the sweep had to mend in all
+SELECT i.name, i.live_build, i.paused_at IS NOT NULL AS paused,
+    coalesce(sum(b.swept_published), 0)::bigint AS published, coalesce(sum(b.swept_queued), 0)::bigint AS queued,
+    coalesce(array_agg(b.build) FILTER (WHERE b.state IN ('filling', 'closing', 'live')), ARRAY[]::bigint[]) AS written
+FROM vector_index.indexes i LEFT JOIN vector_index.builds b USING (index_id)
+WHERE i.dropped_at IS NULL GROUP BY i.index_id ORDER BY i.name
+
+-- name: count_outbox: what applications enqueued: rows that wait, and rows that no worker can take
+SELECT count(*) FILTER (WHERE error IS NULL) AS waiting, count(*) FILTER (WHERE error IS NOT NULL) AS failed
+FROM vector_index.outbox

@@ -1,0 +1,291 @@
+"""What Prometheus is told: counts of what happened, and figures of services that may be away."""
+
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
+from urllib.parse import urlsplit
+
+import pytest
+import redis
+from prometheus_client import CollectorRegistry
+
+from tests.fixtures.proxy import Proxy
+from tests.fixtures.system import eventually
+from tests.integration.test_answering import Echo
+from tests.integration.test_pipeline import Application, application, faulty  # noqa: F401
+from worker import metrics
+from worker.answering import Question, answer
+from worker.broker import lengths
+from worker.budgets import Budget
+from worker.errors import InvalidQuery, ProviderUnavailable, Refused, SettingsError, VectorIndexError
+from worker.monitoring import scraping
+from worker.retrieval import LikeDocument, Query, find_similar, retrieve
+
+QUEUES = ("vector_index", "vector_index.embed")
+LEASE_OVER = """UPDATE vector_index.pending_1 SET attempts = 1, token = gen_random_uuid(),
+visible_at = clock_timestamp() - interval '1 second' RETURNING 1"""
+
+Value = Callable[..., float | None]
+
+
+@pytest.fixture
+def value(monkeypatch: pytest.MonkeyPatch) -> Value:
+    """Count from now on; the value of a sample: None where there is none, and nobody would count it."""
+    monkeypatch.setattr(metrics, "_families", None)
+    registry = metrics.start()
+    return lambda name, **labels: registry.get_sample_value(f"vector_index_{name}", labels)
+
+
+def test_nobody_counts_and_the_client_is_not_imported_until_it_is_asked_for() -> None:
+    code = (
+        "import sys, worker.celery, tasks.chat, tasks.indexing, tasks.retrieval, tasks.upkeep, worker.cli.processes\n"
+        "from worker import metrics\n"
+        "with metrics.Request('embedding:default', metrics.PROBE), metrics.search('default', 'text'): pass\n"
+        "metrics.staged('default', 1); metrics.task('tasks.search', 'SUCCESS', 0.1)\n"
+        "sys.exit('prometheus_client' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+def test_a_document_is_counted_on_its_way(application: Application, value: Value) -> None:  # noqa: F811
+    application.put(
+        {"id": "a", "text": "Cats chase mice."}, {"id": "b", "text": "Ships.\n\n" + "At sea. " * 20}
+    )
+    backend = application.backend
+    chunks = sum(map(len, backend.requests))
+    tokens = sum(backend.count_tokens(text) for request in backend.requests for text in request)
+    assert value("documents_staged_total", index="default") == 2
+    assert value("chunks_embedded_total", index="default") == chunks > 2
+    assert value("documents_published_total", index="default") == 2
+    request = {"backend": "default", "purpose": "documents"}
+    assert value("requests_total", **request, outcome="ok") == 1
+    assert value("request_inputs_total", **request) == chunks
+    assert value("request_tokens_total", **request) == tokens
+    assert value("request_seconds_count", **request) == 1
+    fill = max(tokens / backend.batch_token_limit, chunks / backend.batch_size)
+    assert value("request_fill_ratio_sum", backend="default") == pytest.approx(fill)
+    assert value("documents_failed_total", index="default", reason="input") is None
+    application.put({"id": "a", "text": "Cats chase mice."})
+    assert value("documents_staged_total", index="default") == 3
+    assert value("documents_published_total", index="default") == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        (ProviderUnavailable("the server had an error"), "unavailable"),
+        (ProviderUnavailable("slower", retry_after_seconds=7, rate_limited=True), "rate_limited"),
+        (SettingsError("a wrong key"), "settings"),
+    ],
+)
+def test_what_is_sent_again_is_counted_by_its_class(
+    application: Application,  # noqa: F811
+    value: Value,
+    error: VectorIndexError,
+    outcome: str,
+) -> None:
+    application.stage({"id": "a", "text": "Cats chase mice."})
+    faulty(application.backend, lambda texts: error)
+    claim = application.drainer._claim()
+    assert claim is not None
+    application.drainer._settle(claim)
+    assert value("requests_total", backend="default", purpose="documents", outcome=outcome) == 1
+    assert value("chunks_retried_total", index="default", reason=outcome) == 1
+    assert value("pause_seconds_total", backend="default") == (7 if outcome == "rate_limited" else None)
+    assert value("chunks_embedded_total", index="default") is None
+
+
+def test_documents_that_fail_are_counted_by_their_reason(application: Application, value: Value) -> None:  # noqa: F811
+    faulty(application.backend, lambda texts: Refused("not this") if "poison" in " ".join(texts) else None)
+    application.put(*[{"id": n, "text": "The same poison."} for n in "ab"], {"id": "c", "text": "Fine."})
+    assert value("documents_failed_total", index="default", reason="input") == 2
+    assert value("documents_published_total", index="default") == 1
+
+
+def test_a_lease_that_ended_is_counted_and_a_claim_that_was_given_back_is_not(
+    application: Application,  # noqa: F811
+    value: Value,
+) -> None:
+    application.stage({"id": "a", "text": "Cats chase mice."})
+    claim = application.drainer._claim()
+    assert claim is not None
+    application.drainer.let_go()
+    application.drainer._held.clear()
+    application.drainer.drain()
+    assert value("leases_expired_total", index="default") == 0
+    application.stage({"id": "b", "text": "Ships cross the sea."})
+    application.rows(LEASE_OVER)
+    application.drainer.drain()
+    assert value("leases_expired_total", index="default") == 1
+
+
+def test_searches_are_timed_by_mode_and_outcome(application: Application, value: Value) -> None:  # noqa: F811
+    application.put({"id": "a", "text": "Cats chase mice."}, {"id": "b", "text": "Ships cross the sea."})
+    application.search("cats", mode="text")
+    application.search("cats")
+    find_similar(application.url, application.index, LikeDocument(id="a"))
+    with pytest.raises(InvalidQuery):
+        retrieve(application.url, application.index, application.backend, Query(text="a", filter={"$no": 1}))
+    seconds = {
+        (mode, outcome): value("search_seconds_count", index="default", mode=mode, outcome=outcome)
+        for mode in ("text", "hybrid", "similar")
+        for outcome in ("ok", "input")
+    }
+    assert {key: count for key, count in seconds.items() if count} == {
+        ("text", "ok"): 1, ("hybrid", "ok"): 1, ("similar", "ok"): 1, ("hybrid", "input"): 1,
+    }  # fmt: skip
+    assert value("requests_total", backend="hash", purpose="search", outcome="ok") == 1
+
+
+def test_an_answer_is_counted_with_its_tokens(application: Application, value: Value) -> None:  # noqa: F811
+    application.put({"id": "a", "text": "Cats chase mice."})
+    passages = retrieve(application.url, application.index, application.backend, Query(text="cats"))
+    backend = Echo()
+    used = answer(backend, Question(text="What do cats do?"), passages, budget=Budget("", "chat:mine"))[
+        "usage"
+    ]
+    assert value("request_tokens_total", backend="chat:mine", purpose="answer") == used["input_tokens"]
+    assert value("answer_tokens_total", backend="chat:mine") == used["output_tokens"] > 0
+    with pytest.raises(RuntimeError), metrics.chat("default"):
+        raise RuntimeError("a bug")
+    assert value("chat_seconds_count", index="default", outcome="bug") == 1
+
+
+def test_what_will_be_counted_begins_at_zero(value: Value) -> None:
+    """Else a rate misses the first failure of all."""
+    assert value("documents_failed_total", index="default", reason="died") is None
+    metrics.expect(["default"], ["embedding:default"], ["chat:default"])
+    assert value("documents_failed_total", index="default", reason="died") == 0
+    assert value("leases_expired_total", index="default") == 0
+    assert value("pauses_total", backend="chat:default") == 0
+    assert value("requests_total", backend="chat:default", purpose="answer", outcome="rate_limited") == 0
+
+
+def test_the_figures_of_the_services_are_those_that_stand_there(
+    application: Application,  # noqa: F811
+    broker_url: str,
+) -> None:
+    application.put({"id": "a", "text": "Cats chase mice."})
+    faulty(application.backend, lambda texts: Refused("not this") if "poison" in " ".join(texts) else None)
+    application.put({"id": "b", "text": "A poison."})
+    application.stage(
+        {"id": "c", "text": "Ships cross the sea."}, {"id": "d", "text": "Ships cross the sea."}
+    )
+    application.rows("UPDATE vector_index.indexes SET paused_at = clock_timestamp() RETURNING 1")
+    application.rows("UPDATE vector_index.builds SET swept_published = 3 RETURNING 1")
+    application.rows("SELECT vector_index.enqueue_document('default', 'e', 'Later.')")
+    with redis.Redis.from_url(broker_url) as client:
+        client.lpush("vector_index.embed", "one", "two")
+        client.lpush("vector_index.embed\x06\x169", "one of another priority")
+
+    samples = scrape(application.url, broker_url)
+    assert samples["documents", "default", "live"] == 1
+    assert samples["documents", "default", "failed"] == 1
+    assert samples["documents", "default", "pending"] == 2
+    assert samples["pending_chunks", "default"] == 1
+    assert samples["pending_tokens", "default"] == 4
+    assert 0 < samples["oldest_pending_seconds", "default"] < 60
+    assert samples["paused", "default"] == 1
+    assert samples["sweep_repairs_total", "default", "published"] == 3
+    assert samples["outbox_rows", "waiting"] == 1
+    assert samples["queue_messages", "vector_index.embed"] == 3
+    assert samples["queue_messages", "vector_index"] == 0
+    assert samples["up", "postgres"] == samples["up", "broker"] == 1
+
+
+def test_a_database_without_an_index_has_figures_too(url: str, broker_url: str) -> None:
+    samples = scrape(url, broker_url)
+    assert samples["outbox_rows", "waiting"] == 0
+    assert not any(name == "documents" for name, *_ in samples)
+
+
+def test_a_scrape_neither_fails_nor_hangs_when_a_service_is_away_or_stalls(
+    url: str, broker_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scraping, "KEPT_SECONDS", 0.0)
+    monkeypatch.setattr(scraping, "STALE_SECONDS", 0.6)
+    monkeypatch.setattr(scraping, "PATIENCE_SECONDS", 0.3)
+    with Proxy(port_of(url)) as postgres, Proxy(port_of(broker_url)) as broker:
+        state = state_of(
+            url.replace(f":{port_of(url)}/", f":{postgres.port}/"),
+            broker_url.replace(f":{port_of(broker_url)}/", f":{broker.port}/"),
+        )
+        assert ups(state) == (1, 1)
+        for break_service in (Proxy.cut, Proxy.stall):
+            for proxy, ups_then in ((postgres, (0, 1)), (broker, (1, 0))):
+                break_service(proxy)
+                began = time.monotonic()
+                eventually(lambda expected=ups_then: ups(state) == expected, 10)
+                assert time.monotonic() - began < 5
+                assert ("queue_messages", "vector_index") not in samples_of(state) or proxy is postgres
+                proxy.mend()
+                eventually(lambda: ups(state) == (1, 1), 20)
+
+
+def test_scrapes_share_a_reading_and_a_long_one_is_kept_for_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading takes up a fiftieth of the time at most, however often somebody scrapes."""
+    now = 1000.0
+    monkeypatch.setattr(scraping, "time", SimpleNamespace(monotonic=lambda: now))
+    reads: list[float] = []
+
+    def read() -> int:
+        nonlocal now
+        reads.append(now)
+        now += 0.4
+        return len(reads)
+
+    reading = scraping.Reading(read)
+    for at in range(100):
+        now = max(now, 1000.0 + at)
+        assert reading.begin().wait() == len(reads)
+    assert [round(at - 1000) for at in reads] == [0, 21, 42, 63, 84]
+
+
+def test_a_mistake_in_a_reading_takes_no_other_metric_away(
+    url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    state = scraping.State(url, lambda: {}["no such queue"])
+    assert ups(state) == (1, 0)
+    assert "could not be read" in caplog.text
+
+
+def test_a_port_that_is_in_use_is_one_sentence_with_the_mend() -> None:
+    registry = CollectorRegistry()
+    with (
+        Proxy(1) as taken,
+        pytest.raises(SettingsError, match=rf"cannot listen on 127.0.0.1:{taken.port} \("),
+    ):
+        scraping.serve("127.0.0.1", taken.port, registry)
+    with pytest.raises(SettingsError, match="another METRICS_PORT or METRICS_ADDRESS"):
+        scraping.serve("no.such.address.invalid", random.randint(20_000, 30_000), registry)
+
+
+def scrape(url: str, broker_url: str) -> dict[tuple[str, ...], float]:
+    return samples_of(state_of(url, broker_url))
+
+
+def state_of(url: str, broker_url: str) -> scraping.State:
+    return scraping.State(url, lambda: lengths(broker_url, QUEUES))
+
+
+def samples_of(state: scraping.State) -> dict[tuple[str, ...], float]:
+    """The values of a scrape by name and labels, without the prefix of the names."""
+    return {
+        (sample.name.removeprefix("vector_index_"), *sample.labels.values()): sample.value
+        for metric in state.collect()
+        for sample in metric.samples
+    }
+
+
+def ups(state: scraping.State) -> tuple[float, float]:
+    samples = samples_of(state)
+    return samples["up", "postgres"], samples["up", "broker"]
+
+
+def port_of(url: str) -> int:
+    port = urlsplit(url).port
+    assert port is not None
+    return port
