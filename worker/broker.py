@@ -11,6 +11,7 @@ import redis
 from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
 from billiard.exceptions import WorkerLostError
 from celery import Task, bootsteps
+from celery.beat import SchedulingError
 from celery.exceptions import Reject
 from celery.worker import state
 from celery.worker.consumer import consumer
@@ -202,6 +203,15 @@ class HideBodies(logging.Filter):
         if record.msg in self.SHOWN and isinstance(record.args, tuple):
             shown = self.SHOWN[record.msg]
             record.args = (*record.args[:shown], *["(hidden)"] * (len(record.args) - shown))
+        return True
+
+
+class OneLine(logging.Filter):
+    """Celery's beat logs a stack and a traceback each time that the broker does not answer: keep the reason."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.exc_info and isinstance(record.exc_info[1], SchedulingError):
+            record.msg, record.args, record.exc_info = "%s", (record.exc_info[1],), None
         return True
 
 

@@ -22,7 +22,14 @@ from celery.utils.log import current_process_index
 from kombu.entity import Queue
 
 from worker import configuration, metrics, process
-from worker.broker import VISIBILITY_TIMEOUT_SECONDS, HideBodies, LeaseHeartbeat, guard_reconnect, lengths
+from worker.broker import (
+    VISIBILITY_TIMEOUT_SECONDS,
+    HideBodies,
+    LeaseHeartbeat,
+    OneLine,
+    guard_reconnect,
+    lengths,
+)
 from worker.draining import Drainer
 from worker.errors import ServiceUnreachable, VectorIndexError
 from worker.scheduling import look_seconds
@@ -159,6 +166,7 @@ def start_beat(**_: Any) -> None:
     except VectorIndexError as error:
         end_with(error)
     connection.close_pools()
+    logging.getLogger("celery.beat").addFilter(OneLine())
 
 
 @signals.worker_init.connect

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from worker import process
+from worker.celery import beat_entries
 from worker.scheduling import next_due
 from worker.store import connection, schedule
 from worker.store.schedule import CLAIM_SECONDS, PATIENCE_SECONDS, Run, runs_to_send
@@ -60,6 +62,17 @@ class Beat:
 @pytest.fixture
 def beat(url: str) -> Beat:
     return Beat(url)
+
+
+@pytest.mark.parametrize(
+    ("schedules", "seconds"), [({}, None), ({"a": HOURLY, "b": "4"}, 2.0), ({"a": HOURLY}, 10.0)]
+)
+def test_the_beat_looks_only_where_an_index_has_a_schedule(
+    schedules: dict[str, str], seconds: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "schedules", lambda: schedules)
+    found = beat_entries().get("due")
+    assert (found and found["schedule"]) == seconds
 
 
 def test_nothing_is_sent_before_it_is_due_and_then_once(beat: Beat) -> None:

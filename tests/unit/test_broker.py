@@ -1,11 +1,12 @@
-"""What a worker logs of messages that it cannot take."""
+"""What a worker logs of messages that it cannot take, and the beat of those that it cannot send."""
 
 import logging
 
 import pytest
+from celery.beat import SchedulingError
 from celery.worker.consumer import consumer
 
-from worker.broker import HideBodies
+from worker.broker import HideBodies, OneLine
 
 
 @pytest.mark.parametrize(
@@ -32,3 +33,12 @@ def test_other_messages_keep_their_values() -> None:
     record = logging.LogRecord("celery", logging.ERROR, "", 0, consumer.CONNECTION_ERROR, values, None)
     HideBodies().filter(record)
     assert "Connection refused" in record.getMessage()
+
+
+def test_the_beat_says_in_one_line_that_the_broker_does_not_answer() -> None:
+    error = SchedulingError("Couldn't apply scheduled task due: Connection refused.")
+    values = (error, ["a stack", "of frames"])
+    raised = (SchedulingError, error, None)
+    record = logging.LogRecord("celery.beat", logging.ERROR, "", 0, "Message Error: %s\n%s", values, raised)
+    assert OneLine().filter(record)
+    assert logging.Formatter().format(record) == str(error)

@@ -15,9 +15,9 @@ OVERDUE_SECONDS = 60.0  # more than the longest time between two looks: nobody l
 COUNTS = ("read", "staged", "unchanged", "deleted", "rejected")
 UNITS = (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1))
 
-NONE = (
-    "no index has a schedule: set its SOURCE and its SCHEDULE (a crontab such as '30 3 * * *', or seconds) in "
-    'VECTOR_INDEX["INDEXES"], and start the beat and the workers anew'
+SET = (
+    "set its SOURCE and its SCHEDULE (a crontab such as '30 3 * * *', or seconds) in VECTOR_INDEX[\"INDEXES\"], and "
+    "start the beat and the workers anew"
 )
 
 
@@ -31,13 +31,14 @@ def schedule(index: str | None, as_json: bool) -> None:
         configuration.index(index)
     found = Client(configuration).call("tasks.schedule", CHAT, index=index)
     zone = ZoneInfo(configuration.timezone)
-    lines = [line for row in found["schedules"] for line in _lines(row, zone)]
-    output(found, as_json, lines or [NONE])
+    none = "no index has a schedule" if index is None else f"{index} has no schedule"
+    shown = [line for row in found["schedules"] for line in lines(row, zone)]
+    output(found, as_json, shown or [f"{none}: {SET}"])
 
 
-def _lines(row: dict[str, Any], zone: ZoneInfo) -> Iterator[str]:
-    crontab = " " in row["schedule"].strip()
-    yield f"{row['index']}: {row['schedule'] + ' in ' + row['timezone'] if crontab else 'every ' + _every(row)}"
+def lines(row: dict[str, Any], zone: ZoneInfo) -> Iterator[str]:
+    """A schedule, its last run, what was skipped since, and its next run."""
+    yield f"{row['index']}: {_when(row)}"
     yield f"  last run: {_run(row['last_run'], zone) if row['last_run'] else 'none yet'}"
     if skipped := row["skipped"]:
         yield f"  skipped:  {_local(skipped['finished_at'], zone)}: {skipped['message']}"
@@ -60,9 +61,11 @@ def _run(run: dict[str, Any], zone: ZoneInfo) -> str:
     return said + (f"; {run['message']}" if run["message"] else "")
 
 
-def _every(row: dict[str, Any]) -> str:
+def _when(row: dict[str, Any]) -> str:
+    if " " in row["schedule"].strip():
+        return f"{row['schedule']} in {row['timezone']}"
     seconds = float(row["schedule"])
-    return _span(seconds) if seconds >= 1 else f"{seconds:g} s"
+    return f"every {_span(seconds) if seconds.is_integer() else f'{seconds:g} s'}"
 
 
 def _local(time: str, zone: ZoneInfo) -> str:

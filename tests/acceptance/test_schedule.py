@@ -1,0 +1,204 @@
+"""The schedule with real processes: two beats, one of them killed; an outage of the broker; and what `schedule` shows.
+
+The figures of a full minute: `SCHEDULE_SECONDS=60 .venv/bin/python -m pytest -s -n 0 tests/acceptance/test_schedule.py`
+"""
+
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import psycopg
+import pytest
+
+from tests.fixtures.proxy import Proxy
+from tests.fixtures.system import CHAT, EMBED, STAGING, VECTOR_INDEX, System, eventually
+from worker.cli.supervision import Supervisor
+
+SECONDS = float(os.environ.get("SCHEDULE_SECONDS", "15"))
+EVERY_SECONDS = 2.0
+
+SETTINGS = """
+VECTOR_INDEX = {
+    "INDEXES": {"default": {"SOURCE": "shelf", "SCHEDULE": 2}},
+    "SOURCES": {"shelf": {"CLASS": "shelf.Shelf"}},
+}
+TIMEZONE = "Europe/Berlin"
+"""
+
+# It writes down when it is read: the evidence that the product had no hand in
+SHELF = """
+import os, time
+
+class Shelf:
+    def documents(self):
+        self.note("begin")
+        yield from ({"id": str(number), "text": f"Book number {number}."} for number in range(5))
+        time.sleep(0.2)
+        self.note("end")
+
+    def note(self, word):
+        with open("readings", "a") as file:
+            file.write(f"{word}\\n")
+"""
+
+WORKER = {"all": ["worker", "--queues", "all"]}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tally:
+    """What became of a schedule."""
+
+    done: int
+    skipped: int
+    failed: int
+    doubles: int  # due times with more than one run that read
+    overlaps: int  # runs that began before the one before had ended
+    readings: list[str]  # of the source: begin, end, begin, ...
+
+
+def tally(system: System) -> Tally:
+    with psycopg.connect(system.environment["DATABASE_URL"], autocommit=True) as connection:
+        rows = connection.execute(
+            "SELECT outcome, scheduled_for, started_at < lag(finished_at) OVER (ORDER BY started_at) "
+            "FROM vector_index.runs WHERE outcome <> 'skipped'"
+        ).fetchall()
+        skips = connection.execute("SELECT count(*) FROM vector_index.runs WHERE outcome = 'skipped'")
+        skipped = (skips.fetchone() or (0,))[0]
+    outcomes = Counter(row[0] for row in rows)
+    file = system.folder / "readings"
+    return Tally(
+        done=outcomes["done"],
+        skipped=skipped,
+        failed=outcomes["failed"],
+        doubles=len(rows) - len({row[1] for row in rows if row[1] is not None}),
+        overlaps=sum(bool(row[2]) for row in rows),
+        readings=file.read_text().split() if file.exists() else [],
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "ours.py").write_text(SETTINGS)
+    (tmp_path / "shelf.py").write_text(SHELF)
+    return tmp_path
+
+
+def when_idle(system: System) -> Tally:
+    """The tally, when no run is under way: the beats have ended."""
+
+    def still() -> Tally | None:
+        found = tally(system)
+        return found if found.readings.count("begin") == found.readings.count("end") == found.done else None
+
+    found: Tally = eventually(still)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(SECONDS + 120)
+def test_of_two_beats_one_may_be_killed_and_no_run_is_doubled_or_overlaps(
+    start_system: Callable[..., Any], folder: Path
+) -> None:
+    processes = {**WORKER, "one": ["beat"], "two": ["beat"]}
+    with start_system(folder, processes, VECTOR_INDEX_SETTINGS=str(folder / "ours.py")) as system:
+        eventually(lambda: tally(system).done)
+        started, at_start = time.monotonic(), tally(system)
+        time.sleep(SECONDS / 2)
+        system.kill("one")
+        halfway = tally(system)
+        time.sleep(max(0.0, started + SECONDS - time.monotonic()))
+        full = tally(system)
+        show(system)
+        system.kill("two")
+        found = when_idle(system)
+    runs = full.done - at_start.done
+    print(
+        f"\n{SECONDS:g} s, every {EVERY_SECONDS:g} s, two beats, one killed half-way: {runs} runs, "
+        f"{found.skipped} skipped, {found.failed} failed, {found.overlaps} overlaps, {found.doubles} doubles"
+    )
+    assert (found.overlaps, found.doubles, found.failed) == (0, 0, 0)
+    assert found.readings == ["begin", "end"] * found.done
+    assert at_start.done < halfway.done < full.done
+    assert SECONDS / EVERY_SECONDS / 2 <= runs <= SECONDS / EVERY_SECONDS + 1
+
+
+def show(system: System) -> None:
+    """`vector-index schedule` has the last run and the next."""
+    (row,) = json.loads(system.command("schedule", "--json").stdout)["schedules"]
+    assert (row["index"], row["schedule"], row["last_run"]["read"]) == ("default", "2", 5)
+    assert -5 < row["due_in_seconds"] <= EVERY_SECONDS
+    printed = system.command("schedule", "--index", "default").stdout
+    assert printed.startswith("default: every 2 s\n  last run: ")
+    assert "5 read, " in printed
+    assert " CET, " in printed
+
+
+@contextmanager
+def behind(proxy: Proxy, system: System) -> Iterator[System]:
+    """The same system, whose processes reach the broker through a proxy."""
+    broker = system.environment["BROKER_URL"]
+    environment = {
+        **system.environment,
+        "BROKER_URL": broker.replace(f":{urlsplit(broker).port}", f":{proxy.port}"),
+    }
+    cut_off = System(folder=system.folder, environment=environment)
+    try:
+        for name, arguments in WORKER.items():
+            cut_off.start(name, arguments)
+        cut_off.await_queues(STAGING, EMBED, CHAT)
+        yield cut_off
+    finally:
+        cut_off.stop()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_the_schedule_goes_on_after_an_outage_of_the_broker_in_which_the_beat_dies(
+    start_system: Callable[..., Any], folder: Path
+) -> None:
+    """Given a beat that is supervised as `up` does it; the one that lived through an outage goes on, too."""
+    with start_system(folder, {}, VECTOR_INDEX_SETTINGS=str(folder / "ours.py")) as bare:
+        port = urlsplit(bare.environment["BROKER_URL"]).port
+        assert port
+        with Proxy(port) as proxy, behind(proxy, bare) as system, (folder / "beat.log").open("ab") as log:
+            beat = Supervisor({"beat": [VECTOR_INDEX, "beat"]}, system.environment, output=log)
+            with beat:
+
+                def more_runs(count: int = 2) -> None:
+                    before = tally(system).done
+                    eventually(lambda: beat.check() or tally(system).done >= before + count, 60)
+
+                more_runs()
+                proxy.cut()
+                eventually(lambda: "Couldn't apply scheduled task due" in system.log("beat"))
+                proxy.mend()
+                more_runs()
+                assert beat.children[0].deaths == 0
+                proxy.cut()
+                process = beat.children[0].process
+                assert process
+                process.kill()
+                process.wait()
+                eventually(lambda: beat.check() or beat.children[0].process not in (None, process))
+                proxy.mend()
+                more_runs()
+                assert beat.children[0].deaths == 1
+        assert "Traceback" not in bare.log("beat")
+        assert (tally(bare).overlaps, tally(bare).doubles) == (0, 0)
+
+
+def test_without_a_schedule_it_is_said_how_to_set_one(system: System) -> None:
+    done = system.command("schedule")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "no index has a schedule: set its SOURCE and its SCHEDULE" in done.stdout
+    assert system.command("schedule", "--index", "remote").stdout.startswith(
+        "remote has no schedule: set its SOURCE"
+    )
+    assert json.loads(system.command("schedule", "--json").stdout) == {"schedules": []}
