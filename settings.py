@@ -38,7 +38,7 @@ PRICE_PER_MILLION_TOKENS = None  # currency units per million embedded tokens, f
 
 # Keys of an index that tell how it is searched: LANGUAGE, a text search configuration of Postgres (`english`; of the
 # builds made from then on), HYBRID_WEIGHTS, how much the ranking by vector counts and that by words ([1, 1]; at least
-# 0), TENANT_FIELD, the metadata field that every search must name. And what it is filled from: SOURCE, a key of SOURCES,
+# 0), TENANT_FIELD, the metadata field that every search must name. What it is filled from: SOURCE, a key of SOURCES,
 # and SCHEDULE, when that is read by itself: a crontab, meant in TIMEZONE, or seconds.
 
 # Backends, indexes and sources: a section that an override leaves out keeps what stands here.
