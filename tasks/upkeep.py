@@ -1,8 +1,9 @@
 """sweep, collect, index_vectors, verify, status, failures, retry: what keeps the system whole, and what looks at it."""
 
 import logging
-from collections import Counter
+from contextlib import suppress
 from dataclasses import asdict
+from datetime import UTC
 from typing import Any
 
 from celery import Task
@@ -11,12 +12,14 @@ from tasks.indexing import WAIT_FOR_SERVICES
 from worker import process, staging, verifying
 from worker.celery import EMBED, app, messages
 from worker.documents import document_ids
-from worker.errors import InvalidDocument, InvalidQuery
-from worker.store import builds, connection, garbage, hnsw, upkeep
+from worker.errors import BuildDropped, InvalidDocument, InvalidQuery
+from worker.store import builds, connection, garbage, hnsw, indexes, upkeep
+from worker.store.builds import Build
 
 MAX_FAILURES = 1000
 QUIET_SECONDS = 120.0  # a job that nobody has looked at for so long gets a new waiting task
 COLLECT_SECONDS = 3600.0  # between two collections of an index
+ERASED_SECONDS = 600.0  # where documents were deleted since
 INDEX_VECTORS_SECONDS = 60.0  # how long the message waits: each sweep sends another while it is due
 
 logger = logging.getLogger("vector_index.sweep")
@@ -28,25 +31,32 @@ def sweep() -> None:
 
     Any number may run at once.
     """
-    with connection.checkout(process.addresses().database_url) as conn:
-        for build in upkeep.written_builds(conn):
-            repairs = upkeep.sweep(conn, build)
-            if repairs.queued:
-                logger.error(
-                    "repaired %d contents that were neither embedded nor pending: a bug", repairs.queued
-                )
-            if hnsw.due(conn, build):
-                app.send_task(
-                    "tasks.index_vectors",
-                    kwargs={"index": build.index},
-                    expires=INDEX_VECTORS_SECONDS,
-                    ignore_result=True,
-                )
+    url = process.addresses().database_url
+    with connection.checkout(url) as conn:
+        written = upkeep.written_builds(conn)
+    for build in written:
+        with suppress(BuildDropped):  # meanwhile
+            _sweep_build(url, build)
+    with connection.checkout(url) as conn:
         upkeep.forget_jobs(conn)
-        due = upkeep.collections_due(conn, seconds=COLLECT_SECONDS)
+        due = upkeep.collections_due(conn, seconds=COLLECT_SECONDS, erased_seconds=ERASED_SECONDS)
     wake()
     for index in due:
         app.send_task("tasks.collect", kwargs={"index": index}, ignore_result=True)
+
+
+def _sweep_build(url: str, build: Build) -> None:
+    with connection.checkout(url) as conn:
+        repairs = upkeep.sweep(conn, build)
+        if repairs.queued:
+            logger.error("repaired %d contents that were neither embedded nor pending: a bug", repairs.queued)
+        if hnsw.due(conn, build):
+            app.send_task(
+                "tasks.index_vectors",
+                kwargs={"index": build.index},
+                expires=INDEX_VECTORS_SECONDS,
+                ignore_result=True,
+            )
 
 
 def wake() -> None:
@@ -66,14 +76,16 @@ def wake() -> None:
 def collect(index: str = "default") -> dict[str, Any]:
     """Delete what nothing refers to: old revisions, and vectors where they are more than a fifth. Run again: no-op.
 
-    The sweep sends it once an hour. What cannot be locked within a second stays for the next time.
+    The sweep sends it once an hour, and ten minutes after a deletion: then all such vectors go. What cannot be locked
+    within a second stays for the next time. What is left of dropped indexes goes too.
     """
-    collected = Counter(embeddings=0, revisions=0, pending=0)
+    collected = garbage.Collected()
     with connection.checkout(process.addresses().database_url) as conn:
-        for build in upkeep.written_builds(conn):
-            if build.index == index:
-                collected.update(asdict(garbage.collect(conn, build)))
-    return {"index": index, **collected}
+        build = builds.live(conn, index)
+        if build is not None:
+            collected = garbage.collect_index(conn, build.index_id)
+        indexes.purge(conn)
+    return {"index": index, **asdict(collected)}
 
 
 @app.task(name="tasks.index_vectors")
@@ -107,7 +119,9 @@ def status(ids: list[Any] | None = None, index: str = "default") -> dict[str, An
         build = builds.live(conn, index)
         if chosen is not None:
             return {"index": index, "documents": upkeep.document_states(conn, build, chosen)}
-        return {"index": index, **upkeep.figures(conn, build)}
+        paused = indexes.paused_at(conn, index)
+        since = paused and paused.astimezone(UTC).isoformat(timespec="seconds")
+        return {"index": index, "paused": since, **upkeep.figures(conn, build)}
 
 
 @app.task(name="tasks.failures")

@@ -3,6 +3,7 @@
 VectorIndexError
 ├── TemporaryError               try again: nothing was wrong with what was asked
 │   ├── ServiceUnreachable       Postgres or the broker did not answer
+│   ├── BuildDropped             the index, or a build of it, was dropped meanwhile
 │   ├── ProviderUnavailable      the model's provider did not answer, or asked to wait
 │   └── SourceFailed             the source of an index could not be read to its end
 ├── InputError                   mend the input: the same again fails the same way
@@ -28,6 +29,10 @@ class TemporaryError(VectorIndexError):
 
 class ServiceUnreachable(TemporaryError):
     """Postgres or the broker did not answer."""
+
+
+class BuildDropped(TemporaryError):
+    """The index, or a build of it, was dropped while it was being used: the next try finds what is there now."""
 
 
 class ProviderUnavailable(TemporaryError):

@@ -13,7 +13,7 @@ from worker import metrics
 from worker.chunking import chunk, embedding_title
 from worker.configuration import IndexSettings
 from worker.documents import Chunk, Document, clean
-from worker.errors import InputError, InvalidDocument, TemporaryError, VectorIndexError
+from worker.errors import BuildDropped, InputError, InvalidDocument, TemporaryError, VectorIndexError
 from worker.packing import batches
 from worker.recipes import EmbeddingBackend, Recipe, probe
 from worker.store import builds, connection, revisions, search, upkeep
@@ -225,6 +225,8 @@ def stage_slice(
     for attempt in range(1, PREPARE_ATTEMPTS + 1):
         with connection.checkout(url) as conn:
             written = builds.writable(conn, job.index_id)
+            if not written:
+                raise BuildDropped(connection.DROPPED)
             unchanged = revisions.unchanged(conn, job.index_id, hashes) if heads is None else set()
         dimensions = _dimensions(backend)
         for build in written:

@@ -357,10 +357,10 @@ def test_the_newest_text_stays_though_no_build_serves_it_as_it_is_staged_from_ag
 
 def test_vectors_stay_for_what_comes_again_until_a_fifth_is_unreferenced(application: Application) -> None:  # noqa: F811
     application.put(*[{"id": n, "text": f"Words number {n}."} for n in range(10)])
-    application.delete("0", "1")
-    assert collected(application).embeddings == 0
+    application.put(*[{"id": n, "text": "Words number 9."} for n in (0, 1)])
+    assert collected(application) == garbage.Collected(kept=2, revisions=2)
     assert application.put({"id": "0", "text": "Words number 0."})["embedded"] == 0
-    application.delete("0", "2")
+    application.put(*[{"id": n, "text": "Words number 9."} for n in (0, 2)])
     assert collected(application).embeddings == 3
     assert application.rows("SELECT count(*) FROM vector_index.embeddings_1") == [(7,)]
     assert collected(application) == garbage.Collected()
@@ -383,7 +383,7 @@ def test_a_vector_that_a_staging_has_just_relied_on_is_not_collected(
 ) -> None:
     """The race of the protocol: the collection finds a candidate, a staging relies on it, the collection deletes."""
     application.put({"id": "a", "text": SHORT})
-    application.delete("a")
+    application.put({"id": "a", "text": ""})
     delete = garbage._delete
 
     def overtaken(*args: Any) -> int:
@@ -392,7 +392,7 @@ def test_a_vector_that_a_staging_has_just_relied_on_is_not_collected(
         return delete(*args)
 
     monkeypatch.setattr(garbage, "_delete", overtaken)
-    assert collected(application) == garbage.Collected()
+    assert collected(application).embeddings == 0
     assert application.state("b")["state"] == "live"
     assert found(verify(application)) == {}
 
@@ -400,7 +400,7 @@ def test_a_vector_that_a_staging_has_just_relied_on_is_not_collected(
 def test_a_collection_waits_for_a_staging_that_relies_on_a_vector(application: Application) -> None:  # noqa: F811
     """A staging that has looked and not committed holds the lock: the vector stays, whoever waited gives up."""
     application.put({"id": "a", "text": SHORT})
-    application.delete("a")
+    application.put({"id": "a", "text": ""})
     with connection.checkout(application.url) as other:
         build = builds.live(other, "default")
         assert build is not None
@@ -414,10 +414,10 @@ def test_a_collection_waits_for_a_staging_that_relies_on_a_vector(application: A
 def test_a_collection_is_due_once_an_hour_for_one_of_those_who_ask(application: Application) -> None:  # noqa: F811
     application.put({"id": "a", "text": SHORT})
     with connection.checkout(application.url) as conn:
-        assert upkeep.collections_due(conn, seconds=3600) == []
+        assert upkeep.collections_due(conn, seconds=3600, erased_seconds=600) == []
         conn.execute("UPDATE vector_index.indexes SET collected_at = now() - interval '61 minutes'")
-        assert upkeep.collections_due(conn, seconds=3600) == ["default"]
-        assert upkeep.collections_due(conn, seconds=3600) == []
+        assert upkeep.collections_due(conn, seconds=3600, erased_seconds=600) == ["default"]
+        assert upkeep.collections_due(conn, seconds=3600, erased_seconds=600) == []
 
 
 def test_a_failure_without_a_text_is_not_tried_again(application: Application) -> None:  # noqa: F811

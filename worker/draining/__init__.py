@@ -22,6 +22,7 @@ from worker.budgets import MAX_PAUSE_SECONDS, Budget
 from worker.configuration import EmbeddingBackendSettings
 from worker.draining.requests import Sender, Sent
 from worker.errors import (
+    BuildDropped,
     InputError,
     ProviderUnavailable,
     SettingsError,
@@ -160,9 +161,14 @@ class Drainer:
 
     def _claim(self) -> Claim | None:
         """The next claim, when the budget allows its request; None when nothing waits, or when stopping."""
-        while not self._stopping.is_set() and (found := self._look()) is not None:
-            if (claim := self._claim_of(*found)) is not None:
-                return claim
+        while not self._stopping.is_set():
+            try:
+                if (found := self._look()) is None:
+                    return None
+                if (claim := self._claim_of(*found)) is not None:
+                    return claim
+            except BuildDropped:
+                self._builds = (0.0, [])
         return None
 
     def _look(self) -> tuple[Build, int, int] | None:
@@ -237,10 +243,10 @@ class Drainer:
         return min(waiting, share, self._backend.batch_size), tokens
 
     def _written(self, conn: connection.Connection) -> list[Build]:
-        """The builds of this backend."""
+        """The builds of this backend, but for those of paused indexes."""
         read_at, found = self._builds
         if time.monotonic() - read_at > BUILDS_SECONDS or not found:
-            found = [b for b in upkeep.written_builds(conn) if b.recipe["backend"] == self._settings.name]
+            found = [b for b in upkeep.active_builds(conn) if b.recipe["backend"] == self._settings.name]
             self._builds = (time.monotonic(), found)
         return found
 
@@ -253,6 +259,8 @@ class Drainer:
     def _settle(self, claim: Claim) -> None:
         try:
             self._send_and_write_down(claim)
+        except BuildDropped:  # nobody wants it any more
+            pass
         finally:
             self._held.pop(claim.token, None)
 
@@ -288,7 +296,7 @@ class Drainer:
             results = [Sent(inputs=claim.inputs, error=error)]
         # what was paid for outlives a restart of Postgres; each step is a no-op the second time
         for attempt in stamina.retry_context(
-            on=TemporaryError, attempts=None, timeout=LEASE_MARGIN_SECONDS, wait_initial=0.2, wait_max=5.0
+            on=_may_pass, attempts=None, timeout=LEASE_MARGIN_SECONDS, wait_initial=0.2, wait_max=5.0
         ):
             with attempt:
                 self._write_down(claim, results)
@@ -363,3 +371,7 @@ class Drainer:
 
     def _pause(self, seconds: float) -> None:
         self._paused_until = max(self._paused_until, time.monotonic() + seconds)
+
+
+def _may_pass(error: Exception) -> bool:
+    return isinstance(error, TemporaryError) and not isinstance(error, BuildDropped)

@@ -10,8 +10,8 @@ from psycopg import sql
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
-from worker.errors import SettingsError
-from worker.store.connection import Connection
+from worker.errors import BuildDropped, SettingsError
+from worker.store.connection import DROPPED, Connection
 from worker.store.schema import LOCK_NAMESPACE
 from worker.store.statements import read, statement, tables
 
@@ -88,8 +88,11 @@ def ensure(connection: Connection, name: str, recipe: Callable[[], Mapping[str, 
                 f"a vector of {wanted['dimensions']} dimensions: pgvector stores 1 to {MAX_DIMENSIONS:,}"
             )
         connection.execute(statement("builds.sql", "create_index"), {"name": name})
-        with locked(connection, index_key(connection, name), exclusive=True):
+        index_id = index_key(connection, name)
+        with locked(connection, index_id, exclusive=True):
             if live(connection, name) is None:
+                if index_key(connection, name) != index_id:
+                    raise BuildDropped(DROPPED)
                 create(connection, name, wanted, state="live")
     return writable(connection, index_key(connection, name))
 
@@ -118,9 +121,10 @@ def create(connection: Connection, index: str, recipe: Mapping[str, Any], *, sta
 
 
 def index_key(connection: Connection, name: str) -> int:
-    """The number of an index that exists."""
+    """The number of an index that was there a moment ago. Raises BuildDropped."""
     row = connection.execute(statement("builds.sql", "find_index"), {"name": name}).fetchone()
-    assert row is not None, name
+    if row is None:
+        raise BuildDropped(DROPPED)
     return int(row[0])
 
 

@@ -15,7 +15,7 @@ from psycopg import errors as pg
 from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool, PoolTimeout
 
-from worker.errors import ServiceUnreachable, SettingsError
+from worker.errors import BuildDropped, ServiceUnreachable, SettingsError
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -43,7 +43,10 @@ SET hnsw.scan_mem_multiplier = 4;
 # and the time limits of a lock and of an idle transaction.
 TEMPORARY = ("40", "53", "57", "58", "55P03", "25P03")
 
+OF_A_BUILD = re.compile(r"vector_index\.(chunks|embeddings|pending|served)_\d+")
 MISCONFIGURED = re.compile(r"authentication failed|no password supplied|does not exist|no pg_hba.conf entry")
+
+DROPPED = "the index, or a build of it, was dropped while it was being used: try again"
 
 _opening = threading.Lock()
 _pools: dict[tuple[int, str], ConnectionPool[Connection]] = {}
@@ -136,6 +139,10 @@ def translated(url: str) -> Iterator[None]:
         raise ServiceUnreachable(f"Postgres at {where(url)} is unreachable: {_reason(error)}") from error
     except pg.ReadOnlySqlTransaction as error:
         raise ServiceUnreachable(f"Postgres at {where(url)} is read-only: {_reason(error)}") from error
+    except pg.UndefinedTable as error:
+        if not OF_A_BUILD.search(error.diag.message_primary or ""):
+            raise
+        raise BuildDropped(DROPPED) from error
     except psycopg.Error as error:
         if error.sqlstate is not None and error.sqlstate.startswith(TEMPORARY):
             said = error.diag.message_primary or type(error).__name__  # the detail may hold values

@@ -6,7 +6,7 @@ the vector, or after, and queues the content anew.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from psycopg import errors as pg
@@ -18,6 +18,7 @@ from worker.store.connection import Connection, retry_on_deadlock
 from worker.store.statements import SCHEMA, statement, statements, tables
 
 SLICE = 2_000  # rows that one statement looks at
+TOMBSTONE_DAYS = 30  # how long a deleted document's id and version fence messages that are late
 KEPT_SHARE = 0.2  # of a build's vectors may be unreferenced: they serve the same content when it comes again
 
 Key = int | bytes | str
@@ -29,8 +30,26 @@ class Collected:
     """What a collection deleted."""
 
     embeddings: int = 0
+    kept: int = 0  # vectors that nothing refers to, and that stay
     revisions: int = 0
     pending: int = 0
+    tombstones: int = 0
+
+
+def collect_index(connection: Connection, index_id: int) -> Collected:
+    """Collect all builds of an index, retired ones too; once documents were deleted, all unreferenced vectors go.
+
+    A deleted document's earlier contents have no chunks by which their vectors could be found when it is deleted.
+    """
+    row = connection.execute(statement("garbage.sql", "erased_at"), {"index_id": index_id}).fetchone()
+    erased_at = row[0] if row else None
+    every = builds.every(connection, index_id)
+    each = [collect(connection, build, kept_share=0.0 if erased_at else KEPT_SHARE) for build in every]
+    total = Collected(**{name: sum(getattr(one, name) for one in each) for name in asdict(Collected())})
+    if erased_at and not total.kept:
+        parameters = {"index_id": index_id, "erased_at": erased_at}
+        connection.execute(statement("garbage.sql", "all_erased"), parameters)
+    return replace(total, tombstones=sum(delete_tombstones(connection, build) for build in every[:1]))
 
 
 def collect(connection: Connection, build: Build, *, kept_share: float = KEPT_SHARE) -> Collected:
@@ -41,8 +60,10 @@ def collect(connection: Connection, build: Build, *, kept_share: float = KEPT_SH
     """
     total = connection.execute(build.sql("garbage.sql", "count_embeddings")).fetchone() or (0,)
     unreferenced = sum(map(len, embeddings(connection, build)))
+    deleted = delete_embeddings(connection, build) if unreferenced > kept_share * total[0] else 0
     return Collected(
-        embeddings=delete_embeddings(connection, build) if unreferenced > kept_share * total[0] else 0,
+        embeddings=deleted,
+        kept=max(0, unreferenced - deleted),
         revisions=delete_revisions(connection, build),
         pending=delete_pending(connection, build),
     )
@@ -78,6 +99,31 @@ def delete_revisions(connection: Connection, build: Build) -> int:
         return _referring(connection, build, "delete_revisions")
 
     return sum(_delete(connection, build, text, keys) for keys in revisions(connection, build))
+
+
+def delete_tombstones(connection: Connection, build: Build) -> int:
+    """Forget documents of the index of a build that were deleted long ago."""
+    text = statement("garbage.sql", "delete_tombstones")
+    found_in = found(
+        connection,
+        build,
+        statement("garbage.sql", "tombstones"),
+        "documents",
+        "doc",
+        {"days": TOMBSTONE_DAYS},
+    )
+    return sum(_delete(connection, build, lambda: text, keys) for keys in found_in)
+
+
+def take_away(connection: Connection, build: Build, hashes: Iterable[bytes]) -> None:
+    """Delete what is queued and what is embedded of contents, where no chunk has them any more.
+
+    Inside a transaction that holds the exclusive lock. What is queued goes first: a request that is under way saves
+    what is queued still, and so comes before, and its vector goes too, or after, and saves nothing.
+    """
+    parameters = {"keys": sorted(set(hashes))}
+    connection.execute(build.sql("garbage.sql", "delete_pending"), parameters)
+    connection.execute(build.sql("garbage.sql", "delete_embeddings"), parameters)
 
 
 def found(

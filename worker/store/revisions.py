@@ -11,9 +11,10 @@ from typing import Any
 from psycopg.types.json import Jsonb
 
 from worker import metrics
-from worker.store import builds
+from worker.errors import BuildDropped
+from worker.store import builds, garbage
 from worker.store.builds import Build
-from worker.store.connection import Connection, retry_on_deadlock
+from worker.store.connection import DROPPED, Connection, retry_on_deadlock
 from worker.store.statements import statement
 from worker.store.writing import (
     Prepared,
@@ -123,7 +124,7 @@ def delete(
 
     `remove` tells the rest.
     """
-    with builds.locked(connection, job.index_id, exclusive=False):
+    with builds.locked(connection, job.index_id, exclusive=True):
         if not _enter(connection, job):
             row = connection.execute(statement("revisions.sql", "slice_counts"), _key(job)).fetchone()
             return row[0] if row else {}
@@ -140,13 +141,19 @@ def remove(
     *,
     heads: Mapping[str, int] | None = None,
 ) -> StageCounts:
-    """Delete documents inside a transaction that holds the shared lock.
+    """Delete documents inside a transaction that holds the exclusive lock, with all that nothing else refers to.
 
     With `heads`, the newest revisions for which they were chosen: one that has another by now stays.
 
     An id that is not known becomes a tombstone when there is a version, so that an older update that is still
     on its way finds the fence.
+
+    Exclusive, as vectors go: whoever relies on one comes before, and it stays, or after, and queues its content
+    anew. Raises BuildDropped when the index is gone.
     """
+    every = builds.every(connection, index_id)
+    if not every:
+        raise BuildDropped(DROPPED)
     parameters: dict[str, Any] = {"index_id": index_id, "ids": list(ids)}
     if version is not None:
         connection.execute(statement("revisions.sql", "insert_documents"), parameters)
@@ -156,16 +163,24 @@ def remove(
     fenced = [row for row in rows if row.is_newer_than(version)]
     docs = [row.doc for row in rows if row not in fenced]
     connection.execute(statement("revisions.sql", "mark_deleted"), {"docs": docs, "version": version})
-    for build in builds.every(connection, index_id):
-        served = lock_served(connection, build, docs)
-        revs = [rev for row in served for rev in (row.live_rev, row.want_rev) if rev is not None]
-        connection.execute(build.sql("revisions.sql", "delete_served"), {"docs": docs})
-        connection.execute(build.sql("revisions.sql", "delete_chunks"), {"revs": revs})
+    for build in every:
+        _erase(connection, build, docs)
     connection.execute(statement("revisions.sql", "delete_revisions"), {"docs": docs})
+    connection.execute(statement("revisions.sql", "note_erased"), parameters)
     gone = (set(ids) if heads is None else {row.id for row in rows}) - {row.id for row in fenced}
     forget_rejected(connection, index_id, [(id, version) for id in gone])
+    connection.execute(statement("revisions.sql", "forget_errors"), parameters | {"ids": sorted(gone)})
     there = sum(1 for row in rows if row not in fenced and row.head_rev is not None)
     return StageCounts(stale=len(fenced), deleted=there)
+
+
+def _erase(connection: Connection, build: Build, docs: Sequence[int]) -> None:
+    """Take locked documents out of a build: refs, chunks, and the vectors that nothing else refers to."""
+    served = lock_served(connection, build, docs)
+    revs = [rev for row in served for rev in (row.live_rev, row.want_rev) if rev is not None]
+    connection.execute(build.sql("revisions.sql", "delete_served"), {"docs": list(docs)})
+    rows = connection.execute(build.sql("revisions.sql", "erase_chunks"), {"revs": revs}).fetchall()
+    garbage.take_away(connection, build, (row[0] for row in rows))
 
 
 @retry_on_deadlock

@@ -67,6 +67,12 @@ def written_builds(connection: Connection) -> list[Build]:
         return cursor.execute(statement("upkeep.sql", "builds_of")).fetchall()
 
 
+def active_builds(connection: Connection) -> list[Build]:
+    """Those of them whose contents are to be embedded: of indexes that are not paused."""
+    with connection.cursor(row_factory=class_row(Build)) as cursor:
+        return cursor.execute(statement("upkeep.sql", "active_builds")).fetchall()
+
+
 @retry_on_deadlock
 def sweep(connection: Connection, build: Build, *, unchecked_seconds: float = 10.0) -> Repairs:
     """Look at the waiting documents that were looked at least recently: publish, or queue again."""
@@ -96,9 +102,13 @@ def quiet_jobs(
     return [(row[0], row[1]) for row in rows]
 
 
-def collections_due(connection: Connection, *, seconds: float) -> list[str]:
-    """Indexes whose garbage was not collected for so long; each is given once, to one of those who ask."""
-    rows = connection.execute(statement("upkeep.sql", "collections_due"), {"seconds": seconds})
+def collections_due(connection: Connection, *, seconds: float, erased_seconds: float) -> list[str]:
+    """Indexes whose garbage was not collected for so long; each is given once, to one of those who ask.
+
+    For so many `erased_seconds`, where documents were deleted since.
+    """
+    parameters = {"seconds": seconds, "erased_seconds": erased_seconds}
+    rows = connection.execute(statement("upkeep.sql", "collections_due"), parameters)
     return [row[0] for row in rows]
 
 

@@ -21,8 +21,10 @@ WHERE e.hash = ANY(%(keys)s) AND NOT EXISTS (SELECT FROM {chunks} c WHERE c.hash
 SELECT p.hash, encode(p.hash, 'hex') FROM {pending} p
 WHERE p.hash > %(after)s AND p.hash <= %(until)s AND NOT EXISTS (SELECT FROM {chunks} c WHERE c.hash = p.hash)
 
--- name: delete_pending: those that no chunk has still
-DELETE FROM {pending} p WHERE p.hash = ANY(%(keys)s) AND NOT EXISTS (SELECT FROM {chunks} c WHERE c.hash = p.hash)
+-- name: delete_pending: those that no chunk has still, by hash
+DELETE FROM {pending} WHERE hash IN (
+    SELECT p.hash FROM {pending} p
+    WHERE p.hash = ANY(%(keys)s) AND NOT EXISTS (SELECT FROM {chunks} c WHERE c.hash = p.hash) ORDER BY p.hash FOR UPDATE)
 
 -- name: revisions: that are neither the newest of their document nor shown or wanted by a build
 SELECT r.rev, coalesce(d.id, r.doc::text) FROM vector_index.revisions r LEFT JOIN vector_index.documents d USING (doc)
@@ -35,3 +37,17 @@ DELETE FROM vector_index.revisions r WHERE r.rev = ANY(%(keys)s) AND NOT ({refer
 
 -- name: referred: whether one build shows or wants it
 EXISTS (SELECT FROM {served} s WHERE s.doc = r.doc AND r.rev IN (s.live_rev, s.want_rev))
+
+-- name: tombstones: of documents that were deleted so long ago that no late message can name them
+SELECT d.doc, d.id FROM vector_index.documents d
+WHERE d.doc > %(after)s AND d.doc <= %(until)s AND d.index_id = %(index_id)s
+    AND d.deleted AND d.changed_at < clock_timestamp() - %(days)s * interval '1 day'
+
+-- name: delete_tombstones: those that are so still; whoever puts a document in the place of one holds the shared lock
+DELETE FROM vector_index.documents WHERE doc = ANY(%(keys)s) AND deleted
+
+-- name: erased_at: when documents of an index were deleted, so that vectors of what they were before may be left
+SELECT erased_at FROM vector_index.indexes WHERE index_id = %(index_id)s
+
+-- name: all_erased: none of them is, as of then
+UPDATE vector_index.indexes SET erased_at = NULL WHERE index_id = %(index_id)s AND erased_at = %(erased_at)s

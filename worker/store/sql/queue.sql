@@ -31,9 +31,14 @@ WHERE hash = ANY(%(hashes)s) AND token = %(token)s
 -- name: inputs: the strings behind the claimed contents
 SELECT DISTINCT ON (hash) hash, heading, text FROM {chunks} WHERE hash = ANY(%(hashes)s)
 
--- name: save_embeddings: vectors by hash, never updated; arrays in binary are as fast as COPY into a staging table
+-- name: save_embeddings: vectors by hash, never updated, of what is queued still: what is not was saved, or erased
+-- meanwhile. Arrays in binary are as fast as COPY into a staging table
+WITH queued AS (
+    SELECT hash FROM {pending} WHERE hash = ANY(%(hashes)b::bytea[]) ORDER BY hash FOR UPDATE
+)
 INSERT INTO {embeddings} (hash, embedding)
-SELECT * FROM unnest(%(hashes)b::bytea[], %(embeddings)b::{column}[]) ON CONFLICT DO NOTHING
+SELECT hash, embedding FROM unnest(%(hashes)b::bytea[], %(embeddings)b::{column}[]) AS n (hash, embedding)
+JOIN queued USING (hash) ORDER BY hash ON CONFLICT DO NOTHING
 
 -- name: drop_saved: no longer pending, by hash
 DELETE FROM {pending} WHERE hash IN (

@@ -108,6 +108,19 @@ UPDATE vector_index.documents SET deleted = true, head_rev = NULL, content_hash 
     version = greatest(version, %(version)s::bigint), changed_at = clock_timestamp()
 WHERE doc = ANY(%(docs)s)
 
+-- name: erase_chunks: of revisions of deleted documents; what they held
+DELETE FROM {chunks} WHERE rev = ANY(%(revs)s) RETURNING hash
+
+-- name: note_erased: vectors of earlier contents may be left, which no chunk leads to: a collection finds them
+UPDATE vector_index.indexes SET erased_at = clock_timestamp() WHERE index_id = %(index_id)s AND erased_at IS NULL
+
+-- name: forget_errors: why documents were never staged, which may quote them; their ids stay in the ledger
+UPDATE vector_index.jobs SET rejected = (
+    SELECT jsonb_agg(CASE WHEN entry ->> 'id' = ANY(%(ids)s) THEN entry || '{{"error": "deleted since"}}' ELSE entry END)
+    FROM jsonb_array_elements(rejected) AS entry)
+WHERE index_id = %(index_id)s AND rejected <> '[]' AND rejected @> ANY(
+    SELECT jsonb_build_array(jsonb_build_object('id', id)) FROM unnest(%(ids)s::text[]) AS id)
+
 -- name: delete_served: once locked in their order
 DELETE FROM {served} WHERE doc = ANY(%(docs)s)
 

@@ -4,6 +4,10 @@
 SELECT build, index_id, name AS index, state, recipe FROM vector_index.builds JOIN vector_index.indexes USING (index_id)
 WHERE state IN ('filling', 'closing', 'live') ORDER BY build
 
+-- name: active_builds: likewise, but of indexes that are not paused
+SELECT build, index_id, name AS index, state, recipe FROM vector_index.builds JOIN vector_index.indexes USING (index_id)
+WHERE state IN ('filling', 'closing', 'live') AND paused_at IS NULL ORDER BY build
+
 -- name: least_recently_checked: documents that wait, in turn
 UPDATE {served} SET checked_at = clock_timestamp() WHERE doc IN (
     SELECT doc FROM {served} WHERE want_rev IS NOT NULL AND state = 'pending'
@@ -26,7 +30,9 @@ WHERE build = %(build)s
 
 -- name: collections_due: names of indexes whose garbage was not collected for a while; each is given once
 UPDATE vector_index.indexes SET collected_at = clock_timestamp()
-WHERE collected_at < clock_timestamp() - %(seconds)s * interval '1 second' RETURNING name
+WHERE dropped_at IS NULL AND collected_at < clock_timestamp() - interval '1 second' * CASE
+    WHEN erased_at IS NULL THEN %(seconds)s ELSE %(erased_seconds)s END
+RETURNING name
 
 -- name: touch_job: its waiting task is alive
 UPDATE vector_index.jobs SET touched_at = clock_timestamp()
@@ -54,7 +60,8 @@ FROM standing GROUP BY state, outcome
 -- name: job_counts: what the slices of a job came to
 SELECT slices, counts, rejected, report,
     extract(epoch FROM coalesce(finished_at, clock_timestamp()) - created_at)::float AS seconds
-FROM vector_index.jobs WHERE task_id = %(task_id)s ORDER BY slice
+FROM vector_index.jobs JOIN vector_index.indexes USING (index_id)
+WHERE task_id = %(task_id)s AND dropped_at IS NULL ORDER BY slice
 
 -- name: finish_job: its result is being reported
 UPDATE vector_index.jobs SET finished_at = clock_timestamp() WHERE task_id = %(task_id)s AND finished_at IS NULL
