@@ -4,6 +4,7 @@ Each follows the protocol in docs/protocol.md: the index's lock first, then rows
 checked in the statement after the one that locked; nothing here talks to a provider.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -169,7 +170,8 @@ def remove(
     connection.execute(statement("revisions.sql", "note_erased"), parameters)
     gone = (set(ids) if heads is None else {row.id for row in rows}) - {row.id for row in fenced}
     forget_rejected(connection, index_id, [(id, version) for id in gone])
-    connection.execute(statement("revisions.sql", "forget_errors"), parameters | {"ids": sorted(gone)})
+    parameters |= {"ids": list(gone), "entries": [json.dumps([{"id": id}]) for id in gone]}
+    connection.execute(statement("revisions.sql", "forget_errors"), parameters)
     there = sum(1 for row in rows if row not in fenced and row.head_rev is not None)
     return StageCounts(stale=len(fenced), deleted=there)
 

@@ -116,10 +116,9 @@ UPDATE vector_index.indexes SET erased_at = clock_timestamp() WHERE index_id = %
 
 -- name: forget_errors: why documents were never staged, which may quote them; their ids stay in the ledger
 UPDATE vector_index.jobs SET rejected = (
-    SELECT jsonb_agg(CASE WHEN entry ->> 'id' = ANY(%(ids)s) THEN entry || '{{"error": "deleted since"}}' ELSE entry END)
+    SELECT jsonb_agg(CASE WHEN entry ->> 'id' = ANY(%(ids)s::text[]) THEN entry || '{{"error": "deleted since"}}' ELSE entry END)
     FROM jsonb_array_elements(rejected) AS entry)
-WHERE index_id = %(index_id)s AND rejected <> '[]' AND rejected @> ANY(
-    SELECT jsonb_build_array(jsonb_build_object('id', id)) FROM unnest(%(ids)s::text[]) AS id)
+WHERE index_id = %(index_id)s AND rejected <> '[]' AND rejected @> ANY(%(entries)s::jsonb[])
 
 -- name: delete_served: once locked in their order
 DELETE FROM {served} WHERE doc = ANY(%(docs)s)
