@@ -7,7 +7,7 @@ SELECT clock_timestamp()
 INSERT INTO vector_index.schedules AS s (index_name, schedule, timezone, due_at)
 VALUES (%(index)s, %(schedule)s, %(timezone)s, %(due_at)s)
 ON CONFLICT (index_name) DO UPDATE
-SET schedule = excluded.schedule, timezone = excluded.timezone, due_at = excluded.due_at, claimed_until = '-infinity'
+SET schedule = excluded.schedule, timezone = excluded.timezone, due_at = excluded.due_at, claimed_until = NULL
 WHERE (s.schedule, s.timezone) <> (excluded.schedule, excluded.timezone)
 
 -- name: keep_only: those of these indexes
@@ -17,7 +17,7 @@ DELETE FROM vector_index.schedules WHERE index_name <> ALL(%(indexes)s)
 UPDATE vector_index.schedules s SET claimed_until = clock_timestamp() + %(seconds)s * interval '1 second'
 WHERE s.index_name IN (
     SELECT index_name FROM vector_index.schedules
-    WHERE claimed_until < clock_timestamp()
+    WHERE coalesce(claimed_until < clock_timestamp(), true)
         AND (due_at <= clock_timestamp() OR sent_at < clock_timestamp() - %(patience)s * interval '1 second')
     ORDER BY index_name FOR UPDATE SKIP LOCKED)
 RETURNING s.index_name AS index, s.schedule, s.timezone, s.due_at, s.claimed_until, s.task_id, s.scheduled_for,
@@ -30,7 +30,7 @@ RETURNING s.index_name AS index, s.schedule, s.timezone, s.due_at, s.claimed_unt
         WHERE i.name = s.index_name AND i.paused_at IS NOT NULL) AS paused
 
 -- name: settle: a claim, unless the settings have changed or it has run out
-UPDATE vector_index.schedules SET due_at = %(next_due)s, claimed_until = '-infinity',
+UPDATE vector_index.schedules SET due_at = %(next_due)s, claimed_until = NULL,
     task_id = %(task_id)s, scheduled_for = %(scheduled_for)s,
     sent_at = CASE WHEN %(sent)s THEN clock_timestamp() WHEN %(waits)s THEN sent_at END
 WHERE index_name = %(index)s AND claimed_until = %(claimed_until)s
