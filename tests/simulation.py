@@ -27,6 +27,7 @@ from worker.configuration import IndexSettings
 from worker.documents import digest
 from worker.draining import Drainer
 from worker.errors import ProviderUnavailable, Refused, TemporaryError, TooLarge
+from worker.recipes import PROBE
 from worker.store import builds, connection, garbage, upkeep
 
 DOCUMENTS = 25
@@ -36,6 +37,7 @@ ROUND_SECONDS = 0.3
 REDELIVERIES = 0.15
 PRODUCERS, EMBEDDERS = 5, 4
 SETTLE_SECONDS = 30
+EVERY_SECONDS, AWAY_SECONDS = 4.0, 1.8  # the provider goes away, for longer than six attempts take
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +53,7 @@ class Weather:
     sweeps: bool = True
     collects: bool = True
     poison: float = 0.1  # of all documents: with a content that is always refused
+    outages: bool = True
     late: bool = False  # a content at a time is refused once its lease has ended, and taken from anybody else
 
 
@@ -66,8 +69,9 @@ CALM = Weather(
     poison=0.5,
     sweeps=False,
     collects=False,
+    outages=False,
 )
-LATE = Weather(crashes=0, slow=0, batch_size=1, collects=False, late=True)
+LATE = Weather(crashes=0, slow=0, batch_size=1, collects=False, late=True, outages=False)
 
 LIVE = """
 SELECT d.id, s.live_rev, r.title, r.metadata, r.text, d.deleted,
@@ -157,7 +161,7 @@ class MortalPool(ConnectionPool[Any]):
 
 
 class Provider(HashBackend):
-    """Refuses some contents, takes others only in pieces, fails at times, and is at times slower than the lease."""
+    """Refuses some contents, takes others only in pieces, is slower than the lease at times, and away at others."""
 
     def __init__(self, weather: Weather) -> None:
         super().__init__(chunk_tokens=10, batch_size=weather.batch_size)
@@ -167,8 +171,14 @@ class Provider(HashBackend):
         self.kept: str | None = None  # the content that is being refused too late
         self.known: set[str] = set()  # contents that were, and are taken from now on
         self.taken = threading.Event()  # somebody else holds it
+        self.began = time.monotonic()
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        if (
+            self.weather.outages
+            and (time.monotonic() - self.began) % EVERY_SECONDS > EVERY_SECONDS - AWAY_SECONDS
+        ):
+            raise ProviderUnavailable("away")
         if any("poison" in text for text in texts):
             raise Refused("this is poison")
         if any("giant" in text and len(text.split()) > 9 for text in texts):
@@ -181,8 +191,9 @@ class Provider(HashBackend):
         for text in texts:
             if self.weather.late and "late" in text:
                 self.refuse_late(text)
-        with self.lock:
-            self.sent.update(texts)
+        if texts != [PROBE]:
+            with self.lock:
+                self.sent.update(texts)
         return super().embed(texts)
 
     def refuse_late(self, text: str) -> None:
@@ -232,8 +243,8 @@ class Simulation:
     def run(self, seconds: float) -> None:
         """Let it go for a while, come to rest, and judge."""
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("worker.draining.LEASE_MARGIN_SECONDS", self.weather.lease_seconds / 2)
-            patch.setattr("worker.draining.BACKOFF_SECONDS", 0.05)
+            patch.setattr("worker.draining.settlement.LEASE_MARGIN_SECONDS", self.weather.lease_seconds / 2)
+            patch.setattr("worker.draining.provider.BACKOFF_SECONDS", 0.02)
             patch.setattr("worker.draining.BUILDS_SECONDS", 0.2)
             patch.setattr("worker.store.reindexing.LEASE_SECONDS", 1.0)
             patch.setattr(connection, "ConnectionPool", MortalPool)
@@ -378,8 +389,9 @@ class Simulation:
 
     def embed(self) -> None:
         drainer = Drainer(self.url, self.settings, self.backend)
-        drainer.drain()
-        time.sleep(0.005)
+        while not self.over.is_set():
+            drainer.drain()
+            time.sleep(0.005)
 
     def sweep(self) -> None:
         time.sleep(0.2)

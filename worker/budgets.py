@@ -116,15 +116,15 @@ class Budget:
         return seconds
 
     @contextmanager
-    def first(self, tokens: int) -> Iterator[None]:
+    def first(self, tokens: int, *, patience_seconds: float = PATIENCE_SECONDS) -> Iterator[None]:
         """Around a request that a caller waits for: it goes before the drainers, or ends with a sentence.
 
-        Waits PATIENCE_SECONDS at most, and keeps to the pause that the provider names. What is above the burst is
+        Waits for its patience at most, and keeps to the pause that the provider names. What is above the burst is
         owed: those who come later wait for it. Raises ProviderUnavailable.
         """
         owed = max(0, self._counted(tokens) - self._burst_tokens)
-        wait = self.take(min(tokens, self._burst_tokens), patience_seconds=PATIENCE_SECONDS)
-        if wait > PATIENCE_SECONDS:
+        wait = self.take(min(tokens, self._burst_tokens), patience_seconds=patience_seconds)
+        if wait > patience_seconds:
             raise ProviderUnavailable(
                 f"the {self.name} backend may send again in {wait:.0f} s: ask again then, or raise "
                 "REQUESTS_PER_MINUTE or TOKENS_PER_MINUTE as far as the provider allows",
@@ -137,7 +137,7 @@ class Budget:
         try:
             yield
         except ProviderUnavailable as error:
-            if error.rate_limited and error.retry_after_seconds is not None:
+            if error.retry_after_seconds is not None:
                 self.pause(error.retry_after_seconds)
             raise
 

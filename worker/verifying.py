@@ -14,7 +14,7 @@ from uuid import uuid4
 from worker import staging
 from worker.configuration import IndexSettings
 from worker.documents import Document
-from worker.draining import MAX_ATTEMPTS
+from worker.draining.settlement import MAX_ATTEMPTS
 from worker.recipes import EmbeddingBackend
 from worker.store import builds, connection, upkeep, verify
 from worker.store.builds import Build

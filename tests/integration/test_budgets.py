@@ -243,8 +243,8 @@ def test_who_waits_for_the_budget_holds_nothing_counts_nothing_and_stops_at_once
     stage(url, index, backend, "Some words.")
     assert not budget.take(1)
     drainer = Drainer(url, index.embedding_backend, backend, budget)
-    drainer._probed = True
     drainer.start()
+    drainer._provider.failure = None  # as if it had been asked
     time.sleep(0.5)
     assert not backend.requests
     assert queued(url) == [(0, False)]

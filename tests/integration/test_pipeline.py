@@ -333,12 +333,14 @@ def test_no_request_is_over_the_limits_and_full_requests_go_across_documents(
         assert max(map(backend.count_tokens, texts)) <= backend.chunk_tokens
 
 
-def faulty(backend: HashBackend, raises: Callable[[list[str]], Exception | None]) -> None:
-    """Let the backend fail where `raises` says so; what only asks for the dimensions is answered."""
+def faulty(
+    backend: HashBackend, raises: Callable[[list[str]], Exception | None], *, words: bool = False
+) -> None:
+    """Let the backend fail where `raises` says so; the word that it is asked for is taken, unless `words` fail too."""
     embed = backend.embed
 
     def embed_or_raise(texts: Any) -> Any:
-        if list(texts) != [PROBE] and (error := raises(list(texts))) is not None:
+        if (words or list(texts) != [PROBE]) and (error := raises(list(texts))) is not None:
             backend.requests.append([])
             raise error
         return embed(texts)
@@ -409,7 +411,7 @@ def test_a_rate_limit_that_names_no_time_to_wait_is_not_asked_again_at_once(appl
 def test_after_six_failed_attempts_only_the_guilty_document_fails(
     application: Application, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.draining.BACKOFF_SECONDS", 0.001)
+    monkeypatch.setattr("worker.draining.provider.BACKOFF_SECONDS", 0.001)
     down = ProviderUnavailable("the provider answers with 500")
     faulty(application.backend, lambda texts: down if any("guilty" in t for t in texts) else None)
     task_id = application.stage({"id": "bad", "text": "A guilty one."}, {"id": "good", "text": "Words."})
@@ -460,7 +462,7 @@ def test_the_sweep_publishes_what_a_dead_worker_saved_but_did_not_publish(
 ) -> None:
     task_id = application.stage({"id": "a", "text": "Words."})
     with monkeypatch.context() as dead:
-        dead.setattr("worker.draining.revisions.publish", lambda *_: 0)
+        dead.setattr("worker.store.revisions.publish", lambda *_: 0)
         application.drainer.drain()
     assert application.result(task_id) is None
     with connection.checkout(application.url) as conn:

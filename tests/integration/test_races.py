@@ -157,7 +157,7 @@ def test_vectors_that_were_paid_for_outlive_a_restart_of_postgres(
             raise away.pop()
         save(*args)
 
-    monkeypatch.setattr("worker.draining.queue.save", save_or_raise)
+    monkeypatch.setattr("worker.store.queue.save", save_or_raise)
     assert application.put({"id": "a", "text": "Words."})["indexed"] == 1
     assert len(application.backend.requests) == 1
 

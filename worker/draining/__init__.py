@@ -12,38 +12,24 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from uuid import UUID
-
-import stamina
 
 from worker import metrics
 from worker.budgets import MAX_PAUSE_SECONDS, Budget
 from worker.configuration import EmbeddingBackendSettings
-from worker.draining.requests import Sender, Sent
-from worker.errors import (
-    BuildDropped,
-    InputError,
-    ProviderUnavailable,
-    SettingsError,
-    TemporaryError,
-    VectorIndexError,
-)
+from worker.draining.provider import NOT_ASKED, PAUSE_SECONDS, Provider
+from worker.draining.requests import Sender
+from worker.draining.settlement import Settlement
+from worker.errors import BuildDropped, TemporaryError
 from worker.packing import fill
-from worker.recipes import EmbeddingBackend, Recipe, probe
-from worker.store import builds, connection, queue, revisions, upkeep
+from worker.recipes import EmbeddingBackend
+from worker.store import builds, connection, queue, upkeep
 from worker.store.builds import Build
-from worker.store.queue import Claim, Input
+from worker.store.queue import Claim
 
 MIN_SHARE = 64  # inputs of a request below which sharing out costs more than it gains
 POLL_SECONDS = 0.25  # how long an idle process sleeps between looks at the queue
 BUILDS_SECONDS = 2.0  # how long the list of builds is trusted; documents of a known build are seen at once
-LEASE_MARGIN_SECONDS = 60.0  # beyond the timeout of the request
-MAX_ATTEMPTS = 6  # claims of one content; it travels alone from the third
-BACKOFF_SECONDS = 2.0  # before the second attempt, doubled each time, with jitter
-BACKOFF_LIMIT_SECONDS = 120.0
-PROBE_TOKENS = 8  # at most, of a word
-PAUSE_SECONDS = 15.0  # between requests of a backend whose settings are wrong, or that named no time to wait
 
 logger = logging.getLogger("vector_index.drain")
 
@@ -66,9 +52,15 @@ class Drainer:
         self._held: dict[UUID, Claim] = {}  # requests under way
         self._looking = threading.Lock()  # one thread looks for work, the others stand behind it
         self._stopping = threading.Event()
-        self._paused_until = 0.0  # monotonic seconds
-        self._sender = Sender(backend=backend, budget=self._budget, stopping=self._stopping)
-        self._probed = False  # whether the provider can be used, as far as is known
+        self._provider = Provider(settings.name, backend, self._budget)
+        self._settlement = Settlement(
+            url=url,
+            timeout_seconds=settings.timeout_seconds,
+            provider=self._provider,
+            sender=Sender(
+                backend=backend, provider=self._provider, budget=self._budget, stopping=self._stopping
+            ),
+        )
         self._builds: tuple[float, list[Build]] = (0.0, [])
         self._turn = 0  # which of them is looked at first
         self._threads = [
@@ -77,7 +69,8 @@ class Drainer:
         ]
 
     def start(self) -> None:
-        """Start the threads; they end with `stop` or with the process."""
+        """Ask the provider, and start the threads; they end with `stop` or with the process."""
+        self._provider.failure = NOT_ASKED
         for thread in self._threads:
             thread.start()
 
@@ -102,11 +95,16 @@ class Drainer:
                 queue.give_back(conn, claim, counted=False)
 
     def drain(self) -> int:
-        """Work in the calling thread until nothing is claimable; the number of claims. For scripts and tests."""
+        """Work in the calling thread; the number of claims. For scripts and tests.
+
+        Until nothing is claimable, or the provider cannot be used.
+        """
         claims = 0
         while (claim := self._claim()) is not None:
             self._settle(claim)
             claims += 1
+            if self._provider.failure is not None:
+                break
         return claims
 
     def _run(self) -> None:
@@ -129,47 +127,39 @@ class Drainer:
     def _next(self) -> Claim | None:
         """Wait for work; None when stopping. Whoever finds some lets the next thread look at once."""
         while not self._stopping.is_set():
-            paused = self._paused_until - time.monotonic()
+            paused = self._provider.paused_seconds
             if paused > 0:
                 self._stopping.wait(min(paused, 1.0))
-            elif not self._probed:
-                self._probe()
             elif (claim := self._claim()) is not None:
                 return claim
             else:
                 self._stopping.wait(POLL_SECONDS)
         return None
 
-    def _probe(self) -> None:
-        """Ask for one vector before work is claimed: at the start, and as long as the settings are wrong.
-
-        A provider that is away holds nothing up: the first claim waits for it.
-        """
-        failure: VectorIndexError | None = None
-        try:
-            with self._budget.first(PROBE_TOKENS), metrics.Request(self._budget.name, metrics.PROBE):
-                probe(self._backend)
-        except VectorIndexError as error:
-            failure = error
-            logger.warning("embedding backend %r: %s", self._settings.name, error)
-        self._probed = not isinstance(failure, SettingsError)
-        if not self._probed:
-            self._pause(PAUSE_SECONDS)
-        with connection.checkout(self._url) as conn:
-            for build in self._written(conn):
-                builds.note_error(conn, build, str(failure) if failure else None)
-
     def _claim(self) -> Claim | None:
-        """The next claim, when the budget allows its request; None when nothing waits, or when stopping."""
+        """The next claim, when the provider takes requests and the budget allows one; None when nothing waits."""
         while not self._stopping.is_set():
             try:
-                if (found := self._look()) is None:
+                if not self._is_usable() or (found := self._look()) is None:
                     return None
                 if (claim := self._claim_of(*found)) is not None:
                     return claim
             except BuildDropped:
                 self._builds = (0.0, [])
         return None
+
+    def _is_usable(self) -> bool:
+        """Whether the provider takes requests: at the start, and for as long as it took none, one word is asked for.
+
+        So a provider that is away gets no texts, is paid for none, and nothing is claimed in vain.
+        """
+        if self._provider.failure is None:
+            return True
+        failure = self._provider.ask()
+        with connection.checkout(self._url) as conn:
+            for build in self._written(conn):
+                builds.note_error(conn, build, str(failure) if failure else None)
+        return failure is None
 
     def _look(self) -> tuple[Build, int, int] | None:
         """A build for which contents wait, and how many the next request takes of them, with how many tokens, at most.
@@ -214,7 +204,9 @@ class Drainer:
             if self._stopping.is_set():
                 return None
             with connection.checkout(self._url) as conn:
-                claim = queue.claim(conn, build, limit=limit, fill=covered, lease_seconds=self._lease_seconds)
+                claim = queue.claim(
+                    conn, build, limit=limit, fill=covered, lease_seconds=self._settlement.lease_seconds
+                )
         finally:
             inputs = claim.inputs if claim else ()
             self._budget.give_back(
@@ -227,10 +219,6 @@ class Drainer:
             self._heavy_tokens = 0
             self._held[claim.token] = claim
         return claim
-
-    @property
-    def _lease_seconds(self) -> float:
-        return self._settings.timeout_seconds + LEASE_MARGIN_SECONDS
 
     def _share(self, conn: connection.Connection, build: Build) -> tuple[int, int]:
         """Inputs of the next request, and the tokens of the largest.
@@ -258,120 +246,8 @@ class Drainer:
 
     def _settle(self, claim: Claim) -> None:
         try:
-            self._send_and_write_down(claim)
+            self._settlement.settle(claim)
         except BuildDropped:  # nobody wants it any more
             pass
         finally:
             self._held.pop(claim.token, None)
-
-    def _send_and_write_down(self, claim: Claim) -> None:
-        """Send a claim and write down how each of its inputs ended."""
-        # whatever begins before this has ended before the lease does
-        last_start = time.monotonic() + LEASE_MARGIN_SECONDS
-        with connection.checkout(self._url) as conn:
-            # what was in flight before it may have taken as long as its lease
-            if claim.suspect and not queue.renew(conn, claim, lease_seconds=self._lease_seconds):
-                return
-            if claim.saved:
-                revisions.publish(conn, claim.build, revisions.touched_by(conn, claim.build, claim.saved))
-            if claim.orphans:
-                queue.forget(conn, claim.build, claim.orphans)
-                # one that is wanted again by now waits for no lease
-                queue.give_back(conn, replace(claim, inputs=()), counted=False)
-        if not claim.inputs:
-            return
-        first = claim.inputs[0]
-        if first.attempts > MAX_ATTEMPTS:  # it travels alone by now, and no attempt came to an end
-            with connection.checkout(self._url) as conn:
-                reason = f"given up after {MAX_ATTEMPTS} attempts: the worker died each time it was embedded"
-                metrics.failed(claim.build.index, queue.fail(conn, claim, first.hash, reason), None)
-            return
-        try:
-            Recipe.stored(claim.build.recipe).check(claim.build.index, self._backend)
-            results = self._sender.send(claim, last_start)
-        except SettingsError as error:  # of this index alone: the others of the backend go on
-            self._set_aside(claim, error)
-            return
-        except ProviderUnavailable as error:  # asked for its dimensions
-            results = [Sent(inputs=claim.inputs, error=error)]
-        # what was paid for outlives a restart of Postgres; each step is a no-op the second time
-        for attempt in stamina.retry_context(
-            on=_may_pass, attempts=None, timeout=LEASE_MARGIN_SECONDS, wait_initial=0.2, wait_max=5.0
-        ):
-            with attempt:
-                self._write_down(claim, results)
-
-    def _set_aside(self, claim: Claim, error: SettingsError) -> None:
-        """Give a claim back whose index holds other vectors than the backend makes."""
-        logger.warning("%s", error)
-        with connection.checkout(self._url) as conn:
-            builds.note_error(conn, claim.build, str(error))
-            queue.give_back(conn, claim, seconds=PAUSE_SECONDS, counted=False)
-
-    def _write_down(self, claim: Claim, results: Sequence[Sent]) -> None:
-        """Save, publish, split, fail and give back, as the requests of a claim ended."""
-        with connection.checkout(self._url) as conn:
-            for sent in results:
-                if sent.vectors is not None:
-                    hashes = [item.hash for item in sent.inputs]
-                    queue.save(conn, claim.build, hashes, sent.vectors)
-                    revisions.publish(conn, claim.build, revisions.touched_by(conn, claim.build, hashes))
-                    builds.note_error(conn, claim.build, None)
-            # what is too large or refused ends while the claim still holds it; giving back ends the claim
-            self._split(conn, claim, [sent for sent in results if sent.pieces])
-            failed = [sent for sent in results if sent.error is not None and not sent.pieces]
-            for sent in sorted(failed, key=lambda sent: not isinstance(sent.error, InputError)):
-                assert sent.error is not None
-                self._give_up(conn, claim, sent, sent.error)
-            if any(sent.vectors is None and sent.error is None for sent in results):
-                queue.give_back(conn, claim, counted=False)
-
-    def _split(self, conn: connection.Connection, claim: Claim, large: Sequence[Sent]) -> None:
-        """Queue smaller chunks in the place of inputs that are too large by themselves."""
-        if not large:
-            return
-        builds.note_error(conn, claim.build, str(large[0].error))
-        logger.warning("%d inputs are too large by themselves and are split: %s", len(large), large[0].error)
-        docs = queue.split(conn, claim, [(sent.inputs[0], sent.pieces) for sent in large])
-        revisions.publish(conn, claim.build, docs)
-
-    def _give_up(
-        self, conn: connection.Connection, claim: Claim, sent: Sent, error: VectorIndexError
-    ) -> None:
-        """Fail what the provider refuses for good; give the rest back for a later attempt."""
-        builds.note_error(conn, claim.build, str(error))
-        logger.warning("request of %d inputs failed: %s", len(sent.inputs), error)
-        if isinstance(error, InputError):
-            self._fail(conn, claim, sent.inputs, error)
-            return
-        metrics.retried(claim.build.index, len(sent.inputs), error)
-        if isinstance(error, SettingsError):
-            self._probed = False  # a tiny request tells whether they are mended, not one that is paid for
-            self._pause(PAUSE_SECONDS)
-            queue.give_back(conn, claim, seconds=PAUSE_SECONDS, counted=False)
-        elif isinstance(error, ProviderUnavailable) and error.rate_limited:
-            if error.retry_after_seconds:  # 0, or a date that is over, would have it refused again at once
-                wait = self._budget.pause(error.retry_after_seconds)  # of all processes
-            else:
-                wait = PAUSE_SECONDS
-                self._pause(wait)
-            queue.give_back(conn, claim, seconds=wait, counted=False)
-        else:
-            spent = [item for item in sent.inputs if item.attempts >= MAX_ATTEMPTS]
-            self._fail(conn, claim, spent if len(sent.inputs) == 1 else [], error)
-            attempts = max(item.attempts for item in sent.inputs)
-            wait = min(BACKOFF_SECONDS * 2 ** (attempts - 1), BACKOFF_LIMIT_SECONDS)
-            queue.give_back(conn, claim, seconds=wait * random.uniform(0.5, 1.5))  # noqa: S311
-
-    def _fail(
-        self, conn: connection.Connection, claim: Claim, inputs: Sequence[Input], error: VectorIndexError
-    ) -> None:
-        for item in inputs:
-            metrics.failed(claim.build.index, queue.fail(conn, claim, item.hash, str(error)), error)
-
-    def _pause(self, seconds: float) -> None:
-        self._paused_until = max(self._paused_until, time.monotonic() + seconds)
-
-
-def _may_pass(error: Exception) -> bool:
-    return isinstance(error, TemporaryError) and not isinstance(error, BuildDropped)

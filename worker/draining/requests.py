@@ -12,6 +12,7 @@ from worker import metrics
 from worker.budgets import Budget
 from worker.chunking import MIN_TOKENS, chunk
 from worker.documents import Chunk, embedding_text
+from worker.draining.provider import Provider
 from worker.errors import ProviderUnavailable, Refused, SettingsError, TooLarge, VectorIndexError
 from worker.recipes import EmbeddingBackend, Recipe
 from worker.store.queue import Claim, Input
@@ -32,17 +33,20 @@ class Sender:
     """Sends what was claimed."""
 
     backend: EmbeddingBackend
+    provider: Provider
     budget: Budget  # of which the first request of each claim has taken its share already
     stopping: threading.Event  # when set, nothing more is sent
 
     def send(self, claim: Claim, last_start: float) -> list[Sent]:
         """One request; one that is too large, or holds a refused input, is halved until the guilty input is alone.
 
-        Further requests begin before `last_start`, in monotonic seconds: the lease covers them.
+        Unless the provider refuses everything: then it is not halved, and nothing is guilty.
+        Each begins before `last_start`, in monotonic seconds: the lease covers it.
         """
         recipe = Recipe.stored(claim.build.recipe)
         ended: list[Sent] = []
         waiting: list[Sequence[Input]] = [claim.inputs]
+        takes_words = False
         while waiting:
             inputs = waiting.pop()
             try:
@@ -54,6 +58,9 @@ class Sender:
                 metrics.embedded(claim.build.index, len(inputs))
                 ended.append(Sent(inputs=inputs, vectors=vectors))
             except (TooLarge, Refused) as error:
+                takes_words = takes_words or self.takes_words(last_start - time.monotonic())
+                if not takes_words:
+                    return [*ended, Sent(inputs=_all([inputs, *waiting]))]
                 half = len(inputs) // 2
                 if half:
                     waiting += [inputs[half:], inputs[:half]]
@@ -61,17 +68,27 @@ class Sender:
                     pieces = self._cut(recipe, inputs[0]) if isinstance(error, TooLarge) else ()
                     ended.append(Sent(inputs=inputs, error=error, pieces=pieces))
             except (ProviderUnavailable, SettingsError) as error:  # of no use to the others either
-                rest = [item for part in waiting for item in part]
-                return [*ended, Sent(inputs=[*inputs, *rest], error=error)]
+                return [*ended, Sent(inputs=_all([inputs, *waiting]), error=error)]
         return ended
+
+    def takes_words(self, patience_seconds: float) -> bool:
+        """Whether a request that has just failed tells something of its inputs: the provider takes one word after it.
+
+        So long it may have to wait for the budget. False when stopping, as nothing more is sent.
+        """
+        failed_at = time.monotonic()
+        return not self.stopping.is_set() and (
+            self.provider.ask_after(failed_at, patience_seconds=max(0.0, patience_seconds)) is None
+        )
 
     def _may_send(self, claim: Claim, inputs: Sequence[Input], last_start: float) -> bool:
         """Wait until the budget allows a further request of this claim; false when stopping.
 
-        Raises ProviderUnavailable when the lease does not last so long.
+        False too where the lease does not last for the first, which the budget allowed when it was claimed: what came
+        before it took too long. Raises ProviderUnavailable where it does not last for a further one.
         """
         if inputs is claim.inputs:
-            return True  # claimed for it
+            return time.monotonic() < last_start
         left = last_start - time.monotonic()
         wait = self.budget.take(sum(item.tokens for item in inputs), patience_seconds=left)
         if wait > left:
@@ -105,3 +122,7 @@ class Sender:
         except SettingsError:
             return ()
         return pieces if len(pieces) > 1 else ()
+
+
+def _all(requests: Sequence[Sequence[Input]]) -> Sequence[Input]:
+    return [item for inputs in requests for item in inputs]
