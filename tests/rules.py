@@ -21,7 +21,7 @@ from typing import Any
 
 import psycopg
 
-from tests.simulation import CALM, LATE, STORM, Simulation, Weather
+from tests.simulation import AWAY, CALM, LATE, STORM, Simulation, Weather
 from worker import configuration
 from worker.draining.settlement import Settlement
 from worker.services import running
@@ -82,7 +82,7 @@ def publish_skipping() -> None:
 
 
 RULES = [
-    Rule(name="none is taken away", weathers=(CALM, STORM, LATE)),
+    Rule(name="none is taken away", weathers=(CALM, STORM, LATE, AWAY)),
     Rule(name="staging, retrying and deleting hold the shared lock", remove=unlock(revisions)),
     Rule(
         name="failing, splitting and forgetting hold the exclusive lock",
@@ -127,7 +127,7 @@ RULES = [
     Rule(
         name="a request without an answer is no attempt while the provider takes no word",
         remove=lambda: setattr(Settlement, "_judged", lambda self, results: results),
-        weathers=(STORM,),
+        weathers=(AWAY,),
     ),
     Rule(name="there is a sweep", weathers=(replace(STORM, sweeps=False),)),
 ]

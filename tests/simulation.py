@@ -37,7 +37,7 @@ ROUND_SECONDS = 0.3
 REDELIVERIES = 0.15
 PRODUCERS, EMBEDDERS = 5, 4
 SETTLE_SECONDS = 30
-EVERY_SECONDS, AWAY_SECONDS = 4.0, 1.8  # the provider goes away, for longer than six attempts take
+OUTAGE_SECONDS = 5.0  # from the beginning of an outage to that of the next
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ class Weather:
     sweeps: bool = True
     collects: bool = True
     poison: float = 0.1  # of all documents: with a content that is always refused
-    outages: bool = True
+    away: float = 0.3  # of the time: nothing is embedded, for longer than six attempts take
     late: bool = False  # a content at a time is refused once its lease has ended, and taken from anybody else
 
 
@@ -69,9 +69,10 @@ CALM = Weather(
     poison=0.5,
     sweeps=False,
     collects=False,
-    outages=False,
+    away=0,
 )
-LATE = Weather(crashes=0, slow=0, batch_size=1, collects=False, late=True, outages=False)
+LATE = Weather(crashes=0, slow=0, batch_size=1, collects=False, late=True, away=0)
+AWAY = replace(CALM, away=0.9)
 
 LIVE = """
 SELECT d.id, s.live_rev, r.title, r.metadata, r.text, d.deleted,
@@ -174,10 +175,7 @@ class Provider(HashBackend):
         self.began = time.monotonic()
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        if (
-            self.weather.outages
-            and (time.monotonic() - self.began) % EVERY_SECONDS > EVERY_SECONDS - AWAY_SECONDS
-        ):
+        if (time.monotonic() - self.began) / OUTAGE_SECONDS % 1 < self.weather.away:
             raise ProviderUnavailable("away")
         if any("poison" in text for text in texts):
             raise Refused("this is poison")
