@@ -201,8 +201,8 @@ def serve_metrics(*, forks: bool) -> None:
     addresses = process.addresses()
     registry.register(scraping.State(addresses.database_url, lambda: lengths(addresses.broker_url, QUEUES)))
     listening = scraping.serve(settings.metrics_address, settings.metrics_port, registry)
-    # a child that outlives this process would keep the port
-    signals.worker_process_init.connect(lambda **_: listening.close(), weak=False)
+    if forks:  # a child that outlives this process would keep the port; the solo pool sends the signal, too
+        signals.worker_process_init.connect(lambda **_: listening.close(), weak=False)
     signals.task_prerun.connect(begin_task)
     signals.task_postrun.connect(count_task)
 
