@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,11 +26,15 @@ class Up:
     process: "subprocess.Popen[str]"
     addresses: dict[str, str]  # what it printed before
     folder: Path
+    variables: dict[str, str] = field(default_factory=dict)  # of its environment, beside those of any user
 
     def run(self, *arguments: str) -> Any:
         """What a command of another terminal prints as JSON."""
         output = subprocess.check_output(
-            [VECTOR_INDEX, *arguments, "--json"], env=user_environment(self.folder), text=True, timeout=60
+            [VECTOR_INDEX, *arguments, "--json"],
+            env=user_environment(self.folder, **self.variables),
+            text=True,
+            timeout=60,
         )
         return json.loads(output)
 
@@ -44,13 +48,13 @@ class Up:
 
 
 @contextmanager
-def up(folder: Path) -> Iterator[Up]:
+def up(folder: Path, **variables: str) -> Iterator[Up]:
     """Run `up`; whatever a test leaves of it is ended and counts as a failure."""
     with (folder / "up.log").open("ab") as log:
         process = subprocess.Popen(
             [VECTOR_INDEX, "up", "--json"],
             cwd=folder,
-            env=user_environment(folder),
+            env=user_environment(folder, **variables),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log,
@@ -63,7 +67,8 @@ def up(folder: Path) -> Iterator[Up]:
         lines = list(until_ready(process.stdout))
         assert lines, (folder / "up.log").read_text()
         family = family_of(process.pid)
-        yield Up(process=process, addresses={k: v for line in lines for k, v in line.items()}, folder=folder)
+        addresses = {k: v for line in lines for k, v in line.items()}
+        yield Up(process=process, addresses=addresses, folder=folder, variables=variables)
         assert not left(family, seconds=5)
     finally:
         process.stdout.close()
