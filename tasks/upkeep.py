@@ -9,11 +9,11 @@ from typing import Any
 from celery import Task
 
 from tasks.indexing import WAIT_FOR_SERVICES
-from worker import process, staging, verifying
+from worker import configuration, process, staging, verifying
 from worker.celery import EMBED, app, messages
 from worker.documents import document_ids
 from worker.errors import BuildDropped, InvalidDocument, InvalidQuery
-from worker.store import builds, connection, garbage, hnsw, indexes, upkeep
+from worker.store import builds, connection, garbage, hnsw, indexes, outbox, upkeep
 from worker.store.builds import Build
 
 MAX_FAILURES = 1000
@@ -121,7 +121,9 @@ def status(ids: list[Any] | None = None, index: str = "default") -> dict[str, An
             return {"index": index, "documents": upkeep.document_states(conn, build, chosen)}
         paused = indexes.paused_at(conn, index)
         since = paused and paused.astimezone(UTC).isoformat(timespec="seconds")
-        return {"index": index, "paused": since, **upkeep.figures(conn, build)}
+        unknown = {"unknown_indexes": outbox.strangers(conn, list(configuration.current().indexes))}
+        enqueued = outbox.figures(conn, index) | unknown
+        return {"index": index, "paused": since, **upkeep.figures(conn, build), "outbox": enqueued}
 
 
 @app.task(name="tasks.failures")
@@ -148,7 +150,7 @@ def retry(self: Task, ids: list[Any] | None = None, index: str = "default") -> d
     chosen = _checked(ids)
     found = staging.failed_ids(target.url, index) if chosen is None else chosen
     done = staging.retry(target.url, index, found)
-    return {"index": index, "retried": len(done.docs), "chunks": done.chunks}
+    return {"index": index, "retried": len(done.docs) + done.rows, "chunks": done.chunks}
 
 
 def _checked(ids: list[Any] | None) -> list[str] | None:

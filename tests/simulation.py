@@ -121,8 +121,8 @@ COUNTS: dict[str, LiteralString] = {
 }
 
 
-class Crash(Exception):
-    """The process died here."""
+class Crash(BaseException):
+    """The process died here: nobody handles it."""
 
 
 class Mortal(psycopg.Connection[Any]):

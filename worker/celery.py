@@ -20,8 +20,9 @@ import billiard
 from celery import Celery, Task, signals
 from celery.utils.log import current_process_index
 from kombu.entity import Queue
+from kombu.exceptions import OperationalError
 
-from worker import configuration, metrics, process
+from worker import configuration, metrics, outbox, process
 from worker.broker import (
     VISIBILITY_TIMEOUT_SECONDS,
     HideBodies,
@@ -40,6 +41,7 @@ QUEUES = (STAGING, EMBED, CHAT)
 TASK_MODULES = (
     "tasks.chat",
     "tasks.indexing",
+    "tasks.outbox",
     "tasks.reindexing",
     "tasks.retrieval",
     "tasks.schedule",
@@ -47,6 +49,7 @@ TASK_MODULES = (
 )
 
 SWEEP_SECONDS = 30.0
+WAKE_SECONDS = 2.0  # how long a message to those who stage waits: the poller sends another while it is due
 STOP_SECONDS = 10.0  # for what is under way when the process is asked to end; `up` kills after 15
 LET_GO_SECONDS = 3.0  # for giving back what is not done by then
 STUCK = 75  # the exit code of a worker that no longer consumes: EX_TEMPFAIL, to be started again
@@ -111,6 +114,7 @@ app = Celery("vector_index", task_cls="worker.broker:HiddenTask")
 app.steps["consumer"].add(LeaseHeartbeat)
 _drainers: list[Drainer] = []
 _metrics_folder: list["TemporaryDirectory[str]"] = []  # in which the processes of a prefork pool count
+_pollers: list[outbox.Poller] = []
 _ending, _hurry = threading.Event(), threading.Event()
 
 
@@ -217,13 +221,36 @@ def count_task(task: Task, state: str | None, **_: Any) -> None:
 
 @signals.worker_ready.connect
 def start_draining(sender: Any, **_: Any) -> None:
-    """The worker that serves the queue of waiting tasks embeds, too; its first sweep is due at once."""
+    """The worker that serves the queue of waiting tasks embeds, too, and looks into the outbox.
+
+    Its first sweep is due at once.
+    """
     LeaseHeartbeat.on_stuck = partial(leave, STUCK)
     if EMBED in sender.app.amqp.queues.consume_from:
         _drainers[:] = process.drainers()
         for drainer in _drainers:
             drainer.start()
+        names = list(configuration.current().indexes)
+        _pollers[:] = [outbox.Poller(process.addresses().database_url, names, stage_page, wake_staging)]
+        _pollers[0].start()
         sender.app.send_task("tasks.sweep", expires=SWEEP_SECONDS)
+
+
+def stage_page(index: str) -> bool:
+    """Stage a page of the outbox; whether more waits."""
+    target = process.index(index)
+    limit = configuration.current().max_document_bytes
+    return outbox.consume(target.url, target.settings, target.backend, max_bytes=limit)
+
+
+def wake_staging(index: str) -> None:
+    """Let a process that stages help with the outbox. Raises ServiceUnreachable."""
+    try:
+        app.send_task(
+            "tasks.outbox", kwargs={"index": index}, expires=WAKE_SECONDS, ignore_result=True, retry=False
+        )
+    except OperationalError as error:
+        raise ServiceUnreachable(f"the broker cannot be reached: {error}") from error
 
 
 @signals.worker_shutting_down.connect
@@ -232,8 +259,7 @@ def stop(**_: Any) -> None:
 
     Celery itself would wait for its tasks without end on SIGTERM, and cannot be hurried on the threads pool.
     """
-    for drainer in _drainers:
-        drainer.stop(0.0)
+    stop_threads(0.0)
     if not _ending.is_set():
         _ending.set()
         threading.Thread(target=leave_in_time, name="leave-in-time", daemon=True).start()
@@ -245,10 +271,16 @@ def stop(**_: Any) -> None:
 def finish(**_: Any) -> None:
     """Wait for requests in flight; `leave_in_time` bounds it."""
     stop()  # a remote shutdown comes without a signal
-    for drainer in _drainers:
-        drainer.stop(STOP_SECONDS)
+    stop_threads(STOP_SECONDS)
     connection.close_pools()
     drop_metrics()
+
+
+def stop_threads(timeout_seconds: float) -> None:
+    for poller in _pollers:
+        poller.stop(timeout_seconds)
+    for drainer in _drainers:
+        drainer.stop(timeout_seconds)
 
 
 def leave_in_time() -> None:

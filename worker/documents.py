@@ -45,12 +45,7 @@ class Document:
                 "further values belong into metadata"
             )
         text = _clean(value.get("text"), "text")
-        size = len(text) if text.isascii() else len(text.encode())
-        if size > max_bytes:
-            raise InvalidDocument(
-                f"text has {size:,} bytes, over MAX_DOCUMENT_BYTES ({max_bytes:,}): "
-                "split the document or raise the setting"
-            )
+        check_size(len(text) if text.isascii() else len(text.encode()), max_bytes)
         title = value.get("title")
         return cls(
             id=document_id(value.get("id")),
@@ -121,6 +116,14 @@ def embedding_text(prefix: str, heading: str, text: str) -> str:
 def digest(text: str) -> bytes:
     """32 bytes of BLAKE2b over the UTF-8 of a cleaned text."""
     return blake2b(text.encode(), digest_size=32).digest()
+
+
+def check_size(size: int, max_bytes: int) -> None:
+    """Of a text in UTF-8. Raises InvalidDocument."""
+    if size > max_bytes:
+        raise InvalidDocument(
+            f"text has {size:,} bytes, over MAX_DOCUMENT_BYTES ({max_bytes:,}): split the document or raise the setting"
+        )
 
 
 def document_id(value: object) -> str:

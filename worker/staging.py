@@ -16,8 +16,9 @@ from worker.documents import Chunk, Document, clean
 from worker.errors import BuildDropped, InputError, InvalidDocument, TemporaryError, VectorIndexError
 from worker.packing import batches
 from worker.recipes import EmbeddingBackend, Recipe, probe
-from worker.store import builds, connection, revisions, search, upkeep
+from worker.store import builds, connection, outbox, revisions, search, upkeep
 from worker.store.builds import Build
+from worker.store.connection import Connection
 from worker.store.filters import compile_filter
 from worker.store.revisions import DOCUMENTS_PER_TRANSACTION, Job, Retried
 from worker.store.writing import Prepared, PreparedInVain
@@ -143,7 +144,7 @@ def delete_matching(
 def retry(url: str, index: str, ids: Iterable[str]) -> Retried:
     """Try failed documents again, 100 a transaction; the ids of others are passed over."""
     docs: list[int] = []
-    chunks = 0
+    chunks = rows = 0
     for some in sliced(ids, len):  # `ids` may use a connection of its own: never two at once
         with connection.checkout(url) as conn:
             live = builds.live(conn, index)
@@ -151,7 +152,8 @@ def retry(url: str, index: str, ids: Iterable[str]) -> Retried:
                 retried = revisions.retry(conn, live.index_id, some)
                 docs += retried.docs
                 chunks += retried.chunks
-    return Retried(docs=docs, chunks=chunks)
+                rows += outbox.retry(conn, index, some)
+    return Retried(docs=docs, chunks=chunks, rows=rows)
 
 
 def failed_ids(url: str, index: str) -> Iterator[str]:
@@ -221,13 +223,35 @@ def stage_slice(
 
     With `heads`, the newest revisions of all of them: they are split anew, unless something newer has come.
     """
+
+    def commit(conn: Connection, prepared: Sequence[Prepared], written: Sequence[Build]) -> list[int]:
+        return revisions.stage(conn, job, prepared, written, priority=priority, heads=heads)
+
+    prepare_and_commit(url, index, job.index_id, backend, documents, commit, anew=heads is not None)
+
+
+def prepare_and_commit(
+    url: str,
+    index: str,
+    index_id: int,
+    backend: EmbeddingBackend,
+    documents: Sequence[Document],
+    commit: Callable[[Connection, Sequence[Prepared], Sequence[Build]], list[int]],
+    *,
+    anew: bool = False,
+) -> None:
+    """Split at most 100 documents, each of another id, and write them by `commit`, which returns their keys.
+
+    What is unchanged is not split, unless that is to be done `anew`. Raises SettingsError when the backend does not
+    fit the index.
+    """
     hashes = {document.id: document.content_hash() for document in documents}
     for attempt in range(1, PREPARE_ATTEMPTS + 1):
         with connection.checkout(url) as conn:
-            written = builds.writable(conn, job.index_id)
+            written = builds.writable(conn, index_id)
             if not written:
                 raise BuildDropped(connection.DROPPED)
-            unchanged = revisions.unchanged(conn, job.index_id, hashes) if heads is None else set()
+            unchanged = set() if anew else revisions.unchanged(conn, index_id, hashes)
         dimensions = _dimensions(backend)
         for build in written:
             Recipe.stored(build.recipe).check(index, backend, dimensions=dimensions or build.dimensions)
@@ -242,7 +266,7 @@ def stage_slice(
             prepared.append(item)
         try:
             with connection.checkout(url) as conn:
-                staged = revisions.stage(conn, job, prepared, written, priority=priority, heads=heads)
+                staged = commit(conn, prepared, written)
                 metrics.staged(index, len(staged))
                 for build in written:
                     revisions.publish(conn, build, staged)

@@ -18,7 +18,7 @@ from worker.configuration import ChatBackendSettings, Configuration, EmbeddingBa
 from worker.errors import InputError, ServiceUnreachable, SettingsError, VectorIndexError
 from worker.recipes import Recipe, probe
 from worker.services import attach
-from worker.store import builds, connection, schema
+from worker.store import builds, connection, outbox, schema
 
 MINIMUM_REDIS = (6, 2)
 MEMORY_SHARE = 0.8  # of the broker's maxmemory
@@ -76,6 +76,8 @@ def _findings(configuration: Configuration, offline: bool) -> Iterator[Finding]:
     # the length of a model's vectors may have to be asked for
     if plugins.ok and postgres.ok and not offline:
         yield _look("indexes", partial(_indexes, configuration))
+    if postgres.ok:
+        yield _look("outbox", partial(_outbox, configuration))
     yield _look("broker", partial(_broker, configuration))
     yield _look("workers", partial(_workers, configuration))
 
@@ -142,6 +144,23 @@ def _indexes(configuration: Configuration) -> str:
             recipe.check(name, process.make_backend(index.embedding_backend))
             found.append(f"{name} of {recipe.model}")
     return ", ".join(found) or "none holds documents yet"
+
+
+def _outbox(configuration: Configuration) -> str:
+    """What applications enqueued in their own transactions; raises SettingsError where nobody will ever take it."""
+    known = list(configuration.indexes)
+    with connection.checkout(_database_url(configuration)) as conn:
+        strangers = outbox.strangers(conn, known)
+        figures = [outbox.figures(conn, name) for name in known]
+    if strangers:
+        rows = ", ".join(f"{count:,} rows for {name!r:.100}" for name, count in strangers.items())
+        raise SettingsError(
+            f"nobody takes {rows}: the settings have no such index; add it to INDEXES, or remove the rows with "
+            "`vector-index drop`"
+        )
+    waiting, rejected = (sum(figure[key] for figure in figures) for key in ("waiting", "rejected"))
+    oldest = max(figure["oldest_seconds"] for figure in figures)
+    return f"{waiting:,} rows wait, the oldest for {oldest:.0f} s; {rejected:,} cannot be staged"
 
 
 def _database_url(configuration: Configuration) -> str:

@@ -50,6 +50,7 @@ class Retried:
 
     docs: Sequence[int]  # had failed and are pending now
     chunks: int  # contents that were queued for them
+    rows: int = 0  # of the outbox: could not be staged, and wait again
 
 
 @retry_on_deadlock

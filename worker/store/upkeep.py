@@ -9,7 +9,7 @@ from typing import Any
 from psycopg import Cursor
 from psycopg.rows import class_row, dict_row
 
-from worker.store import builds, revisions
+from worker.store import builds, outbox, revisions
 from worker.store.builds import Build
 from worker.store.connection import Connection, retry_on_deadlock
 from worker.store.statements import SCHEMA, statement
@@ -203,11 +203,11 @@ def _standing(cursor: Cursor[dict[str, Any]], row: Mapping[str, Any]) -> Standin
 
 
 def failures(connection: Connection, build: Build, *, after: str, limit: int) -> list[dict[str, Any]]:
-    """Failed documents with ids above `after`, in order.
+    """Failed documents with ids above `after`, in order, and those of which the outbox keeps what cannot be staged.
 
     Each with its error, since when (UTC, ISO 8601) it has waited, and whether an older revision is searchable.
     """
-    parameters = {"after": after, "limit": limit}
+    parameters = {"after": after, "limit": limit, "index_id": build.index_id, "index": build.index}
     with connection.cursor(row_factory=dict_row) as cursor:
         rows = cursor.execute(build.sql("upkeep.sql", "failures"), parameters).fetchall()
     return [row | {"since": row["since"].astimezone(UTC).isoformat(timespec="seconds")} for row in rows]
@@ -224,4 +224,7 @@ def document_states(
     parameters = {"index_id": build.index_id, "ids": list(ids)}
     with connection.cursor(row_factory=dict_row) as cursor:
         rows = cursor.execute(build.sql("upkeep.sql", "document_states"), parameters).fetchall()
-    return states | {row.pop("id"): row for row in rows}
+    states |= {row.pop("id"): row for row in rows}
+    for id, error in outbox.rejections(connection, build.index, ids).items():
+        states[id] |= {"state": "failed", "error": error}
+    return states

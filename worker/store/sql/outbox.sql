@@ -2,26 +2,28 @@
 -- remembers how far he has read. The transaction that stages a row deletes it.
 
 -- name: filled: which of these indexes have rows that wait
-SELECT name FROM unnest(%(names)s::text[]) AS name
-WHERE EXISTS (SELECT FROM vector_index.outbox WHERE index_name = name AND error IS NULL)
+SELECT name FROM unnest(%(names)s::text[]) AS name CROSS JOIN LATERAL (
+    SELECT FROM vector_index.outbox WHERE index_name = name AND error IS NULL ORDER BY seq LIMIT 1) AS o
 
 -- name: oldest: what waits longest, without its texts
-SELECT seq, id, version, deleted, coalesce(octet_length(text), 0) AS bytes FROM vector_index.outbox
+SELECT seq, id, version, deleted, coalesce(octet_length(text), 0) AS size FROM vector_index.outbox
 WHERE index_name = %(index)s AND error IS NULL ORDER BY seq LIMIT %(limit)s
 
 -- name: read: what rows hold, but for texts that are too large to be taken; metadata as text, as no parser may fail
 SELECT seq, CASE WHEN octet_length(text) <= %(max_bytes)s THEN text END AS text, title, metadata::text AS metadata
-FROM vector_index.outbox WHERE seq = ANY(%(seqs)s)
+FROM vector_index.outbox WHERE index_name = %(index)s AND seq = ANY(%(seqs)s)
 
 -- name: lock: those of these rows that nobody else has locked or taken
-SELECT seq FROM vector_index.outbox WHERE seq = ANY(%(seqs)s) AND error IS NULL FOR UPDATE SKIP LOCKED
+SELECT seq FROM vector_index.outbox WHERE index_name = %(index)s AND seq = ANY(%(seqs)s) AND error IS NULL
+ORDER BY seq FOR UPDATE SKIP LOCKED
 
 -- name: delete: what is being staged
-DELETE FROM vector_index.outbox WHERE seq = ANY(%(seqs)s)
+DELETE FROM vector_index.outbox WHERE index_name = %(index)s AND seq = ANY(%(seqs)s)
 
 -- name: reject: rows that cannot be staged stay with the reason
 UPDATE vector_index.outbox o SET error = n.error
-FROM unnest(%(seqs)s::bigint[], %(errors)s::text[]) AS n (seq, error) WHERE o.seq = n.seq
+FROM unnest(%(seqs)s::bigint[], %(errors)s::text[]) AS n (seq, error)
+WHERE o.index_name = %(index)s AND o.seq = n.seq
 
 -- name: forget_rejected: what could not be staged of documents that have another revision now, or are deleted; unless
 -- it was newer by its version
@@ -33,6 +35,10 @@ WHERE i.index_id = %(index_id)s AND o.index_name = i.name AND o.id = n.id AND o.
 -- name: retry: let rows that could not be staged be tried again
 UPDATE vector_index.outbox SET error = NULL
 WHERE index_name = %(index)s AND error IS NOT NULL AND (%(ids)s::text[] IS NULL OR id = ANY(%(ids)s))
+
+-- name: rejections: why changes of documents could not be staged, the newest last
+SELECT id, error FROM vector_index.outbox
+WHERE index_name = %(index)s AND id = ANY(%(ids)s) AND error IS NOT NULL ORDER BY seq
 
 -- name: figures: rows of an index that wait, for how long the oldest has, and how many could not be staged
 SELECT count(*) FILTER (WHERE error IS NULL) AS waiting, count(*) FILTER (WHERE error IS NOT NULL) AS rejected,

@@ -106,10 +106,17 @@ SELECT d.id, d.version, s.state, s.live_rev IS NOT NULL AS searchable, s.error
 FROM vector_index.documents d LEFT JOIN {served} s USING (doc)
 WHERE d.index_id = %(index_id)s AND d.id = ANY(%(ids)s) AND NOT d.deleted
 
--- name: failures: failed documents above an id, in order
-SELECT d.id, s.error, s.since, s.live_rev IS NOT NULL AS searchable
-FROM {served} s JOIN vector_index.documents d USING (doc)
-WHERE s.state = 'failed' AND d.id > %(after)s ORDER BY d.id LIMIT %(limit)s
+-- name: failures: documents above an id, in order, that failed or whose newest change cannot be staged
+SELECT DISTINCT ON (id) id, error, since, searchable FROM (
+    SELECT d.id, s.error, s.since, s.live_rev IS NOT NULL AS searchable, 0 AS seq
+    FROM {served} s JOIN vector_index.documents d USING (doc)
+    WHERE s.state = 'failed' AND d.id > %(after)s
+    UNION ALL
+    SELECT o.id, o.error, o.enqueued_at, s.live_rev IS NOT NULL, o.seq
+    FROM vector_index.outbox o LEFT JOIN vector_index.documents d ON d.index_id = %(index_id)s AND d.id = o.id
+        LEFT JOIN {served} s USING (doc)
+    WHERE o.index_name = %(index)s AND o.error IS NOT NULL AND o.id > %(after)s
+) failed ORDER BY id, seq DESC LIMIT %(limit)s
 
 -- name: limit_time: of each statement of this transaction
 SET LOCAL statement_timeout = '30s'

@@ -1,7 +1,7 @@
 -- What applications enqueue in their own transactions: two functions that write one table, which workers empty.
 
 CREATE TABLE vector_index.outbox (
-    seq         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    seq         bigint GENERATED ALWAYS AS IDENTITY,
     index_name  text NOT NULL,
     id          text NOT NULL,
     deleted     boolean NOT NULL,
@@ -10,10 +10,12 @@ CREATE TABLE vector_index.outbox (
     metadata    jsonb,
     version     bigint,
     enqueued_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-    error       text
+    error       text,
+    PRIMARY KEY (index_name, seq)
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
 CREATE INDEX outbox_waiting ON vector_index.outbox (index_name, seq) WHERE error IS NULL;
 CREATE INDEX outbox_id ON vector_index.outbox (id);
+CREATE INDEX outbox_rejected ON vector_index.outbox (index_name, id) WHERE error IS NOT NULL;
 COMMENT ON TABLE vector_index.outbox IS 'What applications enqueued and no worker has staged yet. Applications only insert, without any key to wait for; the transaction that stages a row deletes it.';
 COMMENT ON COLUMN vector_index.outbox.seq IS 'Order of one document, where whoever enqueues it holds a lock on its row; across documents it is not the order of commits: nothing may remember how far it has read.';
 COMMENT ON COLUMN vector_index.outbox.index_name IS 'The index as the application names it; the settings need not know it.';

@@ -1,0 +1,603 @@
+"""Enqueueing in the application's own transaction, on real Postgres: nothing before its commit, all after it."""
+
+import json
+import logging
+import random
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+from psycopg import errors as pg
+from psycopg import sql
+
+from tests.integration.test_pipeline import Application, application  # noqa: F401
+from tests.simulation import Crash, Mortal, MortalPool, Weather
+from worker import outbox, staging
+from worker.errors import ServiceUnreachable, TemporaryError
+from worker.store import builds, connection, upkeep
+from worker.store import outbox as rows
+
+ROOT = Path(__file__).parents[2]
+GRANTS = re.search(r"```sql\n(GRANT .*?)```", (ROOT / "docs/transactions.md").read_text(), re.DOTALL)
+DOCUMENT = "SELECT vector_index.enqueue_document('default', %s, %s, version => %s)"
+DELETE = "SELECT vector_index.enqueue_delete('default', %s, %s)"
+MAX_BYTES = 1_000
+
+
+class Database:
+    """An application with a connection of its own, and the worker that takes what it enqueues."""
+
+    def __init__(self, application: Application, conn: psycopg.Connection[Any]) -> None:  # noqa: F811
+        self.application, self.conn = application, conn
+
+    def put(self, id: Any, text: str, version: int | None = None) -> None:
+        self.conn.execute(DOCUMENT, [id, text, version])
+
+    def delete(self, id: Any, version: int | None = None) -> None:
+        self.conn.execute(DELETE, [id, version])
+
+    def consume(self, *, max_bytes: int = MAX_BYTES) -> None:
+        """All that waits."""
+        used = self.application
+        while outbox.consume(used.url, used.index, used.backend, max_bytes=max_bytes):
+            pass
+        used.drainer.drain()
+
+    def waiting(self) -> int:
+        return int(self.one("SELECT count(*) FROM vector_index.outbox"))
+
+    def one(self, query: str) -> Any:
+        row = self.conn.execute(query.encode()).fetchone()
+        return row[0] if row else None
+
+    def state(self, id: str) -> str:
+        return str(self.application.state(id)["state"])
+
+    def texts(self) -> dict[str, str]:
+        """What is served, by id."""
+        with connection.checkout(self.application.url) as conn:
+            build = builds.live(conn, "default")
+        assert build is not None
+        query = sql.SQL(
+            "SELECT d.id, r.text FROM {served} s JOIN vector_index.documents d USING (doc) "
+            "JOIN vector_index.revisions r ON r.rev = s.live_rev"
+        ).format(**builds.tables(build.build))
+        return dict(self.conn.execute(query).fetchall())
+
+    def failures(self) -> dict[str, str]:
+        with connection.checkout(self.application.url) as conn:
+            build = builds.live(conn, "default")
+            assert build is not None
+            return {row["id"]: row["error"] for row in upkeep.failures(conn, build, after="", limit=1000)}
+
+    def retry(self) -> int:
+        url = self.application.url
+        return staging.retry(url, "default", staging.failed_ids(url, "default")).rows
+
+
+@pytest.fixture
+def database(application: Application) -> Iterator[Database]:  # noqa: F811
+    with psycopg.connect(application.url, autocommit=True) as conn:
+        yield Database(application, conn)
+
+
+def test_nothing_is_enqueued_by_a_transaction_that_rolls_back(database: Database) -> None:
+    with database.conn.transaction(force_rollback=True):
+        database.put("a", "Cats chase mice.")
+        database.delete("b")
+    assert database.waiting() == 0
+
+
+def test_what_commits_is_searchable_and_leaves_no_row(database: Database) -> None:
+    with database.conn.transaction():
+        database.conn.execute(
+            "SELECT vector_index.enqueue_document('default', 'a', 'Cats chase mice.', 'Cats', '{\"legs\": 4}', 7)"
+        )
+        database.consume()
+        assert database.waiting() == 1  # its own transaction sees the row, nobody else does
+        assert database.application.rows("SELECT * FROM vector_index.documents") == []
+    database.consume()
+    assert database.application.search("cats", filter={"legs": 4}) == ["a"]
+    assert database.application.state("a") == {
+        "state": "live",
+        "version": 7,
+        "searchable": True,
+        "error": None,
+    }
+    assert database.waiting() == 0
+    database.delete("a", 8)
+    database.consume()
+    assert database.texts() == {}
+
+
+@pytest.mark.parametrize("id", [42, 2**62, "42", UUID(int=5)], ids=str)
+def test_an_id_may_be_text_an_integer_or_a_uuid(database: Database, id: Any) -> None:
+    database.put(id, "Words.")
+    database.conn.execute(
+        "SELECT vector_index.enqueue_document(index_name => 'default', id => %s, text => 'Others.')", [id]
+    )
+    database.consume()
+    assert database.texts() == {str(id): "Others."}
+    database.conn.execute("SELECT vector_index.enqueue_delete(id => %s, index_name => 'default')", [id])
+    database.consume()
+    assert database.texts() == {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ("'default', NULL, 'x'", "id is missing: give every document a string or an integer"),
+        ("'default', NULL::bigint, 'x'", "id is missing"),
+        ("'default', '', 'x'", "id is missing"),
+        ("'default', repeat('x', 513), 'x'", "id has 513 characters; at most 512 are allowed"),
+        ("NULL, 'a', 'x'", "index_name is missing: name an index of the settings"),
+        ("'', 'a', 'x'", "index_name is missing"),
+        ("repeat('x', 201), 'a', 'x'", "index_name has 201 characters"),
+        (
+            "'default', 'a', NULL",
+            "text of document 'a' is NULL: give a string, which may be empty, or delete",
+        ),
+        ("'default', 'a', 'x', '', '[1]'", "metadata of document 'a' must be a JSON object, not array"),
+        ("'default', 'a', 'x', '', 'null'", "metadata of document 'a' must be a JSON object, not null"),
+    ],
+)
+def test_what_no_worker_could_take_is_one_sentence_for_the_transaction(
+    database: Database, arguments: str, sentence: str
+) -> None:
+    with pytest.raises(pg.InvalidParameterValue) as caught:
+        database.conn.execute(f"SELECT vector_index.enqueue_document({arguments})".encode())
+    said = caught.value.diag.message_primary or ""
+    assert sentence in said
+    assert "\n" not in said
+
+
+def test_the_longest_id_and_index_name_can_be_enqueued(database: Database) -> None:
+    longest = "".join(chr(random.randint(0x10000, 0x1FFFF)) for _ in range(512))
+    for id in (longest, "a"):
+        database.conn.execute("SELECT vector_index.enqueue_delete(%s, %s)", [longest[:200], id])
+    database.put(longest, "Words.")
+    database.consume()
+    assert database.texts() == {longest: "Words."}
+
+
+@pytest.fixture
+def role(database: Database, administrator: psycopg.Connection[Any]) -> Iterator[str]:
+    """An application's role, without any right."""
+    name = f"application_{uuid4().hex}"
+    administrator.execute(sql.SQL("CREATE ROLE {}").format(sql.Identifier(name)))
+    yield name
+    database.conn.execute("RESET ROLE")
+    database.conn.execute(sql.SQL("DROP OWNED BY {}").format(sql.Identifier(name)))
+    administrator.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(name)))
+
+
+def test_the_grants_of_the_documentation_allow_to_enqueue_and_nothing_else(
+    database: Database, role: str
+) -> None:
+    tables = [row[0] for row in database.conn.execute(
+        "SELECT 'vector_index.' || quote_ident(relname) FROM pg_class "
+        "WHERE relnamespace = 'vector_index'::regnamespace AND relkind IN ('r', 'S')"
+    )]  # fmt: skip
+    become = sql.SQL("SET ROLE {}").format(sql.Identifier(role))
+    database.conn.execute(become)
+    with pytest.raises(pg.InsufficientPrivilege):
+        database.put("a", "Cats chase mice.")
+    database.conn.execute("RESET ROLE")
+    assert GRANTS is not None
+    database.conn.execute(GRANTS[1].replace("application", f'"{role}"').encode())
+    database.conn.execute(become)
+    database.put("a", "Cats chase mice.")
+    database.put(5, "Dogs chase cats.")
+    database.delete("b")
+    database.delete(6)
+    for table in tables:
+        for statement in ("SELECT FROM {}", "DELETE FROM {}", "TRUNCATE {}"):
+            with pytest.raises((pg.InsufficientPrivilege, pg.WrongObjectType)):
+                database.conn.execute(statement.format(table).encode())
+    with pytest.raises(pg.InsufficientPrivilege):
+        database.conn.execute(
+            "INSERT INTO vector_index.outbox (index_name, id, deleted) VALUES ('a', 'b', true)"
+        )
+    for forbidden in (
+        "CREATE TABLE vector_index.mine ()",
+        "SELECT vector_index.check_enqueued('a', 'b')",
+        "SELECT nextval('vector_index.revision_numbers')",
+    ):
+        with pytest.raises(pg.InsufficientPrivilege):
+            database.conn.execute(forbidden.encode())
+    database.conn.execute("RESET ROLE")
+    assert database.waiting() == 4
+
+
+def test_no_search_path_of_the_caller_reaches_into_the_functions(database: Database) -> None:
+    """They run with the rights of their owner: a function of the caller's must not be run by them."""
+    database.conn.execute(
+        "CREATE SCHEMA evil; CREATE FUNCTION evil.jsonb_typeof(jsonb) RETURNS text LANGUAGE plpgsql AS "
+        "$$ BEGIN RAISE 'hijacked'; END $$; CREATE TEMP TABLE outbox (); SET search_path = evil, pg_temp, pg_catalog"
+    )
+    database.put("a", "Cats chase mice.")
+    assert database.waiting() == 1
+
+
+Step = tuple[str, int | None]
+
+
+def test_rows_that_are_read_together_come_to_what_they_come_to_one_by_one(database: Database) -> None:
+    """Updates and deletes, with versions in any order and without, of many documents at once."""
+    chosen = random.Random(7)
+    steps: dict[str, list[Step]] = {
+        str(n): [
+            (chosen.choice(["put", "put", "delete"]), chosen.choice([None, 1, 2, 3, 3, 4]))
+            for _ in range(chosen.randint(1, 4))
+        ]
+        for n in range(120)
+    }
+    used = database.application
+    for id, changes in steps.items():
+        for number, (kind, version) in enumerate(changes):
+            if kind == "put":
+                database.put(id, f"Text {number}.", version)
+                used.stage({"id": f"one by one {id}", "text": f"Text {number}.", "version": version})
+            else:
+                database.delete(id, version)
+                used.delete(f"one by one {id}", version=version)
+    database.consume()
+    heads = {
+        id: (deleted or head is None, version, text)
+        for id, deleted, head, version, text in database.conn.execute(
+            "SELECT id, deleted, head_rev, version, r.text FROM vector_index.documents d "
+            "LEFT JOIN vector_index.revisions r ON r.rev = d.head_rev"
+        )
+    }
+    absent = (True, None, None)
+    differing = {
+        id: changes
+        for id, changes in steps.items()
+        if heads.get(id, absent) != heads.get(f"one by one {id}", absent)
+    }
+    assert differing == {}
+    assert database.waiting() == 0
+
+
+def test_only_the_text_that_counts_is_read(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    contents = rows.contents
+
+    def counted(conn: Any, index: str, changes: Any, **limits: Any) -> Any:
+        read.extend(change.seq for change in changes)
+        return contents(conn, index, changes, **limits)
+
+    monkeypatch.setattr(outbox.outbox, "contents", counted)
+    for n in range(300):
+        database.put("often", f"State {n} of the document.")
+    database.consume()
+    assert len(read) == 1
+    assert database.texts() == {"often": "State 299 of the document."}
+
+
+def test_a_transaction_that_commits_late_is_not_missed_and_holds_up_nobody(database: Database) -> None:
+    """Numbers are given at the insert: who remembers how far he has read never sees the earlier number."""
+    with psycopg.connect(database.application.url) as late:
+        late.execute(DOCUMENT, ["late", "Early number.", None])
+        database.put("a", "Later number.")
+        database.consume()
+        assert database.texts() == {"a": "Later number."}
+        late.commit()
+    database.consume()
+    assert database.texts() == {"a": "Later number.", "late": "Early number."}
+
+
+def test_a_document_of_which_somebody_holds_an_older_row_is_left_to_wait(database: Database) -> None:
+    """Else the older row, staged second, would be put over the newer one."""
+    database.put("a", "Older.")
+    database.put("b", "Other.")
+    with psycopg.connect(database.application.url) as other:
+        other.execute("SELECT FROM vector_index.outbox WHERE id = 'a' FOR UPDATE")
+        database.put("a", "Newer.")
+        used = database.application
+        outbox.consume(used.url, used.index, used.backend, max_bytes=MAX_BYTES)
+        assert database.waiting() == 2
+    database.consume()
+    assert database.texts() == {"a": "Newer.", "b": "Other."}
+
+
+def test_a_row_that_was_taken_while_its_text_was_split_is_staged_no_second_time(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database.put("a", "Words.")
+    stage = rows.stage
+
+    def overtaken(*arguments: Any) -> list[int]:
+        monkeypatch.setattr(outbox.outbox, "stage", stage)
+        database.consume()  # somebody else, who was quicker
+        return stage(*arguments)
+
+    monkeypatch.setattr(outbox.outbox, "stage", overtaken)
+    database.consume()
+    assert database.texts() == {"a": "Words."}
+    assert database.one("SELECT count(*) FROM vector_index.revisions") == 1
+
+
+def test_the_same_again_costs_no_request_and_an_unknown_deletion_nothing(database: Database) -> None:
+    database.put("a", "Words.")
+    database.consume()
+    before = len(database.application.backend.requests)
+    database.put("a", "Words.")
+    database.delete("unknown")
+    database.consume()
+    assert len(database.application.backend.requests) == before
+    assert database.one("SELECT count(*) FROM vector_index.documents") == 1
+    assert database.waiting() == 0
+
+
+BAD = {
+    "large": ("x" * 2_000, "{}", "text has 2,000 bytes, over MAX_DOCUMENT_BYTES (1,000): split the document"),
+    "endless": ("x", json.dumps({"n": 1})[:-2] + "9" * 5_000 + "}", "metadata cannot be read (ValueError)"),
+    "deep": ("x", '{"n": ' + "[" * 40 + "]" * 40 + "}", "nested more than 32 levels deep"),
+}
+
+
+def test_what_only_a_worker_can_judge_fails_alone_and_is_listed_with_its_reason(database: Database) -> None:
+    for id, (text, metadata, _) in BAD.items():
+        database.conn.execute(
+            "SELECT vector_index.enqueue_document('default', %s, %s, '', %s)", [id, text, metadata]
+        )
+    database.put("good", "Words.")
+    database.consume()
+    failures = database.failures()
+    assert failures.keys() == BAD.keys()
+    assert all(said in failures[id] for id, (_, _, said) in BAD.items())
+    assert database.texts() == {"good": "Words."}
+    assert database.application.state("large") == {
+        "state": "failed",
+        "version": None,
+        "searchable": False,
+        "error": failures["large"],
+    }
+    with connection.checkout(database.application.url) as conn:
+        assert rows.figures(conn, "default") == {"waiting": 0, "oldest_seconds": 0.0, "rejected": 3}
+
+
+def test_a_retry_stages_what_failed_once_the_limit_is_higher(database: Database) -> None:
+    database.put("large", "long " * 300)
+    database.consume()
+    assert database.retry() == 1
+    database.consume()
+    assert database.failures().keys() == {"large"}
+    assert database.retry() == 1
+    database.consume(max_bytes=10_000)
+    assert database.failures() == {}
+    assert database.state("large") == "live"
+    assert database.waiting() == 0
+
+
+@pytest.mark.parametrize("way", ["enqueued", "sent", "deleted", "failed again"])
+def test_a_later_change_ends_the_failure(database: Database, way: str) -> None:
+    database.put("a", "Words.", 1)
+    database.consume()
+    database.put("a", "long " * 300, 2)
+    database.consume()
+    assert (database.state("a"), database.texts()) == ("failed", {"a": "Words."})
+    if way == "enqueued":
+        database.put("a", "Short.", 3)
+    elif way == "sent":
+        database.application.put({"id": "a", "text": "Short.", "version": 3})
+    elif way == "deleted":
+        database.delete("a")
+    else:
+        database.put("a", "longer " * 300, 3)
+    database.consume()
+    assert len(database.failures()) == (way == "failed again")
+    assert database.waiting() == (way == "failed again")
+
+
+def test_an_older_change_leaves_the_failure_of_a_newer_one(database: Database) -> None:
+    database.put("a", "long " * 300, 5)
+    database.consume()
+    database.put("a", "Words.", 4)
+    database.consume()
+    assert database.failures().keys() == {"a"}
+
+
+def test_a_document_that_cannot_be_split_fails_alone(
+    database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The tokenizer may be anybody's, and its error may quote the text: it must not reach the reason."""
+    backend = database.application.backend
+    count = backend.count_tokens
+
+    def faulty(text: str) -> int:
+        if "poison" in text:
+            raise RuntimeError(text)
+        return count(text)
+
+    database.put("good", "Words.")
+    database.put("bad", "A poison.")
+    database.put("refused", "Fine but for one.")
+    with monkeypatch.context() as broken:
+        broken.setattr(backend, "count_tokens", faulty)
+        database.consume()
+    assert database.texts() == {"good": "Words.", "refused": "Fine but for one."}
+    assert database.failures() == {
+        "bad": "it could not be staged (RuntimeError, see the worker's log): mend it and retry"
+    }
+    assert database.retry() == 1
+    database.consume()
+    assert database.state("bad") == "live"
+
+
+def poller(
+    database: Database,
+    wake: Callable[[str], None] = lambda name: None,
+    consume: Callable[[str], bool] | None = None,
+) -> outbox.Poller:
+    used = database.application
+
+    def page(name: str) -> bool:
+        return outbox.consume(used.url, used.index, used.backend, max_bytes=MAX_BYTES)
+
+    return outbox.Poller(used.url, ["default"], consume or page, wake)
+
+
+def test_rows_of_an_unknown_index_wait_and_are_told_of_once_a_minute(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    database.conn.execute("SELECT vector_index.enqueue_document('pagse', 'a', 'Words.')")
+    database.put("b", "Words.")
+    polling = poller(database)
+    with caplog.at_level(logging.WARNING):
+        polling.look()
+        polling.look()
+    assert len(caplog.messages) == 1
+    assert "1 rows of the outbox are for the index 'pagse', which the settings do not have" in caplog.text
+    assert database.waiting() == 1
+    with connection.checkout(database.application.url) as conn:
+        assert rows.strangers(conn, ["default"]) == {"pagse": 1}
+        assert rows.strangers(conn, ["default", "pagse"]) == {}
+
+
+def test_a_backlog_is_a_page_for_the_poller_and_the_rest_for_those_whom_it_wakes(database: Database) -> None:
+    for n in range(250):
+        database.put(n, f"Number {n}.")
+    woken: list[str] = []
+    poller(database, woken.append).look()
+    assert woken == ["default"]
+    assert database.waiting() == 150
+
+
+def test_without_a_broker_the_poller_stages_all_of_it(database: Database) -> None:
+    def away(name: str) -> None:
+        raise ServiceUnreachable("the broker cannot be reached")
+
+    for n in range(250):
+        database.put(n, f"Number {n}.")
+    poller(database, away).look()
+    assert database.waiting() == 0
+
+
+def test_wrong_settings_hold_up_their_own_index_and_lose_nothing(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    database.put("a", "Words.")
+    database.consume()
+    database.put("b", "Words.")
+    used = database.application
+    other = replace(used.backend, model_id="another")
+    polling = poller(
+        database, consume=lambda name: outbox.consume(used.url, used.index, other, max_bytes=MAX_BYTES)
+    )
+    with caplog.at_level(logging.WARNING):
+        polling.look()
+        polling.look()
+    assert len(caplog.messages) == 1
+    assert "the outbox of index 'default' waits: " in caplog.text
+    assert database.waiting() == 1
+    assert database.failures() == {}
+    database.consume()
+    assert database.waiting() == 0
+
+
+def test_a_provider_that_is_away_leaves_all_of_it_waiting(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: Any) -> int:
+        raise ServiceUnreachable("away")
+
+    database.put("a", "Words.")
+    monkeypatch.setattr(outbox, "ensure_index", away)
+    with pytest.raises(TemporaryError):
+        database.consume()
+    assert database.waiting() == 1
+
+
+def test_an_idle_look_is_one_query_that_reads_an_index_alone(database: Database) -> None:
+    for n in range(2_000):
+        database.conn.execute("SELECT vector_index.enqueue_delete('elsewhere', %s)", [n])
+    database.conn.execute("ANALYZE vector_index.outbox")
+    query = rows.statement("outbox.sql", "filled")
+    plan = "\n".join(
+        row[0] for row in database.conn.execute(sql.SQL("EXPLAIN ") + query, {"names": ["default", "other"]})
+    )
+    assert "outbox_waiting" in plan
+    assert "Seq Scan on outbox" not in plan
+
+
+STORM = Weather(crashes=0.04, pauses=0.02)
+SENT = """
+CREATE TABLE witnessed (doc bigint, sent bigint);
+CREATE FUNCTION witness() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    INSERT INTO witnessed VALUES (new.doc, (new.metadata->>'sent')::bigint); RETURN NULL; END $$;
+CREATE TRIGGER witness AFTER INSERT ON vector_index.revisions FOR EACH ROW EXECUTE FUNCTION witness();
+CREATE TABLE pages (id bigint PRIMARY KEY, sent bigint);
+"""
+
+
+def test_whoever_dies_when_nothing_is_lost_doubled_or_put_back(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four consumers that die at any statement, and three applications that enqueue under the locks of their rows."""
+    used, over, crashes = database.application, threading.Event(), Mortal.crashes
+    database.conn.execute(SENT)
+    database.conn.execute("INSERT INTO pages SELECT n, 0 FROM generate_series(0, 39) n")
+    staging.ensure_index(used.url, used.index, used.backend)
+    connection.close_pools()
+    monkeypatch.setattr(connection, "ConnectionPool", MortalPool)
+    monkeypatch.setattr(Mortal, "weather", STORM)
+    errors: list[BaseException] = []
+
+    def apply(first: int) -> None:
+        with psycopg.connect(used.url) as conn:
+            for number in range(120):
+                sent = first + number
+                [id] = conn.execute(
+                    "UPDATE pages SET sent = %s WHERE id = %s RETURNING id", [sent, random.randrange(40)]
+                ).fetchone() or [0]
+                if random.random() < 0.2:
+                    conn.execute(DELETE, [id, None])
+                    conn.execute("UPDATE pages SET sent = NULL WHERE id = %s", [id])
+                else:
+                    conn.execute(
+                        "SELECT vector_index.enqueue_document('default', %s, %s, metadata => %s)",
+                        [id, f"Page {id} at {sent}.", json.dumps({"sent": sent})],
+                    )
+                if random.random() < 0.1:
+                    conn.rollback()
+                else:
+                    conn.commit()
+
+    def consume() -> None:
+        while not over.is_set():
+            try:
+                outbox.consume(used.url, used.index, used.backend, max_bytes=MAX_BYTES)
+            except (Crash, TemporaryError):
+                continue
+            except BaseException as error:
+                errors.append(error)
+                raise
+
+    applications = [threading.Thread(target=apply, args=(n * 1_000 + 1,)) for n in range(3)]
+    consumers = [threading.Thread(target=consume) for _ in range(4)]
+    for thread in (*applications, *consumers):
+        thread.start()
+    for thread in applications:
+        thread.join()
+    time.sleep(0.3)
+    over.set()
+    for thread in consumers:
+        thread.join()
+    monkeypatch.setattr(Mortal, "weather", Weather(crashes=0, pauses=0))
+    assert Mortal.crashes > crashes
+    assert not errors
+    database.consume()
+    assert database.waiting() == 0
+    assert database.failures() == {}
+    expected = database.conn.execute("SELECT id::text, sent FROM pages WHERE sent > 0").fetchall()
+    assert database.texts() == {id: f"Page {id} at {sent}." for id, sent in expected}
+    assert database.one("SELECT count(*) FROM witnessed GROUP BY sent ORDER BY 1 DESC LIMIT 1") == 1
