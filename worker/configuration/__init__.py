@@ -51,7 +51,8 @@ def environment() -> MutableMapping[str, str]:
 
 def load(environ: Mapping[str, str] | None = None) -> Configuration:
     """The settings under this environment (None: the process's own); raises SettingsError."""
-    values = layers.merged(environment() if environ is None else environ)
+    environ = environment() if environ is None else environ
+    values = layers.merged(environ)
     notices: list[str] = []
     embedding, overlaps = sections.embedding_backends(values["EMBEDDING_BACKENDS"], notices)
     chat = sections.chat_backends(values["CHAT_BACKENDS"], notices)
@@ -63,6 +64,7 @@ def load(environ: Mapping[str, str] | None = None) -> Configuration:
         broker_url=broker,
         result_backend=broker_url("RESULT_BACKEND", values["RESULT_BACKEND"]) or broker,
         home=_home(values["VECTOR_INDEX_HOME"]),
+        folder=layers.own_folder(environ.get("VECTOR_INDEX_SETTINGS", "")),
         max_document_bytes=values["MAX_DOCUMENT_BYTES"],
         timezone=_timezone(values["TIMEZONE"]),
         metrics_port=values["METRICS_PORT"],

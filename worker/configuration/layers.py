@@ -89,8 +89,8 @@ def _from_file(name: str) -> dict[str, Any]:
     """The names of ours in a Python file or dotted module; raises SettingsError with the line that fails."""
     if not name:
         return {}
-    is_path = name.endswith(".py") or "/" in name
-    folder = str(Path(name).expanduser().absolute().parent) if is_path else ""
+    is_path = _is_path(name)
+    folder = str(own_folder(name)) if is_path else ""
     # at the end of the path: a project's own modules, backends and sources are found, and shadow none of ours
     if folder not in sys.path:
         sys.path.append(folder)
@@ -107,6 +107,15 @@ def _from_file(name: str) -> dict[str, Any]:
         )
     known = (*SCALARS, "VECTOR_INDEX", *FOREIGN)
     return _renamed({key: namespace[key] for key in known if namespace.get(key) is not None})
+
+
+def own_folder(name: str) -> Path:
+    """Where an operator's modules are looked for: beside the file that VECTOR_INDEX_SETTINGS names, else here."""
+    return Path(name).expanduser().absolute().parent if _is_path(name) else Path.cwd()
+
+
+def _is_path(name: str) -> bool:
+    return name.endswith(".py") or "/" in name
 
 
 def _failure(name: str, is_path: bool, error: Exception) -> str:

@@ -123,6 +123,7 @@ class Configuration:
     broker_url: str = field(repr=False)  # "": the embedded Valkey
     result_backend: str = field(repr=False)  # as broker_url where RESULT_BACKEND is empty
     home: Path  # of the embedded services
+    folder: Path  # where the application's own modules are looked for
     max_document_bytes: Count
     timezone: str
     metrics_port: Port | None

@@ -18,6 +18,7 @@ T = TypeVar("T")
 
 EMBEDDING_CLASS = "worker.backends.llm.LLMEmbeddingBackend"
 CHAT_CLASS = "worker.backends.llm.LLMChatBackend"
+CALLABLE_CLASS = "worker.sources.callable.CallableSource"
 # classes that wagtail-vector-index and wagtail-ai ship for the same job
 WAGTAIL_CLASSES = {
     "EMBEDDING_BACKENDS": {
@@ -146,16 +147,27 @@ def _dotted(where: str, value: object) -> str:
 
 
 def sources(section: object) -> dict[str, SourceSettings]:
-    return {
-        name: checked(
-            SourceSettings,
-            where,
-            name=name,
-            class_path=_dotted(where, entry.get("CLASS")),
-            config=dict(mapping(f'{where}["CONFIG"]', entry.get("CONFIG", {}))),
-        )
-        for name, where, entry in entries("SOURCES", section, ("CLASS", "CONFIG"))
-    }
+    found = {}
+    for name, where, entry in entries("SOURCES", section, ("CLASS", "CONFIG")):
+        path, config = entry.get("CLASS"), dict(mapping(f'{where}["CONFIG"]', entry.get("CONFIG", {})))
+        if _is_callable(path):
+            path, config = CALLABLE_CLASS, {"CALLABLE": path, **config}
+        values = {"name": name, "class_path": _dotted(where, path), "config": config}
+        found[name] = checked(SourceSettings, where, **values)
+    return found
+
+
+def _source(where: str, value: object, known: Mapping[str, SourceSettings]) -> SourceSettings:
+    """An entry of SOURCES, or a callable that needs none."""
+    if _is_callable(value) and value not in known:
+        values = {"name": value, "class_path": CALLABLE_CLASS, "config": {"CALLABLE": value}}
+        return checked(SourceSettings, where, **values)
+    return _referred(where, "SOURCE", value, known)
+
+
+def _is_callable(value: object) -> bool:
+    """Whether it has the form of 'myapp.search:documents'."""
+    return isinstance(value, str) and ":" in value
 
 
 def indexes(
@@ -179,7 +191,7 @@ def indexes(
             "query_prompt": query_prompt,
         }
         if "SOURCE" in entry:
-            values["source"] = _referred(where, "SOURCE", entry.pop("SOURCE"), sources)
+            values["source"] = _source(where, entry.pop("SOURCE"), sources)
         values |= {known[key]: value for key, value in entry.items()}
         index = checked(IndexSettings, where, name=name, **values)
         if index.chunk_tokens and index.chunk_overlap_tokens >= index.chunk_tokens:

@@ -1,0 +1,242 @@
+"""A SQL query as a source, on real Postgres."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from worker.errors import SettingsError, SourceFailed
+from worker.sources.sql import SQLSource
+
+QUERY = "SELECT id, body AS text FROM page"
+
+
+@pytest.fixture
+def application(database_url: str) -> Iterator[psycopg.Connection]:
+    """The application's own database, with 25 pages."""
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute(
+            "CREATE TABLE page (id bigint PRIMARY KEY, slug text UNIQUE, body text, about jsonb, revision numeric, "
+            "uid uuid DEFAULT gen_random_uuid(), changed timestamptz DEFAULT now())"
+        )
+        connection.execute(
+            "INSERT INTO page SELECT n, 'page ' || n, 'Text ' || n, jsonb_build_object('n', n), n "
+            "FROM generate_series(1, 25) AS n"
+        )
+        yield connection
+
+
+@pytest.fixture
+def source(application: psycopg.Connection, database_url: str) -> Any:
+    """Make a source over the table."""
+    return lambda query=QUERY, **config: SQLSource(
+        **{"dsn": database_url, "page": 10, "query": query, **config}
+    )
+
+
+def read(source: SQLSource, since: str | None = None) -> list[Any]:
+    return [document["id"] for document in source.documents_since(since)]
+
+
+def sentence(source: SQLSource) -> str:
+    with pytest.raises(SourceFailed) as caught:
+        list(source.documents())
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["id", "slug", ""])
+def test_every_row_is_read_once_over_pages_by_any_key_or_a_cursor_on_the_server(
+    source: Any, key: str
+) -> None:
+    extra = ", slug" if key == "slug" else ""
+    assert sorted(read(source(f"SELECT id, body AS text{extra} FROM page", key=key))) == list(range(1, 26))
+
+
+@pytest.mark.parametrize("rows", [0, 9, 10, 11, 20])
+def test_pages_end_where_the_rows_do(source: Any, rows: int) -> None:
+    assert len(read(source(f"SELECT id, body AS text FROM page WHERE id <= {rows}"))) == rows
+
+
+def test_columns_become_a_document(source: Any) -> None:
+    """A uuid and a numeric version are taken; what is NULL is absent; the key need not be the id."""
+    query = "SELECT uid AS id, body AS text, NULL AS title, about AS metadata, revision AS version, id AS pk FROM page"
+    [document] = source(f"{query} WHERE id = 7", key="pk").documents()
+    id = document.pop("id")
+    assert (len(id), type(id)) == (36, str)
+    assert document == {"text": "Text 7", "metadata": {"n": 7}, "version": 7}
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SELECT id, body AS text FROM page WHERE body LIKE 'Text 2%' -- all that begin so",
+        "WITH weekly AS (SELECT * FROM page WHERE id % 7 = 0) SELECT id, body AS text FROM weekly;\n",
+        "SELECT id, '{braces} %s ' || body AS text FROM page",
+    ],
+)
+@pytest.mark.parametrize("key", ["id", ""])
+def test_any_query_can_be_read(source: Any, application: psycopg.Connection, query: str, key: str) -> None:
+    expected = application.execute(query.encode()).fetchall()
+    found = [(row["id"], row["text"]) for row in source(query, key=key, page=2).documents()]
+    assert sorted(found) == sorted(expected)
+
+
+def test_no_snapshot_is_held_between_two_pages(source: Any, application: psycopg.Connection) -> None:
+    """Else the application's vacuum could not remove what dies while a long reading goes on."""
+    held = "SELECT state, backend_xmin FROM pg_stat_activity WHERE application_name = 'vector-index-source'"
+    documents = source().documents()
+    assert next(documents)["id"] == 1
+    assert application.execute(held).fetchall() == [("idle", None)]
+    documents.close()
+
+
+def test_a_connection_that_is_lost_is_opened_again_behind_the_last_row(
+    source: Any, application: psycopg.Connection
+) -> None:
+    found = []
+    for document in source().documents():
+        found.append(document["id"])
+        if len(found) in (3, 12):
+            application.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'vector-index-source'"
+            )
+    assert found == list(range(1, 26))
+
+
+def test_a_source_only_reads(source: Any, application: psycopg.Connection) -> None:
+    application.execute(
+        "CREATE FUNCTION wipe() RETURNS text LANGUAGE sql AS $$ DELETE FROM page RETURNING body $$"
+    )
+    said = sentence(source("SELECT 1 AS id, wipe() AS text"))
+    assert "cannot execute DELETE in a read-only transaction" in said
+    assert application.execute("SELECT count(*) FROM page").fetchone() == (25,)
+
+
+# What has changed since
+
+
+def test_only_newer_rows_are_read_with_an_overlap_for_those_that_commit_late(
+    source: Any, application: psycopg.Connection
+) -> None:
+    """Given a row with an older time that commits after a reading, the next one reads it all the same."""
+    application.execute("UPDATE page SET changed = timestamptz '2026-11-01 00:00Z' + id * interval '1 hour'")
+    query, config = (
+        "SELECT id, body AS text, changed FROM page",
+        {"cursor": "changed", "cursor_overlap": 7200},
+    )
+    first = source(query, **config)
+    assert len(read(first)) == 25
+    application.execute(
+        "INSERT INTO page (id, body, changed) VALUES (26, 'late', '2026-11-01 23:59Z'), "
+        "(27, 'old', '2026-11-01 22:59Z'), (28, 'without a time', NULL)"
+    )
+    second = source(query, **config)
+    assert read(second, first.reached) == [23, 24, 25, 26, 28]
+    assert second.reached == first.reached
+
+
+@pytest.mark.parametrize(
+    ("kind", "highest"), [("integer", "20"), ("numeric", "20"), ("float8", "20.0"), ("date", "")]
+)
+def test_numbers_and_dates_serve_as_a_cursor(
+    source: Any, kind: str, highest: str, application: psycopg.Connection
+) -> None:
+    value = "date '2026-11-01' + id::integer" if kind == "date" else f"id::{kind}"
+    query = f"SELECT id, body AS text, {value} AS changed FROM page"
+    first = source(query, cursor="changed", cursor_overlap=5)
+    read(first)
+    assert first.reached == (highest or "2026-11-26")
+    assert read(source(query, cursor="changed"), first.reached) == (
+        [25] if kind == "date" else list(range(20, 26))
+    )
+
+
+def test_what_a_cursor_reached_belongs_to_its_query(source: Any) -> None:
+    prints = {
+        source(query, cursor=cursor).fingerprint for query in (QUERY, QUERY + " ") for cursor in ("id", "x")
+    }
+    assert len(prints) == 2
+    assert source(QUERY + ";").fingerprint is None
+    assert source(QUERY, cursor="id").fingerprint != source(QUERY + " WHERE true", cursor="id").fingerprint
+
+
+# What can go wrong
+
+
+@pytest.mark.parametrize(
+    ("query", "config", "said"),
+    [
+        ("SELECT id, bdy AS text FROM page", {}, 'column "bdy" does not exist'),
+        ("SELECT id, body AS text FROM pages", {}, 'relation "pages" does not exist'),
+        ("SELEKT 1", {}, "syntax error at or near"),
+        ("SELECT id, body FROM page", {}, "QUERY has no column 'text', its columns are id, body"),
+        ("SELECT body AS text FROM page", {}, "QUERY has no column 'id'"),
+        (QUERY, {"key": "pk"}, "QUERY has no column 'pk'"),
+        (QUERY, {"cursor": "changed"}, "QUERY has no column 'changed'"),
+        ("SELECT id, body AS text, slug FROM page", {}, "jsonb_build_object('slug', slug) AS metadata"),
+        (QUERY + ", generate_series(1, 2)", {}, "KEY 'id' has a value twice"),
+        (
+            "SELECT id, body AS text, nullif(id, 3) AS pk FROM page",
+            {"key": "pk"},
+            "KEY 'pk' is NULL in some row",
+        ),
+        ("SELECT id, body AS text, slug FROM page", {"cursor": "slug"}, "CURSOR 'slug' is of type str"),
+        (
+            "SELECT id, body AS text FROM page, pg_sleep(1)",
+            {"timeout_seconds": 0.05},
+            "raise TIMEOUT_SECONDS (0.05 s)",
+        ),
+        (
+            "SELECT id, body AS text, pg_sleep(1)::text AS title FROM page",
+            {"timeout_seconds": 0.05, "key": ""},
+            "raise TIMEOUT_SECONDS (0.05 s)",
+        ),
+    ],
+)
+def test_a_query_that_does_not_serve_is_one_sentence(source: Any, query: str, config: Any, said: str) -> None:
+    assert said in sentence(source(query, **config))
+
+
+@pytest.mark.parametrize("page", [1, 2, 3, 24, 25])
+def test_a_key_that_stands_on_two_pages_is_noticed(
+    source: Any, application: psycopg.Connection, page: int
+) -> None:
+    """Else its second row would be passed over, and its document be deleted."""
+    query = "SELECT id, body AS text, least(id, 24) AS pk FROM page"
+    assert "KEY 'pk' has a value twice" in sentence(source(query, key="pk", page=page))
+
+
+def test_no_error_quotes_a_row(source: Any) -> None:
+    said = sentence(source("SELECT id, body::integer::text AS text FROM page"))
+    assert said.endswith("says: InvalidTextRepresentation")
+
+
+def test_an_address_that_does_not_answer_is_one_sentence_without_its_password(unused_port: int) -> None:
+    dsn = f"host=127.0.0.1 port={unused_port} dbname=shop user=me password='s3# cret'"
+    said = sentence(SQLSource(dsn=dsn, query=QUERY))
+    assert f"Postgres at 127.0.0.1:{unused_port}/shop says: " in said
+    assert "onnection refused" in said
+    assert "cret" not in said
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"dsn": "s3cret"}, "DSN of SQLSource cannot be read"),
+        ({"dsn": 5}, "DSN of SQLSource is of type int"),
+        ({"query": " ;\n"}, "QUERY of SQLSource is empty"),
+        ({"query": None}, "QUERY of SQLSource is of type NoneType"),
+        ({"key": 5}, "KEY of SQLSource is of type int"),
+        ({"page": 0}, "PAGE of SQLSource is 0: give a number of at least 1"),
+        ({"page": True}, "PAGE of SQLSource is True"),
+        ({"cursor_overlap": -1}, "CURSOR_OVERLAP of SQLSource is -1"),
+        ({"timeout_seconds": "9"}, "TIMEOUT_SECONDS of SQLSource is '9'"),
+    ],
+)
+def test_settings_that_cannot_be_used_are_one_sentence(config: dict[str, Any], said: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        SQLSource(**{"dsn": "postgresql:///shop", "query": QUERY, **config})
+    assert said in str(caught.value)
+    assert "s3cret" not in str(caught.value)

@@ -1,0 +1,73 @@
+"""The other side of `worker.sources.callable`: a process of the application's own Python, which may lack our packages.
+
+Run by its path, with the number of a file descriptor, a folder and `module:name`. It calls that, and writes a line of
+JSON to the descriptor for each document, and at the end one that says how it went.
+"""
+
+import datetime
+import decimal
+import importlib
+import json
+import os
+import sys
+import threading
+import traceback
+import uuid
+from typing import Any, TextIO
+
+
+def main(descriptor: int, folder: str, target: str) -> None:
+    threading.Thread(target=leave_with_parent, daemon=True).start()
+    # instead of the folder of this file: the application's modules come before all others of their names
+    sys.path[0] = folder
+    with os.fdopen(descriptor, "w", encoding="ascii") as out:
+        try:
+            write_documents(out, target)
+            last: dict[str, object] = {"end": True}
+        except BaseException as error:  # noqa: BLE001 - whatever the application's code ends with, the worker is told
+            last = {"error": described(error, folder, target)}
+        out.write(json.dumps(last) + "\n")
+
+
+def write_documents(out: TextIO, target: str) -> None:
+    module, _, path = target.partition(":")
+    found: Any = importlib.import_module(module)
+    for name in path.split("."):
+        found = getattr(found, name)
+    for number, document in enumerate(found(), 1):
+        try:
+            line = json.dumps({"document": document}, default=plain)
+        except (TypeError, ValueError, RecursionError) as error:
+            given = document.get("id") if isinstance(document, dict) else None
+            id = str(given) if isinstance(given, (str, int)) else None
+            line = json.dumps({"skipped": number, "reason": f"it is not JSON: {error}", "id": id})
+        out.write(line + "\n")
+
+
+def plain(value: object) -> str:
+    """As Django's encoder writes them."""
+    if isinstance(value, (datetime.date, datetime.time)):
+        return value.isoformat()
+    if isinstance(value, (decimal.Decimal, uuid.UUID)):
+        return str(value)
+    raise TypeError(f"a value of type {type(value).__name__}")
+
+
+def described(error: BaseException, folder: str, target: str) -> str:
+    """Type, first line of the message, and the line of code."""
+    first_line = (str(error).strip().splitlines() or [""])[0][:200]
+    module = target.partition(":")[0]
+    if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
+        return f"there is no module {error.name!r} in {folder}: set FOLDER to the folder that holds it"
+    at = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {first_line} ({os.path.basename(at.filename)}, line {at.lineno})"
+
+
+def leave_with_parent() -> None:
+    """The worker holds the other end of the standard input: at its death it is closed."""
+    sys.stdin.buffer.read()
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2], sys.argv[3])

@@ -1,0 +1,289 @@
+"""Documents out of a SQL query, page by page.
+
+Each page is a short read-only transaction of its own, which begins behind the last key of the page before: a reading
+of hours holds no snapshot, which would keep the application's vacuum from its dead rows. Without a key it is one
+transaction with a cursor on the server.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import date, timedelta
+from decimal import Decimal
+from hashlib import blake2b
+from itertools import pairwise
+from typing import Any
+from uuid import UUID
+
+import psycopg
+import stamina
+from psycopg import errors as pg
+from psycopg import sql
+from psycopg.rows import DictRow, dict_row
+
+from worker.errors import SettingsError, SourceFailed
+
+REQUIRED, OPTIONAL = ("id", "text"), ("title", "metadata", "version")
+CONNECT_TIMEOUT_SECONDS = 5
+ATTEMPTS = 4  # of a page, when the connection is lost
+PAGE = sql.SQL("SELECT * FROM (\n{query}\n) AS source {condition} {order} {limit}")
+NOTHING = sql.SQL("")
+
+# SQLSTATEs, by their beginning, whose messages speak of the server or the query; those of others may quote rows
+HARMLESS = ("08", "0A", "25", "28", "3D", "3F", "42", "53", "55", "57", "58")
+LOST = ("08", "57P")
+
+Row = dict[str, Any]
+
+
+class SQLSource:
+    """The rows of QUERY: columns id and text, and as wanted title, metadata (json or jsonb) and version.
+
+    DSN: address of a Postgres; DATABASE_URL where it is absent. KEY: a column of the query that is unique, never NULL
+    and never changed, and should have an index (default `id`); empty: a cursor on the server. PAGE: rows that are in
+    memory at once. CURSOR: a number or time that rises with every change of a row. CURSOR_OVERLAP: how far behind the
+    highest value an incremental reading begins, in seconds or in the number's own unit: rows may commit late.
+    TIMEOUT_SECONDS: of each statement. Raises SettingsError for values that cannot be used.
+    """
+
+    def __init__(
+        self,
+        *,
+        dsn: str,
+        query: str,
+        key: str = "id",
+        cursor: str = "",
+        cursor_overlap: float = 600,
+        page: int = 1000,
+        timeout_seconds: float = 300,
+    ) -> None:
+        texts = {"DSN": dsn, "QUERY": query, "KEY": key, "CURSOR": cursor}
+        for name, value in texts.items():
+            if not isinstance(value, str):
+                raise SettingsError(f"{name} of SQLSource is of type {type(value).__name__}: give text")
+        numbers = {
+            "CURSOR_OVERLAP": (cursor_overlap, 0),
+            "PAGE": (page, 1),
+            "TIMEOUT_SECONDS": (timeout_seconds, 0.001),
+        }
+        for name, (number, least) in numbers.items():
+            if isinstance(number, bool) or not isinstance(number, int | float) or not least <= number < 1e9:
+                raise SettingsError(f"{name} of SQLSource is {number!r}: give a number of at least {least}")
+        if not query.strip(" \n\t;"):
+            raise SettingsError("QUERY of SQLSource is empty: give a SELECT of the columns id and text")
+        try:
+            self._where = _where(dsn)
+        except psycopg.ProgrammingError:
+            # libpq's own words may quote the password
+            raise SettingsError(
+                "DSN of SQLSource cannot be read: write postgresql://user:password@host:5432/name, with #, /, ? and @ "
+                "of a password as %23, %2F, %3F and %40"
+            ) from None
+        self._dsn, self._query = dsn, query.strip(" \n\t;")
+        self._key, self._cursor, self._overlap = key, cursor, cursor_overlap
+        self._page, self._timeout_seconds = int(page), timeout_seconds
+        self._highest: Any = None
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Of what a place in the source belongs to: the query and its cursor. None: it has none."""
+        told = f"{self._cursor}\x00{self._query}".encode()
+        return blake2b(told, digest_size=16).hexdigest() if self._cursor else None
+
+    @property
+    def reached(self) -> str | None:
+        """Where the next incremental reading begins, once this one came to its end; None: no row had a value."""
+        if self._highest is None:
+            return None
+        if isinstance(self._highest, date):
+            return str(self._highest - timedelta(seconds=self._overlap))
+        return str(self._highest - math.ceil(self._overlap))
+
+    def documents(self) -> Iterator[dict[str, Any]]:
+        """All rows."""
+        return self.documents_since(None)
+
+    def documents_since(self, since: str | None) -> Iterator[dict[str, Any]]:
+        """The rows whose CURSOR is at least that, or NULL; None: all rows. Raises SourceFailed."""
+        self._highest = None
+        connection = _Connection(self._dsn, self._where, self._timeout_seconds)
+        try:
+            self._check(connection.columns(self._framed(limit=0)))
+            conditions, values = [], {}
+            if since is not None:
+                cursor = sql.Identifier(self._cursor)
+                # NULL: no telling whether the row has changed
+                conditions.append(sql.SQL("({0} >= %(since)s OR {0} IS NULL)").format(cursor))
+                values["since"] = since
+            rows = (
+                self._by_key(connection, conditions, values)
+                if self._key
+                else connection.stream(self._framed(conditions), values, self._page)
+            )
+            for row in rows:
+                self._note(row)
+                yield _document(row)
+        finally:
+            connection.close()
+
+    def _by_key(
+        self, connection: "_Connection", conditions: Sequence[sql.Composable], values: Mapping[str, Any]
+    ) -> Iterator[Row]:
+        key, last = sql.Identifier(self._key), dict[str, Any]()
+        while True:
+            behind = [sql.SQL("{} > %(last)s").format(key)] if last else []
+            statement = self._framed([*conditions, *behind], order=key, limit=self._page + 1)
+            # with one row of the next page: a key that stands on both would be passed over
+            rows = connection.rows(statement, {**values, **last})
+            if any(row[self._key] == other[self._key] for row, other in pairwise(rows)):
+                raise SourceFailed(f"KEY {self._key!r} has a value twice: name a column that is unique")
+            yield from rows[: self._page]
+            if len(rows) <= self._page:
+                break
+            last = {"last": rows[self._page - 1][self._key]}
+        without = self._framed([*conditions, sql.SQL("{} IS NULL").format(key)], limit=1)
+        if connection.rows(without, values):
+            raise SourceFailed(f"KEY {self._key!r} is NULL in some row: name a column that never is")
+
+    def _framed(
+        self,
+        conditions: Sequence[sql.Composable] = (),
+        order: sql.Composable | None = None,
+        limit: int | None = None,
+    ) -> sql.Composed:
+        return PAGE.format(
+            query=sql.SQL(self._query.replace("%", "%%")),
+            condition=sql.SQL("WHERE ") + sql.SQL(" AND ").join(conditions) if conditions else NOTHING,
+            order=sql.SQL("ORDER BY ") + order if order else NOTHING,
+            limit=NOTHING if limit is None else sql.SQL("LIMIT {}").format(limit),
+        )
+
+    def _check(self, columns: Sequence[str]) -> None:
+        """That the query yields what makes a document."""
+        needed = [*REQUIRED, *filter(None, (self._key, self._cursor))]
+        for name in needed:
+            if name not in columns:
+                raise SourceFailed(
+                    f"QUERY has no column {name!r}, its columns are {', '.join(columns)}: name one so, as in "
+                    f"SELECT body AS {name}"
+                )
+        for name in columns:
+            if name not in (*needed, *OPTIONAL):
+                raise SourceFailed(
+                    f"QUERY has the column {name!r}, which no document has: leave it out, or put it into metadata "
+                    f"with jsonb_build_object('{name}', {name}) AS metadata"
+                )
+
+    def _note(self, row: Row) -> None:
+        """Remember the highest value of the cursor."""
+        value = row[self._cursor] if self._cursor else None
+        if value is None:
+            return
+        if isinstance(value, bool) or not isinstance(value, int | float | Decimal | date):
+            raise SourceFailed(
+                f"CURSOR {self._cursor!r} is of type {type(value).__name__}: name a column of numbers or times"
+            )
+        if self._highest is None or value > self._highest:
+            self._highest = value
+
+
+class _Connection:
+    """A connection that only reads, in transactions of their own, and is opened again when it is lost."""
+
+    def __init__(self, dsn: str, where: str, timeout_seconds: float) -> None:
+        self._dsn, self._where, self._timeout_seconds = dsn, where, timeout_seconds
+        self._open: psycopg.Connection[DictRow] | None = None
+
+    def columns(self, statement: sql.Composed) -> list[str]:
+        with self._translated():
+            for attempt in self._attempts():
+                with attempt, self._transaction() as connection:
+                    description = connection.execute(statement, {}).description or []
+                    return [column.name for column in description]
+        raise AssertionError("an attempt returns or raises")
+
+    def rows(self, statement: sql.Composed, values: Mapping[str, Any]) -> list[Row]:
+        with self._translated():
+            for attempt in self._attempts():
+                with attempt, self._transaction() as connection:
+                    return connection.execute(statement, values).fetchall()
+        raise AssertionError("an attempt returns or raises")
+
+    def stream(self, statement: sql.Composed, values: Mapping[str, Any], page: int) -> Iterator[Row]:
+        """The rows by a cursor on the server."""
+        with self._translated(), self._transaction() as connection:
+            # this side may be busy with what it has read for longer than the server likes
+            connection.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
+            with connection.cursor("vector_index_source") as cursor:
+                cursor.itersize = page
+                yield from cursor.execute(statement, values)
+
+    def close(self) -> None:
+        if self._open is not None:
+            self._open.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[psycopg.Connection[DictRow]]:
+        if self._open is None or self._open.closed:
+            self._open = psycopg.connect(
+                self._dsn,
+                autocommit=True,
+                row_factory=dict_row,
+                prepare_threshold=None,
+                connect_timeout=CONNECT_TIMEOUT_SECONDS,
+                application_name="vector-index-source",
+            )
+            self._open.read_only = True
+        limit = sql.SQL("SET LOCAL statement_timeout = {}").format(math.ceil(1000 * self._timeout_seconds))
+        with self._open.transaction():
+            self._open.execute(limit)
+            yield self._open
+
+    def _attempts(self) -> Any:
+        return stamina.retry_context(
+            on=_is_lost, attempts=ATTEMPTS, wait_initial=0.2, wait_max=2.0, timeout=20.0
+        )
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """One sentence that quotes neither a password nor a row."""
+        try:
+            yield
+        except pg.QueryCanceled as error:
+            raise SourceFailed(
+                f"Postgres at {self._where} says: {error.diag.message_primary}: raise TIMEOUT_SECONDS "
+                f"({self._timeout_seconds:g} s), or give KEY a column with an index"
+            ) from error
+        except psycopg.Error as error:
+            if error.sqlstate is None:
+                lines = [line for line in str(error).splitlines() if line.strip() and not line[0].isspace()]
+                said = lines[-1] if lines else type(error).__name__
+            else:
+                said = type(error).__name__
+                if error.sqlstate.startswith(HARMLESS):
+                    said = error.diag.message_primary or said
+            raise SourceFailed(f"Postgres at {self._where} says: {said}") from error
+
+
+def _is_lost(error: Exception) -> bool:
+    """The connection is, not the statement."""
+    return isinstance(error, psycopg.OperationalError) and (
+        error.sqlstate is None or error.sqlstate.startswith(LOST)
+    )
+
+
+def _document(row: Row) -> dict[str, Any]:
+    document = {name: row[name] for name in (*REQUIRED, *OPTIONAL) if row.get(name) is not None}
+    for name in document.keys() & {"id", "version"}:
+        value = document[name]
+        if isinstance(value, Decimal) and value == value.to_integral_value():
+            document[name] = int(value)
+        elif isinstance(value, UUID):
+            document[name] = str(value)
+    return document
+
+
+def _where(dsn: str) -> str:
+    """Host, port and database. Raises psycopg.ProgrammingError."""
+    info = psycopg.conninfo.conninfo_to_dict(dsn)
+    return f"{info.get('host', 'localhost')}:{info.get('port', 5432)}/{info.get('dbname', '')}"
