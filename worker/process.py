@@ -17,7 +17,9 @@ from worker.errors import InvalidQuery, SettingsError
 from worker.recipes import EmbeddingBackend
 from worker.services import Addresses
 from worker.sources import Source
+from worker.sources.callable import CallableSource
 from worker.sources.files import FolderSource
+from worker.sources.sql import SQLSource
 from worker.store import connection, schedule, schema
 
 P = ParamSpec("P")
@@ -163,18 +165,31 @@ def source(index: str) -> Source:
         raise SettingsError(
             f'index {index!r} has no source to be read again: name an entry of VECTOR_INDEX["SOURCES"] as its SOURCE'
         )
-    keywords = {key.lower(): value for key, value in settings.config.items()}
+    keywords = {str(key).lower(): value for key, value in settings.config.items() if value is not None}
     made = backends.load(settings.class_path)
+    known = configuration.current()
     if issubclass(made, FolderSource):
-        keywords.setdefault("max_bytes", configuration.current().max_document_bytes)
+        keywords.setdefault("max_bytes", known.max_document_bytes)
+    elif issubclass(made, CallableSource):
+        keywords.setdefault("folder", str(known.folder))
+    elif issubclass(made, SQLSource):
+        keywords.setdefault("dsn", addresses().database_url)
+    where = f'VECTOR_INDEX["SOURCES"]["{settings.name}"]["CONFIG"]'
     try:
-        found: Source = made(**keywords)
+        signature(made).bind(**keywords)
     except TypeError as error:
         raise SettingsError(
-            f'VECTOR_INDEX["SOURCES"]["{settings.name}"]["CONFIG"] does not fit {settings.class_path} ({error}): '
-            "give the keys that it names"
+            f"{where} does not fit {settings.class_path} ({error}): give the keys that it names"
         ) from error
+    found: Source = made(**keywords)
     return found
+
+
+def check_sources() -> None:
+    """Make the source of every index, which connects to nothing. Raises SettingsError for the first that cannot be."""
+    for name, settings in configuration.current().indexes.items():
+        if settings.source is not None:
+            source(name)
 
 
 def used_embedding_backends() -> list[EmbeddingBackendSettings]:
@@ -203,6 +218,7 @@ def prepare() -> Sequence[str]:
     Returns sentences that an operator should see. Raises SettingsError or ServiceUnreachable, before any job is taken.
     """
     take_over_schedules()
+    check_sources()
     check_models()
     return configuration.current().notices
 

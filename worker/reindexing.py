@@ -1,61 +1,106 @@
-"""Reindex: what the source of an index holds is staged page by page; what it holds no longer is deleted.
+"""Reindex: what the source of an index holds is staged; what it holds no longer is deleted.
 
-Mark and sweep: the ids of a complete reading are kept in memory (about 100 bytes each), and documents that it did
-not meet are deleted, unless they changed after it began. A run that died is begun again under the same task id:
-it reads everything anew, and what it staged before is unchanged by then, which costs no request.
+One look per page of a thousand finds what is searchable as it is; only the rest goes through staging. Mark and sweep:
+the keys of the documents that a complete reading met are kept in memory, eight bytes each, and those that it did not
+meet are deleted, unless they changed after it began. A run that died is begun again under the same task id: it reads
+everything anew, and what it staged before is unchanged by then, which costs no request.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+import time
+from array import array
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from itertools import count
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from worker.configuration import IndexSettings
+from worker.documents import Document
 from worker.errors import SourceFailed, TemporaryError, VectorIndexError
+from worker.packing import batches
 from worker.recipes import EmbeddingBackend
 from worker.sources import Source
 from worker.sources.files import Skipped
-from worker.staging import ensure_index, sliced, sort, stage_slice
-from worker.store import connection, reindexing, revisions, upkeep
-from worker.store.reindexing import Run
+from worker.sources.sql import SQLSource
+from worker.staging import SLICE_CHARACTERS, ensure_index, sliced, sort, stage_slice
+from worker.store import builds, connection, indexes, reindexing, revisions, upkeep
+from worker.store.reindexing import DOCUMENTS_AT_ONCE, LEASE_SECONDS, Cursor, Figures, Request, Run
 from worker.store.revisions import DOCUMENTS_PER_TRANSACTION, Job
 
 PRIORITY = 1  # behind what applications send
+RENEW_SECONDS = LEASE_SECONDS / 4
+
+OVERLAPS = "another run of reindex is reading the source of {!r}: this one did nothing"
+PAUSED = "the index {!r} is paused: this run did nothing; resume the index and run reindex again"
+
+
+class LeaseLost(TemporaryError):
+    """Another run has taken over the index, and has closed this one in the history."""
 
 
 def reindex(
     url: str,
     index: IndexSettings,
     backend: EmbeddingBackend,
-    source: Source,
-    task_id: str,
+    make_source: Callable[[], Source],
+    request: Request,
     *,
     max_bytes: int,
+    full: bool = False,
     allow_shrink: bool = False,
     tell: Callable[[int], None] = lambda read: None,
-) -> bool:
-    """Bring the index up to its source; False when another run is at it, and nothing was done.
+) -> str | None:
+    """Bring the index up to its source; a sentence where nothing was done: it is paused, or another run is at it.
 
-    A second call with the same `task_id` does nothing once a first one came to its end. `tell` is given the number
-    of documents read, page by page. Raises SourceFailed when the source ends with an error: nothing is deleted.
-    TemporaryError: try again later with the same `task_id`.
+    A second call with the same task id does nothing once a first one came to its end. `full` reads a source that
+    keeps a cursor from its beginning. `tell` is given the number of documents read, page by page. Raises SourceFailed
+    when the source ends with an error: nothing is deleted. TemporaryError: try again later with the same task id.
     """
-    index_id = ensure_index(url, index, backend)
     with connection.checkout(url) as conn:
-        run = reindexing.begin(conn, index_id, task_id)
-        if run is None and reindexing.holder(conn, index_id) == task_id:
-            raise TemporaryError(f"an earlier delivery of this reindexing of {index.name!r} may still run")
-    if run is None:
-        return False
+        if upkeep.job_ledger(conn, request.task_id).complete:
+            return None
+    with _written_down(url, request):
+        index_id = ensure_index(url, index, backend)
+    with connection.checkout(url) as conn:
+        paused = indexes.paused_at(conn, index.name) is not None
+        run = None if paused else reindexing.begin(conn, index_id, request)
+        if run is None:
+            if reindexing.holder(conn, index_id) == request.task_id:
+                raise TemporaryError(
+                    f"an earlier delivery of this reindexing of {index.name!r} may still run"
+                )
+            reason = (PAUSED if paused else OVERLAPS).format(index.name)
+            reindexing.give_up(conn, request, "skipped", reason)
+            return reason
     try:
-        _Reading(url, index, backend, run, task_id, max_bytes).carry_out(source, allow_shrink, tell)
+        with _written_down(url, request):
+            reading = _Reading(url, index, backend, run, request.task_id, max_bytes)
+            reading.carry_out(make_source(), full, allow_shrink, tell)
     finally:
         with connection.checkout(url) as conn:
             reindexing.end(conn, run)
-    return True
+    return None
+
+
+@contextmanager
+def _written_down(url: str, request: Request) -> Iterator[None]:
+    """Why a run fails stands in the history, too."""
+    try:
+        yield
+    except LeaseLost:
+        raise
+    except Exception as error:  # only to note it: it is raised again
+        # what is not ours may quote a document
+        message = str(error) if isinstance(error, VectorIndexError) else type(error).__name__
+        with suppress(TemporaryError), connection.checkout(url) as conn:
+            reindexing.give_up(conn, request, "failed", message)
+        raise
 
 
 class _Reading:
-    """One run over the source; its pages, deletions, and an empty slice at each end are slices of one job."""
+    """One run over the source; what it stages, its deletions, and an empty slice at each end are slices of one job."""
 
     def __init__(
         self,
@@ -68,80 +113,155 @@ class _Reading:
     ) -> None:
         self._url, self._index, self._backend, self._run = url, index, backend, run
         self._task_id, self._max_bytes = task_id, max_bytes
+        self._renewed_at = time.monotonic()
         self._numbers = count()
-        self._met: set[str] = set()  # ids of the source, those of documents that cannot be taken too
+        # keys of documents, one for each time that the source returned it
+        self._settled, self._changed, self._staged = array("q"), array("q"), array("q")
+        self._spared = array("q")  # of documents that could not be taken: what is served of them stays
+        self._staged_before = array("q")  # by an earlier delivery
+        self._taken = 0  # documents that the source returned, each time that it did
+        self._rejected = 0
+        self._deleted = 0
         self._nameless = 0  # what could not be read, and may hold any document
 
-    def carry_out(self, source: Source, allow_shrink: bool, tell: Callable[[int], None]) -> None:
+    def carry_out(self, source: Source, full: bool, allow_shrink: bool, tell: Callable[[int], None]) -> None:
         with connection.checkout(self._url) as conn:
             ledger = upkeep.job_ledger(conn, self._task_id)
-            if ledger.complete:
-                return
-            reindexing.begin_again(conn, self._task_id)
-            held = reindexing.count_documents(conn, self._run.index_id)
+            self._staged_before = reindexing.begin_again(conn, self._task_id)
+            before = reindexing.last_complete(conn, self._index.name)
+            since = self._since(conn, source) if not full else None
+            held = reindexing.count_documents(conn, self._run.index_id) if before is None else 0
+        self._deleted = ledger.counts.get("deleted", 0)
         self._numbers = count(ledger.slices)
         if not ledger.slices:
             self._stage([])
-        name = self._index.source.name if self._index.source else ""
-        for page in sliced(_items(source, name), _characters):
-            self._stage(page)
-            tell(len(self._met))
-        warning = self._objection(held, allow_shrink)
-        if warning is None:
-            self._sweep()
-        with connection.checkout(self._url) as conn:
-            reindexing.set_report(conn, self._task_id, {} if warning is None else {"warning": warning})
-        self._stage([], last=True)
+        with closing(_items(source, self._name, since)) as items:
+            for page in batches(
+                items, _characters, weight_limit=SLICE_CHARACTERS, size_limit=DOCUMENTS_AT_ONCE
+            ):
+                self._take(page)
+                tell(self._taken + self._rejected)
+        met = _distinct(self._settled, self._changed, self._staged)
+        warning = None
+        if since is None:
+            warning = self._objection(len(met) + self._rejected, before, held, allow_shrink)
+            if warning is None:
+                self._sweep(_distinct(met, self._spared))
+        self._finish(source, since, len(met), warning)
 
-    def _stage(self, page: Iterable[object], *, last: bool = False) -> None:
+    @property
+    def _name(self) -> str:
+        return self._index.source.name if self._index.source else ""
+
+    def _since(self, conn: connection.Connection, source: Source) -> str | None:
+        """Where the source is to be read from; None: from its beginning."""
+        if not isinstance(source, SQLSource) or source.fingerprint is None:
+            return None
+        return reindexing.last_cursor(conn, self._index.name, source.fingerprint)
+
+    def _take(self, page: Sequence[object]) -> None:
+        """Look at a page, and stage what is not searchable as the source has it."""
         skipped = [item for item in page if isinstance(item, Skipped)]
         message = sort([item for item in page if not isinstance(item, Skipped)], max_bytes=self._max_bytes)
         unread = [{"id": item.id or item.path, "error": item.reason} for item in skipped]
-        job = self._job(last=last, rejected=[*message.rejected, *unread], superseded=message.superseded)
-        stage_slice(self._url, self._index.name, job, self._backend, message.documents, PRIORITY)
-        self._met.update(document.id for document in message.documents)
-        self._met.update(entry["id"] for entry in job.rejected)
+        rejected = [*message.rejected, *unread]
+        with connection.checkout(self._url) as conn:
+            build = builds.live(conn, self._index.name)
+            assert build is not None, "made by ensure_index"
+            known = reindexing.look(conn, build, message.documents, [entry["id"] for entry in rejected])
+        changed = []
+        for document in message.documents:
+            found = known.get(document.id)
+            if found is not None:
+                (self._settled if found.settled else self._changed).append(found.doc)
+            if found is None or not found.settled:
+                changed.append(document)
+        self._spared.extend(known[entry["id"]].doc for entry in rejected if entry["id"] in known)
+        self._taken += len(message.documents) + message.superseded
+        self._rejected += len(rejected)
         self._nameless += sum(item.id is None for item in skipped)
+        slices: list[list[Document]] = list(sliced(changed, lambda document: len(document.text)))
+        for at, some in enumerate(slices or [[]] * bool(rejected)):
+            self._stage(some, rejected=rejected if at == 0 else ())
+        if time.monotonic() - self._renewed_at > RENEW_SECONDS:
+            self._hold()
 
-    def _objection(self, held: int, allow_shrink: bool) -> str | None:
+    def _objection(self, returned: int, before: int | None, held: int, allow_shrink: bool) -> str | None:
         """Why nothing may be deleted after this reading; None: all is well."""
         if self._nameless:
             return (
                 f"{self._nameless:,} files or lines could not be read, and which documents they hold is not known: "
                 "nothing was deleted; mend what failed and run reindex again"
             )
-        if not allow_shrink and 2 * len(self._met) < held:
+        if not allow_shrink and 2 * returned < (held if before is None else before):
+            those = f"the index holds {held:,}" if before is None else f"{before:,} in the last complete run"
             return (
-                f"the source returned {len(self._met):,} documents and the index holds {held:,}: nothing was deleted; "
+                f"the source returned {returned:,} documents and {those}: nothing was deleted; "
                 "run reindex with allow_shrink if that is meant"
             )
         return None
 
-    def _sweep(self) -> None:
-        with connection.checkout(self._url) as conn:
-            found = reindexing.documents_before(conn, self._run)
-            gone = [(id, head) for id, head in found if id not in self._met]
-        for at in range(0, len(gone), DOCUMENTS_PER_TRANSACTION):
-            job = self._job()
+    def _sweep(self, met: NDArray[np.int64]) -> None:
+        """Delete what the source has no longer; `met` is sorted."""
+        after = ""
+        while True:
             with connection.checkout(self._url) as conn:
-                some = dict(gone[at : at + DOCUMENTS_PER_TRANSACTION])
-                revisions.delete(conn, job, list(some), None, heads=some)
+                page = reindexing.documents_before(conn, self._run, after)
+            if not page:
+                return
+            after = page[-1][0]
+            gone = {id: head for id, doc, head in page if not _has(met, doc)}
+            for some in batches(gone, lambda _: 0, weight_limit=0, size_limit=DOCUMENTS_PER_TRANSACTION):
+                job = self._job()
+                with connection.checkout(self._url) as conn:
+                    heads = {id: gone[id] for id in some}
+                    self._deleted += revisions.delete(conn, job, some, None, heads=heads)["deleted"]
+
+    def _finish(self, source: Source, since: str | None, met: int, warning: str | None) -> None:
+        """Write down what the run came to, and the last slice, which completes the job."""
+        staged = _distinct(self._staged, self._staged_before)
+        unchanged = len(np.setdiff1d(_distinct(self._settled), staged, assume_unique=True))
+        figures = Figures(
+            read=met + self._rejected,
+            staged=len(staged),
+            unchanged=unchanged,
+            deleted=self._deleted,
+            rejected=self._rejected,
+        )
+        cursor = None
+        if isinstance(source, SQLSource) and source.fingerprint is not None:
+            reached = source.reached or since
+            cursor = Cursor(query=source.fingerprint, reached=reached) if reached else None
+        with connection.checkout(self._url) as conn:
+            reindexing.finish(
+                conn, self._task_id, figures, incremental=since is not None, message=warning, cursor=cursor
+            )
+            reindexing.set_report(conn, self._task_id, {} if warning is None else {"warning": warning})
+        self._stage([], last=True, unchanged=unchanged, superseded=self._taken - met)
+
+    def _stage(self, documents: Sequence[Document], **values: Any) -> None:
+        job = self._job(**values)
+        self._staged.extend(stage_slice(self._url, self._index.name, job, self._backend, documents, PRIORITY))
 
     def _job(self, *, last: bool = False, **values: Any) -> Job:
-        """The next slice; only the last one says how many there are. Raises TemporaryError when the lease is lost."""
-        with connection.checkout(self._url) as conn:
-            if not reindexing.renew(conn, self._run):
-                raise TemporaryError(f"another run of reindex has taken over the index {self._index.name!r}")
+        """The next slice; only the last one says how many there are. Raises LeaseLost: nothing may be written."""
+        self._hold()
         number = next(self._numbers)
         slices = number + 1 if last else 0
         return Job(task_id=self._task_id, slice=number, slices=slices, index_id=self._run.index_id, **values)
 
+    def _hold(self) -> None:
+        with connection.checkout(self._url) as conn:
+            if not reindexing.renew(conn, self._run):
+                raise LeaseLost(f"another run of reindex has taken over the index {self._index.name!r}")
+        self._renewed_at = time.monotonic()
 
-def _items(source: Source, name: str) -> Iterator[object]:
+
+def _items(source: Source, name: str, since: str | None) -> Generator[object, None, None]:
     """What the source yields; whatever it raises becomes one sentence."""
     read = 0
     try:
-        for item in source.documents():
+        for item in source.documents_since(since) if isinstance(source, SQLSource) else source.documents():
             yield item
             read += 1
     except Exception as error:
@@ -155,5 +275,15 @@ def _items(source: Source, name: str) -> Iterator[object]:
 
 
 def _characters(item: object) -> int:
-    text = item.get("text") if isinstance(item, dict) else None
+    text = item.get("text") if isinstance(item, Mapping) else None
     return len(text) if isinstance(text, str) else 0
+
+
+def _distinct(*keys: "array[int] | NDArray[np.int64]") -> NDArray[np.int64]:
+    """The numbers that are in any, each once, in order."""
+    return np.unique(np.concatenate([np.asarray(some, dtype=np.int64) for some in keys]))
+
+
+def _has(keys: NDArray[np.int64], key: int) -> bool:
+    at = int(np.searchsorted(keys, key))
+    return at < len(keys) and int(keys[at]) == key

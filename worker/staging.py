@@ -218,10 +218,11 @@ def stage_slice(
     priority: int,
     *,
     heads: Mapping[str, int] | None = None,
-) -> None:
+) -> list[int]:
     """Write at most 100 documents, each of another id, as one slice of a job; a second time, nothing.
 
     With `heads`, the newest revisions of all of them: they are split anew, unless something newer has come.
+    Returns the keys of the documents that the job waits for: all but stale ones.
     """
 
     def commit(conn: Connection, prepared: Sequence[Prepared], written: Sequence[Build]) -> list[int]:
@@ -270,10 +271,11 @@ def prepare_and_commit(
                 metrics.staged(index, len(staged))
                 for build in written:
                     revisions.publish(conn, build, staged)
-                return
+                return staged
         except PreparedInVain:
             if attempt == PREPARE_ATTEMPTS:
                 raise
+    raise AssertionError("the last attempt returns or raises")
 
 
 def sliced(documents: Iterable[T], characters: Callable[[T], int]) -> Iterator[list[T]]:

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 from tests.integration.test_pipeline import Application, application  # noqa: F401
+from worker import reindexing as product
 from worker.configuration import SourceSettings
 from worker.errors import SettingsError, SourceFailed, TemporaryError
-from worker.reindexing import reindex
 from worker.sources import Source
 from worker.sources.files import FolderSource
 from worker.store import builds, connection, reindexing, upkeep
+from worker.store.reindexing import Request
 
 
 @dataclass
@@ -34,6 +35,16 @@ class Dying(BaseException):
     """The worker is killed."""
 
 
+class Dead(Shelf):
+    """Its worker is killed when 200 documents are staged."""
+
+    def documents(self) -> Iterator[dict[str, Any]]:
+        for number, document in enumerate(super().documents()):
+            if number == 201:
+                raise Dying
+            yield document
+
+
 @pytest.fixture
 def shelf() -> Shelf:
     return Shelf({str(number): f"Book number {number}." for number in range(250)})
@@ -46,11 +57,19 @@ def shop(application: Application) -> Application:  # noqa: F811
     return application
 
 
+def reindex(shop: Application, source: Source, task_id: str, **options: Any) -> str | None:
+    """What the task does in a worker; a sentence where it was skipped."""
+    request = Request(index=shop.index.name, task_id=task_id)
+    return product.reindex(
+        shop.url, shop.index, shop.backend, lambda: source, request, max_bytes=10_000, **options
+    )
+
+
 def run(shop: Application, source: Source, task_id: str | None = None, **options: Any) -> dict[str, Any]:
     """A run to its end, and its result."""
     shop.jobs += 1
     task_id = task_id or f"run-{shop.jobs}"
-    assert reindex(shop.url, shop.index, shop.backend, source, task_id, max_bytes=10_000, **options)
+    assert reindex(shop, source, task_id, **options) is None
     shop.drainer.drain()
     result = shop.result(task_id)
     assert result is not None
@@ -89,7 +108,7 @@ def test_what_changed_is_embedded_and_what_is_gone_is_deleted(shop: Application,
 
 
 def test_reindexing_stands_behind_what_applications_send(shop: Application) -> None:
-    assert reindex(shop.url, shop.index, shop.backend, Shelf({"a": "One book."}), "run", max_bytes=99)
+    assert reindex(shop, Shelf({"a": "One book."}), "run") is None
     assert shop.rows("SELECT priority FROM vector_index.pending_1") == [(1,)]
 
 
@@ -110,7 +129,7 @@ def test_a_source_that_shrinks_below_half_deletes_nothing_unless_that_is_meant(
     fewer = Shelf(dict(list(shelf.texts.items())[:124]))
     result = run(shop, fewer)
     assert result["deleted"] == 0
-    assert "returned 124 documents and the index holds 250: nothing was deleted" in result["warning"]
+    assert "returned 124 documents and 250 in the last complete run: nothing was deleted" in result["warning"]
     assert ids(shop) == set(shelf.texts)
     meant = run(shop, fewer, allow_shrink=True)
     assert (meant["deleted"], "warning" in meant) == (126, False)
@@ -145,16 +164,14 @@ def test_a_document_of_the_source_that_cannot_be_taken_keeps_its_place(
     assert (result["deleted"], shop.state("7")["state"]) == (0, "live")
 
 
-def test_a_run_that_died_is_carried_through_by_its_redelivery(shop: Application, shelf: Shelf) -> None:
-    """Given half of the pages are staged and one document changes, then every document counts once."""
+def test_a_run_that_died_is_carried_through_by_its_redelivery(
+    shop: Application, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given two pages are staged and one document changes, then every document counts once."""
+    monkeypatch.setattr(product, "DOCUMENTS_AT_ONCE", 100)
 
-    def die(read: int) -> None:
-        if read == 200:
-            raise Dying
-
-    dead = Shelf(dict(shelf.texts))
     with pytest.raises(Dying):
-        reindex(shop.url, shop.index, shop.backend, dead, "run", max_bytes=10_000, tell=die)
+        reindex(shop, Dead(shelf.texts), "run")
     assert shop.result("run") is None
     shelf.texts["3"] = "Changed in between."
     del shelf.texts["249"]
@@ -178,13 +195,13 @@ def test_two_runs_of_one_index_do_not_overlap(shop: Application, shelf: Shelf) -
 
     class Slow(Shelf):
         def documents(self) -> Iterator[dict[str, Any]]:
-            others.append(reindex(shop.url, shop.index, shop.backend, Shelf(), "other", max_bytes=99))
+            others.append(reindex(shop, Shelf(), "other"))
             with pytest.raises(TemporaryError, match="may still run"):
-                reindex(shop.url, shop.index, shop.backend, Shelf(), "run", max_bytes=99)
+                reindex(shop, Shelf(), "run")
             yield from super().documents()
 
     assert run(shop, Slow(shelf.texts), "run")["indexed"] == 250
-    assert others == [False]
+    assert others == ["another run of reindex is reading the source of 'default': this one did nothing"]
     assert run(shop, shelf, "other")["unchanged"] == 250
 
 
@@ -196,7 +213,7 @@ def test_a_run_that_lost_its_lease_writes_and_deletes_nothing_more(shop: Applica
             yield {"id": "0", "text": "Read long ago."}
             with connection.checkout(shop.url) as conn:
                 conn.execute("UPDATE vector_index.reindexing SET until = now() - interval '1 second'")
-                assert reindexing.begin(conn, 1, "other") is not None
+                assert reindexing.begin(conn, 1, Request(index="default", task_id="other"))
 
     with pytest.raises(TemporaryError, match="another run"):
         run(shop, Asleep(), allow_shrink=True)
@@ -204,7 +221,7 @@ def test_a_run_that_lost_its_lease_writes_and_deletes_nothing_more(shop: Applica
 
 
 def test_a_waiting_task_that_was_lost_is_sent_again(shop: Application, shelf: Shelf) -> None:
-    assert reindex(shop.url, shop.index, shop.backend, shelf, "run", max_bytes=10_000)
+    assert reindex(shop, shelf, "run") is None
     with connection.checkout(shop.url) as conn:
         conn.execute("UPDATE vector_index.jobs SET touched_at = now() - interval '5 minutes'")
         assert upkeep.quiet_jobs(conn, seconds=60) == [("run", "default")]

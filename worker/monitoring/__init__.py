@@ -27,9 +27,10 @@ def report(conn: Connection, index: str, task_id: str) -> tuple[dict[str, Any] |
         if some.state == "live":
             live[some.outcome] += some.documents
     counts = ledger.counts
+    unchanged = counts.get("unchanged", 0)  # of a reindexing, which stages only what is new
     progress = {
-        "documents": states.total(),
-        "done": states.total() - states["pending"],
+        "documents": states.total() + unchanged,
+        "done": states.total() - states["pending"] + unchanged,
         "chunks": counts.get("chunks", 0),
         "embedded": counts.get("embedded", 0),
     }
@@ -39,7 +40,7 @@ def report(conn: Connection, index: str, task_id: str) -> tuple[dict[str, Any] |
     result = {
         "index": index,
         "indexed": live["indexed"],
-        "unchanged": live["unchanged"],
+        "unchanged": live["unchanged"] + unchanged,
         "stale": counts.get("stale", 0) + states["overtaken"],
         "failed": [*ledger.rejected, *(failure for some in alike for failure in some.failed)],
         "chunks": counts.get("chunks", 0),

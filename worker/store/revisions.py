@@ -42,6 +42,7 @@ class Job:
     index_id: int
     rejected: Sequence[Mapping[str, str]] = ()  # id and error of documents that were never staged
     superseded: int = 0  # documents of the message that another one of the same id replaced: stale
+    unchanged: int = 0  # documents that are searchable as they came, and stand in no slice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +78,7 @@ def stage(
             "outcomes": [outcome for _, _, outcome in written.waited],
         }
         connection.execute(statement("revisions.sql", "insert_job_documents"), _key(job) | parameters)
-        counts = replace(written.counts, stale=written.counts.stale + job.superseded)
+        counts = replace(written.counts, stale=written.counts.stale + job.superseded, unchanged=job.unchanged)
         _count(connection, job, counts)
         return written.docs
 

@@ -31,6 +31,7 @@ class StageCounts:
     """What one slice came to; the rest of the result is known once its documents are searchable."""
 
     stale: int = 0
+    unchanged: int = 0  # documents of the message that were not worth staging
     deleted: int = 0
     chunks: int = 0  # of the documents that got a new revision, in the live build
     embedded: int = 0  # contents that were queued: new to the live build
