@@ -288,6 +288,10 @@ INDEX = 'VECTOR_INDEX["INDEXES"]["default"]'
         ({"DATABASE_URL": "mysql://h/db"}, "DATABASE_URL is 'mysql://h/db', not an address that begins with"),
         ({"BROKER_URL": "amqp://h//"}, "write redis://:password@host:6379/0"),
         ({"BROKER_URL": "localhost:6379"}, "BROKER_URL is 'localhost:6379', not an address"),
+        (
+            {"RESULT_BACKEND": "sentinel://:geheim@a:26379;sentinel://b:26379"},
+            "RESULT_BACKEND is 'sentinel://***@a:26379;sentinel://b:26379', and Redis Sentinel is not supported: write",
+        ),
         ({"BROKER_URL": "redis://h:port/0"}, "whose host and port cannot be read"),
         ({"RESULT_BACKEND": "db+sqlite:///x"}, "RESULT_BACKEND is 'db+sqlite:///x', not an address"),
         ({"VECTOR_INDEX_SETTINGS": "/nowhere/x.py"}, "'/nowhere/x.py': No such file or directory: give"),

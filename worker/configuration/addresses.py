@@ -14,7 +14,12 @@ def database_url(value: object) -> str:
 
 
 def broker_url(name: str, value: object) -> str:
-    schemes = ("redis", "rediss", "redis+socket", "sentinel")
+    if isinstance(value, str) and value.startswith("sentinel://"):
+        raise SettingsError(
+            f"{name} is {redacted(value)}, and Redis Sentinel is not supported: write the address of the master, or of "
+            "a proxy that follows it, as redis://:password@host:6379/0"
+        )
+    schemes = ("redis", "rediss", "redis+socket")
     return _url(name, value, schemes, "redis://:password@host:6379/0")
 
 

@@ -104,15 +104,9 @@ def delete_revisions(connection: Connection, build: Build) -> int:
 def delete_tombstones(connection: Connection, build: Build) -> int:
     """Forget documents of the index of a build that were deleted long ago."""
     text = statement("garbage.sql", "delete_tombstones")
-    found_in = found(
-        connection,
-        build,
-        statement("garbage.sql", "tombstones"),
-        "documents",
-        "doc",
-        {"days": TOMBSTONE_DAYS},
-    )
-    return sum(_delete(connection, build, lambda: text, keys) for keys in found_in)
+    old = {"days": TOMBSTONE_DAYS}
+    each = found(connection, build, statement("garbage.sql", "tombstones"), "documents", "doc", old)
+    return sum(_delete(connection, build, lambda: text, keys, old) for keys in each)
 
 
 def take_away(connection: Connection, build: Build, hashes: Iterable[bytes]) -> None:
@@ -157,7 +151,11 @@ def slices(connection: Connection, build: Build, table: str, key: str) -> Iterat
 
 @retry_on_deadlock
 def _delete(
-    connection: Connection, build: Build, text: Callable[[], sql.Composed], keys: Iterable[Key]
+    connection: Connection,
+    build: Build,
+    text: Callable[[], sql.Composed],
+    keys: Iterable[Key],
+    parameters: Mapping[str, Any] | None = None,
 ) -> int:
     """Delete what is still not referred to, under the exclusive lock; 0 when that cannot be had in time.
 
@@ -167,7 +165,7 @@ def _delete(
         with connection.transaction():
             connection.execute(statement("garbage.sql", "lock_timeout"))
             with builds.locked(connection, build.index_id, exclusive=True):
-                return connection.execute(text(), {"keys": list(keys)}).rowcount
+                return connection.execute(text(), {"keys": list(keys), **(parameters or {})}).rowcount
     except pg.LockNotAvailable:
         return 0
 

@@ -44,7 +44,8 @@ WHERE d.doc > %(after)s AND d.doc <= %(until)s AND d.index_id = %(index_id)s
     AND d.deleted AND d.changed_at < clock_timestamp() - %(days)s * interval '1 day'
 
 -- name: delete_tombstones: those that are so still; whoever puts a document in the place of one holds the shared lock
-DELETE FROM vector_index.documents WHERE doc = ANY(%(keys)s) AND deleted
+DELETE FROM vector_index.documents
+WHERE doc = ANY(%(keys)s) AND deleted AND changed_at < clock_timestamp() - %(days)s * interval '1 day'
 
 -- name: erased_at: when documents of an index were deleted, so that vectors of what they were before may be left
 SELECT erased_at FROM vector_index.indexes WHERE index_id = %(index_id)s

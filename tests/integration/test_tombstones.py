@@ -1,0 +1,69 @@
+"""A deleted document fences late messages for 30 days, and is forgotten then."""
+
+import pytest
+
+from tests.integration.test_pipeline import Application, application  # noqa: F401
+from worker.store import builds, connection, garbage
+from worker.store.garbage import TOMBSTONE_DAYS
+
+DOCUMENTS = "SELECT id FROM vector_index.documents ORDER BY id"
+
+
+def age(application: Application, days: float) -> None:  # noqa: F811
+    """Let all that was deleted, and all that was not, have changed so long ago."""
+    application.rows(
+        f"UPDATE vector_index.documents SET changed_at = now() - {days} * interval '1 day' RETURNING 1"
+    )
+
+
+def forgotten(application: Application) -> int:  # noqa: F811
+    with connection.checkout(application.url) as conn:
+        build = builds.live(conn, "default")
+        assert build is not None
+        return garbage.collect_index(conn, build.index_id).tombstones
+
+
+def test_a_deleted_document_is_forgotten_after_thirty_days_and_one_that_is_there_never(
+    application: Application,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With more of them than a slice holds, and one of which only the deletion was ever seen."""
+    monkeypatch.setattr(garbage, "SLICE", 2)
+    application.put(*[{"id": n, "text": f"Words of {n}.", "version": 1} for n in range(5)])
+    application.delete("0", "1", "3", "4", "unknown", version=2)
+    age(application, TOMBSTONE_DAYS - 1)
+    assert forgotten(application) == 0
+    assert application.put({"id": "0", "text": "Late words.", "version": 1})["stale"] == 1
+    age(application, TOMBSTONE_DAYS + 1)
+    assert forgotten(application) == 5
+    assert application.rows(DOCUMENTS) == [("2",)]
+    assert application.search("words") == ["2"]
+    assert application.put({"id": "0", "text": "New words.", "version": 1})["indexed"] == 1
+
+
+@pytest.mark.parametrize("deleted_again", [False, True])
+def test_a_document_that_comes_back_just_before_it_is_forgotten_stays(
+    application: Application,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    deleted_again: bool,
+) -> None:
+    """The collection has found it, and looks again under the lock."""
+    application.put({"id": "a", "text": "Words.", "version": 1})
+    application.delete("a", version=2)
+    age(application, TOMBSTONE_DAYS + 1)
+    delete = garbage._delete
+
+    def overtaken(*args: object) -> int:
+        monkeypatch.setattr(garbage, "_delete", delete)
+        application.put({"id": "a", "text": "Words again.", "version": 3})
+        if deleted_again:
+            application.delete("a", version=4)
+        return delete(*args)  # type: ignore[arg-type]
+
+    with connection.checkout(application.url) as conn:
+        build = builds.live(conn, "default")
+        assert build is not None
+        monkeypatch.setattr(garbage, "_delete", overtaken)
+        assert garbage.delete_tombstones(conn, build) == 0
+    assert application.rows(DOCUMENTS) == [("a",)]
+    assert application.put({"id": "a", "text": "Late words.", "version": 2})["stale"] == 1
