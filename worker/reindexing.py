@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from worker.configuration import IndexSettings
 from worker.documents import Document
-from worker.errors import SourceFailed, TemporaryError, VectorIndexError
+from worker.errors import BuildDropped, SourceFailed, TemporaryError, VectorIndexError
 from worker.packing import batches
 from worker.recipes import EmbeddingBackend
 from worker.sources import Source
@@ -167,7 +167,8 @@ class _Reading:
         rejected = [*message.rejected, *unread]
         with connection.checkout(self._url) as conn:
             build = builds.live(conn, self._index.name)
-            assert build is not None, "made by ensure_index"
+            if build is None:
+                raise BuildDropped(connection.DROPPED)
             known = reindexing.look(conn, build, message.documents, [entry["id"] for entry in rejected])
         changed = []
         for document in message.documents:

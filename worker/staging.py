@@ -228,7 +228,7 @@ def stage_slice(
     def commit(conn: Connection, prepared: Sequence[Prepared], written: Sequence[Build]) -> list[int]:
         return revisions.stage(conn, job, prepared, written, priority=priority, heads=heads)
 
-    prepare_and_commit(url, index, job.index_id, backend, documents, commit, anew=heads is not None)
+    return prepare_and_commit(url, index, job.index_id, backend, documents, commit, anew=heads is not None)
 
 
 def prepare_and_commit(
@@ -240,8 +240,8 @@ def prepare_and_commit(
     commit: Callable[[Connection, Sequence[Prepared], Sequence[Build]], list[int]],
     *,
     anew: bool = False,
-) -> None:
-    """Split at most 100 documents, each of another id, and write them by `commit`, which returns their keys.
+) -> list[int]:
+    """Split at most 100 documents, each of another id, and write them by `commit`, which returns their keys, as this.
 
     What is unchanged is not split, unless that is to be done `anew`. Raises SettingsError when the backend does not
     fit the index.
