@@ -40,6 +40,7 @@ STAGING, EMBED, CHAT = "vector_index", "vector_index.embed", "vector_index.chat"
 QUEUES = (STAGING, EMBED, CHAT)
 TASK_MODULES = (
     "tasks.chat",
+    "tasks.indexes",
     "tasks.indexing",
     "tasks.outbox",
     "tasks.reindexing",
@@ -66,6 +67,8 @@ STATIC: dict[str, Any] = {
         "tasks.find_similar": CHAT,
         "tasks.status": CHAT,
         "tasks.failures": CHAT,
+        "tasks.pause": CHAT,
+        "tasks.resume": CHAT,
         "tasks.schedule": CHAT,
         "tasks.due": CHAT,  # it takes milliseconds, and the backlog that fills the other queues must not delay it
     },

@@ -16,7 +16,7 @@ from worker.documents import Chunk, Document, clean
 from worker.errors import BuildDropped, InputError, InvalidDocument, TemporaryError, VectorIndexError
 from worker.packing import batches
 from worker.recipes import EmbeddingBackend, Recipe, probe
-from worker.store import builds, connection, outbox, revisions, search, upkeep
+from worker.store import builds, connection, erasure, outbox, revisions, upkeep
 from worker.store.builds import Build
 from worker.store.connection import Connection
 from worker.store.filters import compile_filter
@@ -98,9 +98,13 @@ def ensure_index(url: str, index: IndexSettings, backend: EmbeddingBackend) -> i
 
 
 def delete(url: str, index: str, task_id: str, ids: Sequence[str], version: int | None) -> Deleted:
-    """Delete documents by id, 100 a transaction; a second call with the same `task_id` reports the same."""
+    """Delete documents by id, what is enqueued of them too, 100 a transaction.
+
+    A second call with the same `task_id` reports the same.
+    """
     with connection.checkout(url) as conn:
         if builds.live(conn, index) is None:
+            erasure.erase_enqueued(conn, index, ids, version)
             return Deleted()
         index_id = builds.index_key(conn, index)
         slices = [
@@ -108,7 +112,11 @@ def delete(url: str, index: str, task_id: str, ids: Sequence[str], version: int 
         ]
         counts = [
             revisions.delete(
-                conn, Job(task_id=task_id, slice=at, slices=len(slices), index_id=index_id), chosen, version
+                conn,
+                Job(task_id=task_id, slice=at, slices=len(slices), index_id=index_id),
+                chosen,
+                version,
+                enqueued=None,
             )
             for at, chosen in enumerate(slices)
         ]
@@ -118,25 +126,28 @@ def delete(url: str, index: str, task_id: str, ids: Sequence[str], version: int 
 def delete_matching(
     url: str, index: IndexSettings, task_id: str, filter: Mapping[str, Any], version: int | None
 ) -> Deleted:
-    """Delete the documents whose newest revision passes the filter, as `delete`.
+    """Delete the documents whose newest revision passes the filter, as `delete`, and enqueued texts that pass it.
 
     Begun again after a crash it goes on with those that still match; once it is through, with none.
     """
     where = compile_filter(filter, tenant_field=index.tenant_field)
     with connection.checkout(url) as conn:
         if builds.live(conn, index.name) is None:
+            for chosen in erasure.enqueued(conn, None, index.name, where):
+                erasure.erase_rows(conn, chosen.seqs)
             return Deleted()
         index_id = builds.index_key(conn, index.name)
         ledger = upkeep.job_ledger(conn, task_id)
-        number, after, more = ledger.slices, "", not ledger.complete
-        while more:
-            heads = search.matching(conn, index_id, where=where, after=after, limit=DOCUMENTS_PER_TRANSACTION)
-            ids = list(heads)
-            more = bool(ids)
+        if not ledger.complete:
+            number = ledger.slices
+            for chosen in erasure.matching(conn, index_id, index.name, where):
+                job = Job(task_id=task_id, slice=number, slices=0, index_id=index_id)
+                heads = chosen.heads
+                revisions.delete(conn, job, list(heads), version, heads=heads, enqueued=chosen.seqs)
+                number += 1
             # the last slice is empty, and the only one that says how many there are
-            job = Job(task_id=task_id, slice=number, slices=0 if more else number + 1, index_id=index_id)
-            revisions.delete(conn, job, ids, version, heads=heads)
-            number, after = number + 1, ids[-1] if ids else ""
+            job = Job(task_id=task_id, slice=number, slices=number + 1, index_id=index_id)
+            revisions.delete(conn, job, [], version)
         counts = upkeep.job_ledger(conn, task_id).counts
     return Deleted(deleted=counts["deleted"], stale=counts["stale"])
 

@@ -116,6 +116,8 @@ def _table(state: dict[str, Any], rates: dict[str, float | None]) -> Table:
     table.add_column(justify="right")
     for name, figure in _figures(state, rates).items():
         table.add_row(name, figure)
+    if state["paused"]:
+        table.add_row("paused since", state["paused"])
     if state["last_error"]:
         table.add_row("last error", state["last_error"])
     return table
@@ -123,13 +125,16 @@ def _table(state: dict[str, Any], rates: dict[str, float | None]) -> Table:
 
 def _line(state: dict[str, Any], rates: dict[str, float | None]) -> str:
     figures = ", ".join(f"{name} {figure}" for name, figure in _figures(state, rates).items())
+    paused = f"; paused since {state['paused']}" if state["paused"] else ""
     error = f"; last error: {state['last_error']}" if state["last_error"] else ""
-    return f"{state['index']}: {figures}{error}"
+    return f"{state['index']}: {figures}{paused}{error}"
 
 
 def _index_state(state: dict[str, Any]) -> Iterator[str]:
     documents = ", ".join(f"{count:,} {name}" for name, count in state["documents"].items())
     yield f"{state['index']}: documents {documents}"
+    if state["paused"]:
+        yield f"paused since {state['paused']}: nothing is sent to the provider until `vector-index resume`"
     if state["pending_chunks"]:
         yield (
             f"pending: {state['pending_chunks']:,} chunks, {state['pending_tokens']:,} tokens, "

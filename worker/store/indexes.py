@@ -12,14 +12,19 @@ from typing import Any, LiteralString
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
+from worker.errors import InvalidQuery
 from worker.store import builds
 from worker.store.connection import Connection, retry_on_deadlock
 from worker.store.statements import SCHEMA, statement, statements
 from worker.store.upkeep import REDELIVERY_DAYS
 
 SLICE = 1_000  # rows that one statement deletes
+
 # tables that know an index by its name, and what dates their rows
 NAMED: Mapping[str, LiteralString] = {"outbox": "enqueued_at", "runs": "started_at"}
+SCHEDULED: Mapping[str, LiteralString] = {
+    "schedules": "'-infinity'"
+}  # of its settings: not where they name it still
 
 
 def paused_at(connection: Connection, name: str) -> datetime | None:
@@ -28,38 +33,50 @@ def paused_at(connection: Connection, name: str) -> datetime | None:
     return None if row is None else row[0]
 
 
-def pause(connection: Connection, name: str, task_id: str) -> bool:
-    """Send nothing of the index to its provider from now on; False when there is no such index.
+def pause(connection: Connection, name: str, task_id: str) -> datetime | None:
+    """Send nothing of the index to its provider from now on; since when it is paused.
 
-    A second time with the same `task_id` it changes nothing: a late message does not undo a later one.
+    A second time with the same `task_id` it changes nothing: a late message does not undo a later one. Raises
+    InvalidQuery when there is no such index.
     """
     return _change(connection, "pause", name, task_id)
 
 
-def resume(connection: Connection, name: str, task_id: str) -> bool:
+def resume(connection: Connection, name: str, task_id: str) -> datetime | None:
     """Let a paused index go on; otherwise as `pause`."""
     return _change(connection, "resume", name, task_id)
 
 
 @retry_on_deadlock
-def _change(connection: Connection, change: str, name: str, task_id: str) -> bool:
+def _change(connection: Connection, change: str, name: str, task_id: str) -> datetime | None:
     parameters = {"name": name, "task_id": task_id}
     with connection.transaction():
         if connection.execute(statement("indexes.sql", "note_task"), parameters).rowcount:
             connection.execute(statement("indexes.sql", change), parameters)
-        return connection.execute(statement("indexes.sql", "paused_at"), parameters).fetchone() is not None
+        row = connection.execute(statement("indexes.sql", "paused_at"), parameters).fetchone()
+    if row is None:
+        raise InvalidQuery(f"there is no index {name!r}: it is made with its first document")
+    return None if row[0] is None else row[0].replace(microsecond=0)
 
 
-def drop(connection: Connection, name: str, task_id: str) -> Mapping[str, Any]:
-    """Drop an index with everything of it: how many documents and builds there were; of none, when it is not there.
+def drop(connection: Connection, name: str, task_id: str, *, configured: bool) -> Mapping[str, Any]:
+    """Drop an index with everything of it: how many documents, builds and enqueued changes of documents there were.
+
+    Of an index that is not there, what is enqueued.
+
+    `configured`: the settings name it, and so its schedule stays.
 
     A second time with the same `task_id` it only completes the first, and reports the same. Raises LockNotAvailable
     when readers or writers hold it for longer than two seconds: nothing was dropped, try again.
     """
     row = connection.execute(statement("indexes.sql", "drop_report"), {"task_id": task_id}).fetchone()
-    report: dict[str, Any] = row[0] if row else _drop(connection, name, task_id)
+    report: dict[str, Any] | None = row[0] if row else None
+    if report is None:
+        named = NAMED if configured else {**NAMED, **SCHEDULED}
+        gone = {table: _delete_named(connection, name, table, made_at) for table, made_at in named.items()}
+        report = _drop(connection, name, {"task_id": task_id, "enqueued": gone["outbox"]})
     purge(connection)
-    return {key: report[key] for key in ("documents", "builds")}
+    return {key: report[key] for key in ("documents", "builds", "enqueued")}
 
 
 def purge(connection: Connection) -> None:
@@ -80,15 +97,14 @@ def purge(connection: Connection) -> None:
     connection.execute(statement("indexes.sql", "forget"), {"days": REDELIVERY_DAYS})
 
 
-def _drop(connection: Connection, name: str, task_id: str) -> dict[str, Any]:
+def _drop(connection: Connection, name: str, report: Mapping[str, Any]) -> dict[str, Any]:
     row = connection.execute(statement("builds.sql", "find_index"), {"name": name}).fetchone()
     if row is None:
-        _delete_named(connection, name)
-        return {"documents": 0, "builds": 0}
-    parameters = {"index_id": row[0]}
-    count = connection.execute(statement("indexes.sql", "count_documents"), parameters).fetchone()
-    _delete_named(connection, name)
-    return _drop_tables(connection, row[0], {"task_id": task_id, "documents": count[0] if count else 0})
+        nothing = {**report, "documents": 0, "builds": 0}
+        connection.execute(statement("indexes.sql", "note_drop"), {"name": name, "report": Jsonb(nothing)})
+        return nothing
+    count = connection.execute(statement("indexes.sql", "count_documents"), {"index_id": row[0]}).fetchone()
+    return _drop_tables(connection, row[0], {**report, "documents": count[0] if count else 0})
 
 
 @retry_on_deadlock
@@ -109,16 +125,11 @@ def _drop_tables(connection: Connection, index_id: int, report: Mapping[str, Any
             return dropped
 
 
-def _delete_named(connection: Connection, name: str) -> None:
-    """What is not yet, or no longer, in the index: enqueued documents, the history of its runs, its schedule.
-
-    What is enqueued from now on makes the index anew.
-    """
-    before = connection.execute(statement("indexes.sql", "now")).fetchone()
-    for table, made_at in NAMED.items():
-        text = sql.SQL(statements("indexes.sql")["delete_named"]).format(
-            table=sql.Identifier(SCHEMA, table), made_at=sql.SQL(made_at)
-        )
-        parameters = {"name": name, "before": before[0] if before else None, "limit": SLICE}
-        while connection.execute(text, parameters).rowcount:
-            pass
+def _delete_named(connection: Connection, name: str, table: str, made_at: LiteralString) -> int:
+    """What is not yet, or no longer, in the index: how many rows. What is enqueued from now on makes it anew."""
+    now = connection.execute(statement("indexes.sql", "now")).fetchone()
+    text = sql.SQL(statements("indexes.sql")["delete_named"]).format(
+        table=sql.Identifier(SCHEMA, table), made_at=sql.SQL(made_at)
+    )
+    parameters = {"name": name, "before": now[0] if now else None, "limit": SLICE}
+    return sum(iter(lambda: connection.execute(text, parameters).rowcount, 0))

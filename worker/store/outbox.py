@@ -165,7 +165,7 @@ def _version_key(change: Change) -> tuple[bool, int]:
 
 @retry_on_deadlock
 def _delete(connection: Connection, index: str, index_id: int, changes: Sequence[Change]) -> None:
-    with builds.locked(connection, index_id, exclusive=False):
+    with builds.locked(connection, index_id, exclusive=True):
         ids = [change.id for change in _take(connection, index, changes)]
         revisions.remove(connection, index_id, ids, changes[0].version)
 

@@ -13,7 +13,7 @@ from psycopg.types.json import Jsonb
 
 from worker import metrics
 from worker.errors import BuildDropped
-from worker.store import builds, garbage
+from worker.store import builds, erasure, garbage
 from worker.store.builds import Build
 from worker.store.connection import DROPPED, Connection, retry_on_deadlock
 from worker.store.statements import statement
@@ -121,16 +121,22 @@ def delete(
     ids: Sequence[str],
     version: int | None,
     *,
-    heads: Mapping[str, int] | None = None,
+    heads: Mapping[str, int | None] | None = None,
+    enqueued: Sequence[int] | None = (),
 ) -> Mapping[str, int]:
     """Delete at most 100 documents in one transaction; a second time it only reports what the first came to.
 
+    The rows `enqueued` of the outbox go too; None: all of these documents.
     `remove` tells the rest.
     """
     with builds.locked(connection, job.index_id, exclusive=True):
         if not _enter(connection, job):
             row = connection.execute(statement("revisions.sql", "slice_counts"), _key(job)).fetchone()
             return row[0] if row else {}
+        if enqueued is None:
+            erasure.erase_enqueued(connection, job.index_id, ids, version)
+        else:
+            erasure.erase_rows(connection, enqueued)
         counts = remove(connection, job.index_id, ids, version, heads=heads)
         _count(connection, job, counts, finished=True)
         return asdict(counts)
@@ -142,7 +148,7 @@ def remove(
     ids: Sequence[str],
     version: int | None,
     *,
-    heads: Mapping[str, int] | None = None,
+    heads: Mapping[str, int | None] | None = None,
 ) -> StageCounts:
     """Delete documents inside a transaction that holds the exclusive lock, with all that nothing else refers to.
 
@@ -182,7 +188,10 @@ def _erase(connection: Connection, build: Build, docs: Sequence[int]) -> None:
     """Take locked documents out of a build: refs, chunks, and the vectors that nothing else refers to."""
     served = lock_served(connection, build, docs)
     revs = [rev for row in served for rev in (row.live_rev, row.want_rev) if rev is not None]
-    connection.execute(build.sql("revisions.sql", "delete_served"), {"docs": list(docs)})
+    gone = connection.execute(build.sql("revisions.sql", "delete_served"), {"docs": list(docs)}).fetchall()
+    if errors := [error for (error,) in gone if error is not None]:
+        parameters = {"build": build.build, "errors": errors}
+        connection.execute(statement("revisions.sql", "forget_last_error"), parameters)
     rows = connection.execute(build.sql("revisions.sql", "erase_chunks"), {"revs": revs}).fetchall()
     garbage.take_away(connection, build, (row[0] for row in rows))
 

@@ -37,6 +37,11 @@ UPDATE vector_index.indexes SET live_build = NULL, dropped_at = clock_timestamp(
     name = format('%%s (dropped, %%s)', name, index_id)
 WHERE index_id = %(index_id)s
 
+-- name: note_drop: there was no index to drop; delivered again, the task drops none that was made meanwhile
+INSERT INTO vector_index.indexes (name, dropped_at, drop_report)
+VALUES (format('%%s (dropped by %%s)', %(name)s::text, %(report)s::jsonb ->> 'task_id'), clock_timestamp(), %(report)s)
+ON CONFLICT DO NOTHING
+
 -- name: delete_named: some rows of a table that knows the index by its name, from before a time
 DELETE FROM {table} WHERE ctid = ANY(ARRAY(
     SELECT ctid FROM {table} WHERE index_name = %(name)s AND {made_at} < %(before)s LIMIT %(limit)s FOR UPDATE SKIP LOCKED))
@@ -48,12 +53,12 @@ SELECT clock_timestamp()
 SELECT index_id FROM vector_index.indexes WHERE dropped_at IS NOT NULL ORDER BY index_id
 
 -- name: delete_documents: some of a dropped index, with all of their revisions
-WITH some AS (
+WITH slice AS (
     SELECT doc FROM vector_index.documents WHERE index_id = %(index_id)s LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 ), gone AS (
-    DELETE FROM vector_index.revisions WHERE doc IN (SELECT doc FROM some)
+    DELETE FROM vector_index.revisions WHERE doc IN (SELECT doc FROM slice)
 )
-DELETE FROM vector_index.documents WHERE doc IN (SELECT doc FROM some)
+DELETE FROM vector_index.documents WHERE doc IN (SELECT doc FROM slice)
 
 -- name: bound_jobs: the task that ends a slice of the ledger
 SELECT task_id FROM vector_index.jobs WHERE task_id > %(after)s ORDER BY task_id OFFSET %(limit)s LIMIT 1

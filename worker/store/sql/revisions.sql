@@ -120,8 +120,11 @@ UPDATE vector_index.jobs SET rejected = (
     FROM jsonb_array_elements(rejected) AS entry)
 WHERE index_id = %(index_id)s AND rejected <> '[]' AND rejected @> ANY(%(entries)s::jsonb[])
 
--- name: delete_served: once locked in their order
-DELETE FROM {served} WHERE doc = ANY(%(docs)s)
+-- name: delete_served: once locked in their order; why some of them had failed
+DELETE FROM {served} WHERE doc = ANY(%(docs)s) RETURNING error
+
+-- name: forget_last_error: of a build, where it was that of a deleted document
+UPDATE vector_index.builds SET error = NULL, error_at = NULL WHERE build = %(build)s AND error = ANY(%(errors)s)
 
 -- name: delete_revisions: title, metadata and text
 DELETE FROM vector_index.revisions WHERE doc = ANY(%(docs)s)

@@ -1,0 +1,385 @@
+"""What is deleted is gone: from every table, from the files of the tables, and from what is still to come."""
+
+import random
+import string
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+import pytest
+from psycopg.types.json import Jsonb
+
+from tests.integration.test_pipeline import Application, application, faulty  # noqa: F401
+from tests.integration.test_verify import found, verify
+from worker import staging
+from worker.errors import Refused
+from worker.recipes import Recipe
+from worker.store import builds, connection, garbage, revisions
+
+MARKER = "xqjzkvw"  # a word that no stemmer changes, in no other word
+FORGET = {"user": MARKER}
+
+TABLES = "SELECT relname FROM pg_class WHERE relnamespace = 'vector_index'::regnamespace AND relkind = 'r' ORDER BY 1"
+# tables, their indexes, and what stands out of line with its index
+FILES = """
+WITH ours AS (
+    SELECT oid, reltoastrelid FROM pg_class WHERE relnamespace = 'vector_index'::regnamespace
+), every AS (
+    SELECT oid FROM ours UNION SELECT reltoastrelid FROM ours
+    UNION SELECT indexrelid FROM pg_index JOIN ours ON indrelid = reltoastrelid
+)
+SELECT c.relname, pg_relation_filepath(c.oid) FROM every JOIN pg_class c USING (oid) WHERE c.relfilenode <> 0
+"""
+
+
+def enqueue(application: Application, id: str, text: str, metadata: dict[str, Any], **options: Any) -> None:  # noqa: F811
+    with psycopg.connect(application.url, autocommit=True) as conn:
+        conn.execute(
+            "SELECT vector_index.enqueue_document('default', %s::text, %s, %s, %s, %s)",
+            [id, text, options.get("title", ""), Jsonb(metadata), options.get("version")],
+        )
+
+
+def delete_matching(application: Application, filter: dict[str, Any], **options: Any) -> staging.Deleted:  # noqa: F811
+    task_id = options.get("task_id", str(uuid4()))
+    return staging.delete_matching(
+        application.url, application.index, task_id, filter, options.get("version")
+    )
+
+
+def tables_with_marker(application: Application) -> set[str]:  # noqa: F811
+    """Tables of the schema with a row that has the marker in any column."""
+    with connection.checkout(application.url) as conn:
+        tables = [row[0] for row in conn.execute(TABLES)]
+        marked = {
+            table
+            for table in tables
+            if conn.execute(
+                f"SELECT FROM vector_index.{table} t WHERE t::text ILIKE '%{MARKER}%' LIMIT 1".encode()
+            ).rowcount
+        }
+    assert len(tables) > 12
+    return marked
+
+
+def files_with_marker(application: Application) -> set[str]:  # noqa: F811
+    """Relations of the schema, indexes and what is out of line too, whose files have the marker."""
+    with connection.checkout(application.url) as conn:
+        conn.execute("CHECKPOINT")
+        folder = conn.execute("SHOW data_directory").fetchone()
+        files = conn.execute(FILES).fetchall()
+    assert folder is not None
+    if not Path(folder[0]).is_dir():
+        pytest.skip("Postgres runs elsewhere: its files cannot be read")
+    return {name for name, path in files if MARKER.encode() in Path(folder[0], path).read_bytes()}
+
+
+def noise(characters: int) -> str:
+    """Words that do not compress."""
+    draw = random.Random(7)
+    return " ".join("".join(draw.choices(string.ascii_letters, k=9)) for _ in range(characters // 10))
+
+
+def secret(id: str, *, words: str = "", large: bool = False) -> dict[str, Any]:
+    """A document with the marker wherever one can stand."""
+    text = f"# About {MARKER}\n\nWhat {MARKER} said. {words}\n\n" + (noise(6_000) if large else "")
+    return {
+        "id": id,
+        "title": f"Title {MARKER}",
+        "text": text + MARKER,
+        "metadata": FORGET | {"note": f"of {MARKER}"},
+    }
+
+
+@pytest.fixture
+def plain(application: Application) -> Application:  # noqa: F811
+    """Nothing is compressed: what stands in a file can be found there."""
+    with connection.checkout(application.url) as conn:
+        builds.ensure(conn, "default", lambda: Recipe.of(application.index, application.backend).as_json())
+        for table, columns in {
+            "revisions": ("title", "metadata", "text"),
+            "chunks_1": ("heading", "text", "lexemes"),
+            "served_1": ("error",),
+            "outbox": ("text", "title", "metadata"),
+        }.items():
+            for column in columns:
+                alter = f"ALTER TABLE vector_index.{table} ALTER COLUMN {column} SET STORAGE EXTERNAL"
+                conn.execute(alter.encode())
+    return application
+
+
+def test_a_marker_of_deleted_documents_is_found_in_no_table_and_in_no_file(plain: Application) -> None:
+    """Live, replaced, pending, failed, in a retired build, refused and enqueued: all of it goes, and nothing else."""
+    shared = "These words are of two tenants."
+    plain.put(
+        secret("live", words=shared), secret("large", large=True), secret("replaced"), secret("emptied")
+    )
+    plain.put({"id": "other", "text": shared, "metadata": {"user": "other"}})
+    plain.put(secret("replaced", words="Once more."), secret("emptied") | {"text": ""})
+    retire(plain)
+    faulty(plain.backend, lambda texts: Refused(f"refused {MARKER}") if "no good" in texts[0] else None)
+    plain.put(secret("failed", words="no good"))
+    plain.stage(secret("pending", words="Not yet."), secret("replaced", words="Thrice."))
+    enqueue(plain, "enqueued", f"Enqueued {MARKER} {noise(3_000)} {MARKER}", FORGET, title=MARKER)
+    enqueue(plain, "live", f"Again {MARKER}", FORGET)
+    plain.stage({"id": "bad", "text": "x", MARKER: 1})
+    before = {"revisions", "chunks_1", "chunks_2", "served_1", "builds", "outbox", "jobs"}
+    assert tables_with_marker(plain) == before
+    in_files = files_with_marker(plain)
+    assert in_files > before
+    assert any(name.startswith("pg_toast") for name in in_files)
+    assert any(name.startswith("chunks_1_lexemes") for name in in_files)
+
+    assert delete_matching(plain, FORGET) == staging.Deleted(deleted=6)
+    assert tables_with_marker(plain) == {"jobs"}  # what was refused has no metadata to be found by: by its id
+    plain.delete("bad")
+    assert tables_with_marker(plain) == set()
+    with connection.checkout(plain.url) as conn:
+        for (table,) in conn.execute(TABLES).fetchall():
+            conn.execute(f"VACUUM (FULL, ANALYZE) vector_index.{table}".encode())
+        stats = "SELECT count(*) FROM pg_stats WHERE schemaname = 'vector_index' AND pg_stats::text LIKE %s"
+        assert conn.execute(stats, [f"%{MARKER}%"]).fetchone() == (0,)
+    assert files_with_marker(plain) == set()
+
+    requests = len(plain.backend.requests)
+    plain.drainer.drain()
+    assert plain.search("words of two tenants") == ["other"]
+    assert len(plain.backend.requests) == requests + 1  # the question
+    assert set(found(verify(plain))) <= {
+        "unreferenced"
+    }  # the vectors of replaced texts: a collection takes them
+    with connection.checkout(plain.url) as conn:
+        garbage.collect_index(conn, builds.index_key(conn, "default"))
+    assert found(verify(plain)) == {}
+
+
+def retire(application: Application) -> None:  # noqa: F811
+    """A retired build that shows what the live one does."""
+    with connection.checkout(application.url) as conn:
+        live = builds.live(conn, "default")
+        assert live is not None
+        with builds.locked(conn, live.index_id, exclusive=True):
+            build = builds.create(conn, "default", live.recipe, state="retired")
+        columns = 'rev, ordinal, hash, start, "end", tokens, heading, text'
+        for table, chosen in {"served": "*", "embeddings": "*", "chunks": columns}.items():
+            names = "" if chosen == "*" else f"({chosen})"
+            into = f"INSERT INTO vector_index.{table}_{build.build} {names}"
+            conn.execute(f"{into} SELECT {chosen} FROM vector_index.{table}_1".encode())
+
+
+def test_the_vector_goes_with_the_last_document_that_has_the_content(application: Application) -> None:  # noqa: F811
+    application.put({"id": "a", "text": "Shared words."}, {"id": "b", "text": "Shared words."})
+    application.delete("a")
+    assert application.search("shared words") == ["b"]
+    application.delete("b")
+    assert application.rows("SELECT count(*) FROM vector_index.embeddings_1") == [(0,)]
+
+
+def test_a_vector_that_comes_after_the_deletion_is_not_kept(application: Application) -> None:  # noqa: F811
+    application.stage({"id": "a", "text": "Words of one."}, {"id": "b", "text": "Words of the other."})
+    claim = application.drainer._claim()
+    assert claim is not None
+    application.delete("a")
+    assert application.rows("SELECT count(*) FROM vector_index.pending_1") == [(1,)]
+    application.drainer._settle(claim)
+    assert application.rows("SELECT count(*) FROM vector_index.embeddings_1") == [(1,)]
+    assert application.search("words") == ["b"]
+    # and what is sent again is embedded again
+    assert application.put({"id": "a", "text": "Words of one."})["indexed"] == 1
+
+
+def test_vectors_of_earlier_texts_go_with_the_next_collection(application: Application) -> None:  # noqa: F811
+    """Which is due ten minutes after a deletion, whatever their share, and leaves them be where nothing was deleted."""
+    application.put(*[{"id": n, "text": f"Words number {n}."} for n in range(10)])
+    application.put({"id": 1, "text": "Words number 2."})
+
+    def collect() -> garbage.Collected:
+        with connection.checkout(application.url) as conn:
+            return garbage.collect_index(conn, builds.index_key(conn, "default"))
+
+    assert collect() == garbage.Collected(kept=1, revisions=1)
+    application.delete("1")
+    assert application.rows("SELECT erased_at IS NULL FROM vector_index.indexes") == [(False,)]
+    assert collect() == garbage.Collected(embeddings=1)
+    assert application.rows("SELECT erased_at IS NULL FROM vector_index.indexes") == [(True,)]
+
+
+def test_a_tombstone_is_forgotten_after_thirty_days(application: Application) -> None:  # noqa: F811
+    application.put(
+        {"id": "a", "text": "Words."}, {"id": "b", "text": "Words."}, {"id": "c", "text": "Words."}
+    )
+    application.delete("a", "b")
+
+    def age(id: str, days: int) -> None:
+        aged = (
+            f"UPDATE vector_index.documents SET changed_at = now() - interval '{days} days' WHERE id = '{id}'"
+        )
+        application.rows(f"{aged} RETURNING 1")
+
+    for id, days in {"a": 31, "b": 29, "c": 31}.items():
+        age(id, days)
+    with connection.checkout(application.url) as conn:
+        assert garbage.collect_index(conn, builds.index_key(conn, "default")).tombstones == 1
+    assert application.rows("SELECT id FROM vector_index.documents ORDER BY id") == [("b",), ("c",)]
+    assert application.search("words") == ["c"]
+
+
+# What is enqueued
+
+
+def enqueued(application: Application) -> list[tuple[Any, ...]]:  # noqa: F811
+    return application.rows("SELECT id, text FROM vector_index.outbox WHERE NOT deleted ORDER BY seq")
+
+
+def test_what_is_enqueued_goes_with_its_document_unless_it_is_newer_by_its_version(
+    application: Application,  # noqa: F811
+) -> None:
+    application.put({"id": "a", "text": "Words."})
+    for id, version in (("a", 3), ("a", 5), ("a", None), ("b", None), ("other", None)):
+        enqueue(application, id, f"{id} {version}", {}, version=version)
+    application.delete("a", "b", version=4)
+    assert enqueued(application) == [("a", "a 5"), ("other", "other None")]
+    application.delete("a")
+    assert enqueued(application) == [("other", "other None")]
+
+
+def test_a_filter_takes_the_newest_enqueued_text_with_its_document_and_an_older_one_alone(
+    application: Application,  # noqa: F811
+) -> None:
+    mine, yours = {"user": 1}, {"user": 2}
+    application.put(*[{"id": id, "text": "Words.", "metadata": yours} for id in ("moves", "stays", "moved")])
+    enqueue(application, "moves", "newest and mine", mine)  # it becomes mine, and so goes
+    enqueue(application, "stays", "was mine for a moment", mine)
+    enqueue(application, "stays", "newest and yours", yours)
+    enqueue(application, "new", "not there yet", mine)
+    assert delete_matching(application, mine) == staging.Deleted(deleted=1)
+    assert enqueued(application) == [("stays", "newest and yours")]
+    assert [application.state(id)["state"] for id in ("moves", "stays", "moved")] == [
+        "absent",
+        "live",
+        "live",
+    ]
+
+
+def test_what_is_enqueued_for_an_index_that_is_not_there_yet_is_deleted_too(application: Application) -> None:  # noqa: F811
+    enqueue(application, "a", "Words.", {"user": 1})
+    enqueue(application, "b", "Words.", {"user": 2})
+    assert delete_matching(application, {"user": 1}) == staging.Deleted()
+    assert enqueued(application) == [("b", "Words.")]
+    assert application.delete("b") == staging.Deleted()
+    assert enqueued(application) == []
+
+
+def test_what_a_reindexing_deletes_leaves_what_is_enqueued(application: Application) -> None:  # noqa: F811
+    """It was enqueued after the source was read."""
+    application.put({"id": "a", "text": "Words."})
+    enqueue(application, "a", "Newer words.", {})
+    with connection.checkout(application.url) as conn:
+        index_id = builds.index_key(conn, "default")
+        [(head,)] = conn.execute("SELECT head_rev FROM vector_index.documents").fetchall()
+        job = revisions.Job(task_id="reindex", slice=0, slices=1, index_id=index_id)
+        assert revisions.delete(conn, job, ["a"], None, heads={"a": head})["deleted"] == 1
+    assert enqueued(application) == [("a", "Newer words.")]
+
+
+# All at once
+
+
+def test_a_deletion_of_thousands_that_died_goes_on_where_it_was(
+    application: Application,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    application.put(*[{"id": n, "text": f"Words number {n}.", "metadata": {"old": True}} for n in range(250)])
+    delete, done = revisions.delete, []
+
+    def dying(*args: Any, **options: Any) -> Any:
+        if len(done) == 1:
+            raise SystemExit
+        done.append(delete(*args, **options))
+        return done[-1]
+
+    monkeypatch.setattr(staging.revisions, "delete", dying)
+    with pytest.raises(SystemExit):
+        delete_matching(application, {"old": True}, task_id="forget")
+    monkeypatch.undo()
+    for _ in range(2):
+        assert delete_matching(application, {"old": True}, task_id="forget") == staging.Deleted(deleted=250)
+    assert application.rows("SELECT count(*) FROM vector_index.embeddings_1") == [(0,)]
+
+
+@pytest.mark.parametrize("seconds", [3, pytest.param(60, marks=pytest.mark.slow)])
+def test_nothing_is_left_however_deleting_meets_staging_and_saving(
+    application: Application,  # noqa: F811
+    seconds: int,
+) -> None:
+    """Few contents, in many documents: each deletion meets a staging that relies on what it takes away."""
+    texts = [f"Phrase {n} that many documents share." for n in range(4)]
+    over = time.monotonic() + seconds
+    errors: list[Exception] = []
+    done = {"stagings": 0, "deletions": 0}
+
+    def repeat(step: Any) -> None:
+        try:
+            while time.monotonic() < over:
+                step()
+        except Exception as error:  # noqa: BLE001 whatever it is, it must not be
+            errors.append(error)
+
+    def stage() -> None:
+        documents = [
+            {"id": random.randrange(8), "text": "\n\n".join(random.sample(texts, 2)), "metadata": {"n": 1}}
+            for _ in range(3)
+        ]
+        staging.stage(
+            application.url, application.index, application.backend, str(uuid4()), documents, max_bytes=1000
+        )
+        done["stagings"] += 1
+
+    def delete() -> None:
+        if random.random() < 0.2:
+            delete_matching(application, {"n": 1})
+        else:
+            ids = [str(random.randrange(8)) for _ in range(2)]
+            staging.delete(application.url, "default", str(uuid4()), ids, None)
+        done["deletions"] += 1
+
+    def drain() -> None:
+        application.drainer.drain()
+        time.sleep(0.002)
+
+    stage()
+    threads = [
+        threading.Thread(target=repeat, args=(step,)) for step in (stage, stage, delete, delete, drain, drain)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(seconds + 30)
+    assert not errors
+    assert min(done.values()) > 3 * seconds
+    application.drainer.drain()
+    alarms = [row["check"] for row in verify(application)["checks"] if row["fault"] and row["found"]]
+    assert not alarms
+    delete_matching(application, {"n": 1})
+    for table in ("pending_1", "chunks_1", "served_1", "revisions"):
+        assert application.rows(f"SELECT count(*) FROM vector_index.{table}") == [(0,)], table
+    with connection.checkout(application.url) as conn:  # of texts that were replaced before they were deleted
+        garbage.collect_index(conn, builds.index_key(conn, "default"))
+    assert application.rows("SELECT count(*) FROM vector_index.embeddings_1") == [(0,)]
+
+
+def test_a_tenant_deletes_only_what_is_his(application: Application) -> None:  # noqa: F811
+    application.index = replace(application.index, tenant_field="user")
+    enqueue(application, "b", "Words.", {"user": 2})
+    application.put({"id": "a", "text": "Words.", "metadata": {"user": 1}})
+    assert delete_matching(application, {"user": 1}) == staging.Deleted(deleted=1)
+    assert enqueued(application) == [("b", "Words.")]
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    random.seed(20261123)

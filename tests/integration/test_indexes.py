@@ -1,0 +1,347 @@
+"""Pausing, resuming and dropping an index: what stops, what goes on, and what is left."""
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+import pytest
+
+from tests.integration.test_pipeline import Application, application, faulty  # noqa: F401
+from tests.integration.test_verify import found, verify
+from worker import staging
+from worker.draining import Drainer
+from worker.errors import BuildDropped, InvalidQuery, Refused, ServiceUnreachable
+from worker.store import connection, indexes, upkeep
+
+# rows of the schema that belong to the index "default", by table; the tables of its builds are not there any more
+LEFT = """
+SELECT 'documents', count(*) FROM vector_index.documents
+UNION ALL SELECT 'revisions', count(*) FROM vector_index.revisions
+UNION ALL SELECT 'jobs', count(*) FROM vector_index.jobs
+UNION ALL SELECT 'job_documents', count(*) FROM vector_index.job_documents
+UNION ALL SELECT 'builds', count(*) FROM vector_index.builds
+UNION ALL SELECT 'reindexing', count(*) FROM vector_index.reindexing
+UNION ALL SELECT 'runs', count(*) FROM vector_index.runs
+UNION ALL SELECT 'schedules', count(*) FROM vector_index.schedules
+UNION ALL SELECT 'outbox', count(*) FROM vector_index.outbox
+"""
+TABLES = "SELECT count(*) FROM pg_class WHERE relnamespace = 'vector_index'::regnamespace AND relname ~ '_{build}(_|$)'"
+PETS = [{"id": "cats", "text": "Cats sleep."}, {"id": "dogs", "text": "Dogs bark."}]
+
+
+def change(application: Application, what: str, task_id: str = "", name: str = "default") -> Any:  # noqa: F811
+    with connection.checkout(application.url) as conn:
+        return getattr(indexes, what)(conn, name, task_id or str(uuid4()))
+
+
+def drop(application: Application, task_id: str = "", name: str = "default", **options: Any) -> Any:  # noqa: F811
+    with connection.checkout(application.url) as conn:
+        return indexes.drop(conn, name, task_id or str(uuid4()), **{"configured": False, **options})
+
+
+def left(application: Application) -> dict[str, int]:  # noqa: F811
+    return {table: rows for table, rows in application.rows(LEFT) if rows}
+
+
+def execute(application: Application, *statements: str) -> None:  # noqa: F811
+    with connection.checkout(application.url) as conn:
+        for statement in statements:
+            conn.execute(statement.encode())
+
+
+# Pausing
+
+
+def test_what_is_sent_to_a_paused_index_is_accepted_and_waits(application: Application) -> None:  # noqa: F811
+    """Search and delete go on, nothing counts as stuck, and once it is resumed all becomes live."""
+    application.put(*PETS)
+    since = change(application, "pause")
+    assert since is not None
+    requests = list(application.backend.requests)
+    task_id = application.stage({"id": "ships", "text": "Ships cross the sea."})
+    fresh = Drainer(application.url, application.index.embedding_backend, application.backend)
+    assert fresh.drain() == 0
+    assert application.backend.requests == requests
+    assert application.result(task_id) is None
+    assert application.search("dogs bark")[0] == "dogs"
+    assert application.delete("cats") == staging.Deleted(deleted=1)
+    execute(application, "UPDATE vector_index.served_1 SET checked_at = '-infinity'")
+    with connection.checkout(application.url) as conn:
+        [build] = upkeep.written_builds(conn)
+        assert upkeep.sweep(conn, build, unchecked_seconds=0) == upkeep.Repairs()
+        assert indexes.paused_at(conn, "default") is not None
+    assert not [row for row in verify(application)["checks"] if row["fault"] and row["found"]]
+    assert change(application, "resume") is None
+    assert Drainer(application.url, application.index.embedding_backend, application.backend).drain() == 1
+    assert (application.result(task_id) or {})["indexed"] == 1
+
+
+def test_a_drainer_that_runs_takes_notice_within_the_time_that_it_trusts_its_list(
+    application: Application,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    application.put(*PETS)
+    application.stage({"id": "ships", "text": "Ships cross the sea."})
+    change(application, "pause")
+    monkeypatch.setattr("worker.draining.BUILDS_SECONDS", 0.0)
+    assert application.drainer.drain() == 0
+    change(application, "resume")
+    assert application.drainer.drain() == 1
+
+
+def test_another_index_of_the_backend_goes_on(application: Application) -> None:  # noqa: F811
+    application.put(*PETS)
+    change(application, "pause")
+    application.index = replace(application.index, name="other")
+    application.stage({"id": "ships", "text": "Ships cross the sea."})
+    drainer = Drainer(application.url, application.index.embedding_backend, application.backend)
+    assert drainer.drain() == 1
+    assert application.state("ships")["state"] == "live"
+
+
+def test_a_late_message_does_not_undo_a_later_one(application: Application) -> None:  # noqa: F811
+    application.put(*PETS)
+    since = change(application, "pause", "first")
+    assert change(application, "pause", "again") == since
+    assert change(application, "resume", "second") is None
+    assert change(application, "pause", "first") is None
+    assert change(application, "pause", "third") is not None
+    assert change(application, "resume", "second") is not None
+
+
+@pytest.mark.parametrize("what", ["pause", "resume"])
+def test_an_index_that_is_not_there_cannot_be_paused(application: Application, what: str) -> None:  # noqa: F811
+    with pytest.raises(InvalidQuery, match="there is no index 'default': it is made with its first document"):
+        change(application, what)
+
+
+# Dropping
+
+
+def fill(application: Application) -> None:  # noqa: F811
+    """Something of an index in every table."""
+    application.put(*PETS)
+    application.put(PETS[0] | {"text": "Cats purr."})
+    application.stage({"id": "ships", "text": "Ships cross the sea."}, {"id": "bad"})
+    faulty(application.backend, lambda _: Refused("no"))
+    application.put({"id": "refused", "text": "Nobody takes this."})
+    execute(
+        application,
+        "INSERT INTO vector_index.reindexing VALUES (1, 'task', gen_random_uuid(), now())",
+        "INSERT INTO vector_index.runs (index_name, task_id, outcome) VALUES ('default', 'task', 'done')",
+        "INSERT INTO vector_index.schedules (index_name, schedule, timezone, due_at) "
+        "VALUES ('default', '60', 'UTC', now())",
+        "SELECT vector_index.enqueue_document('default', 'enqueued'::text, 'Words.')",
+    )
+
+
+def test_a_dropped_index_leaves_nothing_and_another_stands(application: Application) -> None:  # noqa: F811
+    fill(application)
+    assert len(left(application)) == 9
+    assert drop(application) == {"documents": 4, "builds": 1, "enqueued": 1}
+    assert left(application) == {}
+    assert application.rows(TABLES.format(build=1)) == [(0,)]
+    assert application.search("cats") == []
+
+    default, application.index = application.index, replace(application.index, name="other")
+    application.stage({"id": "ships", "text": "Ships cross the sea."})
+    application.index = default
+    application.stage(*PETS)
+    assert drop(application, name="other") == {"documents": 1, "builds": 1, "enqueued": 0}
+    assert left(application)["documents"] == 2
+
+
+def test_the_schedule_of_an_index_that_the_settings_name_goes_on(application: Application) -> None:  # noqa: F811
+    fill(application)
+    drop(application, configured=True)
+    assert left(application) == {"schedules": 1}
+
+
+def test_a_name_is_free_once_its_index_is_dropped_and_a_late_message_drops_no_second_one(
+    application: Application,  # noqa: F811
+) -> None:
+    application.put(*PETS)
+    assert drop(application, "first") == {"documents": 2, "builds": 1, "enqueued": 0}
+    assert application.put(*PETS)["indexed"] == 2
+    assert drop(application, "first") == {"documents": 2, "builds": 1, "enqueued": 0}
+    assert application.search("dogs bark")[0] == "dogs"
+    # nor one that found nothing
+    drop(application, "second")
+    assert drop(application, "third") == {"documents": 0, "builds": 0, "enqueued": 0}
+    application.put(*PETS)
+    assert drop(application, "third") == {"documents": 0, "builds": 0, "enqueued": 0}
+    assert application.search("dogs bark")[0] == "dogs"
+
+
+def test_who_died_while_dropping_is_followed_by_the_next(
+    application: Application,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """From the first transaction on nobody sees the index; the rest goes with any later drop or collection."""
+    application.put(*[{"id": n, "text": f"Words number {n}."} for n in range(7)])
+    monkeypatch.setattr(indexes, "SLICE", 2)
+
+    def die(_: object) -> None:
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(indexes, "purge", die)
+        with pytest.raises(SystemExit):
+            drop(application, "died")
+    assert application.search("words") == []
+    assert left(application)["documents"] == 7
+    application.stage(*PETS)
+    assert drop(application, "died") == {"documents": 7, "builds": 1, "enqueued": 0}
+    assert left(application)["documents"] == 2
+    with connection.checkout(application.url) as conn:
+        assert upkeep.collections_due(conn, seconds=0, erased_seconds=0) == ["default"]
+        conn.execute(
+            "UPDATE vector_index.indexes SET dropped_at = now() - interval '8 days' WHERE dropped_at < now()"
+        )
+        indexes.purge(conn)
+        assert conn.execute("SELECT name FROM vector_index.indexes").fetchall() == [("default",)]
+
+
+def test_whoever_holds_the_index_is_waited_for_and_nothing_is_dropped_by_halves(
+    application: Application,  # noqa: F811
+) -> None:
+    application.put(*PETS)
+    for held in ("SELECT pg_advisory_xact_lock_shared(1986623232, 1)", "SELECT FROM vector_index.chunks_1"):
+        with psycopg.connect(application.url) as reader:
+            reader.execute(held.encode())
+            with pytest.raises(ServiceUnreachable, match="lock timeout"):
+                drop(application, "patient")
+        assert application.search("dogs bark")[0] == "dogs"
+    assert drop(application, "patient") == {"documents": 2, "builds": 1, "enqueued": 0}
+
+
+def test_what_is_in_flight_for_a_dropped_index_ends_quietly_and_others_go_on(
+    application: Application,  # noqa: F811
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    default = application.index
+    application.stage(*PETS)
+    claim = application.drainer._claim()
+    assert claim is not None
+    application.index = replace(default, name="other")
+    application.stage({"id": "ships", "text": "Ships cross the sea."})
+    began = time.monotonic()
+    drop(application)
+    application.drainer._settle(claim)
+    assert application.drainer.drain() == 1
+    assert application.state("ships")["state"] == "live"
+    assert time.monotonic() - began < 10
+    assert not caplog.records
+
+
+def test_a_search_under_way_is_told_so_in_one_sentence(
+    application: Application,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    application.put(*PETS)
+    embed = application.backend.embed
+
+    def dropped_meanwhile(texts: Sequence[str]) -> Any:
+        drop(application)
+        return embed(texts)
+
+    monkeypatch.setattr(application.backend, "embed", dropped_meanwhile)
+    with pytest.raises(BuildDropped, match="was dropped while it was being used: try again"):
+        application.search("dogs")
+    assert application.search("dogs") == []
+
+
+@pytest.mark.parametrize("what", ["stage", "delete", "delete matching"])
+def test_who_writes_meanwhile_is_asked_to_try_again_and_finds_what_is_there_then(
+    application: Application,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    what: str,
+) -> None:
+    application.put(*PETS)
+    room = staging.revisions  # the last step before the transaction
+    write = getattr(room, "stage" if what == "stage" else "delete")
+
+    def late(*args: Any, **options: Any) -> Any:
+        monkeypatch.undo()
+        drop(application)
+        return write(*args, **options)
+
+    monkeypatch.setattr(room, write.__name__, late)
+    steps: dict[str, Any] = {
+        "stage": lambda: application.stage({"id": "ships", "text": "Ships cross the sea."}, task_id="late"),
+        "delete": lambda: application.delete("cats"),
+        "delete matching": lambda: staging.delete_matching(
+            application.url, application.index, "late", {}, None
+        ),
+    }
+    with pytest.raises(BuildDropped):
+        steps[what]()
+    done = steps[what]()
+    if what == "stage":
+        application.drainer.drain()
+        assert application.search("ships") == ["ships"]
+    else:
+        assert done == staging.Deleted()
+    assert left(application).get("documents", 0) == (what == "stage")
+
+
+def test_who_waits_for_documents_of_a_dropped_index_is_told(
+    application: Application,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    task_id = application.stage(*PETS)
+    monkeypatch.setattr(indexes, "purge", lambda _: None)  # at once, not when the last row is gone
+    drop(application)
+    with pytest.raises(InvalidQuery, match=f"nothing was staged by the task {task_id}"):
+        application.result(task_id)
+
+
+def test_an_index_made_and_dropped_at_once_has_one_build_or_none(application: Application) -> None:  # noqa: F811
+    """Threads stage, drain, search and drop: nobody meets anything but what asks him to try again."""
+    over = time.monotonic() + 3
+    errors: list[Exception] = []
+
+    def repeat(step: Any) -> None:
+        while time.monotonic() < over:
+            try:
+                step()
+            except (BuildDropped, ServiceUnreachable):
+                continue
+            except Exception as error:  # noqa: BLE001 whatever it is, it must not be
+                errors.append(error)
+                return
+
+    def put() -> None:
+        staging.stage(
+            application.url, application.index, application.backend, str(uuid4()), PETS, max_bytes=1000
+        )
+
+    def search() -> None:
+        application.search("dogs bark")
+
+    def end() -> None:
+        time.sleep(0.1)
+        drop(application)
+
+    steps = [put, put, application.drainer.drain, search, end]
+    threads = [threading.Thread(target=repeat, args=(step,)) for step in steps]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert not errors
+    application.drainer._builds = (0.0, [])
+    application.put(*PETS)
+    assert application.search("dogs bark")[0] == "dogs"
+    assert application.rows("SELECT count(*) FROM vector_index.builds") == [(1,)]
+    assert application.rows("SELECT count(*) FROM vector_index.indexes WHERE dropped_at IS NOT NULL") > [(1,)]
+    assert found(verify(application)) == {}
+    drop(application)
+    assert left(application) == {}
+    assert application.rows(
+        "SELECT count(*) FROM pg_class WHERE relnamespace = 'vector_index'::regnamespace AND relname ~ '_[0-9]+$'"
+    ) == [(0,)]
