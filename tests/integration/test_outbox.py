@@ -237,7 +237,7 @@ def test_rows_that_are_read_together_come_to_what_they_come_to_one_by_one(databa
             (chosen.choice(["put", "put", "delete"]), chosen.choice([None, 1, 2, 3, 3, 4]))
             for _ in range(chosen.randint(1, 4))
         ]
-        for n in range(120)
+        for n in range(60)
     }
     used = database.application
     for id, changes in steps.items():
