@@ -34,6 +34,7 @@ METRICS_PORT = None  # TCP port on which a worker process serves Prometheus metr
 METRICS_ADDRESS = (
     "127.0.0.1"  # address that it listens on; in a container 0.0.0.0, which lets others of its network in
 )
+VECTOR_INDEX_LOG_FORMAT = "text"  # of the lines that workers and the beat log to stderr: text, or json
 PRICE_PER_MILLION_TOKENS = None  # currency units per million embedded tokens, for `plan`; None: none shown
 
 # Keys of an index that tell how it is searched: LANGUAGE, a text search configuration of Postgres (`english`; of the

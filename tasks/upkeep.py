@@ -13,6 +13,7 @@ from worker import configuration, process, staging, verifying
 from worker.celery import EMBED, app, messages
 from worker.documents import document_ids
 from worker.errors import BuildDropped, InvalidDocument, InvalidQuery
+from worker.logs import keys
 from worker.store import builds, connection, garbage, hnsw, indexes, outbox, upkeep
 from worker.store.builds import Build
 
@@ -21,6 +22,8 @@ QUIET_SECONDS = 120.0  # a job that nobody has looked at for so long gets a new 
 COLLECT_SECONDS = 3600.0  # between two collections of an index
 ERASED_SECONDS = 600.0  # where documents were deleted since
 INDEX_VECTORS_SECONDS = 60.0  # how long the message waits: each sweep sends another while it is due
+
+REPAIRED = "contents were neither embedded nor pending: the protocol has no such state"
 
 logger = logging.getLogger("vector_index.sweep")
 
@@ -49,7 +52,7 @@ def _sweep_build(url: str, build: Build) -> None:
     with connection.checkout(url) as conn:
         repairs = upkeep.sweep(conn, build)
         if repairs.queued:
-            logger.error("repaired %d contents that were neither embedded nor pending: a bug", repairs.queued)
+            logger.error("repaired", extra=keys(index=build.index, inputs=repairs.queued, bug=REPAIRED))
         if hnsw.due(conn, build):
             app.send_task(
                 "tasks.index_vectors",

@@ -21,6 +21,7 @@ from kombu.transport.redis import PRIORITY_STEPS, Channel
 
 from worker.configuration.addresses import redis_url
 from worker.errors import InputError, ServiceUnreachable, VectorIndexError
+from worker.logs import keys
 
 VISIBILITY_TIMEOUT_SECONDS = 60  # after which the messages of a dead worker are taken by another
 HEARTBEAT_SECONDS = 10
@@ -85,11 +86,11 @@ class LeaseHeartbeat(bootsteps.StartStopStep):  # type: ignore[misc]  # celery h
                 stuck = cls._is_stuck(client, task_consumer, held)
             except redis.RedisError as error:
                 cls._looks = 0
-                logger.warning("leases of %d messages not renewed: %s", len(held), error)
+                logger.warning("leases_not_renewed", extra=keys(messages=len(held), error=str(error)))
                 continue
             if stuck and cls.on_stuck is not None:
                 logger.critical(
-                    "this worker is idle and takes none of the messages that wait: it ends, to be started again"
+                    "stuck", extra=keys(mend="it takes none of the messages that wait: start it again")
                 )
                 cls.on_stuck()
 

@@ -21,6 +21,7 @@ from redis.retry import Retry
 from worker import metrics
 from worker.configuration.addresses import redis_url
 from worker.errors import ProviderUnavailable
+from worker.logs import keys
 
 # What a rate lets through at once, as a share of its limit; the rest is spread evenly. A request of a drainer takes
 # half of it at most, so that one that comes late misses nothing. Questions come singly and are large.
@@ -191,7 +192,7 @@ class Budget:
             now = time.monotonic()
             bursts = (self._requests.burst_seconds, self._tokens.burst_seconds)
             if now - self._alone_until > ALONE_SECONDS:
-                logger.warning("the limits of %s hold for each process by itself: %s", self.name, error)
+                logger.warning("limits_not_shared", extra=keys(backend=self.name, error=str(error)))
                 self._times[1:] = [now + burst for burst in bursts]
             self._alone_until = now + ALONE_SECONDS
 

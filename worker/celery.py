@@ -18,11 +18,12 @@ from typing import Any, NoReturn
 
 import billiard
 from celery import Celery, Task, signals
+from celery.app import trace
 from celery.utils.log import current_process_index
 from kombu.entity import Queue
 from kombu.exceptions import OperationalError
 
-from worker import configuration, metrics, outbox, process
+from worker import configuration, logs, metrics, outbox, process
 from worker.broker import (
     VISIBILITY_TIMEOUT_SECONDS,
     HideBodies,
@@ -111,6 +112,17 @@ STATIC: dict[str, Any] = {
     },
 }
 
+# how the log calls what Celery tells of a run of a task
+TASK_EVENTS = {
+    trace.LOG_RECEIVED: "task_received",
+    trace.LOG_SUCCESS: "task_succeeded",
+    trace.LOG_FAILURE: "task_failed",
+    trace.LOG_INTERNAL_ERROR: "task_failed",
+    trace.LOG_IGNORED: "task_ignored",
+    trace.LOG_REJECTED: "task_rejected",
+    trace.LOG_RETRY: "task_retried",
+}
+
 logger = logging.getLogger("vector_index.worker")
 
 app = Celery("vector_index", task_cls="worker.broker:HiddenTask")
@@ -163,6 +175,14 @@ def messages(queue: str) -> int:
     """How many wait in a queue. Raises kombu's OperationalError."""
     with app.pool.acquire(block=True) as broker:
         return int(broker.default_channel.queue_declare(queue).message_count)
+
+
+@signals.setup_logging.connect
+def log(loglevel: int, **_: Any) -> None:
+    """In place of Celery's own lines, which hold results."""
+    events = {message.strip(): event for message, event in TASK_EVENTS.items()}
+    logs.setup(loglevel, configuration.current().vector_index_log_format, events)
+    app.log.redirect_stdouts(app.conf.worker_redirect_stdouts_level)  # what a plugin prints
 
 
 @signals.beat_init.connect

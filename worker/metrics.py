@@ -1,4 +1,4 @@
-"""What happens in a worker process, counted for Prometheus.
+"""What happens in a worker process: a line of the log, and counted for Prometheus.
 
 Each function says one thing that happened, in the words of the place that calls it. Until `start` nobody counts, and
 `prometheus_client` is not even imported. Labels are names of the settings and the few words below, never anything of
@@ -6,9 +6,10 @@ a document, a task or an error: the number of series is bounded. What stands in 
 counted but read, in worker/monitoring/scraping.py.
 """
 
+import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import KW_ONLY, dataclass, field
 from types import TracebackType
@@ -22,6 +23,7 @@ from worker.errors import (
     TooLarge,
     VectorIndexError,
 )
+from worker.logs import documents, keys
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -60,6 +62,7 @@ class Families:
     task_seconds: "Histogram"  # task
 
 
+logger = logging.getLogger("vector_index.events")
 _families: Families | None = None
 
 
@@ -127,9 +130,16 @@ class Request:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        seconds = time.perf_counter() - self._began
+        sent = {
+            "backend": self.backend,
+            "purpose": self.purpose,
+            "inputs": self.inputs,
+            "tokens": self.tokens,
+        }
+        logger.info("request", extra=keys(**sent, outcome=outcome(error), seconds=round(seconds, 3)))
         if _families is None:
             return
-        seconds = time.perf_counter() - self._began
         _families.request_seconds.labels(self.backend, self.purpose).observe(seconds)
         _families.requests.labels(self.backend, self.purpose, outcome(error)).inc()
         if self.fill is not None:
@@ -143,12 +153,18 @@ class Request:
 
 def search(index: str, mode: str) -> AbstractContextManager[None]:
     """Around a search, with the request for the vector of its question."""
-    return _timed(lambda families, outcome: families.search_seconds.labels(index, mode, outcome))
+    return _timed(
+        "search",
+        {"index": index, "mode": mode},
+        lambda families, outcome: families.search_seconds.labels(index, mode, outcome),
+    )
 
 
 def chat(index: str) -> AbstractContextManager[None]:
     """Around a question and its answer, with the search for its passages."""
-    return _timed(lambda families, outcome: families.chat_seconds.labels(index, outcome))
+    return _timed(
+        "chat", {"index": index}, lambda families, outcome: families.chat_seconds.labels(index, outcome)
+    )
 
 
 def budget_wait(backend: str, seconds: float) -> None:
@@ -159,15 +175,18 @@ def budget_wait(backend: str, seconds: float) -> None:
 
 def pause(backend: str, seconds: float) -> None:
     """The provider asked all workers of the backend to wait."""
+    logger.warning("provider_pause", extra=keys(backend=backend, seconds=round(seconds, 3)))
     if _families is not None:
         _families.pauses.labels(backend).inc()
         _families.pause_seconds.labels(backend).inc(seconds)
 
 
-def staged(index: str, documents: int) -> None:
-    """Documents are accepted: new, changed, or the same again."""
+def staged(index: str, task_id: str | None, ids: Sequence[str], accepted: int) -> None:
+    """Documents are staged, and so many of them accepted: new, changed, or the same again."""
+    said = keys(index=index, task_id=task_id, **documents(ids), accepted=accepted)
+    logger.info("documents_staged", extra=said)
     if _families is not None:
-        _families.staged.labels(index).inc(documents)
+        _families.staged.labels(index).inc(accepted)
 
 
 def embedded(index: str, chunks: int) -> None:
@@ -176,26 +195,36 @@ def embedded(index: str, chunks: int) -> None:
         _families.embedded.labels(index).inc(chunks)
 
 
-def published(index: str, documents: int) -> None:
-    """Readers see new revisions."""
+def published(index: str, ids: Sequence[str]) -> None:
+    """Readers see new revisions of these documents."""
+    if ids:
+        logger.info("documents_published", extra=keys(index=index, **documents(ids)))
     if _families is not None:
-        _families.published.labels(index).inc(documents)
+        _families.published.labels(index).inc(len(ids))
 
 
-def failed(index: str, documents: int, error: VectorIndexError | None) -> None:
+def failed(index: str, ids: Sequence[str], error: VectorIndexError | None) -> None:
     """Documents are given up; without an error, as worker processes died of them."""
+    reason = DIED if error is None else outcome(error)
+    if ids:
+        said = keys(index=index, **documents(ids), reason=reason, error=error and str(error))
+        logger.warning("documents_failed", extra=said)
     if _families is not None:
-        _families.failed.labels(index, DIED if error is None else outcome(error)).inc(documents)
+        _families.failed.labels(index, reason).inc(len(ids))
 
 
 def retried(index: str, chunks: int, error: VectorIndexError) -> None:
     """A request failed for now: its contents go back into the queue, with a last attempt behind them or not."""
+    said = keys(index=index, inputs=chunks, reason=outcome(error), error=str(error))
+    logger.warning("request_failed", extra=said)
     if _families is not None:
         _families.retried.labels(index, outcome(error)).inc(chunks)
 
 
 def expired(index: str, chunks: int) -> None:
     """Contents were claimed whose lease had ended: somebody died, or took too long, over them."""
+    if chunks:
+        logger.warning("leases_expired", extra=keys(index=index, inputs=chunks))
     if _families is not None:
         _families.expired.labels(index).inc(chunks)
 
@@ -229,10 +258,9 @@ def outcome(error: BaseException | None) -> str:
 
 
 @contextmanager
-def _timed(histogram: "Callable[[Families, str], Histogram]") -> Iterator[None]:
-    if _families is None:
-        yield
-        return
+def _timed(
+    event: str, said: Mapping[str, str], histogram: "Callable[[Families, str], Histogram]"
+) -> Iterator[None]:
     error: BaseException | None = None
     began = time.perf_counter()
     try:
@@ -241,7 +269,10 @@ def _timed(histogram: "Callable[[Families, str], Histogram]") -> Iterator[None]:
         error = raised
         raise
     finally:
-        histogram(_families, outcome(error)).observe(time.perf_counter() - began)
+        seconds = time.perf_counter() - began
+        logger.info(event, extra=keys(**said, outcome=outcome(error), seconds=round(seconds, 3)))
+        if _families is not None:
+            histogram(_families, outcome(error)).observe(seconds)
 
 
 def _define(registry: "CollectorRegistry | None") -> Families:

@@ -139,8 +139,9 @@ def test_an_answer_that_its_bound_cut_off_is_an_answer_and_the_operator_is_told(
     with caplog.at_level(logging.WARNING):
         reply = make(provider, model_id, prompt_kwargs={"stream": stream}).reply(MESSAGES)
     assert reply.text == provider.answer
-    (told,) = [record.getMessage() for record in caplog.records if record.name == "vector_index.chat"]
-    assert told == f"{model_id} was cut off in its answer: raise max_tokens in PROMPT_KWARGS"
+    (told,) = [record for record in caplog.records if record.name == "vector_index.chat"]
+    assert told.getMessage() == "answer_cut_off"
+    assert told.keys["model"] == model_id  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("abruptly", [True, False])

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 # From the ground up; the rooms of a floor do not import one another. The lowest three are the design's first
 # floor; recipes are what the rooms of the product share, and `process` is what a Celery process makes of them.
 FLOORS = [
-    {"worker.errors"},
+    {"worker.errors", "worker.logs"},
     {"settings", "worker.documents", "worker.limits", "worker.metrics", "worker.scheduling", "worker.tokens"},
     {"worker.models"},
     {
@@ -41,6 +41,7 @@ PURE = {
     "documents",
     "errors",
     "limits",
+    "logs",
     "metrics",
     "packing",
     "prompting",

@@ -69,6 +69,7 @@ def load(environ: Mapping[str, str] | None = None) -> Configuration:
         timezone=_timezone(values["TIMEZONE"]),
         metrics_port=values["METRICS_PORT"],
         metrics_address=values["METRICS_ADDRESS"],
+        vector_index_log_format=values["VECTOR_INDEX_LOG_FORMAT"],
         price_per_million_tokens=values["PRICE_PER_MILLION_TOKENS"],
         embedding_backends=embedding,
         chat_backends=chat,

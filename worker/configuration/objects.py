@@ -128,6 +128,7 @@ class Configuration:
     timezone: str
     metrics_port: Port | None
     metrics_address: Name
+    vector_index_log_format: Literal["text", "json"]
     price_per_million_tokens: (
         Annotated[float, BeforeValidator(_no_boolean), Field(ge=0, allow_inf_nan=False)] | None
     )

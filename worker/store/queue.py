@@ -143,8 +143,8 @@ def give_back(connection: Connection, held: Claim, *, seconds: float = 0.0, coun
 
 
 @retry_on_deadlock
-def fail(connection: Connection, held: Claim, hash: bytes, error: str) -> int:
-    """Give one content up and fail the documents that want it; how many. 0 when the claim no longer holds it.
+def fail(connection: Connection, held: Claim, hash: bytes, error: str) -> list[str]:
+    """Give one content up and fail the documents that want it; their ids. None when the claim no longer holds it.
 
     Exclusive: a staging that relies on the queued content either comes before, and its document fails too, or
     after, and queues it anew.
@@ -153,10 +153,10 @@ def fail(connection: Connection, held: Claim, hash: bytes, error: str) -> int:
     build = held.build
     with builds.locked(connection, build.index_id, exclusive=True):
         if not connection.execute(build.sql("queue.sql", "give_up"), parameters).fetchall():
-            return 0
+            return []
         docs = [row[0] for row in connection.execute(build.sql("queue.sql", "lock_wanting"), parameters)]
         failed = connection.execute(build.sql("queue.sql", "mark_failed"), parameters | {"docs": docs})
-        return len(failed.fetchall())
+        return [row[0] for row in failed]
 
 
 @retry_on_deadlock

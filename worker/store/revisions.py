@@ -101,8 +101,8 @@ def publish(connection: Connection, build: Build, docs: Sequence[int]) -> int:
         parameters = {"docs": sorted(docs)[at : at + PUBLISH_SLICE]}
         with connection.transaction():
             connection.execute(build.sql("revisions.sql", "lock_wanted"), parameters)
-            live = len(connection.execute(build.sql("revisions.sql", "publish"), parameters).fetchall())
-        published += live
+            live = [row[0] for row in connection.execute(build.sql("revisions.sql", "publish"), parameters)]
+        published += len(live)
         if build.state == "live":
             metrics.published(build.index, live)
     return published

@@ -17,6 +17,7 @@ from worker.backends.llm.openai_client import OPENAI_CLASSES, with_lasting_clien
 from worker.backends.llm.options import PromptOptions, prompt_options
 from worker.errors import ProviderUnavailable, SettingsError, VectorIndexError
 from worker.limits import chat_limits
+from worker.logs import keys
 from worker.tokens import ESTIMATE, counter
 
 # tokens kept for the answer where PROMPT_KWARGS has no max_tokens; a quarter of a small window
@@ -106,7 +107,9 @@ class LLMChatBackend:
                 "model reasons before it answers"
             )
         if ending in TRUNCATED:
-            logger.warning("%s was cut off in its answer: raise max_tokens in PROMPT_KWARGS", self.model_id)
+            logger.warning(
+                "answer_cut_off", extra=keys(model=self.model_id, mend="raise max_tokens in PROMPT_KWARGS")
+            )
         input_tokens, output_tokens = _usage(self._model, response)
         return Reply(
             text=text,

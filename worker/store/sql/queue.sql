@@ -59,9 +59,11 @@ RETURNING hash, priority
 SELECT s.doc FROM {served} s WHERE s.want_rev IN (SELECT rev FROM {chunks} WHERE hash = ANY(%(hashes)s))
 ORDER BY s.doc FOR UPDATE
 
--- name: mark_failed: those that still want it
-UPDATE {served} SET state = 'failed', error = %(error)s
-WHERE doc = ANY(%(docs)s) AND want_rev IN (SELECT rev FROM {chunks} WHERE hash = ANY(%(hashes)s)) RETURNING doc
+-- name: mark_failed: those that still want it; their ids
+WITH failed AS (
+    UPDATE {served} SET state = 'failed', error = %(error)s
+    WHERE doc = ANY(%(docs)s) AND want_rev IN (SELECT rev FROM {chunks} WHERE hash = ANY(%(hashes)s)) RETURNING doc)
+SELECT id FROM failed JOIN vector_index.documents USING (doc) ORDER BY id
 
 -- name: put_pieces: in what the locked documents want, each large chunk gives way to its pieces, and what stands behind
 -- it moves on. The window reads all that is deleted before the first row is inserted, so no two have one place.

@@ -98,7 +98,7 @@ WITH published AS (
 ), gone AS (
     DELETE FROM {chunks} WHERE rev IN (SELECT live_rev FROM published)
 )
-SELECT doc FROM published
+SELECT id FROM published JOIN vector_index.documents USING (doc) ORDER BY id
 
 -- name: touched_by: documents that want one of these hashes
 SELECT DISTINCT s.doc FROM {chunks} c JOIN {served} s ON s.want_rev = c.rev WHERE c.hash = ANY(%(hashes)s) ORDER BY s.doc

@@ -1,0 +1,76 @@
+"""What the workers log of a load: each line an event, at any level, and no word of it from a document."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.fixtures.system import CHAT, PROCESSES, System
+
+pytestmark = pytest.mark.slow
+
+DOCUMENTS = [
+    {"id": f"page{number}", "text": f"The heron of Marrakesh counts {number}.", "title": "Lanterns"}
+    for number in range(3)
+]
+PLANTED = ("heron", "Marrakesh", "Lanterns", "Quetzaltenango")
+QUESTION = "Where is Quetzaltenango?"
+
+
+@pytest.fixture(scope="module")
+def told(start_system: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """All lines of all processes, at level DEBUG."""
+    folder = tmp_path_factory.mktemp("logs")
+    loud = {name: [*arguments, "--loglevel", "DEBUG"] for name, arguments in PROCESSES.items()}
+    with start_system(folder, loud, VECTOR_INDEX_LOG_FORMAT="json") as system:
+        load(system)
+    lines = system.logs().splitlines()
+    assert not [line for line in lines if any(marker in line for marker in PLANTED)]
+    return [json.loads(line) for line in lines]
+
+
+def load(system: System) -> None:
+    system.app.send_task("tasks.index_documents", queue="vector_index", task_id="the-job",
+        kwargs={"documents": DOCUMENTS}).get(timeout=60)  # fmt: skip
+    assert system.call("tasks.search", CHAT, query=QUESTION)
+    assert system.call("tasks.chat", CHAT, question=QUESTION)["sources"]
+    for wrong in ({"query": 3}, {"query": QUESTION, "filter": {"$nonsense": "Quetzaltenango"}}):
+        with pytest.raises(Exception, match=r"query|nonsense"):
+            system.call("tasks.search", CHAT, **wrong)
+
+
+def test_every_line_is_an_event_with_the_same_first_keys(told: list[dict[str, Any]]) -> None:
+    assert told
+    for event in told:
+        assert list(event)[:4] == ["time", "level", "logger", "event"]
+
+
+def test_a_document_is_followed_by_its_id_from_the_message_to_the_reader(told: list[dict[str, Any]]) -> None:
+    ids = [document["id"] for document in DOCUMENTS]
+    steps = {
+        "documents_staged": {"index": "default", "task_id": "the-job", "ids": ids, "accepted": 3},
+        "documents_published": {"index": "default", "ids": ids},
+    }
+    for step, keys in steps.items():
+        (event,) = [event for event in told if event["event"] == step]
+        assert keys.items() <= event.items()
+    ends = {(event["event"], event.get("task")) for event in told if event.get("task_id") == "the-job"}
+    assert {("task_received", "tasks.index_documents"), ("task_succeeded", "tasks.embed")} <= ends
+
+
+def test_requests_searches_and_answers_say_how_long_they_took(told: list[dict[str, Any]]) -> None:
+    for name, keys in {
+        "request": {"backend": "embedding:default", "purpose": "documents", "inputs": 3, "outcome": "ok"},
+        "search": {"index": "default", "mode": "hybrid", "outcome": "ok"},
+        "chat": {"index": "default", "outcome": "ok"},
+    }.items():
+        events = [event for event in told if event["event"] == name and keys.items() <= event.items()]
+        assert events, name
+        assert all(0 < event["seconds"] < 60 for event in events)
+
+
+def test_a_refused_task_says_why_in_one_line(told: list[dict[str, Any]]) -> None:
+    failed = [event for event in told if event["event"] == "task_failed"]
+    assert len(failed) == 2
+    assert all(event["task"] == "tasks.search" and "Invalid" in event["error"] for event in failed)

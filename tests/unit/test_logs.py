@@ -1,0 +1,85 @@
+"""A line of the log: one event, its keys, and nothing that a reader of lines has to guess."""
+
+import json
+import logging
+import shlex
+import sys
+from collections.abc import Mapping
+
+import pytest
+
+from worker import logs
+from worker.logs import JSONLines, Text, keys
+
+EVENTS = {"Task %(name)s[%(id)s] ended in %(runtime)ss: %(return_value)s": "task_succeeded"}
+
+
+def record(message: str, extra: Mapping[str, object], *args: object) -> logging.LogRecord:
+    logger = logging.getLogger("vector_index.test")
+    return logger.makeRecord(logger.name, logging.WARNING, "file.py", 1, message, args, None, extra=extra)
+
+
+def test_an_event_is_one_json_object_with_its_keys() -> None:
+    line = JSONLines(EVENTS).format(record("documents_failed", keys(index="a", documents=2, error=None)))
+    values = json.loads(line)
+    assert values.pop("time").endswith("+00:00")
+    assert values == {
+        "level": "warning",
+        "logger": "vector_index.test",
+        "event": "documents_failed",
+        "index": "a",
+        "documents": 2,
+    }
+
+
+@pytest.mark.parametrize(
+    "value", ["one", "two words", 'a "quoted" one', "new\nline", "", "a=b", "café", "\\"]
+)
+def test_whatever_a_value_holds_an_event_is_one_line(value: str) -> None:
+    told = record("request_failed", keys(error=value, inputs=3))
+    line = Text(EVENTS).format(told)
+    assert line.splitlines() == [line]
+    assert " WARNING vector_index.test: request_failed error=" in line
+    pairs = dict(pair.split("=", 1) for pair in shlex.split(line.replace("\\n", "\n"))[5:])
+    assert pairs == {"error": value, "inputs": "3"}
+    assert json.loads(JSONLines(EVENTS).format(told))["error"] == value
+
+
+def test_a_sentence_without_keys_stands_for_itself() -> None:
+    told = record("%d seconds are left", {}, 3)
+    assert Text(EVENTS).format(told).endswith(" WARNING vector_index.test: 3 seconds are left")
+    assert json.loads(JSONLines(EVENTS).format(told))["message"] == "3 seconds are left"
+
+
+def test_what_celery_says_of_a_task_has_its_id_and_neither_arguments_nor_result() -> None:
+    (message,) = EVENTS
+    data = {
+        "name": "tasks.chat",
+        "id": "7",
+        "runtime": 0.12345,
+        "return_value": "a secret",
+        "args": "a secret",
+    }
+    told = record(f"{message}\n", {"data": data}, data)
+    values = json.loads(JSONLines(EVENTS).format(told))
+    assert values["event"] == "task_succeeded"
+    assert (values["task"], values["task_id"]) == ("tasks.chat", "7")
+    assert values["seconds"] == 0.123
+    assert "secret" not in Text(EVENTS).format(told) + str(values)
+
+
+def test_a_bug_has_its_traceback_in_the_same_line() -> None:
+    try:
+        raise ZeroDivisionError("of a bug")
+    except ZeroDivisionError:
+        logger = logging.getLogger("vector_index.test")
+        told = logger.makeRecord(logger.name, logging.ERROR, "file.py", 1, "broken", (), sys.exc_info())
+    line = JSONLines(EVENTS).format(told)
+    assert line.splitlines() == [line]
+    assert "ZeroDivisionError: of a bug" in json.loads(line)["traceback"]
+    assert "ZeroDivisionError: of a bug" in Text(EVENTS).format(told).splitlines()[-1]
+
+
+def test_of_many_documents_some_are_named_and_all_are_counted() -> None:
+    ids = [str(number) for number in range(1000)]
+    assert logs.documents(ids) == {"documents": 1000, "ids": ids[: logs.SHOWN_IDS]}
