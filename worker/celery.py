@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 import billiard
 from celery import Celery, Task, signals
 from celery.app import trace
+from celery.apps import worker as celery_worker
 from celery.utils.log import current_process_index
 from kombu.entity import Queue
 from kombu.exceptions import OperationalError
@@ -183,6 +184,7 @@ def log(loglevel: int, **_: Any) -> None:
     events = {message.strip(): event for message, event in TASK_EVENTS.items()}
     logs.setup(loglevel, configuration.current().vector_index_log_format, events)
     app.log.redirect_stdouts(app.conf.worker_redirect_stdouts_level)  # what a plugin prints
+    celery_worker.safe_say = lambda *_: None  # its remark at a signal is no line of ours: `stopping` tells it
 
 
 @signals.beat_init.connect
@@ -257,6 +259,9 @@ def start_draining(sender: Any, **_: Any) -> None:
         _pollers[:] = [outbox.Poller(process.addresses().database_url, names, stage_page, wake_staging)]
         _pollers[0].start()
         sender.app.send_task("tasks.sweep", expires=SWEEP_SECONDS)
+    logger.info(
+        "ready", extra=logs.keys(worker=sender.hostname, queues=list(sender.app.amqp.queues.consume_from))
+    )
 
 
 def stage_page(index: str) -> bool:
@@ -307,6 +312,7 @@ def stop_threads(timeout_seconds: float) -> None:
 
 
 def leave_in_time() -> None:
+    logger.info("stopping", extra=logs.keys(at_most_seconds=STOP_SECONDS))  # a signal handler must not
     _hurry.wait(STOP_SECONDS)
     logger.warning("what is not done yet is given back")
     leave(0)

@@ -44,7 +44,7 @@ def test_nobody_counts_and_the_client_is_not_imported_until_it_is_asked_for() ->
         "import sys, worker.celery, tasks.chat, tasks.indexing, tasks.retrieval, tasks.upkeep, worker.cli.processes\n"
         "from worker import metrics\n"
         "with metrics.Request('embedding:default', metrics.PROBE), metrics.search('default', 'text'): pass\n"
-        "metrics.staged('default', 1); metrics.task('tasks.search', 'SUCCESS', 0.1)\n"
+        "metrics.staged('default', None, ['1'], 1); metrics.task('tasks.search', 'SUCCESS', 0.1)\n"
         "sys.exit('prometheus_client' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

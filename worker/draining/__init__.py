@@ -21,6 +21,7 @@ from worker.draining.provider import NOT_ASKED, PAUSE_SECONDS, Provider
 from worker.draining.requests import Sender
 from worker.draining.settlement import Settlement
 from worker.errors import BuildDropped, TemporaryError
+from worker.logs import keys
 from worker.packing import fill
 from worker.recipes import EmbeddingBackend
 from worker.store import builds, connection, queue, upkeep
@@ -118,7 +119,7 @@ class Drainer:
                 if claim is not None:
                     self._settle(claim)
             except TemporaryError as error:
-                logger.warning("postgres unreachable, trying again: %s", error)
+                logger.warning("postgres_unreachable", extra=keys(error=str(error)))
                 self._stopping.wait(random.uniform(0.5, 2.0))  # noqa: S311
             except Exception:  # the thread is the slot: a bug must not take it away for good
                 logger.exception("a claim was left to its lease")

@@ -8,6 +8,7 @@ import time
 from worker import metrics
 from worker.budgets import PATIENCE_SECONDS, Budget
 from worker.errors import ProviderUnavailable, VectorIndexError
+from worker.logs import keys
 from worker.recipes import EmbeddingBackend, probe
 
 PROBE_TOKENS = 8  # at most, of a word
@@ -68,7 +69,7 @@ class Provider:
         except VectorIndexError as error:
             self.failure = error
             self._failures += 1
-            logger.warning("embedding backend %r cannot be used: %s", self._name, error)
+            logger.warning("backend_unusable", extra=keys(backend=self._name, error=str(error)))
             self.pause(backoff_seconds(self._failures, PAUSE_SECONDS))
         else:
             self.failure, self._failures = None, 0

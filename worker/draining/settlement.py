@@ -18,6 +18,7 @@ from worker.errors import (
     TemporaryError,
     VectorIndexError,
 )
+from worker.logs import keys
 from worker.recipes import Recipe
 from worker.store import builds, connection, queue, revisions
 from worker.store.connection import Connection
@@ -84,7 +85,7 @@ class Settlement:
 
     def _set_aside(self, claim: Claim, error: SettingsError) -> None:
         """Give a claim back whose index holds other vectors than the backend makes."""
-        logger.warning("%s", error)
+        logger.warning("index_set_aside", extra=keys(index=claim.build.index, error=str(error)))
         with connection.checkout(self.url) as conn:
             builds.note_error(conn, claim.build, str(error))
             queue.give_back(conn, claim, seconds=PAUSE_SECONDS, counted=False)
@@ -133,14 +134,13 @@ class Settlement:
         if not large:
             return
         builds.note_error(conn, claim.build, str(large[0].error))
-        logger.warning("%d inputs are too large by themselves and are split: %s", len(large), large[0].error)
+        logger.warning("inputs_split", extra=keys(inputs=len(large), error=str(large[0].error)))
         docs = queue.split(conn, claim, [(sent.inputs[0], sent.pieces) for sent in large])
         revisions.publish(conn, claim.build, docs)
 
     def _give_up(self, conn: Connection, claim: Claim, sent: Sent, error: VectorIndexError) -> None:
         """Fail what the provider refuses for good; give the rest back for a later attempt."""
         builds.note_error(conn, claim.build, str(error))
-        logger.warning("request of %d inputs failed: %s", len(sent.inputs), error)
         if isinstance(error, InputError):
             self._fail(conn, claim, sent, error)
             return
