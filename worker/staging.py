@@ -239,7 +239,9 @@ def stage_slice(
     def commit(conn: Connection, prepared: Sequence[Prepared], written: Sequence[Build]) -> list[int]:
         return revisions.stage(conn, job, prepared, written, priority=priority, heads=heads)
 
-    return prepare_and_commit(url, index, job.index_id, backend, documents, commit, anew=heads is not None)
+    return prepare_and_commit(
+        url, index, job.index_id, backend, documents, commit, anew=heads is not None, task_id=job.task_id
+    )
 
 
 def prepare_and_commit(
@@ -251,6 +253,7 @@ def prepare_and_commit(
     commit: Callable[[Connection, Sequence[Prepared], Sequence[Build]], list[int]],
     *,
     anew: bool = False,
+    task_id: str | None = None,
 ) -> list[int]:
     """Split at most 100 documents, each of another id, and write them by `commit`, which returns their keys, as this.
 
@@ -279,7 +282,7 @@ def prepare_and_commit(
         try:
             with connection.checkout(url) as conn:
                 staged = commit(conn, prepared, written)
-                metrics.staged(index, len(staged))
+                metrics.staged(index, task_id, list(hashes), len(staged))
                 for build in written:
                     revisions.publish(conn, build, staged)
                 return staged
