@@ -1,15 +1,18 @@
 """When a schedule is due next."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from celery import Celery
 from celery.schedules import crontab
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worker.scheduling import FIELDS, Crontab, look_seconds, next_due
 
 BERLIN = "Europe/Berlin"
+CELERY = Celery(set_as_current=False)  # in UTC
 NOW = datetime(2026, 11, 23, 8, 0, tzinfo=UTC)
 
 
@@ -24,33 +27,38 @@ def times(schedule: str, timezone: str, start: str, count: int) -> list[str]:
     return found
 
 
-@st.composite
-def fields(draw: st.DrawFn) -> str:
-    low, high, names = draw(st.sampled_from(FIELDS))
-
-    def value() -> str:
-        number = draw(st.integers(low, high))
-        return names[number - low][:3] if names and draw(st.booleans()) else str(number)
-
-    parts = []
-    for _ in range(draw(st.integers(1, 3))):
-        span = draw(st.sampled_from(["*", value(), f"{value()}-{value()}"]))
-        step = f"/{draw(st.integers(1, 70))}" if span == "*" or "-" in span else ""
-        parts.append(span + step * draw(st.booleans()))
-    return " ".join(["*"] * FIELDS.index((low, high, names)) + [",".join(parts)])
+def field(bounds: tuple[int, int, Sequence[str]]) -> st.SearchStrategy[str]:
+    """All that a field may hold: *, a value, a range, a name, steps and lists of these."""
+    low, high, names = bounds
+    numbers = st.integers(low, high)
+    value = numbers.map(str)
+    if names:
+        value |= numbers.map(lambda number: names[number - low][:3])
+    step = st.just("") | st.integers(1, 70).map("/{}".format)
+    span = st.just("*") | st.builds("{}-{}".format, value, value)
+    part = value | st.builds("{}{}".format, span, step)
+    return st.just("*") | st.lists(part, min_size=1, max_size=3).map(",".join)
 
 
-@given(fields())
-def test_every_field_means_what_it_means_to_celery(given_fields: str) -> None:
-    text = " ".join([*given_fields.split(), "*", "*", "*", "*"][:5])
-    theirs = crontab.from_string(text)
-    ours = Crontab.parse(text)
-    assert (ours.minutes, ours.hours) == (theirs.minute, theirs.hour)
-    assert (ours.days, ours.months, ours.weekdays) == (
-        theirs.day_of_month,
-        theirs.month_of_year,
-        theirs.day_of_week,
-    )
+def their_next(text: str, now: datetime) -> datetime | None:
+    """When Celery's own beat would send it next, in a zone whose clocks never change; None: it does not take it."""
+    try:
+        minute, hour, day, month, weekday = text.split()
+        theirs = crontab(minute, hour, weekday, day, month, nowfun=lambda: now, app=CELERY)
+    except ValueError:  # no month has such a day
+        return None
+    return now + theirs.remaining_estimate(now)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.tuples(*map(field, FIELDS)), st.datetimes(datetime(2024, 1, 1), datetime(2034, 1, 1)))
+def test_a_crontab_is_due_when_it_is_due_to_celery(parts: tuple[str, ...], start: datetime) -> None:
+    text, now = " ".join(parts), start.replace(tzinfo=UTC)
+    if (theirs := their_next(text, now)) is None:
+        with pytest.raises(ValueError, match="no month"):
+            Crontab.parse(text)
+    else:
+        assert next_due(text, "UTC", due=now, now=now) == theirs
 
 
 def test_a_crontab_is_meant_in_its_time_zone() -> None:
@@ -90,6 +98,7 @@ def test_what_was_missed_is_due_once() -> None:
     assert next_due("3600", "UTC", due=due, now=now) == NOW + timedelta(hours=1)
 
 
+@settings(deadline=None)
 @given(st.floats(0.001, 1e6), st.floats(0, 1e7))
 def test_seconds_do_not_drift_however_late_a_run_is(seconds: float, late: float) -> None:
     step = timedelta(seconds=seconds)
