@@ -195,10 +195,6 @@ def test_the_schedule_goes_on_after_an_outage_of_the_broker_in_which_the_beat_di
 
 
 def test_without_a_schedule_it_is_said_how_to_set_one(system: System) -> None:
-    done = system.command("schedule")
+    done = system.command("schedule", "--index", "remote")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "no index has a schedule: set its SOURCE and its SCHEDULE" in done.stdout
-    assert system.command("schedule", "--index", "remote").stdout.startswith(
-        "remote has no schedule: set its SOURCE"
-    )
-    assert json.loads(system.command("schedule", "--json").stdout) == {"schedules": []}
+    assert done.stdout.startswith("remote has no schedule: set its SOURCE and its SCHEDULE")
