@@ -1,10 +1,11 @@
-"""The protocol under fire: producers, embedders, deletes, retries, reindexing, sweeps, collectors and readers.
+"""The protocol under fire: producers, the outbox, embedders, deletes, retries, reindexing, sweeps, collectors, readers.
 
 Few documents and few distinct contents at a time, so that every race is frequent, and new contents all the while,
 so that races do not end once everything has its vector. A crash is a connection that breaks before or after any
 statement, commits included. The laws are checked while it runs, and at the end.
 """
 
+import json
 import random
 import threading
 import time
@@ -22,20 +23,21 @@ from psycopg import sql
 from psycopg_pool import ConnectionPool
 
 from tests.integration.conftest import HashBackend
-from worker import monitoring, reindexing, staging
+from worker import monitoring, outbox, reindexing, staging
 from worker.configuration import IndexSettings
 from worker.documents import digest
 from worker.draining import Drainer
 from worker.errors import ProviderUnavailable, Refused, TemporaryError, TooLarge
 from worker.recipes import PROBE
 from worker.store import builds, connection, garbage, upkeep
+from worker.store.reindexing import Request
 
 DOCUMENTS = 25
 GROUPS = 5  # deletes by filter take a group
 PHRASES = 12  # new ones in each round
 ROUND_SECONDS = 0.3
 REDELIVERIES = 0.15
-PRODUCERS, EMBEDDERS = 5, 4
+PRODUCERS, CONSUMERS, EMBEDDERS = 5, 2, 4  # consumers: of the outbox
 SETTLE_SECONDS = 30
 OUTAGE_SECONDS = 5.0  # from the beginning of an outage to that of the next
 
@@ -111,11 +113,14 @@ CREATE FUNCTION hesitate() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
     PERFORM pg_sleep({seconds}); RETURN new; END $$;
 CREATE TRIGGER hesitate BEFORE INSERT ON {pending} FOR EACH ROW EXECUTE FUNCTION hesitate();
 """
+ENQUEUE = "SELECT vector_index.enqueue_document('default', %s, %s, %s, %s)"
+ENQUEUE_DELETE = "SELECT vector_index.enqueue_delete('default', %s)"
 SESSIONS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
 COUNTS: dict[str, LiteralString] = {
     "a redelivered message over a newer one": (
         "SELECT count(*) FROM (SELECT FROM witnessed WHERE sent IS NOT NULL GROUP BY doc, sent HAVING count(*) > 1) w"
     ),
+    "left in the outbox": "SELECT count(*) FROM vector_index.outbox",
     "failed by somebody whose lease had ended": "SELECT count(*) FROM failed_late",
     "deadlock": "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()",
 }
@@ -274,6 +279,7 @@ class Simulation:
     def work(self, seconds: float) -> None:
         steps = [
             *[lambda n=n: self.produce(n) for n in range(PRODUCERS)],
+            *[self.consume] * CONSUMERS,
             *[self.embed] * EMBEDDERS,
             *[self.sweep] * self.weather.sweeps,
             *[self.collect] * self.weather.collects,
@@ -306,7 +312,9 @@ class Simulation:
         self.done["messages"] += 1
         task_id = f"{producer}-{self.done['messages']}-{random.random()}"
         chosen = random.sample(range(DOCUMENTS), random.choice((1, 1, 2, 3, 8)))
-        match random.choices(("delete", "filter", "retry", "reindex", "stage"), (8, 2, 5, 1, 84))[0]:
+        match random.choices(
+            ("delete", "filter", "retry", "reindex", "enqueue", "stage"), (8, 2, 5, 1, 20, 64)
+        )[0]:
             case "delete":
                 ids = [str(n) for n in chosen]
                 self.persist(lambda: staging.delete(self.url, "default", task_id, ids, None))
@@ -319,19 +327,39 @@ class Simulation:
                 )
             case "reindex":
                 self.persist(lambda: self.reindex(task_id))
+            case "enqueue":
+                self.enqueue(chosen)
             case "stage":
                 self.send(task_id, [self.document(n) for n in chosen])
 
+    def enqueue(self, chosen: Sequence[int]) -> None:
+        """In a transaction of the application, which nobody of ours can break."""
+        with psycopg.connect(self.url) as conn:
+            for n in chosen:
+                if random.random() < 0.1:
+                    conn.execute(ENQUEUE_DELETE, [n])
+                    continue
+                document = self.document(n, versioned=False)
+                conn.execute(
+                    ENQUEUE, [n, document["text"], document["title"], json.dumps(document["metadata"])]
+                )
+        self.done["enqueued"] += len(chosen)
+
+    def consume(self) -> None:
+        if not outbox.consume(self.url, self.index, self.backend, max_bytes=10**6):
+            time.sleep(0.01)
+
     def reindex(self, task_id: str) -> None:
-        if reindexing.reindex(
+        skipped = reindexing.reindex(
             self.url,
             self.index,
             self.backend,
-            Shelf(self),
-            task_id,
+            lambda: Shelf(self),
+            Request(index="default", task_id=task_id),
             max_bytes=10**6,
             allow_shrink=True,
-        ):
+        )
+        if skipped is None:
             self.done["reindexings"] += 1
 
     def send(self, task_id: str, documents: list[dict[str, Any]]) -> None:
@@ -438,6 +466,7 @@ class Simulation:
         drainer = Drainer(self.url, self.settings, self.backend)
         deadline = time.monotonic() + SETTLE_SECONDS
         while time.monotonic() < deadline:
+            self.consume()
             drainer.drain()
             if self.weather.sweeps:
                 self.sweep_once(unchecked_seconds=0.0)
