@@ -122,4 +122,4 @@ def look_seconds(schedules: Iterable[str]) -> float:
 
 
 def _seconds(schedule: str) -> float | None:
-    return None if " " in schedule.strip() else float(schedule)
+    return None if len(schedule.split()) > 1 else float(schedule)

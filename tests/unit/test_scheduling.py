@@ -50,7 +50,7 @@ def their_next(text: str, now: datetime) -> datetime | None:
     return now + theirs.remaining_estimate(now)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.tuples(*map(field, FIELDS)), st.datetimes(datetime(2024, 1, 1), datetime(2034, 1, 1)))
 def test_a_crontab_is_due_when_it_is_due_to_celery(parts: tuple[str, ...], start: datetime) -> None:
     text, now = " ".join(parts), start.replace(tzinfo=UTC)
@@ -68,6 +68,11 @@ def test_a_crontab_is_meant_in_its_time_zone() -> None:
         "24 02:30",
     ]
     assert times("30 3 * * *", "Asia/Kolkata", "2026-11-20T00:00:00+00:00", 1) == ["20 22:00"]
+
+
+def test_fields_may_stand_in_columns() -> None:
+    assert times("30\t3 *  * *", "UTC", "2026-11-20T00:00:00+00:00", 1) == ["20 03:30"]
+    assert look_seconds(["30\t3\t*\t*\t*"]) == 10
 
 
 def test_months_days_and_weekdays_must_all_fit() -> None:

@@ -62,8 +62,8 @@ def _run(run: dict[str, Any], zone: ZoneInfo) -> str:
 
 
 def _when(row: dict[str, Any]) -> str:
-    if " " in row["schedule"].strip():
-        return f"{row['schedule']} in {row['timezone']}"
+    if len(fields := row["schedule"].split()) > 1:
+        return f"{' '.join(fields)} in {row['timezone']}"
     seconds = float(row["schedule"])
     return f"every {_span(seconds) if seconds.is_integer() else f'{seconds:g} s'}"
 
