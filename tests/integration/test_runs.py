@@ -1,0 +1,317 @@
+"""The history of reindexing, and what a run does to documents that it does not have to touch."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tests.integration.test_pipeline import Application, application  # noqa: F401
+from tests.integration.test_reindexing import Dead, Dying, Shelf, ids, reindex, run, shop  # noqa: F401
+from worker import reindexing as product
+from worker.configuration import SourceSettings
+from worker.errors import Refused, SettingsError, SourceFailed
+from worker.sources.sql import SQLSource
+from worker.store import connection, upkeep
+from worker.store.reindexing import Request
+
+COLUMNS = "task_id, outcome, read, staged, unchanged, deleted, rejected, message"
+
+
+@pytest.fixture
+def shelf() -> Shelf:
+    return Shelf({str(number): f"Book number {number}." for number in range(30)})
+
+
+def history(shop: Application, columns: str = COLUMNS) -> list[tuple[Any, ...]]:  # noqa: F811
+    return shop.rows(f"SELECT {columns} FROM vector_index.runs ORDER BY run")
+
+
+# What is written down
+
+
+def test_a_run_is_written_down_with_its_figures(shop: Application, shelf: Shelf) -> None:  # noqa: F811
+    run(shop, shelf, "one")
+    shelf.texts |= {"1": "Changed.", "2": "x" * 10_001}
+    del shelf.texts["3"]
+    run(shop, shelf, "two")
+    assert history(shop) == [
+        ("one", "done", 30, 30, 0, 0, 0, None),
+        ("two", "done", 29, 1, 27, 1, 1, None),
+    ]
+    assert history(shop, "finished_at >= started_at AND scheduled_for IS NULL") == [(True,), (True,)]
+
+
+def test_a_source_that_fails_leaves_its_sentence_and_the_next_run_is_done(
+    shop: Application,  # noqa: F811
+    shelf: Shelf,
+) -> None:
+    with pytest.raises(SourceFailed) as caught:
+        run(shop, Shelf(shelf.texts, breaks_after=20), "one")
+    assert history(shop, "outcome, message, finished_at IS NULL") == [("failed", str(caught.value), False)]
+    run(shop, shelf, "one")  # tried again
+    assert history(shop) == [("one", "done", 30, 30, 0, 0, 0, None)]
+
+
+def test_settings_that_do_not_serve_are_in_the_history_too(shop: Application) -> None:  # noqa: F811
+    def broken() -> Any:
+        raise SettingsError("PATHS of FolderSource is []: give a list")
+
+    request = Request(index="default", task_id="one")
+    with pytest.raises(SettingsError):
+        product.reindex(shop.url, shop.index, shop.backend, broken, request, max_bytes=99)
+    assert history(shop, "outcome, message") == [("failed", "PATHS of FolderSource is []: give a list")]
+
+
+def test_an_error_of_foreign_code_is_kept_without_its_words(
+    shop: Application,  # noqa: F811
+    shelf: Shelf,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They may quote a document."""
+
+    def breaks(*_: Any) -> int:
+        raise ValueError("the text of a document")
+
+    monkeypatch.setattr(shop.backend, "count_tokens", breaks)
+    with pytest.raises(ValueError, match="the text"):
+        run(shop, shelf)
+    assert history(shop, "outcome, message") == [("failed", "ValueError")]
+
+
+def test_the_second_of_two_runs_is_skipped_and_said(shop: Application, shelf: Shelf) -> None:  # noqa: F811
+    class Slow(Shelf):
+        def documents(self) -> Iterator[dict[str, Any]]:
+            reindex(shop, Shelf(), "two")
+            yield from super().documents()
+
+    run(shop, Slow(shelf.texts), "one")
+    assert history(shop, "task_id, outcome") == [("one", "done"), ("two", "skipped")]
+    assert "another run of reindex is reading" in history(shop, "message")[1][0]
+
+
+def test_a_paused_index_is_not_read(shop: Application, shelf: Shelf) -> None:  # noqa: F811
+    run(shop, shelf, "one")
+    with connection.checkout(shop.url) as conn:
+        conn.execute("UPDATE vector_index.indexes SET paused_at = now()")
+    assert "is paused" in str(reindex(shop, Shelf(breaks_after=0), "two"))
+    assert history(shop, "task_id, outcome") == [("one", "done"), ("two", "skipped")]
+
+
+def test_a_run_that_died_and_is_delivered_again_is_one_row(shop: Application, shelf: Shelf) -> None:  # noqa: F811
+    large = Shelf({str(number): f"Book number {number}." for number in range(250)})
+    with pytest.raises(Dying):
+        reindex(shop, Dead(large.texts), "one")
+    assert history(shop, "task_id, outcome") == [("one", "running")]
+    run(shop, large, "one")
+    assert history(shop) == [("one", "done", 250, 250, 0, 0, 0, None)]
+
+
+def test_a_run_whose_worker_died_for_good_is_closed_by_the_next(shop: Application, shelf: Shelf) -> None:  # noqa: F811
+    large = {str(number): f"Book number {number}." for number in range(250)}
+    with pytest.raises(Dying):
+        reindex(shop, Dead(large), "one")
+    run(shop, shelf, "two")
+    assert history(shop, "task_id, outcome") == [("one", "failed"), ("two", "done")]
+    assert "its worker died or was stuck" in history(shop, "message")[0][0]
+
+
+def test_runs_are_forgotten_after_ninety_days(shop: Application, shelf: Shelf) -> None:  # noqa: F811
+    for name in ("one", "two"):
+        run(shop, shelf, name)
+    with connection.checkout(shop.url) as conn:
+        conn.execute(
+            "UPDATE vector_index.runs SET started_at = now() - interval '91 days' WHERE task_id = 'one'"
+        )
+    run(shop, shelf, "three")
+    assert history(shop, "task_id") == [("two",), ("three",)]
+
+
+# Against a source that shrinks
+
+
+def test_a_source_that_stays_small_is_not_believed_the_second_time_either(
+    shop: Application,  # noqa: F811
+    shelf: Shelf,
+) -> None:
+    """A run that was refused is no measure for the next."""
+    run(shop, shelf)
+    fewer = Shelf(dict(list(shelf.texts.items())[:5]))
+    for _ in range(2):
+        assert "returned 5 documents and 30 in the last complete run" in run(shop, fewer)["warning"]
+    assert len(ids(shop)) == 30
+    assert run(shop, fewer, allow_shrink=True)["deleted"] == 25
+    assert "warning" not in run(shop, Shelf(dict(list(fewer.texts.items())[:3])))
+
+
+def test_the_first_run_is_compared_with_what_the_index_holds(shop: Application) -> None:  # noqa: F811
+    shop.put(*({"id": str(number), "text": f"Sent {number}."} for number in range(9)))
+    result = run(shop, Shelf({"0": "Sent 0."}))
+    assert "returned 1 documents and the index holds 9: nothing was deleted" in result["warning"]
+    assert len(ids(shop)) == 9
+
+
+# What is as it was
+
+
+def test_what_is_unchanged_costs_no_transaction_and_no_row(shop: Application, shelf: Shelf) -> None:  # noqa: F811
+    run(shop, shelf, "one")
+    written = "SELECT count(*), max(slice) FROM vector_index.job{} WHERE task_id = 'two'"
+    assert run(shop, shelf, "two")["unchanged"] == 30
+    assert shop.rows(written.format("_documents")) == [(0, None)]
+    assert shop.rows(written.format("s")) == [(2, 1)], "one to begin with and one to end with"
+
+
+def test_a_change_of_metadata_alone_makes_no_request(shop: Application, shelf: Shelf) -> None:  # noqa: F811
+    """But for `important`, which is embedded with every chunk."""
+
+    class Labelled(Shelf):
+        label: dict[str, Any]
+
+        def documents(self) -> Iterator[dict[str, Any]]:
+            yield from (document | {"metadata": self.label} for document in super().documents())
+
+    labelled = Labelled(shelf.texts)
+    labelled.label = {"colour": "red"}
+    run(shop, labelled)
+    requests = len(shop.backend.requests)
+    labelled.label = {"colour": "blue"}
+    result = run(shop, labelled)
+    assert (result["indexed"], result["embedded"], len(shop.backend.requests)) == (30, 0, requests)
+    assert len(shop.search("book", limit=30, filter={"colour": "blue"})) == 30
+    labelled.label = {"colour": "blue", "important": "Gardening"}
+    assert run(shop, labelled)["embedded"] == 30
+
+
+def test_what_had_failed_is_tried_again(shop: Application, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    def refuse(texts: Any) -> Any:
+        raise Refused("not this one")
+
+    shelf = Shelf({"a": "A text."})
+    run(shop, Shelf())  # makes the index, which asks for one word
+    with monkeypatch.context() as patch:
+        patch.setattr(shop.backend, "embed", refuse)
+        assert [failure["id"] for failure in run(shop, shelf)["failed"]] == ["a"]
+    result = run(shop, shelf)
+    assert (result["indexed"], result["failed"], shop.state("a")["state"]) == (1, [], "live")
+
+
+def test_a_higher_version_of_the_same_content_raises_the_fence(shop: Application) -> None:  # noqa: F811
+    class Versioned(Shelf):
+        version = 1
+
+        def documents(self) -> Iterator[dict[str, Any]]:
+            yield from (document | {"version": self.version} for document in super().documents())
+
+    shelf = Versioned({"a": "A text."})
+    run(shop, shelf)
+    shelf.version = 7
+    assert run(shop, shelf)["unchanged"] == 1
+    assert shop.put({"id": "a", "text": "Older.", "version": 6})["stale"] == 1
+    shelf.version = 5
+    result = run(shop, shelf)
+    assert (result["stale"], result["unchanged"], result["deleted"]) == (1, 0, 0)
+    assert ids(shop) == {"a"}
+
+
+@pytest.mark.parametrize("page", [1, 2, 1000])
+def test_every_document_that_a_source_returns_counts_once(
+    shop: Application,  # noqa: F811
+    page: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One that it returns again is stale, whatever page it stands on, changed in between or not."""
+    monkeypatch.setattr(product, "DOCUMENTS_AT_ONCE", page)
+
+    class Repeating(Shelf):
+        def documents(self) -> Iterator[dict[str, Any]]:
+            for id, text in [("a", "1"), ("a", "1"), ("b", "2"), ("a", "other"), ("c", "3"), ("b", "2")]:
+                yield {"id": id, "text": f"Text {text}."}
+
+    shop.put({"id": "b", "text": "Text 2."}, {"id": "gone", "text": "Not in the source."})
+    result = run(shop, Repeating())
+    counts = [result[key] for key in ("indexed", "unchanged", "stale", "deleted")]
+    assert counts == [2, 1, 3, 1]
+    assert history(shop, "read") == [(3,)]
+
+
+# With a cursor
+
+
+@pytest.fixture
+def table(shop: Application) -> Application:  # noqa: F811
+    settings = SourceSettings(name="page", class_path="worker.sources.sql.SQLSource")
+    shop.index = replace(shop.index, source=settings)
+    with connection.checkout(shop.url) as conn:
+        conn.execute("CREATE TABLE page (id bigint PRIMARY KEY, body text, changed bigint)")
+        conn.execute("INSERT INTO page SELECT n, 'Page ' || n, n FROM generate_series(1, 20) AS n")
+    return shop
+
+
+def pages(shop: Application, where: str = "true") -> SQLSource:  # noqa: F811
+    query = f"SELECT id, body AS text, changed FROM page WHERE {where}"
+    return SQLSource(dsn=shop.url, query=query, cursor="changed", cursor_overlap=3)
+
+
+def test_with_a_cursor_only_newer_rows_are_read_and_full_reads_and_sweeps_all(table: Application) -> None:
+    assert run(table, pages(table))["indexed"] == 20
+    with connection.checkout(table.url) as conn:
+        conn.execute("UPDATE page SET body = 'New', changed = 21 WHERE id = 3")
+        conn.execute("DELETE FROM page WHERE id = 4")
+    second = run(table, pages(table))
+    assert (second["indexed"], second["unchanged"], second["deleted"]) == (1, 4, 0)
+    assert "4" in ids(table)
+    third = run(table, pages(table), full=True)
+    assert (third["indexed"], third["unchanged"], third["deleted"]) == (0, 19, 1)
+    assert history(table, "incremental, read, message, cursor ->> 'reached'") == [
+        (False, 20, None, "17"),
+        (True, 5, None, "18"),
+        (False, 19, None, "18"),
+    ]
+
+
+def test_a_run_that_failed_does_not_move_the_cursor(table: Application) -> None:
+    run(table, pages(table))
+    with connection.checkout(table.url) as conn:
+        conn.execute("UPDATE page SET body = 'New', changed = 100 WHERE id = 3")
+
+    class Breaking(SQLSource):
+        def documents_since(self, since: str | None) -> Iterator[dict[str, Any]]:
+            yield from super().documents_since(since)
+            raise ConnectionError
+
+    broken = Breaking(
+        dsn=table.url, query="SELECT id, body AS text, changed FROM page WHERE true", cursor="changed"
+    )
+    with pytest.raises(SourceFailed):
+        run(table, broken)
+    with connection.checkout(table.url) as conn:
+        conn.execute("UPDATE page SET body = 'Newer', changed = 19 WHERE id = 5")
+    assert run(table, pages(table))["indexed"] == 2
+
+
+def test_a_changed_query_is_read_from_its_beginning(table: Application) -> None:
+    run(table, pages(table, "id <= 10"))
+    result = run(table, pages(table))
+    assert (result["indexed"], result["unchanged"]) == (10, 10)
+    assert history(table, "incremental") == [(False,), (False,)]
+
+
+def test_a_run_with_a_cursor_that_finds_nothing_keeps_its_place(table: Application) -> None:
+    run(table, pages(table))
+    with connection.checkout(table.url) as conn:
+        conn.execute("DELETE FROM page WHERE changed > 10")
+    assert run(table, pages(table))["unchanged"] == 0
+    assert history(table, "incremental, read, cursor ->> 'reached'")[1] == (True, 0, "17")
+
+
+def test_a_waiting_task_of_a_run_is_not_sent_again_before_all_is_staged(
+    shop: Application,  # noqa: F811
+    shelf: Shelf,
+) -> None:
+    large = {str(number): f"Book number {number}." for number in range(250)}
+    with pytest.raises(Dying):
+        reindex(shop, Dead(large), "one")
+    with connection.checkout(shop.url) as conn:
+        conn.execute("UPDATE vector_index.jobs SET touched_at = now() - interval '5 minutes'")
+        assert upkeep.quiet_jobs(conn, seconds=60) == []
