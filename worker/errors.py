@@ -51,7 +51,7 @@ class ProviderUnavailable(TemporaryError):
 
 
 class SourceFailed(TemporaryError):
-    """The source of an index could not be read to its end; what was read is indexed, nothing was deleted."""
+    """The source of an index could not be read to its end; pages before that are indexed, nothing was deleted."""
 
 
 class InputError(VectorIndexError):

@@ -1,6 +1,6 @@
 """The history of reindexing, and what a run does to documents that it does not have to touch."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -184,11 +184,14 @@ def test_a_change_of_metadata_alone_makes_no_request(shop: Application, shelf: S
 
 
 def test_what_had_failed_is_tried_again(shop: Application, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
-    def refuse(texts: Any) -> Any:
-        raise Refused("not this one")
+    embed = shop.backend.embed
+
+    def refuse(texts: Sequence[str]) -> Any:
+        if "A text." in texts:
+            raise Refused("not this one")
+        return embed(texts)
 
     shelf = Shelf({"a": "A text."})
-    run(shop, Shelf())  # makes the index, which asks for one word
     with monkeypatch.context() as patch:
         patch.setattr(shop.backend, "embed", refuse)
         assert [failure["id"] for failure in run(shop, shelf)["failed"]] == ["a"]

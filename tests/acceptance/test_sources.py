@@ -1,0 +1,141 @@
+"""Sources with real workers: the application's own modules, its database, a worker that is killed while it reads."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.fixtures.system import CHAT, EMBED, STAGING, System, eventually, family_of
+
+SETTINGS = """
+VECTOR_INDEX = {
+    "INDEXES": {
+        "default": {"SOURCE": "shop.search:documents"},
+        "table": {"SOURCE": "page"},
+        "closed": {"SOURCE": "nowhere"},
+    },
+    "SOURCES": {
+        "page": {
+            "CLASS": "worker.sources.sql.SQLSource",
+            "CONFIG": {"QUERY": "SELECT id, body AS text FROM page", "PAGE": 2},
+        },
+        "nowhere": {
+            "CLASS": "worker.sources.sql.SQLSource",
+            "CONFIG": {"DSN": "postgresql://me:s3cret@127.0.0.1:1/shop", "QUERY": "SELECT 1"},
+        },
+    },
+}
+"""
+
+# A project as Django lays it out: settings and tasks of its own, set up by the callable itself.
+PROJECT = {
+    "settings.py": "GREETING = 'settings of the shop'",
+    "tasks.py": "GREETING = 'tasks of the shop'",
+    "shop/__init__.py": "",
+    "shop/search.py": """
+import importlib, os
+
+def documents():
+    settings = importlib.import_module(os.environ["SHOP_SETTINGS"])
+    import tasks
+    yield {"id": "settings", "text": settings.GREETING}
+    yield {"id": "tasks", "text": tasks.GREETING}
+""",
+}
+
+# It stops in the middle until a file is there.
+WAITING = """
+import os, time
+
+def documents():
+    for number in range(3000):
+        while number == 2500 and not os.path.exists("go"):
+            time.sleep(0.05)
+        yield {"id": number, "text": f"Number {number}."}
+"""
+
+# `vector-index`, with a visibility timeout that a test can wait for
+PROGRAM = """
+import sys
+from worker import broker
+broker.HEARTBEAT_SECONDS = 0.3
+from worker import celery
+celery.STATIC["broker_transport_options"].update(visibility_timeout=3, unacked_restore_interval=1)
+from worker.cli import main
+sys.exit(main())
+"""
+
+
+def fill(folder: Path, files: dict[str, str]) -> Path:
+    for name, text in {"ours.py": SETTINGS, **files}.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return folder / "ours.py"
+
+
+def test_a_callable_and_a_query_in_a_project_that_has_tasks_and_settings_of_its_own(
+    start_system: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Each reads its own documents, started in the project or not; what cannot be reached is one line."""
+    variables = {"VECTOR_INDEX_SETTINGS": str(fill(tmp_path, PROJECT)), "SHOP_SETTINGS": "settings"}
+    with start_system(tmp_path, {"all": ["worker"]}, **variables) as system:
+        assert system.call("tasks.reindex")["indexed"] == 2
+        for module in ("settings", "tasks"):
+            [row] = system.call("tasks.search", CHAT, query=f"{module} of the shop", limit=1)
+            assert (row["document_id"], row["text"]) == (module, f"{module} of the shop")
+        with psycopg.connect(system.environment["DATABASE_URL"], autocommit=True) as shop:
+            shop.execute(
+                "CREATE TABLE page AS SELECT n AS id, 'Page ' || n AS body FROM generate_series(1, 5) AS n"
+            )
+        assert system.call("tasks.reindex", index="table")["indexed"] == 5
+        done = system.command("reindex", "--index", "closed")
+        assert (done.returncode, done.stderr.count("\n")) == (3, 1)
+        assert "source 'nowhere' failed after 0 documents (Postgres at 127.0.0.1:1/shop says: " in done.stderr
+        assert "s3cret" not in done.stderr + system.logs()
+
+
+def test_a_source_that_cannot_be_made_ends_the_worker_at_its_start(
+    start_system: Callable[..., Any], tmp_path: Path
+) -> None:
+    ours = fill(tmp_path, {"ours.py": SETTINGS.replace('"PAGE": 2', '"PAGES": 2')})
+    with start_system(tmp_path, {}, VECTOR_INDEX_SETTINGS=str(ours)) as system:
+        done = system.command("worker")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert """VECTOR_INDEX["SOURCES"]["page"]["CONFIG"] does not fit""" in done.stderr
+    assert "'pages'" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_a_worker_that_is_killed_while_it_reads_costs_no_document_and_no_second_row(
+    start_system: Callable[..., Any], tmp_path: Path
+) -> None:
+    ours = fill(tmp_path, {"shop/__init__.py": "", "shop/search.py": WAITING})
+    with start_system(tmp_path, {}, VECTOR_INDEX_SETTINGS=str(ours)) as system:
+        start(system)
+        with psycopg.connect(system.environment["DATABASE_URL"], autocommit=True) as conn:
+            result = system.send("tasks.reindex")
+            staged = "SELECT count(*) FROM vector_index.documents"
+            eventually(lambda: (conn.execute(staged).fetchone() or (0,))[0] >= 2000, 60)
+            for process in reversed(family_of(system.processes["staging"].pid)):
+                process.kill()
+            system.processes.pop("staging").wait()
+            (tmp_path / "go").touch()
+            # instead of waiting for two minutes
+            conn.execute("UPDATE vector_index.reindexing SET until = now()")
+            start(system)
+            counts = result.get(timeout=120)
+            assert (counts["indexed"], counts["unchanged"], counts["failed"]) == (3000, 0, [])
+            runs = "SELECT outcome, read, staged, unchanged FROM vector_index.runs"
+            assert conn.execute(runs).fetchall() == [("done", 3000, 3000, 0)]
+
+
+def start(system: System) -> None:
+    """Workers for staging and the rest, those that do not run yet."""
+    for name in {"staging", "embed"} - system.processes.keys():
+        arguments = ["-c", PROGRAM, "worker", "--queues", name, "--concurrency", "2"]
+        system.start(name, arguments, sys.executable)
+    system.await_queues(STAGING, EMBED)
