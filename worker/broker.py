@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, ClassVar
 
@@ -12,6 +12,7 @@ from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
 from billiard.exceptions import WorkerLostError
 from celery import Task, bootsteps
 from celery.beat import SchedulingError
+from celery.concurrency.asynpool import ResultHandler
 from celery.exceptions import Reject
 from celery.worker import state
 from celery.worker.consumer import consumer
@@ -152,6 +153,27 @@ def guard_reconnect() -> None:
     if not hasattr(original, "guarded"):
         connparams.guarded = True  # type: ignore[attr-defined]
         Channel._connparams = connparams  # type: ignore[method-assign]
+
+
+def guard_results() -> None:
+    """Let a worker with pool processes survive a lost connection while it reads what one of them says.
+
+    Celery 5.7.0: what comes in two parts, as all of more than 16 kB does, is read by a generator that is dropped with
+    the connection to the broker. The second part then counts as the next message: `UnpicklingError`, the worker ends.
+    """
+    read: Any = ResultHandler._recv_message
+
+    def read_on(self: Any, add_reader: Any, fileno: int, callback: Any) -> Iterator[None]:
+        process = self.fileno_to_outq[fileno]
+        rest = getattr(process, "rest", None) or read(self, add_reader, fileno, callback)
+        process.rest = rest  # outlives this generator
+        for _ in rest:
+            yield
+        process.rest = None
+
+    if not hasattr(read, "guarded"):
+        read_on.guarded = True  # type: ignore[attr-defined]
+        ResultHandler._recv_message = read_on
 
 
 class HiddenArguments(Request):  # type: ignore[misc]  # celery has no types

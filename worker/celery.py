@@ -17,10 +17,11 @@ from tempfile import TemporaryDirectory
 from typing import Any, NoReturn
 
 import billiard
-from celery import Celery, Task, signals
+from celery import Celery, Task, bootsteps, signals
 from celery.app import trace
 from celery.apps import worker as celery_worker
 from celery.utils.log import current_process_index
+from celery.worker.components import Pool
 from kombu.entity import Queue
 from kombu.exceptions import OperationalError
 
@@ -31,8 +32,10 @@ from worker.broker import (
     LeaseHeartbeat,
     OneLine,
     guard_reconnect,
+    guard_results,
     lengths,
 )
+from worker.delivery import take_whole
 from worker.draining import Drainer
 from worker.errors import ServiceUnreachable, VectorIndexError
 from worker.scheduling import look_seconds
@@ -128,6 +131,7 @@ logger = logging.getLogger("vector_index.worker")
 
 app = Celery("vector_index", task_cls="worker.broker:HiddenTask")
 app.steps["consumer"].add(LeaseHeartbeat)
+app.steps["worker"].add("worker.celery:EndInTime")
 _drainers: list[Drainer] = []
 _metrics_folder: list["TemporaryDirectory[str]"] = []  # in which the processes of a prefork pool count
 _pollers: list[outbox.Poller] = []
@@ -202,6 +206,8 @@ def start_beat(**_: Any) -> None:
 def start(sender: Any, **_: Any) -> None:
     """Check everything before the first message is taken, in the parent of all pool processes."""
     guard_reconnect()
+    guard_results()
+    take_whole()
     logging.getLogger("celery.worker.consumer.consumer").addFilter(HideBodies())
     if EMBED in sender.app.amqp.queues.consume_from and "thread" not in str(sender.pool_cls):
         end(f"the queue {EMBED} needs --pool=threads: its requests run in threads of the worker process", 2)
@@ -282,7 +288,7 @@ def wake_staging(index: str) -> None:
 
 
 @signals.worker_shutting_down.connect
-def stop(**_: Any) -> None:
+def stop(exitcode: int | None = 0, **_: Any) -> None:
     """Claim nothing more. What is under way has STOP_SECONDS to end, or until a second signal.
 
     Celery itself would wait for its tasks without end on SIGTERM, and cannot be hurried on the threads pool.
@@ -290,15 +296,28 @@ def stop(**_: Any) -> None:
     stop_threads(0.0)
     if not _ending.is_set():
         _ending.set()
-        threading.Thread(target=leave_in_time, name="leave-in-time", daemon=True).start()
+        threading.Thread(
+            target=leave_in_time, args=(exitcode or 0,), name="leave-in-time", daemon=True
+        ).start()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
             signal.signal(number, lambda *_: _hurry.set())
+
+
+class EndInTime(bootsteps.StartStopStep):
+    """However a worker comes to its end, by a signal, a remote command or an error of Celery's, it ends in time.
+
+    After an error Celery waits for its pool without end, while the lease of every message in hand is renewed.
+    """
+
+    requires = (Pool,)
+
+    def close(self, worker: Any) -> None:
+        stop(exitcode=worker.exitcode)
 
 
 @signals.worker_shutdown.connect
 def finish(**_: Any) -> None:
     """Wait for requests in flight; `leave_in_time` bounds it."""
-    stop()  # a remote shutdown comes without a signal
     stop_threads(STOP_SECONDS)
     connection.close_pools()
     drop_metrics()
@@ -311,11 +330,11 @@ def stop_threads(timeout_seconds: float) -> None:
         drainer.stop(timeout_seconds)
 
 
-def leave_in_time() -> None:
+def leave_in_time(code: int) -> None:
     logger.info("stopping", extra=logs.keys(at_most_seconds=STOP_SECONDS))  # a signal handler must not
     _hurry.wait(STOP_SECONDS)
     logger.warning("what is not done yet is given back")
-    leave(0)
+    leave(code)
 
 
 def leave(code: int) -> None:

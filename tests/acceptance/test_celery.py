@@ -22,6 +22,7 @@ import os, sys, time
 from worker import broker
 broker.HEARTBEAT_SECONDS = 0.3
 from worker import celery
+celery.STOP_SECONDS = 2.0
 celery.STATIC["broker_transport_options"].update(visibility_timeout={VISIBILITY_SECONDS}, unacked_restore_interval=1)
 
 @celery.app.task(name="tasks.long", ignore_result=True)
@@ -37,7 +38,13 @@ def deadly():
 
 from kombu.transport.redis import QoS
 can_consume = QoS.can_consume
-QoS.can_consume = lambda self: not os.path.exists("stuck") and can_consume(self)
+
+def can_consume_now(self):
+    if os.path.exists("broken"):
+        raise ZeroDivisionError
+    return not os.path.exists("stuck") and can_consume(self)
+
+QoS.can_consume = can_consume_now
 
 from worker.cli import main
 sys.exit(main())
@@ -81,6 +88,23 @@ def test_a_task_that_kills_its_process_ends_as_a_failure_with_a_sentence(
         time.sleep(2)
         assert (tmp_path / "deaths").read_text() == "xxx"
         system.call("tasks.status")  # the worker works on
+
+
+def test_a_worker_that_meets_an_error_of_celery_ends_and_another_does_what_it_had_in_hand(
+    start_system: Callable[..., Any], tmp_path: Path
+) -> None:
+    with start_system(tmp_path, {}) as system:
+        system.start("staging", program("staging", "--concurrency", "1"), sys.executable)
+        system.await_queues(STAGING)
+        system.send("tasks.long", name="a", seconds=20)
+        eventually(lambda: words(tmp_path / "started") == ["a"])
+        (tmp_path / "broken").touch()
+        worker = system.processes.pop("staging")
+        assert worker.wait(15) == 1
+        assert "Unrecoverable error: ZeroDivisionError" in system.log("staging")
+        (tmp_path / "broken").unlink()
+        system.start("staging", program("staging", "--concurrency", "1"), sys.executable)
+        eventually(lambda: words(tmp_path / "started") == ["a", "a"])
 
 
 def test_a_worker_that_is_connected_and_consumes_nothing_ends_to_be_started_again(

@@ -1,12 +1,17 @@
-"""What a worker logs of messages that it cannot take, and the beat of those that it cannot send."""
+"""What a worker logs of messages that it cannot take, the beat of those that it cannot send, and half a result."""
 
 import logging
+import os
+import pickle
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from celery.beat import SchedulingError
+from celery.concurrency.asynpool import ResultHandler
 from celery.worker.consumer import consumer
 
-from worker.broker import HideBodies, OneLine
+from worker.broker import HideBodies, OneLine, guard_results
 
 
 @pytest.mark.parametrize(
@@ -42,3 +47,32 @@ def test_the_beat_says_in_one_line_that_the_broker_does_not_answer() -> None:
     record = logging.LogRecord("celery.beat", logging.ERROR, "", 0, "Message Error: %s\n%s", values, raised)
     assert OneLine().filter(record)
     assert logging.Formatter().format(record) == str(error)
+
+
+def test_a_result_that_is_read_in_part_when_the_connection_ends_is_read_to_its_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The event loop forgets its readers then, and asks for the next result where half of one is left."""
+    monkeypatch.setattr(ResultHandler, "_recv_message", ResultHandler._recv_message)  # to be put back
+    guard_results()
+    out, into = os.pipe()
+    os.set_blocking(out, False)
+    got: list[Any] = []
+    pool: Any = SimpleNamespace(fileno_to_outq={out: SimpleNamespace()}, handle_event=None)
+
+    def reads_on() -> bool:
+        """Whether it waits for more, as the event loop asks that has just begun."""
+        reading = ResultHandler._recv_message(pool, lambda *_: None, out, got.append)
+        return next(reading, "ended") is None
+
+    for number in (1, 2):
+        message = pickle.dumps((number, "x" * 20_000))
+        os.write(into, len(message).to_bytes(4, "big"))
+        assert reads_on()
+        os.write(into, message[:9_000])
+        assert reads_on()
+        os.write(into, message[9_000:])
+        assert not reads_on()
+    assert [number for number, _ in got] == [1, 2]
+    os.close(out)
+    os.close(into)

@@ -1,0 +1,139 @@
+"""Messages on their way from the broker to a worker: taken in one step, delivered again where the way ends."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import redis
+from kombu import Connection, Consumer, Message, Queue
+from kombu.transport.redis import Channel
+
+from tests.fixtures.system import eventually
+from worker import delivery
+
+QUEUES = [Queue("first"), Queue("second")]
+
+
+@pytest.fixture
+def client(broker_url: str) -> Iterator["redis.Redis"]:
+    with redis.Redis.from_url(broker_url) as client:
+        yield client
+
+
+@pytest.fixture
+def connection(broker_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Connection]:
+    monkeypatch.setattr(Channel, "_brpop_start", delivery.start)
+    monkeypatch.setattr(Channel, "_brpop_read", delivery.read)
+    with Connection(broker_url, transport_options={"visibility_timeout": 0}) as connection:
+        yield connection
+
+
+@pytest.fixture
+def got() -> list[Any]:
+    return []
+
+
+@pytest.fixture
+def consumer(connection: Connection, got: list[Any]) -> Iterator[Consumer]:
+    """Of both queues; what comes is kept in `got`, each body behind its message."""
+
+    def keep(body: Any, message: Message) -> None:
+        got.append((body, message))
+
+    with Consumer(connection.default_channel, QUEUES, callbacks=[keep], accept=["json"]) as consumer:
+        yield consumer
+
+
+def send(connection: Connection, body: Any, queue: str = "first", priority: int = 0) -> None:
+    with connection.Producer() as producer:
+        producer.publish(body, routing_key=queue, priority=priority, serializer="json")
+
+
+def drain(connection: Connection, got: list[Any], number: int) -> list[Any]:
+    """The bodies of the messages so far, once there are so many."""
+    while len(got) < number:
+        connection.drain_events(timeout=10)
+    return [body for body, _ in got]
+
+
+def test_a_message_that_was_taken_and_never_arrived_is_delivered_again(
+    connection: Connection, consumer: Consumer, got: list[Any], client: "redis.Redis"
+) -> None:
+    send(connection, "a text — тест")
+    lost = connection.default_channel
+    lost.connection.cycle._register_BRPOP(lost)
+    eventually(lambda: client.llen("first") == 0)
+    assert client.hlen("unacked") == client.zcard("unacked_index") == 1
+    lost.client.connection.disconnect()
+    lost._in_poll = None
+
+    lost.qos.restore_visible()
+    assert client.hlen("unacked") == client.zcard("unacked_index") == 0
+    assert drain(connection, got, 1) == ["a text — тест"]
+
+
+def test_a_message_in_hand_is_noted_once_and_gone_when_it_is_acknowledged(
+    connection: Connection, consumer: Consumer, got: list[Any], client: "redis.Redis"
+) -> None:
+    send(connection, {"a": 1})
+    drain(connection, got, 1)
+    [(_, message)] = got
+    assert client.hkeys("unacked") == client.zrange("unacked_index", 0, -1) == [message.delivery_tag.encode()]
+    message.ack()
+    assert client.keys("unacked*") == []
+
+
+def test_the_urgent_come_first_then_the_old_and_queues_take_turns(
+    connection: Connection, consumer: Consumer, got: list[Any]
+) -> None:
+    for body in ("old", "new"):
+        send(connection, body, "first")
+    send(connection, "other", "second")
+    send(connection, "late", "first", priority=9)
+    bodies = drain(connection, got, 4)
+    assert bodies[-1] == "late"  # in Redis 0 is the most urgent
+    assert bodies.index("old") < bodies.index("new")
+    assert bodies.index("other") < 2
+
+
+@pytest.mark.parametrize("queue", ["first", "second"])
+def test_who_waits_is_woken_and_changes_nothing(
+    connection: Connection, consumer: Consumer, got: list[Any], client: "redis.Redis", queue: str
+) -> None:
+    channel = connection.default_channel
+    with pytest.raises(TimeoutError):
+        connection.drain_events(timeout=0.2)
+    channel.connection.cycle._register_BRPOP(channel)  # asks, and waits
+    time.sleep(0.01)
+    send(connection, "x", queue)
+    began = time.monotonic()
+    assert drain(connection, got, 1) == ["x"]
+    assert time.monotonic() - began < 0.5
+    assert client.llen(queue) == 0
+
+
+def test_of_many_who_wait_one_gets_the_message(
+    connection: Connection, consumer: Consumer, got: list[Any], broker_url: str
+) -> None:
+    others = [Connection(broker_url) for _ in range(5)]
+    consumers = [Consumer(other.default_channel, QUEUES[:1], on_message=got.append) for other in others]
+    for other, waiting in zip(others, consumers, strict=True):
+        waiting.consume()
+        other.default_channel.connection.cycle._register_BRPOP(other.default_channel)
+    send(connection, "x")
+
+    def look() -> list[Any]:
+        for other in others:
+            try:
+                other.drain_events(timeout=0.01)
+            except TimeoutError:
+                continue
+        return got
+
+    eventually(look)
+    for _ in range(3):
+        look()
+    assert len(got) == 1
+    for other in others:
+        other.close()
