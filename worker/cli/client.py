@@ -1,7 +1,7 @@
 """An application of our own: addresses, tasks by name, and waiting for them with a way out."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -30,7 +30,8 @@ class TaskFailed(VectorIndexError):
 class Client:
     """Sends tasks by name and waits for their results. Raises ServiceUnreachable, never hangs."""
 
-    def __init__(self, configuration: Configuration) -> None:
+    def __init__(self, configuration: Configuration, sleep: Callable[[float], None] = time.sleep) -> None:
+        self.sleep = sleep  # between two looks at a result
         if configuration.broker_url:
             self.broker_url = configuration.broker_url
         else:
@@ -65,7 +66,7 @@ class Client:
         with self.reachable():
             while not result.ready():
                 waiting.check(result.state)
-                time.sleep(LOOK_SECONDS)
+                self.sleep(LOOK_SECONDS)
         return outcome(result)
 
     def consumers(self, *, timeout_seconds: float = 2) -> Mapping[str, set[str]]:

@@ -7,7 +7,6 @@ application: it knows the broker and sends tasks by name.
 import json
 import platform
 import re
-import signal
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ import click
 from rich.console import Console
 
 from worker.cli.client import CHAT, STAGING, Client
+from worker.cli.interruption import Interruption
 from worker.cli.processes import PROCESSES, await_workers, command_line
 from worker.cli.supervision import Supervisor
 from worker.configuration import environment, load
@@ -59,8 +59,8 @@ def demo() -> int:
 
     Needs no key, no network and no settings, and leaves nothing behind. Exit code 1: a document failed.
     """
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
+    interruption = Interruption()
+    interruption.install()
     show = Console(highlight=False, soft_wrap=True)
     started = time.monotonic()
     show.print(
@@ -69,7 +69,7 @@ def demo() -> int:
     )
     with (
         TemporaryDirectory(prefix="vector-index-demo-") as folder,
-        _everything(home := Path(folder) / "home", show) as client,
+        _everything(home := Path(folder) / "home", show, interruption) as client,
     ):
         show.print(f"Ready after {time.monotonic() - started:.1f} s.")
         application = Application(client=client, home=home)
@@ -82,7 +82,7 @@ def demo() -> int:
 
 
 @contextmanager
-def _everything(home: Path, show: Console) -> Iterator[Client]:
+def _everything(home: Path, show: Console, interruption: Interruption) -> Iterator[Client]:
     """Servers and workers of a new home, until the block ends; this process forgets all other settings."""
     variables = environment()
     for name in list(variables):
@@ -96,16 +96,16 @@ def _everything(home: Path, show: Console) -> Iterator[Client]:
     }
     with ExitStack() as stack:
         with show.status("starting"):
-            services = stack.enter_context(running(home))
+            services = stack.enter_context(running(home, check=interruption.check))
             log = stack.enter_context((home / "workers.log").open("a+"))
             supervisor = stack.enter_context(Supervisor(commands, variables, say=show.print, output=log))
             try:
-                await_workers(load(), [services.check, supervisor.check])
+                await_workers(load(), [interruption.check, services.check, supervisor.check])
             except VectorIndexError:
                 log.seek(0)
                 click.echo(log.read(), err=True, nl=False)  # what its sentence refers to
                 raise
-        yield Client(load())
+        yield Client(load(), sleep=interruption.sleep)
 
 
 @dataclass(frozen=True, kw_only=True)

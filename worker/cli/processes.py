@@ -4,7 +4,6 @@ import fcntl
 import json
 import os
 import secrets
-import signal
 import sys
 import time
 import warnings
@@ -20,6 +19,7 @@ import click
 
 from worker import process
 from worker.cli.client import Client
+from worker.cli.interruption import Interruption
 from worker.cli.supervision import Supervisor
 from worker.configuration import Configuration, environment, load
 from worker.configuration.addresses import redacted
@@ -149,20 +149,27 @@ def up(services_only: bool, loglevel: str, as_json: bool) -> None:
         _say(notice)
     if not services_only:
         process.check_models()  # told once and before anything starts, not by each worker
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    interruption = Interruption()
+    interruption.install()
     try:
         with ExitStack() as stack:
-            _run(stack, configuration, services_only=services_only, loglevel=loglevel, as_json=as_json)
+            _run(stack, configuration, interruption, services_only, loglevel=loglevel, as_json=as_json)
     except KeyboardInterrupt:
         return
 
 
 def _run(
-    stack: ExitStack, configuration: Configuration, *, services_only: bool, loglevel: str, as_json: bool
+    stack: ExitStack,
+    configuration: Configuration,
+    interruption: Interruption,
+    services_only: bool,
+    *,
+    loglevel: str,
+    as_json: bool,
 ) -> None:
     """Start in order and watch; the stack stops in the reverse order."""
     own = {"postgres": not configuration.database_url, "valkey": not configuration.broker_url}
-    services = stack.enter_context(running(configuration.home, **own))
+    services = stack.enter_context(running(configuration.home, **own, check=interruption.check))
     if not services_only:
         stack.enter_context(_alone(services.home))
     found = {
@@ -172,7 +179,7 @@ def _run(
     for (setting, url), (name, embedded) in zip(found.items(), own.items(), strict=True):
         # the address of a server that is not ours was set by the operator, with a password of theirs
         _tell(as_json, name, {setting: url}, url if embedded else redacted(url).strip("'"))
-    check = [services.check]
+    check = [interruption.check, services.check]
     if not services_only:
         schema.install(found["DATABASE_URL"])  # as each worker does: what is wrong is told once
         commands = {name: ["worker", "--queues", name, "--loglevel", loglevel] for name in PROCESSES}
@@ -198,7 +205,7 @@ def _run(
             _tell(as_json, "flower", monitor.as_json(), shown)
     click.echo(json.dumps({"ready": True}) if as_json else "ready")
     while True:
-        time.sleep(1)
+        interruption.sleep(1)
         for function in check:
             function()
 

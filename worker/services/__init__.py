@@ -4,7 +4,7 @@ A home holds `services.json` (ports and passwords, invented once) and, per serve
 lock. Whoever holds the lock is the owner of that server, which ends with it; others of the home share it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,13 +44,19 @@ class Services:
 
 @contextmanager
 def running(
-    home: Path, *, postgres: bool = True, valkey: bool = True, durable: bool = True
+    home: Path,
+    *,
+    postgres: bool = True,
+    valkey: bool = True,
+    durable: bool = True,
+    check: Callable[[], None] = lambda: None,
 ) -> Iterator[Services]:
     """Run the wanted servers of a home, or share those that another process runs, until the block ends.
 
     Yields when they answer. What this process started ends with it, what it shares does not; call it in a
     thread that lives as long as the process. Any number of processes may call it at once. With
-    `durable=False` a crash of the machine may cost Postgres its data: for tests. Raises SettingsError (a home
+    `durable=False` a crash of the machine may cost Postgres its data: for tests. `check` is called all the while that
+    they are waited for: what it raises ends the start. Raises SettingsError (a home
     that cannot be written, a port in use, nothing installed) and ServiceUnreachable (a server that dies again
     and again, or does not answer).
     """
@@ -61,7 +67,7 @@ def running(
             stack.callback(server.stop)
             server.check()  # all start before the first is waited for
         for server in servers:
-            server.wait()
+            server.wait(check)
         yield Services(home, servers)
 
 

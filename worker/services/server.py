@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,10 +100,11 @@ class Server(ABC):
         except OSError as error:
             raise unusable(self.home, error) from error
 
-    def wait(self) -> None:
-        """Return when the server answers, whoever runs it. Raises as `check`, or after START_SECONDS."""
+    def wait(self, check: Callable[[], None] = lambda: None) -> None:
+        """Return when the server answers, whoever runs it. Raises as both checks, or after START_SECONDS."""
         deadline = time.monotonic() + START_SECONDS
         while not self.answers():
+            check()
             self.check()
             if time.monotonic() > deadline:
                 raise ServiceUnreachable(
