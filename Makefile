@@ -18,6 +18,9 @@ INSTALLED := $(VENV)/installed-$(VERSION)
 PLUGINS := $(VENV)/plugins
 RIVALS := $(VENV)/bench
 
+# Half of the time the tests wait, for servers, workers and timeouts: three processes use two cores.
+SPREAD := -n 3 --dist worksteal
+
 # What the surrounding environment says about services is not meant for the demo and the tests.
 unexport DATABASE_URL BROKER_URL RESULT_BACKEND $(filter CELERY_%,$(.VARIABLES))
 
@@ -34,10 +37,10 @@ demo: $(INSTALLED)
 	@$(BIN)/vector-index demo
 
 test: $(INSTALLED)
-	@$(BIN)/python -m pytest -n 2 -m "not slow"
+	@$(BIN)/python -m pytest $(SPREAD) -m "not slow"
 
 test-all: $(INSTALLED) $(PLUGINS)
-	@LLM_PLUGINS_FOLDER=$(PLUGINS) $(BIN)/python -m pytest -n 2
+	@LLM_PLUGINS_FOLDER=$(PLUGINS) $(BIN)/python -m pytest $(SPREAD)
 
 lint: $(INSTALLED)
 	@$(BIN)/ruff check

@@ -288,7 +288,7 @@ def wake_staging(index: str) -> None:
 
 
 @signals.worker_shutting_down.connect
-def stop(exitcode: int | None = 0, **_: Any) -> None:
+def stop(code: int = 0, **_: Any) -> None:
     """Claim nothing more. What is under way has STOP_SECONDS to end, or until a second signal.
 
     Celery itself would wait for its tasks without end on SIGTERM, and cannot be hurried on the threads pool.
@@ -296,9 +296,7 @@ def stop(exitcode: int | None = 0, **_: Any) -> None:
     stop_threads(0.0)
     if not _ending.is_set():
         _ending.set()
-        threading.Thread(
-            target=leave_in_time, args=(exitcode or 0,), name="leave-in-time", daemon=True
-        ).start()
+        threading.Thread(target=leave_in_time, args=(code,), name="leave-in-time", daemon=True).start()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
             signal.signal(number, lambda *_: _hurry.set())
 
@@ -312,7 +310,7 @@ class EndInTime(bootsteps.StartStopStep):
     requires = (Pool,)
 
     def close(self, worker: Any) -> None:
-        stop(exitcode=worker.exitcode)
+        stop(code=worker.exitcode or 0)
 
 
 @signals.worker_shutdown.connect

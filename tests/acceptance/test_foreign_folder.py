@@ -13,11 +13,9 @@ MODULES = {
     "settings": "BROKER_URL = 'redis://127.0.0.1:1/0'\nEMBEDDING_MODEL = 'of somebody else'\n",
     "worker": "class Worker:\n    pass\n",
 }
-FOLDERS = [["tasks"], ["settings"], ["worker"], ["tasks", "settings", "worker"]]
-in_each_folder = pytest.mark.parametrize("modules", FOLDERS, ids="+".join)
 
 
-def fill(folder: Path, modules: list[str]) -> None:
+def fill(folder: Path, *modules: str) -> None:
     for module in modules:
         (folder / f"{module}.py").write_text(MODULES[module])
 
@@ -35,20 +33,19 @@ def serves(system: System) -> bool:
     )
 
 
-@in_each_folder
 def test_vector_index_worker_runs_our_tasks_in_any_folder(
-    modules: list[str], start_system: Callable[..., Any], tmp_path: Path
+    start_system: Callable[..., Any], tmp_path: Path
 ) -> None:
-    fill(tmp_path, modules)
+    fill(tmp_path, *MODULES)
     with start_system(tmp_path, {"worker": ["worker", "--queues", "all"]}) as system:
         assert serves(system)
 
 
-@in_each_folder
+@pytest.mark.parametrize("modules", [["tasks", "settings"], ["worker"]], ids="+".join)
 def test_celery_worker_runs_our_tasks_or_ends_with_a_sentence(
     modules: list[str], start_system: Callable[..., Any], tmp_path: Path
 ) -> None:
-    fill(tmp_path, modules)
+    fill(tmp_path, *modules)
     with start_system(tmp_path, {}) as system:
         system.start("worker", ["-A", "worker", "worker", "--loglevel=INFO"], program=CELERY)
         process = system.processes["worker"]

@@ -31,7 +31,14 @@ FLOORS = [
     },
     {"worker.budgets", "worker.recipes"},
     {"worker.answering", "worker.draining", "worker.monitoring", "worker.retrieval", "worker.staging"},
-    {"worker.broker", "worker.delivery", "worker.outbox", "worker.process", "worker.reindexing", "worker.verifying"},
+    {
+        "worker.broker",
+        "worker.delivery",
+        "worker.outbox",
+        "worker.process",
+        "worker.reindexing",
+        "worker.verifying",
+    },
     {"worker.celery", "worker.cli"},
     {"tasks"},
 ]
