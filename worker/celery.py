@@ -229,9 +229,9 @@ def serve_metrics(*, forks: bool) -> None:
 
     folder = None
     if forks:
-        _metrics_folder.append(TemporaryDirectory(prefix="vector-index-metrics-"))
+        _metrics_folder.append(TemporaryDirectory(prefix="vector-index-metrics-", ignore_cleanup_errors=True))
         folder = configuration.environment()["PROMETHEUS_MULTIPROC_DIR"] = _metrics_folder[0].name
-    registry = metrics.start(folder, process=current_process_index)
+    registry = metrics.start(folder, process=lambda: current_process_index() or "parent")
     metrics.expect(*process.measured())
     addresses = process.addresses()
     registry.register(scraping.State(addresses.database_url, lambda: lengths(addresses.broker_url, QUEUES)))
