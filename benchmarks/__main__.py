@@ -1,7 +1,7 @@
 """`make bench`: each benchmark that needs nothing but this machine, in a few minutes.
 
 Each compares ways to do one thing, in one run. Those that take arguments run on their own: `chunk_sizes`, `answers`,
-`chat_under_load`; `locality` and `token_counts` take a number, and make more edits and strings then.
+`chat_under_load`, `monitoring`; `locality` and `token_counts` take a number, and make more edits and strings then.
 """
 
 from benchmarks import chunking, embedding_requests, locality, packing, pipeline, token_counts

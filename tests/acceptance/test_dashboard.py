@@ -35,6 +35,7 @@ DOCS = (ROOT / "docs/monitoring.md").read_text()
 
 PROMETHEUS = shutil.which("prometheus")
 SCRAPE_SECONDS, RATE_SECONDS = 1, 8
+PERIOD_SECONDS = 0.5  # of what the load sends
 LOAD_SECONDS = 90  # at most: until each query has had something to show
 MAY_BE_ZERO = ("leases_expired", "sweep_repairs", "outbox")
 
@@ -139,7 +140,7 @@ def load(running: Up, provider: Provider) -> Iterator[threading.Event]:
             if number % 4 == 1:
                 documents[0]["text"] = f"A poison of number {number}."
             system.send("tasks.index_documents", documents=documents, index="articles")
-            if over.wait(0.5):
+            if over.wait(PERIOD_SECONDS):
                 return
 
     def ask() -> None:
@@ -151,7 +152,7 @@ def load(running: Up, provider: Provider) -> Iterator[threading.Event]:
                 system.send("tasks.chat", CHAT, question=f"What crosses the sea {number}?", index="articles")
                 enqueue = "SELECT vector_index.enqueue_document('articles', %s, 'Of an outbox.')"
                 application.execute(enqueue, [f"outbox-{number % 10}"])
-                if over.wait(0.5):
+                if over.wait(PERIOD_SECONDS):
                     return
 
     provider.refuse = "poison"

@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 PATIENCE_SECONDS = 2.0  # of a scrape; Prometheus gives up after 10 by default
 KEPT_SECONDS = 5.0  # a reading serves all scrapes of this time, and longer where it takes long:
-COST = 0.02  # reading takes up this share of the time, at most
+COST = 0.1  # reading takes up this share of the time, at most
 STALE_SECONDS = 60.0  # until a reading that could not be renewed is no longer told
 
 _Standings = tuple[list[upkeep.Standing], Mapping[str, int]]
