@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.configuration import IndexSettings
-from worker.documents import Document
+from worker.documents import Document, clean
 from worker.errors import BuildDropped, SourceFailed, TemporaryError, VectorIndexError
 from worker.packing import batches
 from worker.recipes import EmbeddingBackend
@@ -163,7 +163,7 @@ class _Reading:
         """Look at a page, and stage what is not searchable as the source has it."""
         skipped = [item for item in page if isinstance(item, Skipped)]
         message = sort([item for item in page if not isinstance(item, Skipped)], max_bytes=self._max_bytes)
-        unread = [{"id": item.id or item.path, "error": item.reason} for item in skipped]
+        unread = [{"id": clean(item.id or item.path), "error": item.reason} for item in skipped]
         rejected = [*message.rejected, *unread]
         with connection.checkout(self._url) as conn:
             build = builds.live(conn, self._index.name)

@@ -125,6 +125,7 @@ def documents():
             "was killed by signal 9",
         ),
         ("def documents():\n    import os\n    os._exit(3)", "ended with exit code 3"),
+        ("import os\ndef documents():\n    yield 'x' * 20_001\n    os._exit(3)", "ended with exit code 3"),
         ("def documents():\n    raise SystemExit(4)", "SystemExit: 4 (search.py, line 2)"),
         ("def documents():\n    return None", "'NoneType' object is not iterable"),
         ("documents = 5", "'int' object is not callable"),

@@ -11,6 +11,7 @@ from tests.integration.test_reindexing import Dead, Dying, Shelf, ids, reindex, 
 from worker import reindexing as product
 from worker.configuration import SourceSettings
 from worker.errors import Refused, SettingsError, SourceFailed
+from worker.sources.files import Skipped
 from worker.sources.sql import SQLSource
 from worker.store import connection, upkeep
 from worker.store.reindexing import Request
@@ -236,6 +237,17 @@ def test_every_document_that_a_source_returns_counts_once(
     counts = [result[key] for key in ("indexed", "unchanged", "stale", "deleted")]
     assert counts == [2, 1, 3, 1]
     assert history(shop, "read") == [(3,)]
+
+
+def test_an_id_that_postgres_cannot_store_costs_its_document_alone(shop: Application) -> None:  # noqa: F811
+    class Odd(Shelf):
+        def documents(self) -> Iterator[Any]:
+            yield {"id": "\x00\ud800", "text": "A text."}
+            yield Skipped(path="document 2", reason="it is not JSON", id="\x00\ud800")
+            yield {"id": "a", "text": "A text."}
+
+    result = run(shop, Odd())
+    assert (result["indexed"], [failure["id"] for failure in result["failed"]]) == (1, ["\ufffd", "\ufffd"])
 
 
 # With a cursor

@@ -46,6 +46,8 @@ class CallableSource:
         read, write = os.pipe()
         with open(read, "rb") as lines, self._process(write) as process:
             for line in lines:
+                if not line.endswith(b"\n"):
+                    break  # it died in the middle
                 said = json.loads(line)
                 if "document" in said:
                     yield said["document"]
