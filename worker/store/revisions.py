@@ -175,7 +175,8 @@ def remove(
     for build in every:
         _erase(connection, build, docs)
     connection.execute(statement("revisions.sql", "delete_revisions"), {"docs": docs})
-    connection.execute(statement("revisions.sql", "note_erased"), parameters)
+    if docs:
+        connection.execute(statement("revisions.sql", "note_erased"), parameters)
     gone = (set(ids) if heads is None else {row.id for row in rows}) - {row.id for row in fenced}
     forget_rejected(connection, index_id, [(id, version) for id in gone])
     parameters |= {"ids": list(gone), "entries": [json.dumps([{"id": id}]) for id in gone]}

@@ -50,7 +50,10 @@ DELETE FROM {table} WHERE ctid = ANY(ARRAY(
 SELECT clock_timestamp()
 
 -- name: dropped: indexes of which rows may be left
-SELECT index_id FROM vector_index.indexes WHERE dropped_at IS NOT NULL ORDER BY index_id
+SELECT index_id FROM vector_index.indexes i WHERE dropped_at IS NOT NULL AND (
+    EXISTS (SELECT FROM vector_index.documents d WHERE d.index_id = i.index_id)
+    OR EXISTS (SELECT FROM vector_index.jobs j WHERE j.index_id = i.index_id))
+ORDER BY index_id
 
 -- name: delete_documents: some of a dropped index, with all of their revisions
 WITH slice AS (

@@ -111,8 +111,9 @@ WHERE doc = ANY(%(docs)s)
 -- name: erase_chunks: of revisions of deleted documents; what they held
 DELETE FROM {chunks} WHERE rev = ANY(%(revs)s) RETURNING hash
 
--- name: note_erased: vectors of earlier contents may be left, which no chunk leads to: a collection finds them
-UPDATE vector_index.indexes SET erased_at = clock_timestamp() WHERE index_id = %(index_id)s AND erased_at IS NULL
+-- name: note_erased: vectors of earlier contents may be left, which no chunk leads to: a collection that begins after this
+-- finds them
+UPDATE vector_index.indexes SET erased_at = clock_timestamp() WHERE index_id = %(index_id)s
 
 -- name: forget_errors: why documents were never staged, which may quote them; their ids stay in the ledger
 UPDATE vector_index.jobs SET rejected = (
