@@ -1,7 +1,7 @@
 """What the queue may run: thin, JSON in and out, explicit names.
 
     application ── tasks.index_documents ─▶ stage: clean ▸ split ▸ hash ▸ write        queue vector_index
-                                              │ replaced by tasks.embed, which waits
+      its transactions ──── the outbox ───▶   │ replaced by tasks.embed, which waits
                                               ▼
                          drain: slot ▸ budget ▸ claim ▸ request ▸ save ▸ publish       queue vector_index.embed
                                               │

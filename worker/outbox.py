@@ -10,6 +10,7 @@ import logging
 import random
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
@@ -67,7 +68,8 @@ class _Stager:
         documents, errors = self._documents(updates)
         rejected = [updates[id] for id in errors]
         with connection.checkout(self._url) as conn:
-            outbox.reject(conn, self._index.name, self._index_id, rejected, errors)
+            if rejected:
+                outbox.reject(conn, self._index.name, self._index_id, rejected, errors)
             outbox.delete(conn, self._index.name, self._index_id, deletions)
         if documents:
             staged = [updates[document.id] for document in documents]
@@ -91,8 +93,12 @@ class _Stager:
                 continue
             except InputError as error:
                 self._reject(change, str(error))
-            except Exception as error:
-                logger.exception("document %r of the outbox of index %r failed", change.id, self._index.name)
+            except Exception as error:  # noqa: BLE001 - as above; where it happened is told, without what it says
+                where = "".join(traceback.format_tb(error.__traceback__))
+                name = type(error).__name__
+                logger.error(
+                    "document %r of index %r raised %s:\n%s", change.id, self._index.name, name, where
+                )
                 said = f"it could not be staged ({type(error).__name__}, see the worker's log): mend it and retry"
                 self._reject(change, said)
 

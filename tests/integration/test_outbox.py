@@ -409,7 +409,7 @@ def test_an_older_change_leaves_the_failure_of_a_newer_one(database: Database) -
 def test_a_document_that_cannot_be_split_fails_alone(
     database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The tokenizer may be anybody's, and its error may quote the text: it must not reach the reason."""
+    """The tokenizer may be anybody's, and its error may quote the text: that reaches neither the reason nor a log."""
     backend = database.application.backend
     count = backend.count_tokens
 
@@ -428,6 +428,8 @@ def test_a_document_that_cannot_be_split_fails_alone(
     assert database.failures() == {
         "bad": "it could not be staged (RuntimeError, see the worker's log): mend it and retry"
     }
+    assert "'bad' of index 'default' raised RuntimeError" in caplog.text
+    assert "A poison" not in caplog.text
     assert database.retry() == 1
     database.consume()
     assert database.state("bad") == "live"

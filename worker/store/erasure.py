@@ -59,7 +59,8 @@ def enqueued(connection: Connection, index_id: int | None, name: str, where: Fil
 
 def erase_rows(connection: Connection, seqs: Sequence[int]) -> None:
     """Delete enqueued texts that were chosen, where nobody has staged them meanwhile."""
-    connection.execute(statement("erasure.sql", "erase_rows"), {"seqs": list(seqs)})
+    if seqs:  # else the whole table would be looked through for none
+        connection.execute(statement("erasure.sql", "erase_rows"), {"seqs": list(seqs)})
 
 
 def erase_enqueued(connection: Connection, index: int | str, ids: Sequence[str], version: int | None) -> None:
