@@ -140,10 +140,20 @@ def _index_state(state: dict[str, Any]) -> Iterator[str]:
             f"pending: {state['pending_chunks']:,} chunks, {state['pending_tokens']:,} tokens, "
             f"the oldest for {state['oldest_seconds'] or 0:.0f} s"
         )
+    yield from _outbox(state["outbox"])
     if state["last_error"]:
         yield f"last error: {state['last_error']}"
     for build in state["builds"]:
         yield f"build {build['build']}: {build['state']}, {build['documents']:,} documents"
+
+
+def _outbox(outbox: dict[str, Any]) -> Iterator[str]:
+    if outbox["waiting"]:
+        yield f"outbox: {outbox['waiting']:,} rows wait, the oldest for {outbox['oldest_seconds']:.0f} s"
+    if outbox["rejected"]:
+        yield f"outbox: {outbox['rejected']:,} rows cannot be staged: see `vector-index failures`"
+    for name, rows in outbox["unknown_indexes"].items():
+        yield f"outbox: {rows:,} rows wait for the index {name!r:.100}, which the settings do not have"
 
 
 def _document_states(state: dict[str, Any]) -> Iterator[str]:
