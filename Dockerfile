@@ -14,8 +14,8 @@ COPY . .
 RUN pip install --no-deps . && if [ -n "$LLM_PLUGINS" ]; then pip install $LLM_PLUGINS; fi
 
 # keys, and models of one's own servers: to be mounted. Plugins write there what they keep.
-ENV LLM_USER_PATH=/llm
-RUN useradd --create-home --uid 10001 worker && install --directory --owner worker /llm
+ENV LLM_USER_PATH=/llm VECTOR_INDEX_HOME=/var/lib/vector-index
+RUN useradd --create-home --uid 10001 worker && install --directory --owner worker /llm /var/lib/vector-index
 USER worker
 WORKDIR /home/worker
 ENTRYPOINT ["vector-index"]

@@ -14,8 +14,9 @@ VERSION := $(or $(if $(PYTHON),$(shell $(PYTHON) -c 'import sys; print("%d.%d" %
 # One mark per Python: of another, the environment is made anew.
 INSTALLED := $(VENV)/installed-$(VERSION)
 
-# Plugins of `llm` for a test, and the splitters that the benchmarks compare with.
+# Plugins of `llm` and the driver of a browser for tests, and the splitters that the benchmarks compare with.
 PLUGINS := $(VENV)/plugins
+BROWSER := $(VENV)/browser
 RIVALS := $(VENV)/bench
 
 # Half of the time the tests wait, for servers, workers and timeouts: three processes use two cores.
@@ -39,8 +40,8 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	@$(BIN)/python -m pytest $(SPREAD) -m "not slow"
 
-test-all: $(INSTALLED) $(PLUGINS)
-	@LLM_PLUGINS_FOLDER=$(PLUGINS) $(BIN)/python -m pytest $(SPREAD)
+test-all: $(INSTALLED) $(PLUGINS) $(BROWSER)
+	@LLM_PLUGINS_FOLDER=$(PLUGINS) BROWSER_FOLDER=$(BROWSER) $(BIN)/python -m pytest $(SPREAD)
 
 lint: $(INSTALLED)
 	@$(BIN)/ruff check
@@ -54,7 +55,7 @@ bench: $(INSTALLED) $(RIVALS)
 	@PYTHONPATH=$(RIVALS) $(BIN)/python -m benchmarks
 
 # Outside of the environment's own packages: no worker of the demo loads them.
-$(PLUGINS) $(RIVALS): $(VENV)/%: requirements-%.lock $(INSTALLED)
+$(PLUGINS) $(BROWSER) $(RIVALS): $(VENV)/%: requirements-%.lock $(INSTALLED)
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --upgrade --no-deps --require-hashes --target $@ -r $< && \
 	touch $@
 
@@ -84,6 +85,7 @@ lock:
 	$(LOCK) --extra dev --output-file requirements.lock
 	$(LOCK) --extra flower --constraints requirements.lock --output-file requirements-runtime.lock
 	$(LOCK) --extra plugins $(ON_TOP) --output-file requirements-plugins.lock
+	$(LOCK) --extra browser $(ON_TOP) --output-file requirements-browser.lock
 	$(LOCK) --extra bench $(ON_TOP) --output-file requirements-bench.lock
 
 clean:

@@ -39,8 +39,9 @@ def index_documents(self: Task, documents: list[Any], index: str = "default") ->
     raise self.replace(embed.si(index=index))
 
 
-# STARTED, at the start of each slice, would hide PROGRESS a moment after the last one had told it
-@app.task(name="tasks.embed", bind=True, track_started=False, **WAIT_FOR_SERVICES)
+# STARTED, at the start of each slice, would hide PROGRESS a moment after the last one had told it; to monitors each
+# slice would be another beginning
+@app.task(name="tasks.embed", bind=True, track_started=False, send_events=False, **WAIT_FOR_SERVICES)
 def embed(self: Task, index: str = "default") -> dict[str, Any]:
     """Wait for the documents of the job of this id, in slices; then report what became of them.
 

@@ -5,6 +5,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import cache
+from inspect import signature
 from typing import Any, ClassVar
 
 import redis
@@ -18,17 +20,23 @@ from celery.worker import state
 from celery.worker.consumer import consumer
 from celery.worker.consumer.tasks import Tasks
 from celery.worker.request import Request
+from kombu.exceptions import OperationalError
 from kombu.transport.redis import PRIORITY_STEPS, Channel
 
+from worker import configuration
 from worker.configuration.addresses import redis_url
 from worker.errors import InputError, ServiceUnreachable, VectorIndexError
 from worker.logs import keys
+from worker.summaries import summary
 
 VISIBILITY_TIMEOUT_SECONDS = 60  # after which the messages of a dead worker are taken by another
 HEARTBEAT_SECONDS = 10
 STUCK_LOOKS = 9  # in a row, a heartbeat apart: longer than kombu takes to find that its connection is dead
 MAX_DEATHS = 3  # of pool processes on one message
 DEATHS_HEADER = "vector_index_deaths"
+JOB_HEADER = (
+    "vector_index_job"  # of a task that stands for another: when that began, and its arguments' summary
+)
 
 logger = logging.getLogger("vector_index.broker")
 
@@ -177,12 +185,42 @@ def guard_results() -> None:
 
 
 class HiddenArguments(Request):  # type: ignore[misc]  # celery has no types
-    """A request whose arguments no event, log line or result shows, whoever sent it."""
+    """A request that events, logs, results and monitors show by a summary of its arguments, whoever sent it.
+
+    A task that replaced another is shown as that one: its name, its arguments, and how long both took together.
+    """
 
     def __init__(self, message: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(message, *args, **kwargs)
-        self._argsrepr = ""
-        self._kwargsrepr = f"{len(message.body) / 1000:.1f} kB"
+        self._job = _job(self._request_dict.get(JOB_HEADER))
+        shown = self._job.get("arguments") or summary(
+            _parameters(self.task), self._args, self._kwargs, configuration.current().indexes
+        )
+        # Celery shows the arguments themselves where one of the two is empty
+        self._argsrepr, self._kwargsrepr = shown, " "
+        self._request_dict.update(argsrepr=shown, kwargsrepr=" ")
+
+    def info(self, safe: bool = False) -> dict[str, Any]:
+        """As Celery's; but never with the arguments, which `inspect active` and Flower's page of a worker show."""
+        info: dict[str, Any] = super().info(safe=True)
+        return info
+
+    def send_event(self, type: str, **fields: Any) -> None:
+        """As Celery's; but it tells the queue, and of a task that stands for another only how that one went on."""
+        if not (self._eventer and self._eventer.enabled):
+            return
+        if type == "task-started":
+            if not self.task.send_events:
+                return
+            fields["routing_key"] = self.delivery_info["routing_key"]
+        if self._job:
+            fields |= {
+                "name": self.name,
+                "args": self._argsrepr,
+            }  # for a monitor that did not see the beginning
+            if type == "task-succeeded":
+                fields["runtime"] = max(0.0, time.time() - self._job["began"])
+        self._eventer.send(type, uuid=self.id, **fields)
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
         """As Celery's; but a message on which pool processes die again and again ends as a failure.
@@ -202,6 +240,19 @@ class HiddenArguments(Request):  # type: ignore[misc]  # celery has no types
                     "smaller messages to find the one that does it"
                 )
         return super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)
+
+
+def _job(header: object) -> dict[str, Any]:
+    """What `replace` wrote; anything else is as good as nothing."""
+    match header:
+        case {"arguments": str(arguments), "began": float(began)}:
+            return {"arguments": arguments, "began": began}
+    return {}
+
+
+@cache
+def _parameters(task: Task) -> Sequence[str]:
+    return tuple(signature(task.run).parameters)
 
 
 def _told(sentence: str) -> ExceptionInfo:
@@ -245,6 +296,27 @@ class HiddenTask(Task):  # type: ignore[misc]
     default_retry_delay = 5  # seconds; after the death of its process
     throws = (VectorIndexError,)  # said in one line of the log; any other error is a bug, with its traceback
     Request = "worker.broker:HiddenArguments"
+
+    def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:
+        self.request.began = time.time()
+
+    def replace(self, sig: Any) -> Any:
+        """As Celery's; and monitors see one task, as it was sent, from its start to its end."""
+        request = self.request
+        job = _job((request.headers or {}).get(JOB_HEADER))
+        job = job or {"arguments": request.argsrepr, "began": request.began}
+        return super().replace(sig.set(shadow=request.shadow or self.name, headers={JOB_HEADER: job}))
+
+    def update_state(
+        self, task_id: str | None = None, state: str | None = None, meta: Any = None, **kwargs: Any
+    ) -> None:
+        """As Celery's; and monitors, which see no states of our own, get an event of them."""
+        super().update_state(task_id=task_id, state=state, meta=meta, **kwargs)
+        if state == "PROGRESS" and task_id is None and self.app.conf.worker_send_task_events and meta:
+            counts = ", ".join(f"{count:,} {name}" for name, count in meta.items() if isinstance(count, int))
+            known = {"name": self.request.shadow or self.name, "args": self.request.argsrepr}
+            with suppress(OperationalError):  # nothing is lost: the next one tells more
+                self.send_event("task-progress", retry=False, result=counts, **known)
 
     def retry(self, *args: Any, **kwargs: Any) -> Any:
         """As Celery's; but when the broker does not take the retry, the message stays, where Celery drops it."""

@@ -25,7 +25,7 @@ from celery.worker.components import Pool
 from kombu.entity import Queue
 from kombu.exceptions import OperationalError
 
-from worker import configuration, logs, metrics, outbox, process
+from worker import configuration, logs, metrics, monitors, outbox, process
 from worker.broker import (
     VISIBILITY_TIMEOUT_SECONDS,
     HideBodies,
@@ -155,6 +155,7 @@ def configure(sender: Celery, **_: Any) -> None:
         broker, results = process.addresses().broker_url, process.result_backend()
     except VectorIndexError as error:
         end_with(error)
+    monitors.guard()
     entries = STATIC["beat_schedule"] | beat_entries()
     sender.config_from_object(
         {

@@ -20,6 +20,7 @@ LOCKS = [
     "requirements-runtime.lock",
     "requirements-plugins.lock",
     "requirements-bench.lock",
+    "requirements-browser.lock",
 ]
 
 
@@ -53,6 +54,7 @@ def test_every_package_is_pinned_with_hashes_and_no_address_stands_in_a_lock(loc
         (LOCKS[1], ["flower"]),
         (LOCKS[2], ["plugins"]),
         (LOCKS[3], ["bench"]),
+        (LOCKS[4], ["browser"]),
     ],
 )
 def test_a_lock_holds_what_the_project_asks_for(lock: str, extras: list[str]) -> None:
@@ -106,16 +108,30 @@ def test_the_compose_file_has_no_password_and_opens_nothing_to_other_machines(
     )
 
 
+def test_the_password_of_flower_is_kept_where_it_may_write(services: dict[str, Any]) -> None:
+    """It is made at the first start, where FLOWER_BASIC_AUTH is empty, and printed then only."""
+    home = re.search(r"^ENV .*VECTOR_INDEX_HOME=(\S+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert home is not None
+    assert (
+        f" {home[1]}\n"
+        in (ROOT / "Dockerfile").read_text().partition("install --directory --owner worker")[2]
+    )
+    assert services["flower"]["volumes"] == [f"flower:{home[1]}"]
+    assert services["flower"]["environment"]["FLOWER_BASIC_AUTH"] == "${FLOWER_BASIC_AUTH:-}"
+    assert services["flower"]["ports"] == ["127.0.0.1:5555:5555"]
+
+
 def test_every_process_of_ours_has_the_plugins_and_the_folder_of_llm(services: dict[str, Any]) -> None:
     """A model that one of them knows, all know: the keys and the files of models are mounted where llm looks."""
     image = (ROOT / "Dockerfile").read_text()
-    folder = re.search(r"^ENV LLM_USER_PATH=(\S+)$", image, re.MULTILINE)
+    folder = re.search(r"^ENV LLM_USER_PATH=(\S+)", image, re.MULTILINE)
     assert folder is not None
-    assert f"install --directory --owner worker {folder[1]}\n" in image  # plugins write there
+    assert f"install --directory --owner worker {folder[1]} " in image  # plugins write there
     assert "pip install $LLM_PLUGINS" in image
     for name, service in services.items():
         if "build" in service:
             assert service["build"]["args"] == {"LLM_PLUGINS": "${LLM_PLUGINS:-}"}, name
+        if "build" in service and name != "flower":  # which asks no model
             assert [volume.split(":")[-1] for volume in service["volumes"]] == [folder[1]], name
 
 

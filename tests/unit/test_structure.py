@@ -16,7 +16,15 @@ ROOT = Path(__file__).parents[2]
 # floor; recipes are what the rooms of the product share, and `process` is what a Celery process makes of them.
 FLOORS = [
     {"worker.errors", "worker.logs"},
-    {"settings", "worker.documents", "worker.limits", "worker.metrics", "worker.scheduling", "worker.tokens"},
+    {
+        "settings",
+        "worker.documents",
+        "worker.limits",
+        "worker.metrics",
+        "worker.scheduling",
+        "worker.summaries",
+        "worker.tokens",
+    },
     {"worker.models"},
     {
         "worker.backends",
@@ -34,6 +42,7 @@ FLOORS = [
     {
         "worker.broker",
         "worker.delivery",
+        "worker.monitors",
         "worker.outbox",
         "worker.process",
         "worker.reindexing",
@@ -54,6 +63,7 @@ PURE = {
     "prompting",
     "ranking",
     "scheduling",
+    "summaries",
     "tokens",
 }
 

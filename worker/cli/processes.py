@@ -3,7 +3,6 @@
 import fcntl
 import json
 import os
-import secrets
 import sys
 import time
 import warnings
@@ -20,11 +19,11 @@ import click
 from worker import process
 from worker.cli.client import Client
 from worker.cli.interruption import Interruption
+from worker.cli.monitor import Monitor, complete
 from worker.cli.supervision import Supervisor
 from worker.configuration import Configuration, environment, load
 from worker.configuration.addresses import redacted
 from worker.errors import ServiceUnreachable, SettingsError
-from worker.services import home as homes
 from worker.services import running
 from worker.store import schema
 
@@ -52,7 +51,6 @@ PROCESSES = ("staging", "embed", "chat")  # of `up`: a backlog must not delay an
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 READY_SECONDS = 60
-FLOWER_USER = "vector_index"
 
 loglevel_option = click.option(
     "--loglevel", type=click.Choice(LEVELS, case_sensitive=False), default="INFO", show_default=True
@@ -108,18 +106,15 @@ def beat(loglevel: str) -> int:
 def flower(address: str | None, port: int | None) -> int:
     """Run Flower, the monitor of tasks and workers.
 
-    Its options are also read from FLOWER_* variables. Without FLOWER_BASIC_AUTH (user:password) the password
-    is the one kept in the home.
+    Its options are also read from FLOWER_* variables. Without FLOWER_BASIC_AUTH (user:password) or FLOWER_AUTH
+    the password is the one kept in the home, made and printed at the first start.
     """
     if not find_spec("flower"):
         raise SettingsError('Flower is not installed: pip install "vector-index-worker[flower]"')
     variables = environment()
     given = {"FLOWER_ADDRESS": address, "FLOWER_PORT": port and str(port)}
     variables.update({key: value for key, value in given.items() if value})
-    if not {"FLOWER_PORT", "FLOWER_BASIC_AUTH"} <= variables.keys():
-        for key, value in Monitor.of(load().home).variables().items():
-            variables.setdefault(key, value)
-    variables.setdefault("FLOWER_ADDRESS", homes.HOST)
+    click.echo(complete(variables, load().home))
     try:
         return _celery("flower")
     except OSError as error:
@@ -201,8 +196,7 @@ def _run(
             url = f"http://{configuration.metrics_address}:{port}/metrics"
             _tell(as_json, "metrics", {f"METRICS_URL_{name.upper()}": url}, f"{url}  {name}")
         if "flower" in commands:
-            shown = f"{monitor.url}  user {FLOWER_USER}, password {monitor.password}"
-            _tell(as_json, "flower", monitor.as_json(), shown)
+            _tell(as_json, "flower", monitor.as_json(), f"{monitor.url}  {monitor.who}")
     click.echo(json.dumps({"ready": True}) if as_json else "ready")
     while True:
         interruption.sleep(1)
@@ -276,48 +270,3 @@ def _import_tasks() -> None:
             "former out of PYTHONPATH, or install vector-index-worker into an environment of its own"
         )
     import_module("tasks")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Monitor:
-    """Flower's port and password, invented once and kept in the home."""
-
-    port: int
-    password: str
-    kept: Path
-
-    @classmethod
-    def of(cls, home: Path) -> "Monitor":
-        kept = home / "flower.json"
-        try:
-            if not kept.exists():
-                home.mkdir(mode=0o700, parents=True, exist_ok=True)
-                port = next(filter(homes.is_free, secrets.SystemRandom().sample(homes.PORTS, 1_000)))
-                homes.write_private(kept, json.dumps({"port": port, "password": secrets.token_urlsafe(16)}))
-            values = json.loads(kept.read_text())
-            return cls(port=int(values["port"]), password=str(values["password"]), kept=kept)
-        except OSError as error:
-            raise homes.unusable(home, error) from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise SettingsError(f"{kept} is damaged: delete it") from error
-
-    @property
-    def url(self) -> str:
-        return f"http://{homes.HOST}:{self.port}"
-
-    def as_json(self) -> dict[str, str]:
-        return {"FLOWER_URL": self.url, "FLOWER_USER": FLOWER_USER, "FLOWER_PASSWORD": self.password}
-
-    def variables(self) -> dict[str, str]:
-        """For Flower's environment: on its command line others could read the password."""
-        return {
-            "FLOWER_ADDRESS": homes.HOST,
-            "FLOWER_PORT": str(self.port),
-            "FLOWER_BASIC_AUTH": f"{FLOWER_USER}:{self.password}",
-        }
-
-    def check_port(self) -> None:
-        if not homes.is_free(self.port):
-            raise SettingsError(
-                f"port {self.port} of Flower is in use by another program: end that one, or change it in {self.kept}"
-            )
