@@ -2,7 +2,7 @@
 
 import json
 import secrets
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,3 +87,12 @@ def complete(variables: MutableMapping[str, str], home: Path) -> str:
     for key, value in defaults.items():
         variables.setdefault(key, value)
     return f"http://{variables['FLOWER_ADDRESS']}:{variables['FLOWER_PORT']}  {who}"
+
+
+def check_port(variables: Mapping[str, str]) -> None:
+    """Listen for a moment as Flower will. Raises OSError, or ValueError for a port that is no number."""
+    from tornado.netutil import bind_sockets  # it comes with Flower, which may be missing
+
+    if "FLOWER_UNIX_SOCKET" not in variables:
+        for listening in bind_sockets(int(variables["FLOWER_PORT"]), address=variables["FLOWER_ADDRESS"]):
+            listening.close()

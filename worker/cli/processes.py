@@ -19,7 +19,7 @@ import click
 from worker import process
 from worker.cli.client import Client
 from worker.cli.interruption import Interruption
-from worker.cli.monitor import Monitor, complete
+from worker.cli.monitor import Monitor, check_port, complete
 from worker.cli.supervision import Supervisor
 from worker.configuration import Configuration, environment, load
 from worker.configuration.addresses import redacted
@@ -114,8 +114,10 @@ def flower(address: str | None, port: int | None) -> int:
     variables = environment()
     given = {"FLOWER_ADDRESS": address, "FLOWER_PORT": port and str(port)}
     variables.update({key: value for key, value in given.items() if value})
-    click.echo(complete(variables, load().home))
+    opens = complete(variables, load().home)
     try:
+        check_port(variables)
+        click.echo(opens)
         return _celery("flower")
     except OSError as error:
         where = f"{variables['FLOWER_ADDRESS']}:{variables['FLOWER_PORT']}"
