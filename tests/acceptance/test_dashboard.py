@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
+from urllib.request import urlopen
 
 import prometheus_client
 import psycopg
@@ -112,12 +113,20 @@ def prometheus(folder: Path, urls: Sequence[str]) -> Iterator[Prometheus]:
         process = subprocess.Popen([PROMETHEUS, *arguments], stdout=log, stderr=log)
     try:
         running = Prometheus(f"http://127.0.0.1:{port}")
-        eventually(lambda: process.poll() is not None or not is_free(port))
+        eventually(lambda: is_ready(running))
         eventually(lambda: all_up(running, len(urls)))
         yield running
     finally:
         process.terminate()
         process.wait(20)
+
+
+def is_ready(running: Prometheus) -> bool:
+    try:
+        with urlopen(f"{running.url}/-/ready", timeout=10):
+            return True
+    except OSError:  # it does not listen yet, or says 503
+        return False
 
 
 def all_up(running: Prometheus, number: int) -> bool:
