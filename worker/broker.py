@@ -55,6 +55,10 @@ class LeaseHeartbeat(bootsteps.StartStopStep):  # type: ignore[misc]  # celery h
 
     requires = (Tasks,)
     on_stuck: ClassVar[Callable[[], None] | None] = None  # ends the process
+    on_turn: ClassVar[Callable[[], None] | None] = (
+        None  # called while the loop turns, or waits for the broker
+    )
+    _turned: ClassVar[bool] = True  # the loop, since the last look
     _consumer: ClassVar[Any] = None
     _thread: ClassVar[threading.Thread | None] = None
     _looks: ClassVar[int] = 0  # that found messages waiting and nobody taking them
@@ -63,12 +67,19 @@ class LeaseHeartbeat(bootsteps.StartStopStep):  # type: ignore[misc]  # celery h
     def start(self, consumer: Any) -> None:
         cls = type(self)
         cls._consumer = consumer  # its channel is a new one after each reconnect
+        consumer.timer.call_repeatedly(
+            HEARTBEAT_SECONDS / 2, self._turn
+        )  # a lost connection clears its timers
         if cls._thread is None or not cls._thread.is_alive():
             client = _client(consumer.app.conf.broker_url)
             cls._thread = threading.Thread(
                 target=self._beat, args=(client,), name="lease-heartbeat", daemon=True
             )
             cls._thread.start()
+
+    @classmethod
+    def _turn(cls) -> None:
+        cls._turned = True
 
     @classmethod
     def let_go(cls) -> None:
@@ -85,7 +96,11 @@ class LeaseHeartbeat(bootsteps.StartStopStep):  # type: ignore[misc]  # celery h
     def _beat(cls, client: "redis.Redis") -> None:
         while True:
             time.sleep(HEARTBEAT_SECONDS)
-            if (task_consumer := cls._consumer.task_consumer) is None:
+            task_consumer = cls._consumer.task_consumer
+            if cls.on_turn is not None and (cls._turned or task_consumer is None):
+                cls._turned = False
+                cls.on_turn()
+            if task_consumer is None:
                 continue  # between two connections
             channel = task_consumer.channel
             held = _held(channel.qos)

@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
@@ -25,7 +26,7 @@ from celery.worker.components import Pool
 from kombu.entity import Queue
 from kombu.exceptions import OperationalError
 
-from worker import configuration, logs, metrics, monitors, outbox, process
+from worker import configuration, logs, metrics, monitors, outbox, process, pulse
 from worker.broker import (
     VISIBILITY_TIMEOUT_SECONDS,
     HideBodies,
@@ -133,6 +134,7 @@ app = Celery("vector_index", task_cls="worker.broker:HiddenTask")
 app.steps["consumer"].add(LeaseHeartbeat)
 app.steps["worker"].add("worker.celery:EndInTime")
 _drainers: list[Drainer] = []
+_nodes: list[str] = []  # the name of this worker, once it is ready
 _metrics_folder: list["TemporaryDirectory[str]"] = []  # in which the processes of a prefork pool count
 _pollers: list[outbox.Poller] = []
 _ending, _hurry = threading.Event(), threading.Event()
@@ -258,6 +260,9 @@ def start_draining(sender: Any, **_: Any) -> None:
     Its first sweep is due at once.
     """
     LeaseHeartbeat.on_stuck = partial(leave, STUCK)
+    _nodes[:] = [sender.hostname]
+    LeaseHeartbeat.on_turn = beat
+    beat()
     if EMBED in sender.app.amqp.queues.consume_from:
         _drainers[:] = process.drainers()
         for drainer in _drainers:
@@ -286,6 +291,15 @@ def wake_staging(index: str) -> None:
         )
     except OperationalError as error:
         raise ServiceUnreachable(f"the broker cannot be reached: {error}") from error
+
+
+def beat() -> None:
+    """Let `vector-index live` see that this process lives."""
+    try:
+        for node in _nodes:
+            pulse.beat(configuration.current().home, node)
+    except OSError as error:
+        logger.warning("pulse_not_written", extra=logs.keys(error=str(error), mend="set VECTOR_INDEX_HOME"))
 
 
 @signals.worker_shutting_down.connect
@@ -319,7 +333,7 @@ def finish(**_: Any) -> None:
     """Wait for requests in flight; `leave_in_time` bounds it."""
     stop_threads(STOP_SECONDS)
     connection.close_pools()
-    drop_metrics()
+    clean_up()
 
 
 def stop_threads(timeout_seconds: float) -> None:
@@ -343,13 +357,17 @@ def leave(code: int) -> None:
     giving.join(LET_GO_SECONDS)
     for child in billiard.active_children():
         os.kill(child.pid, signal.SIGKILL)
-    drop_metrics()
+    clean_up()
     os._exit(code)
 
 
-def drop_metrics() -> None:
+def clean_up() -> None:
+    """Remove the files of this process."""
     for folder in _metrics_folder:
         folder.cleanup()
+    for node in _nodes:
+        with suppress(OSError):
+            pulse.end(configuration.current().home, node)
 
 
 def let_go() -> None:

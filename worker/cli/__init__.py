@@ -38,6 +38,8 @@ COMMANDS = {
     "drop": ("indexes", "Delete an index with all that it holds."),
     "verify": ("verify", "Check that an index is whole; --repair mends it."),
     "worker": ("processes", "Run one worker process."),
+    "live": ("health", "Tell whether the workers of this machine turn: for supervisors."),
+    "ready": ("health", "Tell whether what is sent is done now: for load balancers."),
     "beat": ("processes", "Run the process that sends what is due."),
     "flower": ("processes", "Run Flower, the monitor of tasks and workers."),
 }

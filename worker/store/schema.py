@@ -4,7 +4,7 @@ from importlib import resources
 
 from psycopg import errors as pg
 
-from worker.errors import SettingsError
+from worker.errors import ServiceUnreachable, SettingsError
 from worker.store.connection import connect, where
 from worker.store.statements import SCHEMA, read
 
@@ -60,6 +60,20 @@ def install(url: str) -> int:
                 connection.execute(read(f"migrations/{file}").encode())
                 connection.execute("INSERT INTO vector_index.migrations (version) VALUES (%s)", [number])
         return newest
+
+
+def check(url: str) -> None:
+    """Raise ServiceUnreachable unless the server answers and has the schema as this release knows it. A look only."""
+    newest = max(migrations())
+    with connect(url) as connection:
+        there = connection.execute("SELECT to_regclass('vector_index.migrations')").fetchone()
+        version = there and there[0] and connection.execute(f"SELECT max(version) FROM {there[0]}").fetchone()
+    if version != (newest,):
+        found = f"version {version[0]}" if version else "no schema"
+        raise ServiceUnreachable(
+            f"Postgres at {where(url)} has {found}, this release needs version {newest}: start a worker of this "
+            "release, which migrates it"
+        )
 
 
 def migrations() -> dict[int, str]:
