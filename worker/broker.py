@@ -59,6 +59,7 @@ class LeaseHeartbeat(bootsteps.StartStopStep):  # type: ignore[misc]  # celery h
         None  # called while the loop turns, or waits for the broker
     )
     _turned: ClassVar[bool] = True  # the loop, since the last look
+    _connected: ClassVar[bool] = False  # else the loop stands still until the broker answers again
     _consumer: ClassVar[Any] = None
     _thread: ClassVar[threading.Thread | None] = None
     _looks: ClassVar[int] = 0  # that found messages waiting and nobody taking them
@@ -66,7 +67,7 @@ class LeaseHeartbeat(bootsteps.StartStopStep):  # type: ignore[misc]  # celery h
 
     def start(self, consumer: Any) -> None:
         cls = type(self)
-        cls._consumer = consumer  # its channel is a new one after each reconnect
+        cls._consumer, cls._connected = consumer, True  # its channel is a new one after each reconnect
         consumer.timer.call_repeatedly(
             HEARTBEAT_SECONDS / 2, self._turn
         )  # a lost connection clears its timers
@@ -76,6 +77,10 @@ class LeaseHeartbeat(bootsteps.StartStopStep):  # type: ignore[misc]  # celery h
                 target=self._beat, args=(client,), name="lease-heartbeat", daemon=True
             )
             cls._thread.start()
+
+    def stop(self, consumer: Any) -> None:
+        """Between two connections."""
+        type(self)._connected = False
 
     @classmethod
     def _turn(cls) -> None:
@@ -96,12 +101,13 @@ class LeaseHeartbeat(bootsteps.StartStopStep):  # type: ignore[misc]  # celery h
     def _beat(cls, client: "redis.Redis") -> None:
         while True:
             time.sleep(HEARTBEAT_SECONDS)
-            task_consumer = cls._consumer.task_consumer
-            if cls.on_turn is not None and (cls._turned or task_consumer is None):
+            connected = cls._connected
+            if cls.on_turn is not None and (cls._turned or not connected):
                 cls._turned = False
                 cls.on_turn()
-            if task_consumer is None:
-                continue  # between two connections
+            if not connected or (task_consumer := cls._consumer.task_consumer) is None:
+                cls._looks = 0
+                continue
             channel = task_consumer.channel
             held = _held(channel.qos)
             try:

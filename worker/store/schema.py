@@ -67,9 +67,13 @@ def check(url: str) -> None:
     newest = max(migrations())
     with connect(url) as connection:
         there = connection.execute("SELECT to_regclass('vector_index.migrations')").fetchone()
-        version = there and there[0] and connection.execute(f"SELECT max(version) FROM {there[0]}").fetchone()
-    if version != (newest,):
-        found = f"version {version[0]}" if version else "no schema"
+        row = (
+            there
+            and there[0]
+            and connection.execute("SELECT max(version) FROM vector_index.migrations").fetchone()
+        )
+    if row != (newest,):
+        found = f"version {row[0]} of our schema" if row else "no schema of ours"
         raise ServiceUnreachable(
             f"Postgres at {where(url)} has {found}, this release needs version {newest}: start a worker of this "
             "release, which migrates it"
