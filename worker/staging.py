@@ -134,7 +134,7 @@ def delete_matching(
     with connection.checkout(url) as conn:
         if builds.live(conn, index.name) is None:
             for chosen in erasure.enqueued(conn, None, index.name, where):
-                erasure.erase_rows(conn, chosen.seqs)
+                erasure.erase_rows(conn, index.name, chosen.seqs, version)
             return Deleted()
         index_id = builds.index_key(conn, index.name)
         ledger = upkeep.job_ledger(conn, task_id)

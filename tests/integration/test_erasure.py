@@ -11,6 +11,7 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from tests.integration.test_pipeline import Application, application, faulty  # noqa: F401
@@ -19,6 +20,7 @@ from worker import staging
 from worker.errors import Refused
 from worker.recipes import Recipe
 from worker.store import builds, connection, garbage, revisions
+from worker.store.statements import statements
 
 MARKER = "xqjzkvw"  # a word that no stemmer changes, in no other word
 FORGET = {"user": MARKER}
@@ -263,6 +265,51 @@ def test_a_filter_takes_the_newest_enqueued_text_with_its_document_and_an_older_
         "live",
         "live",
     ]
+
+
+@pytest.mark.parametrize("by", ["id", "filter"])
+def test_an_enqueued_text_that_is_deleted_fences_what_is_older(application: Application, by: str) -> None:  # noqa: F811
+    """As if it had been staged before: neither a document that is known nor another comes back as it was earlier."""
+    mine = {"user": 1}
+    application.put({"id": "known", "text": "Words.", "version": 5, "metadata": mine})
+    for id in ("known", "new"):
+        enqueue(application, id, "Newer.", mine, version=7)
+    if by == "id":
+        application.delete("known", "new")
+    else:
+        delete_matching(application, mine)
+    late = [{"id": id, "text": "Late.", "version": 6} for id in ("known", "new")]
+    assert application.put(*late)["stale"] == 2
+    assert application.put(*[document | {"version": 7} for document in late])["indexed"] == 2
+
+
+def test_a_deletion_by_filter_leaves_what_is_enqueued_in_a_newer_version(application: Application) -> None:  # noqa: F811
+    mine = {"user": 1}
+    application.put({"id": "a", "text": "Words.", "version": 3, "metadata": mine})
+    for version in (4, 6):
+        enqueue(application, "a", f"Version {version}.", mine, version=version)
+    assert delete_matching(application, mine, version=5) == staging.Deleted(deleted=1)
+    assert enqueued(application) == [("a", "Version 6.")]
+
+
+def test_a_deletion_that_comes_too_late_leaves_what_is_enqueued_behind_a_newer_text(
+    application: Application,  # noqa: F811
+) -> None:
+    application.put({"id": "a", "text": "Words.", "version": 9})
+    enqueue(application, "a", "Without a version.", {})
+    assert application.delete("a", version=5) == staging.Deleted(stale=1)
+    assert enqueued(application) == [("a", "Without a version.")]
+
+
+@pytest.mark.parametrize("key", ["id", "seq"])
+def test_deleting_what_is_enqueued_reads_no_more_than_those_rows(application: Application, key: str) -> None:  # noqa: F811
+    text = sql.SQL(statements("erasure.sql")["erase"]).format(key=sql.Identifier(key))
+    values = {"index_id": 1, "name": None, "keys": [1] if key == "seq" else ["1"], "version": None}
+    with psycopg.connect(application.url, autocommit=True) as conn:
+        conn.execute("SELECT vector_index.enqueue_delete('default', n) FROM generate_series(1, 3000) n")
+        conn.execute("ANALYZE vector_index.outbox")
+        plan = "\n".join(row[0] for row in conn.execute(sql.SQL("EXPLAIN ") + text, values))
+    assert "Seq Scan on outbox" not in plan
 
 
 def test_what_is_enqueued_for_an_index_that_is_not_there_yet_is_deleted_too(application: Application) -> None:  # noqa: F811

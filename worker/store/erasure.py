@@ -12,7 +12,7 @@ from psycopg import sql
 from worker.store import search
 from worker.store.connection import Connection
 from worker.store.search import Filter
-from worker.store.statements import statement, statements
+from worker.store.statements import statements
 
 PAGE = 100  # documents of one transaction
 
@@ -57,17 +57,25 @@ def enqueued(connection: Connection, index_id: int | None, name: str, where: Fil
             )
 
 
-def erase_rows(connection: Connection, seqs: Sequence[int]) -> None:
-    """Delete enqueued texts that were chosen, where nobody has staged them meanwhile."""
-    if seqs:  # else the whole table would be looked through for none
-        connection.execute(statement("erasure.sql", "erase_rows"), {"seqs": list(seqs)})
+def erase_rows(connection: Connection, index: int | str, seqs: Sequence[int], version: int | None) -> None:
+    """Delete enqueued texts that were chosen, where nobody has staged them meanwhile; otherwise as `erase_enqueued`."""
+    _erase(connection, index, "seq", seqs, version)
 
 
 def erase_enqueued(connection: Connection, index: int | str, ids: Sequence[str], version: int | None) -> None:
     """Delete what is enqueued of documents that are being deleted, unless it has a higher version.
 
-    `index` is the name of an index that is not there yet, else its number.
+    `index` is the name of an index that is not there yet, else its number. The highest version that goes becomes that
+    of the document, or of a tombstone: what is older comes too late, as it would have behind the text.
     """
-    key = {"index_id": None, "name": index} if isinstance(index, str) else {"index_id": index, "name": None}
-    parameters = {**key, "ids": list(ids), "version": version}
-    connection.execute(statement("erasure.sql", "erase_enqueued"), parameters)
+    _erase(connection, index, "id", ids, version)
+
+
+def _erase(
+    connection: Connection, index: int | str, key: str, keys: Sequence[int | str], version: int | None
+) -> None:
+    if not keys:
+        return
+    named = {"index_id": None, "name": index} if isinstance(index, str) else {"index_id": index, "name": None}
+    text = sql.SQL(statements("erasure.sql")["erase"]).format(key=sql.Identifier(key))
+    connection.execute(text, {**named, "keys": list(keys), "version": version})

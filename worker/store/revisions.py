@@ -136,7 +136,7 @@ def delete(
         if enqueued is None:
             erasure.erase_enqueued(connection, job.index_id, ids, version)
         else:
-            erasure.erase_rows(connection, enqueued)
+            erasure.erase_rows(connection, job.index_id, enqueued, version)
         counts = remove(connection, job.index_id, ids, version, heads=heads)
         _count(connection, job, counts, finished=True)
         return asdict(counts)

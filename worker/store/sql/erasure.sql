@@ -16,11 +16,19 @@ FROM (
 LEFT JOIN vector_index.documents d ON d.index_id = %(index_id)s::integer AND d.id = m.id
 ORDER BY m.id
 
--- name: erase_rows: these
-DELETE FROM vector_index.outbox WHERE seq = ANY(%(seqs)s)
-
--- name: erase_enqueued: every text of these documents, unless it is newer by its version than what is deleted
-DELETE FROM vector_index.outbox o
-WHERE o.index_name = coalesce(%(name)s::text, (SELECT name FROM vector_index.indexes WHERE index_id = %(index_id)s::integer))
-    AND o.id = ANY(%(ids)s) AND NOT o.deleted
-    AND (o.version <= %(version)s::bigint) IS NOT FALSE
+-- name: erase: texts of these documents, or these rows, unless they are newer by their version than what is deleted; one
+-- without a version is as new as its document. The highest version fences what is older and still on its way
+WITH gone AS (
+    DELETE FROM vector_index.outbox o
+    WHERE o.index_name = coalesce(
+            %(name)s::text, (SELECT name FROM vector_index.indexes WHERE index_id = %(index_id)s::integer))
+        AND o.{key} = ANY(%(keys)s) AND NOT o.deleted
+        AND (coalesce(o.version, (
+            SELECT d.version FROM vector_index.documents d WHERE d.index_id = %(index_id)s::integer AND d.id = o.id
+        )) <= %(version)s::bigint) IS NOT FALSE
+    RETURNING o.id, o.version
+)
+INSERT INTO vector_index.documents AS d (index_id, id, deleted, version)
+SELECT %(index_id)s::integer, id, true, max(version) FROM gone
+WHERE version IS NOT NULL AND %(index_id)s::integer IS NOT NULL GROUP BY id ORDER BY id
+ON CONFLICT (index_id, id) DO UPDATE SET version = greatest(d.version, excluded.version)
