@@ -91,11 +91,11 @@ class LeaseHeartbeat(bootsteps.StartStopStep):  # type: ignore[misc]  # celery h
         """Put what this worker holds back into its queues, in front, for others to take at once."""
         if cls._consumer is None or cls._consumer.task_consumer is None:
             return
-        qos = cls._consumer.task_consumer.channel.qos
+        channel = cls._consumer.task_consumer.channel
         client = _client(cls._consumer.app.conf.broker_url)
-        for tag in _held(qos):
+        for tag in _leased(channel):
             with suppress(redis.RedisError):  # its lease ends by itself
-                qos.restore_by_tag(tag, client)
+                channel.qos.restore_by_tag(tag, client)
 
     @classmethod
     def _beat(cls, client: "redis.Redis") -> None:
@@ -111,8 +111,7 @@ class LeaseHeartbeat(bootsteps.StartStopStep):  # type: ignore[misc]  # celery h
             channel = task_consumer.channel
             held = _held(channel.qos)
             try:
-                if held:
-                    client.zadd(channel.unacked_index_key, dict.fromkeys(held, time.time()), xx=True)
+                _renew(client, channel)
                 stuck = cls._is_stuck(client, task_consumer, held)
             except redis.RedisError as error:
                 cls._looks = 0
@@ -145,6 +144,17 @@ def _client(url: str) -> "redis.Redis":
 def _held(qos: Any) -> list[str]:
     """The messages in hand. kombu forgets those that are acknowledged when it looks for the next."""
     return [tag for tag in list(qos._delivered) if tag not in qos._dirty]
+
+
+def _leased(channel: Any) -> list[str]:
+    """The messages in hand, and the look under way: what it found waits, where there is no room for it just then."""
+    return [*_held(channel.qos), *([channel.look] if channel._in_poll else [])]
+
+
+def _renew(client: "redis.Redis", channel: Any) -> None:
+    """Let nobody else take what is leased here; what has just been given back stays so."""
+    if leased := _leased(channel):
+        client.zadd(channel.unacked_index_key, dict.fromkeys(leased, time.time()), xx=True)
 
 
 def _lists(channel: Any, queue: str) -> list[str]:

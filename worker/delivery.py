@@ -8,6 +8,7 @@ was not acknowledged in time.
 """
 
 import json
+import logging
 from queue import Empty
 from time import monotonic, time
 from typing import Any
@@ -16,8 +17,12 @@ from uuid import uuid4
 from kombu.transport.redis import Channel
 from kombu.utils.json import loads
 
+from worker.logs import keys as log_keys
+
 WAIT_SECONDS = 1.0  # of the server, for a message in an empty queue
 TURN_SECONDS = 0.05  # the same for each of several queues in turn: it can wait for one only
+
+logger = logging.getLogger("vector_index.broker")
 
 # KEYS: the lists to look at, in this order, then the hash and the sorted set of messages that are not acknowledged.
 # ARGV: the number of this look, the time in seconds, and the queue of each list as JSON.
@@ -67,8 +72,8 @@ def read(channel: Any, **options: Any) -> bool:
     connection = channel.client.connection
     try:
         found = [channel.client.parse_response(connection, name, **options) for name, *_ in channel.asked][-1]
-    except channel.connection_errors:
-        connection.disconnect()  # the next look connects again
+    except (*channel.connection_errors, channel.ResponseError):
+        connection.disconnect()  # the next look connects again, and finds no answer to this one
         raise
     finally:
         channel._in_poll = None
@@ -76,9 +81,24 @@ def read(channel: Any, **options: Any) -> bool:
     channel.found_none = found is None
     if found is None:
         raise Empty
-    queue, message = json.loads(found[0]), loads(found[1])  # type: ignore[no-untyped-call]
+    queue, look = json.loads(found[0]), channel.look
+    try:
+        message = _message(channel, found[1])
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        # its note must not stay: to restore it would end each worker, one after the other
+        channel.qos._remove_from_indices(look).execute()
+        said = log_keys(queue=queue, bytes=len(found[1]), error=type(error).__name__, mend="see who sends it")
+        logger.error("message_unreadable", extra=said)
+        raise Empty from error
     channel._queue_cycle.rotate(queue)
-    look = channel.look
     channel.connection._deliver(message, queue)
     channel.qos._remove_from_indices(look).execute()
     return True
+
+
+def _message(channel: Any, raw: bytes) -> dict[str, Any]:
+    """What kombu delivers. Raises AttributeError, LookupError, TypeError, ValueError for what kombu did not send."""
+    message: dict[str, Any] = loads(raw)  # type: ignore[no-untyped-call]
+    delivery = channel.Message(message, channel=channel).delivery_info
+    _ = delivery["exchange"], delivery["routing_key"]  # its note is made of them
+    return message

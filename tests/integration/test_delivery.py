@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from kombu import Connection, Consumer, Message, Queue
 from kombu.transport.redis import Channel
 
 from tests.fixtures.system import eventually
-from worker import delivery
+from worker import broker, delivery
 
 QUEUES = [Queue("first"), Queue("second")]
 
@@ -137,3 +138,61 @@ def test_of_many_who_wait_one_gets_the_message(
     assert len(got) == 1
     for other in others:
         other.close()
+
+
+def test_what_was_found_and_waits_to_be_read_is_leased_and_given_back_at_the_end(
+    connection: Connection,
+    consumer: Consumer,
+    client: "redis.Redis",
+    broker_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As where all slots filled meanwhile: it waits for one, for longer than the visibility timeout too."""
+    send(connection, "x")
+    channel = connection.default_channel
+    channel.connection.cycle._register_BRPOP(channel)
+    eventually(lambda: client.llen("first") == 0)
+    client.zadd("unacked_index", {channel.look: 1})
+    broker._renew(client, channel)
+    assert client.zscore("unacked_index", channel.look) > 1
+
+    app = SimpleNamespace(conf=SimpleNamespace(broker_url=broker_url))
+    holder = SimpleNamespace(app=app, task_consumer=SimpleNamespace(channel=channel))
+    monkeypatch.setattr(broker.LeaseHeartbeat, "_consumer", holder)
+    broker.LeaseHeartbeat.let_go()
+    assert client.llen("first") == 1
+    assert client.keys("unacked*") == []
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        "no JSON",
+        "7",
+        "{}",
+        '{"properties": {"delivery_tag": "x"}}',
+        '{"properties": {"delivery_tag": "x", "body_encoding": "?"}, "body": "a"}',
+    ],
+)
+def test_what_is_no_message_ends_no_worker_and_does_not_come_back(
+    connection: Connection, consumer: Consumer, got: list[Any], client: "redis.Redis", garbage: str
+) -> None:
+    """Its note could not be restored: each worker would end at that, one after the other."""
+    client.lpush("first", garbage)
+    send(connection, "x")
+    assert drain(connection, got, 1) == ["x"]
+    [(_, message)] = got
+    message.ack()
+    assert client.keys("unacked*") == []
+
+
+def test_what_the_server_refuses_leaves_no_answer_for_the_next_look(
+    connection: Connection, consumer: Consumer, got: list[Any], client: "redis.Redis"
+) -> None:
+    """BLMOVE is refused where the memory is full or a rule forbids it, and the message has been taken none the less."""
+    client.set("first", "no list")
+    with pytest.raises(redis.ResponseError):
+        connection.drain_events(timeout=10)
+    client.delete("first")
+    send(connection, "x")
+    assert drain(connection, got, 1) == ["x"]
