@@ -10,7 +10,8 @@ from celery import Task
 
 from tasks.indexing import WAIT_FOR_SERVICES
 from worker import configuration, process, staging, verifying
-from worker.celery import EMBED, app, messages
+from worker.broker import EMBED
+from worker.celery import app, messages
 from worker.documents import document_ids
 from worker.errors import BuildDropped, InvalidDocument, InvalidQuery
 from worker.logs import keys

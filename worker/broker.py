@@ -29,6 +29,8 @@ from worker.errors import InputError, ServiceUnreachable, VectorIndexError
 from worker.logs import keys
 from worker.summaries import summary
 
+STAGING, EMBED, CHAT = "vector_index", "vector_index.embed", "vector_index.chat"
+QUEUES = (STAGING, EMBED, CHAT)
 VISIBILITY_TIMEOUT_SECONDS = 60  # after which the messages of a dead worker are taken by another
 HEARTBEAT_SECONDS = 10
 STUCK_LOOKS = 9  # in a row, a heartbeat apart: longer than kombu takes to find that its connection is dead

@@ -1,49 +1,26 @@
-"""The Celery app: queues, routes, and what happens when a worker process starts and ends.
+"""The Celery app: queues, routes and settings. What a worker does from start to end: worker/lifecycle.py.
 
 Nothing is read or connected at import; Celery asks for its settings when a command needs them.
 """
 
 import logging
-import os
-import signal
-import sys
-import threading
-import time
-from contextlib import suppress
-from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any, NoReturn
+from typing import Any
 
-import billiard
-from celery import Celery, Task, bootsteps, signals
+from celery import Celery, signals
 from celery.app import trace
 from celery.apps import worker as celery_worker
-from celery.utils.log import current_process_index
-from celery.worker.components import Pool
 from kombu.entity import Queue
-from kombu.exceptions import OperationalError
 
-from worker import configuration, logs, metrics, monitors, outbox, process, pulse
-from worker.broker import (
-    VISIBILITY_TIMEOUT_SECONDS,
-    HideBodies,
-    LeaseHeartbeat,
-    OneLine,
-    guard_reconnect,
-    guard_results,
-    lengths,
-)
-from worker.delivery import take_whole
-from worker.draining import Drainer
-from worker.errors import ServiceUnreachable, VectorIndexError
+from worker import configuration, logs, monitors, process
+from worker.broker import CHAT, EMBED, QUEUES, STAGING, VISIBILITY_TIMEOUT_SECONDS, LeaseHeartbeat, OneLine
+from worker.errors import VectorIndexError
+from worker.lifecycle import SWEEP_SECONDS, EndInTime, end, end_with
 from worker.scheduling import look_seconds
 from worker.store import connection
 
-STAGING, EMBED, CHAT = "vector_index", "vector_index.embed", "vector_index.chat"
-QUEUES = (STAGING, EMBED, CHAT)
 TASK_MODULES = (
     "tasks.chat",
     "tasks.indexes",
@@ -54,12 +31,6 @@ TASK_MODULES = (
     "tasks.schedule",
     "tasks.upkeep",
 )
-
-SWEEP_SECONDS = 30.0
-WAKE_SECONDS = 2.0  # how long a message to those who stage waits: the poller sends another while it is due
-STOP_SECONDS = 10.0  # for what is under way when the process is asked to end; `up` kills after 15
-LET_GO_SECONDS = 3.0  # for giving back what is not done by then
-STUCK = 75  # the exit code of a worker that no longer consumes: EX_TEMPFAIL, to be started again
 
 STATIC: dict[str, Any] = {
     "task_queues": [Queue(name) for name in QUEUES],  # type: ignore[no-untyped-call]
@@ -128,16 +99,9 @@ TASK_EVENTS = {
     trace.LOG_RETRY: "task_retried",
 }
 
-logger = logging.getLogger("vector_index.worker")
-
 app = Celery("vector_index", task_cls="worker.broker:HiddenTask")
 app.steps["consumer"].add(LeaseHeartbeat)
-app.steps["worker"].add("worker.celery:EndInTime")
-_drainers: list[Drainer] = []
-_nodes: list[str] = []  # the name of this worker, once it is ready
-_metrics_folder: list["TemporaryDirectory[str]"] = []  # in which the processes of a prefork pool count
-_pollers: list[outbox.Poller] = []
-_ending, _hurry = threading.Event(), threading.Event()
+app.steps["worker"].add(EndInTime)
 
 
 @app.on_configure.connect
@@ -203,185 +167,3 @@ def start_beat(**_: Any) -> None:
         end_with(error)
     connection.close_pools()
     logging.getLogger("celery.beat").addFilter(OneLine())
-
-
-@signals.worker_init.connect
-def start(sender: Any, **_: Any) -> None:
-    """Check everything before the first message is taken, in the parent of all pool processes."""
-    guard_reconnect()
-    guard_results()
-    take_whole()
-    logging.getLogger("celery.worker.consumer.consumer").addFilter(HideBodies())
-    if EMBED in sender.app.amqp.queues.consume_from and "thread" not in str(sender.pool_cls):
-        end(f"the queue {EMBED} needs --pool=threads: its requests run in threads of the worker process", 2)
-    try:
-        for notice in process.prepare():
-            logger.warning(notice)
-        serve_metrics(forks="prefork" in str(sender.pool_cls))
-    except VectorIndexError as error:
-        end_with(error)
-    connection.close_pools()  # before pool processes are forked: each opens its own
-
-
-def serve_metrics(*, forks: bool) -> None:
-    """Serve metrics where METRICS_PORT is set, before the pool forks its processes. Raises SettingsError."""
-    settings = configuration.current()
-    if settings.metrics_port is None:
-        return
-    from worker.monitoring import scraping  # it imports prometheus_client
-
-    folder = None
-    if forks:
-        _metrics_folder.append(TemporaryDirectory(prefix="vector-index-metrics-", ignore_cleanup_errors=True))
-        folder = configuration.environment()["PROMETHEUS_MULTIPROC_DIR"] = _metrics_folder[0].name
-    registry = metrics.start(folder, process=lambda: current_process_index() or "parent")
-    metrics.expect(*process.measured())
-    addresses = process.addresses()
-    registry.register(scraping.State(addresses.database_url, lambda: lengths(addresses.broker_url, QUEUES)))
-    listening = scraping.serve(settings.metrics_address, settings.metrics_port, registry)
-    if forks:  # a child that outlives this process would keep the port; the solo pool sends the signal, too
-        signals.worker_process_init.connect(lambda **_: listening.close(), weak=False)
-    signals.task_prerun.connect(begin_task)
-    signals.task_postrun.connect(count_task)
-
-
-def begin_task(task: Task, **_: Any) -> None:
-    task.request.began = time.monotonic()
-
-
-def count_task(task: Task, state: str | None, **_: Any) -> None:
-    metrics.task(task.name, state, time.monotonic() - task.request.began)
-
-
-@signals.worker_ready.connect
-def start_draining(sender: Any, **_: Any) -> None:
-    """The worker that serves the queue of waiting tasks embeds, too, and looks into the outbox.
-
-    Its first sweep is due at once.
-    """
-    LeaseHeartbeat.on_stuck = partial(leave, STUCK)
-    _nodes[:] = [sender.hostname]
-    LeaseHeartbeat.on_turn = beat
-    beat()
-    if EMBED in sender.app.amqp.queues.consume_from:
-        _drainers[:] = process.drainers()
-        for drainer in _drainers:
-            drainer.start()
-        names = list(configuration.current().indexes)
-        _pollers[:] = [outbox.Poller(process.addresses().database_url, names, stage_page, wake_staging)]
-        _pollers[0].start()
-        sender.app.send_task("tasks.sweep", expires=SWEEP_SECONDS)
-    logger.info(
-        "ready", extra=logs.keys(worker=sender.hostname, queues=list(sender.app.amqp.queues.consume_from))
-    )
-
-
-def stage_page(index: str) -> bool:
-    """Stage a page of the outbox; whether more waits."""
-    target = process.index(index)
-    limit = configuration.current().max_document_bytes
-    return outbox.consume(target.url, target.settings, target.backend, max_bytes=limit)
-
-
-def wake_staging(index: str) -> None:
-    """Let a process that stages help with the outbox. Raises ServiceUnreachable."""
-    try:
-        app.send_task(
-            "tasks.outbox", kwargs={"index": index}, expires=WAKE_SECONDS, ignore_result=True, retry=False
-        )
-    except OperationalError as error:
-        raise ServiceUnreachable(f"the broker cannot be reached: {error}") from error
-
-
-def beat() -> None:
-    """Let `vector-index live` see that this process lives."""
-    try:
-        for node in _nodes:
-            pulse.beat(configuration.current().home, node)
-    except OSError as error:
-        logger.warning("pulse_not_written", extra=logs.keys(error=str(error), mend="set VECTOR_INDEX_HOME"))
-
-
-@signals.worker_shutting_down.connect
-def stop(code: int = 0, **_: Any) -> None:
-    """Claim nothing more. What is under way has STOP_SECONDS to end, or until a second signal.
-
-    Celery itself would wait for its tasks without end on SIGTERM, and cannot be hurried on the threads pool.
-    """
-    stop_threads(0.0)
-    if not _ending.is_set():
-        _ending.set()
-        threading.Thread(target=leave_in_time, args=(code,), name="leave-in-time", daemon=True).start()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
-            signal.signal(number, lambda *_: _hurry.set())
-
-
-class EndInTime(bootsteps.StartStopStep):
-    """However a worker comes to its end, by a signal, a remote command or an error of Celery's, it ends in time.
-
-    After an error Celery waits for its pool without end, while the lease of every message in hand is renewed.
-    """
-
-    requires = (Pool,)
-
-    def close(self, worker: Any) -> None:
-        stop(code=worker.exitcode or 0)
-
-
-@signals.worker_shutdown.connect
-def finish(**_: Any) -> None:
-    """Wait for requests in flight; `leave_in_time` bounds it."""
-    stop_threads(STOP_SECONDS)
-    connection.close_pools()
-    clean_up()
-
-
-def stop_threads(timeout_seconds: float) -> None:
-    for poller in _pollers:
-        poller.stop(timeout_seconds)
-    for drainer in _drainers:
-        drainer.stop(timeout_seconds)
-
-
-def leave_in_time(code: int) -> None:
-    logger.info("stopping", extra=logs.keys(at_most_seconds=STOP_SECONDS))  # a signal handler must not
-    _hurry.wait(STOP_SECONDS)
-    logger.warning("what is not done yet is given back")
-    leave(code)
-
-
-def leave(code: int) -> None:
-    """End the process now; what it has in hand is free for others at once, where Postgres and the broker answer."""
-    giving = threading.Thread(target=let_go, name="let-go", daemon=True)
-    giving.start()
-    giving.join(LET_GO_SECONDS)
-    for child in billiard.active_children():
-        os.kill(child.pid, signal.SIGKILL)
-    clean_up()
-    os._exit(code)
-
-
-def clean_up() -> None:
-    """Remove the files of this process."""
-    for folder in _metrics_folder:
-        folder.cleanup()
-    for node in _nodes:
-        with suppress(OSError):
-            pulse.end(configuration.current().home, node)
-
-
-def let_go() -> None:
-    for drainer in _drainers:
-        drainer.stop(0.0)
-        drainer.let_go()
-    LeaseHeartbeat.let_go()
-
-
-def end_with(error: VectorIndexError) -> NoReturn:
-    """End the process with the sentence of an error: 3 when a service is unreachable, else 2."""
-    end(str(error), 3 if isinstance(error, ServiceUnreachable) else 2)
-
-
-def end(sentence: str, code: int) -> NoReturn:
-    print(f"vector-index: {sentence}", file=sys.stderr, flush=True)  # noqa: T201
-    raise SystemExit(code)

@@ -21,8 +21,8 @@ PROGRAM = f"""
 import os, sys, time
 from worker import broker
 broker.HEARTBEAT_SECONDS = 0.3
-from worker import celery
-celery.STOP_SECONDS = 2.0
+from worker import celery, lifecycle
+lifecycle.STOP_SECONDS = 2.0
 celery.STATIC["broker_transport_options"].update(visibility_timeout={VISIBILITY_SECONDS}, unacked_restore_interval=1)
 
 @celery.app.task(name="tasks.long", ignore_result=True)

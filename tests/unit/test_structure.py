@@ -49,6 +49,7 @@ FLOORS = [
         "worker.reindexing",
         "worker.verifying",
     },
+    {"worker.lifecycle"},
     {"worker.celery", "worker.cli"},
     {"tasks"},
 ]
