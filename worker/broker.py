@@ -121,7 +121,7 @@ class LeaseHeartbeat(bootsteps.StartStopStep):  # type: ignore[misc]  # celery h
                 continue
             if stuck and cls.on_stuck is not None:
                 logger.critical(
-                    "stuck", extra=keys(mend="it takes none of the messages that wait: start it again")
+                    "this worker is idle and takes none of the messages that wait: it ends, to be started again"
                 )
                 cls.on_stuck()
 
