@@ -7,6 +7,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -48,22 +49,29 @@ def beat(home: Path, worker: str) -> None:
 
 
 def end(home: Path, worker: str) -> None:
-    """This process ends as it should: nobody is to miss it."""
-    _kept(home, worker).unlink(missing_ok=True)
+    """This process ends as it should: nobody is to miss it. The file of one that took its name stays. Raises OSError."""
+    kept = _kept(home, worker)
+    with suppress(FileNotFoundError, ValueError, KeyError, TypeError):  # there is none, or it is damaged
+        if _read(kept).pid == os.getpid():
+            kept.unlink()
 
 
 def read(home: Path) -> Iterator[Pulse]:
     """The pulses of the workers of this home, those of dead ones too. Raises SettingsError for a damaged file."""
     for kept in sorted((home / "alive").glob("*.json")):
         try:
-            values = json.loads(kept.read_text())
-            yield Pulse(worker=str(values["worker"]), pid=int(values["pid"]), at=float(values["at"]))
+            yield _read(kept)
         except FileNotFoundError:  # it has just ended
             continue
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise SettingsError(
                 f"{kept} cannot be read ({error}): delete it, its worker writes it anew"
             ) from error
+
+
+def _read(kept: Path) -> Pulse:
+    values = json.loads(kept.read_text())
+    return Pulse(worker=str(values["worker"]), pid=int(values["pid"]), at=float(values["at"]))
 
 
 def _kept(home: Path, worker: str) -> Path:

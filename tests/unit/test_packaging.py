@@ -92,6 +92,16 @@ def test_the_commands_of_the_compose_file_are_those_of_the_command_line(services
         command.make_context(name, list(arguments))  # raises for an option that does not exist
 
 
+def test_workers_are_asked_whether_they_live_and_the_whole_whether_it_is_ready(
+    services: dict[str, Any],
+) -> None:
+    checks = {name: service["healthcheck"] for name, service in services.items() if "build" in service}
+    assert checks.pop("flower") == {"disable": True}
+    asked = {name: check["test"] for name, check in checks.items()}
+    live, ready = ["CMD", "vector-index", "live"], ["CMD", "vector-index", "ready"]
+    assert asked == {"beat": ready, "chat": live, "embed": live, "staging": live}
+
+
 def test_a_pool_of_workers_serves_each_queue(services: dict[str, Any]) -> None:
     """A backlog in one must not delay another."""
     commands = [service["command"] for service in services.values() if "build" in service]

@@ -48,7 +48,10 @@ def live(worker: str | None, seconds: float) -> int:
 def _silent(last: Pulse, seconds: float) -> str | None:
     """Why a worker counts as dead; None: it lives."""
     if not last.runs:
-        return f"{last.worker} (process {last.pid}) is gone: start it again"
+        return (
+            f"{last.worker} (process {last.pid}) is gone: start it again, or delete its file in `alive` of the home "
+            "where no worker of this name is to run"
+        )
     if not 0 <= last.age_seconds <= seconds:
         return f"{last.worker} (process {last.pid}) does not turn, for {last.age_seconds:.0f} s: end it with SIGKILL"
     return None
