@@ -122,7 +122,7 @@ class _Reading:
         self._taken = 0  # documents that the source returned, each time that it did
         self._rejected = 0
         self._deleted = 0
-        self._nameless = 0  # what could not be read, and may hold any document
+        self._nameless = 0  # what could not be taken, and may be or hold any document
 
     def carry_out(self, source: Source, full: bool, allow_shrink: bool, tell: Callable[[int], None]) -> None:
         with connection.checkout(self._url) as conn:
@@ -180,7 +180,7 @@ class _Reading:
         self._spared.extend(known[entry["id"]].doc for entry in rejected if entry["id"] in known)
         self._taken += len(message.documents) + message.superseded
         self._rejected += len(rejected)
-        self._nameless += sum(item.id is None for item in skipped)
+        self._nameless += sum(not _is_named(item) for item in page)
         slices: list[list[Document]] = list(sliced(changed, lambda document: len(document.text)))
         for at, some in enumerate(slices or [[]] * bool(rejected)):
             self._stage(some, rejected=rejected if at == 0 else ())
@@ -191,8 +191,8 @@ class _Reading:
         """Why nothing may be deleted after this reading; None: all is well."""
         if self._nameless:
             return (
-                f"{self._nameless:,} files or lines could not be read, and which documents they hold is not known: "
-                "nothing was deleted; mend what failed and run reindex again"
+                f"{self._nameless:,} files, lines or documents could not be taken, and which documents they are is not "
+                "known: nothing was deleted; mend what failed and run reindex again"
             )
         if not allow_shrink and 2 * returned < (held if before is None else before):
             those = f"the index holds {held:,}" if before is None else f"{before:,} in the last complete run"
@@ -273,6 +273,14 @@ def _items(source: Source, name: str, since: str | None) -> Generator[object, No
             f"source {name!r} failed after {read:,} documents ({said}): nothing was deleted; mend it and run "
             "reindex again"
         ) from error
+
+
+def _is_named(item: object) -> bool:
+    """Whether it is known which document it is; the id 42.0 may be that of what the index has as 42."""
+    if isinstance(item, Skipped):
+        return item.id is not None
+    id = item.get("id") if isinstance(item, Mapping) else None
+    return isinstance(id, str | int) and id != ""
 
 
 def _characters(item: object) -> int:

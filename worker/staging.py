@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from worker import metrics
 from worker.chunking import chunk, embedding_title
 from worker.configuration import IndexSettings
-from worker.documents import Chunk, Document, clean
+from worker.documents import MAX_ID_CHARACTERS, Chunk, Document, clean
 from worker.errors import BuildDropped, InputError, InvalidDocument, TemporaryError, VectorIndexError
 from worker.packing import batches
 from worker.recipes import EmbeddingBackend, Recipe, probe
@@ -308,4 +308,4 @@ def _dimensions(backend: EmbeddingBackend) -> int | None:
 def _name(value: Any, at: int) -> str:
     """What to call a document in an error: its id, or its place in the message."""
     given = value.get("id") if isinstance(value, Mapping) else None
-    return clean(str(given))[:200] if isinstance(given, (str, int)) and given != "" else f"#{at}"
+    return clean(str(given))[:MAX_ID_CHARACTERS] if isinstance(given, (str, int)) and given != "" else f"#{at}"

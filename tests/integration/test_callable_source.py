@@ -1,5 +1,6 @@
 """A callable of the application's own as a source: a process of its own, in a folder of its own."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from tests.fixtures.system import eventually, lives
 from worker.errors import SettingsError, SourceFailed
+from worker.sources import calling
 from worker.sources.callable import CallableSource
 from worker.sources.files import Skipped
 
@@ -159,6 +161,22 @@ def test_a_reading_that_is_left_ends_its_process(tmp_path: Path) -> None:
     [child] = ME.children()
     documents.close()  # type: ignore[attr-defined]
     assert not child.is_running()
+
+
+def test_a_process_ends_in_peace_though_its_worker_takes_its_time(tmp_path: Path) -> None:
+    """Its end is neither a core dump nor lines of C in the worker's log."""
+    (tmp_path / "search.py").write_text("def documents(): yield {'id': 1}")
+    read, write = os.pipe()
+    command = [sys.executable, calling.__file__, str(write), str(tmp_path), "search:documents"]
+    with (
+        open(read, "rb") as lines,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, pass_fds=(write,)) as process,
+    ):
+        os.close(write)
+        assert len(lines.readlines()) == 2
+        assert process.wait(20) == 0
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
 
 
 def test_a_process_whose_worker_dies_ends(tmp_path: Path) -> None:

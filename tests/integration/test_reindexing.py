@@ -154,14 +154,14 @@ def test_what_an_application_sends_during_a_run_is_not_deleted_by_it(shop: Appli
     assert "newcomer" in ids(shop)
 
 
-def test_a_document_of_the_source_that_cannot_be_taken_keeps_its_place(
-    shop: Application, shelf: Shelf
-) -> None:
+@pytest.mark.parametrize("id", ["7", "7" * 512])
+def test_a_document_of_the_source_that_cannot_be_taken_keeps_its_place(shop: Application, id: str) -> None:
+    shelf = Shelf({id: "A text.", "8": "Another."})
     run(shop, shelf)
-    shelf.texts["7"] = "x" * 10_001
+    shelf.texts[id] = "x" * 10_001
     result = run(shop, shelf)
-    assert [failure["id"] for failure in result["failed"]] == ["7"]
-    assert (result["deleted"], shop.state("7")["state"]) == (0, "live")
+    assert [failure["id"] for failure in result["failed"]] == [id]
+    assert (result["deleted"], shop.state(id)["state"]) == (0, "live")
 
 
 def test_a_run_that_died_is_carried_through_by_its_redelivery(
@@ -268,6 +268,25 @@ def test_where_it_is_not_known_what_could_not_be_read_nothing_is_deleted(
     assert "nothing was deleted" in result["warning"]
     assert result["failed"][0]["id"].endswith("all.jsonl:3")
     assert ids(shop) == {"0", "1", "2", "3"}
+
+
+@pytest.mark.parametrize("id", [None, "", 42.0])
+def test_where_it_is_not_known_which_document_could_not_be_taken_nothing_is_deleted(
+    shop: Application, id: object
+) -> None:
+    """Given an application whose ids have become floats, all of its documents are rejected, and none is missed."""
+
+    class Numbered(Shelf):
+        def documents(self) -> Iterator[dict[str, Any]]:
+            for document in super().documents():
+                yield document if document["id"] == "1" else {**document, "id": id}
+
+    texts = {"1": "The first.", "42": "The other."}
+    run(shop, Shelf(texts))
+    result = run(shop, Numbered(texts))
+    assert result["deleted"] == 0
+    assert "nothing was deleted" in result["warning"]
+    assert ids(shop) == {"1", "42"}
 
 
 def test_a_folder_that_is_not_there_fails_the_run(shop: Application, tmp_path: Path) -> None:

@@ -138,19 +138,35 @@ def test_only_newer_rows_are_read_with_an_overlap_for_those_that_commit_late(
 
 
 @pytest.mark.parametrize(
-    ("kind", "highest"), [("integer", "20"), ("numeric", "20"), ("float8", "20.0"), ("date", "")]
+    ("kind", "highest"), [("integer", "20"), ("numeric", "20"), ("float8", "20.0"), ("date", "2026-11-25")]
 )
 def test_numbers_and_dates_serve_as_a_cursor(
     source: Any, kind: str, highest: str, application: psycopg.Connection
 ) -> None:
+    """A transaction may begin before midnight and commit after it: of dates the least overlap is a day."""
     value = "date '2026-11-01' + id::integer" if kind == "date" else f"id::{kind}"
     query = f"SELECT id, body AS text, {value} AS changed FROM page"
     first = source(query, cursor="changed", cursor_overlap=5)
     read(first)
-    assert first.reached == (highest or "2026-11-26")
+    assert first.reached == highest
     assert read(source(query, cursor="changed"), first.reached) == (
-        [25] if kind == "date" else list(range(20, 26))
+        [24, 25] if kind == "date" else list(range(20, 26))
     )
+
+
+def test_the_overlap_is_as_long_where_clocks_are_put_on(
+    source: Any, application: psycopg.Connection, database_url: str
+) -> None:
+    """Given a server in Berlin, where 03:05 stands five minutes after 01:59, no row of these minutes is passed over."""
+    application.execute(
+        "UPDATE page SET changed = timestamptz '2026-03-29 00:40Z' + id * interval '1 minute'"
+    )
+    query = "SELECT id, body AS text, changed FROM page"
+    dsn = psycopg.conninfo.make_conninfo(database_url, options="-c timezone=Europe/Berlin")
+    first = source(query, cursor="changed", cursor_overlap=600, dsn=dsn)
+    assert len(read(first)) == 25
+    assert first.reached == "2026-03-29 00:55:00+00:00"
+    assert read(source(query, cursor="changed", dsn=dsn), first.reached) == list(range(15, 26))
 
 
 def test_what_a_cursor_reached_belongs_to_its_query(source: Any) -> None:

@@ -65,7 +65,9 @@ def described(error: BaseException, folder: str, target: str) -> str:
 
 def leave_with_parent() -> None:
     """The worker holds the other end of the standard input: at its death it is closed."""
-    sys.stdin.buffer.read()
+    # not by way of `sys.stdin`: a process that ends is aborted while a thread of it reads there
+    while os.read(0, 1):
+        pass
     os._exit(1)
 
 

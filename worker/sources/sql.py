@@ -8,7 +8,7 @@ transaction with a cursor on the server.
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from hashlib import blake2b
 from itertools import pairwise
@@ -95,8 +95,10 @@ class SQLSource:
         """Where the next incremental reading begins, once this one came to its end; None: no row had a value."""
         if self._highest is None:
             return None
-        if isinstance(self._highest, date):
+        if isinstance(self._highest, datetime):
             return str(self._highest - timedelta(seconds=self._overlap))
+        if isinstance(self._highest, date):
+            return str(self._highest - timedelta(days=math.ceil(self._overlap / 86_400)))
         return str(self._highest - math.ceil(self._overlap))
 
     def documents(self) -> Iterator[dict[str, Any]]:
@@ -183,6 +185,8 @@ class SQLSource:
             raise SourceFailed(
                 f"CURSOR {self._cursor!r} is of type {type(value).__name__}: name a column of numbers or times"
             )
+        if isinstance(value, datetime) and value.tzinfo is not None:
+            value = value.astimezone(UTC)  # in one zone Python counts as its clocks do, which are put back and on
         if self._highest is None or value > self._highest:
             self._highest = value
 
