@@ -27,15 +27,19 @@ def reindex(
     for name, value in {"full": full, "allow_shrink": allow_shrink}.items():
         if not isinstance(value, bool):
             raise InvalidQuery(f"{name} must be true or false, not {value!r}")
-    target = process.index(index)
+    configuration.current().index(index)
     due = self.request.get(SCHEDULED_FOR)
     scheduled_for = datetime.fromisoformat(due) if due else None
+    request = Request(index=index, task_id=self.request.id, scheduled_for=scheduled_for)
+    # a run without a row waits for a worker, as far as the schedule knows
+    with reindexing.written_down(process.addresses().database_url, request):
+        target = process.index(index)
     skipped = reindexing.reindex(
         target.url,
         target.settings,
         target.backend,
         lambda: process.source(index),
-        Request(index=index, task_id=self.request.id, scheduled_for=scheduled_for),
+        request,
         max_bytes=configuration.current().max_document_bytes,
         full=full,
         allow_shrink=allow_shrink,

@@ -61,7 +61,7 @@ def reindex(
     with connection.checkout(url) as conn:
         if upkeep.job_ledger(conn, request.task_id).complete:
             return None
-    with _written_down(url, request):
+    with written_down(url, request):
         index_id = ensure_index(url, index, backend)
     with connection.checkout(url) as conn:
         paused = indexes.paused_at(conn, index.name) is not None
@@ -75,7 +75,7 @@ def reindex(
             reindexing.give_up(conn, request, "skipped", reason)
             return reason
     try:
-        with _written_down(url, request):
+        with written_down(url, request):
             reading = _Reading(url, index, backend, run, request.task_id, max_bytes)
             reading.carry_out(make_source(), full, allow_shrink, tell)
     finally:
@@ -85,7 +85,7 @@ def reindex(
 
 
 @contextmanager
-def _written_down(url: str, request: Request) -> Iterator[None]:
+def written_down(url: str, request: Request) -> Iterator[None]:
     """Why a run fails stands in the history, too."""
     try:
         yield

@@ -308,4 +308,5 @@ def _dimensions(backend: EmbeddingBackend) -> int | None:
 def _name(value: Any, at: int) -> str:
     """What to call a document in an error: its id, or its place in the message."""
     given = value.get("id") if isinstance(value, Mapping) else None
-    return clean(str(given))[:MAX_ID_CHARACTERS] if isinstance(given, (str, int)) and given != "" else f"#{at}"
+    known = isinstance(given, (str, int)) and given != ""
+    return clean(str(given))[:MAX_ID_CHARACTERS] if known else f"#{at}"

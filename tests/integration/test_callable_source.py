@@ -170,7 +170,9 @@ def test_a_process_ends_in_peace_though_its_worker_takes_its_time(tmp_path: Path
     command = [sys.executable, calling.__file__, str(write), str(tmp_path), "search:documents"]
     with (
         open(read, "rb") as lines,
-        subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, pass_fds=(write,)) as process,
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, pass_fds=(write,)
+        ) as process,
     ):
         os.close(write)
         assert len(lines.readlines()) == 2

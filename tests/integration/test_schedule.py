@@ -1,5 +1,9 @@
 """What is due, who sends it, and what becomes of the rest, on real Postgres."""
 
+import json
+import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from typing import Any
@@ -175,6 +179,28 @@ def test_a_run_that_the_broker_lost_is_sent_again_before_the_next_is_due(beat: B
     beat.execute("DELETE FROM vector_index.runs")  # as history is forgotten
     beat.wait(PATIENCE_SECONDS + 1)
     assert beat.look() == [], "what has begun is not looked for again"
+
+
+def test_a_run_that_wrong_settings_end_has_begun_and_says_why(beat: Beat, broker_url: str) -> None:
+    """Given a backend that cannot be made, the run before does not wait for a worker: the next is sent in its turn."""
+    wrong = {
+        "INDEXES": {"default": {"EMBEDDING_BACKEND": "wrong"}},
+        "EMBEDDING_BACKENDS": {"wrong": {"CLASS": "worker.sources.files.FolderSource"}},
+    }
+    settings = {"VECTOR_INDEX": json.dumps(wrong), "DATABASE_URL": beat.url, "BROKER_URL": broker_url}
+    code = "import sys; from tasks.reindexing import reindex; reindex.apply(task_id=sys.argv[1])"
+    beat.take_over(default="60")
+    beat.wait(61)
+    (first,) = beat.look()
+    subprocess.run(
+        [sys.executable, "-c", code, first], env={**os.environ, **settings}, check=True, timeout=60
+    )
+    [(outcome, message)] = beat.history()
+    assert outcome == "failed"
+    assert "CLASS 'worker.sources.files.FolderSource' of backend 'wrong' cannot be made" in message
+    beat.wait(61)
+    (second,) = beat.look()
+    assert second != first
 
 
 def test_a_paused_index_is_skipped_and_taken_up_after(beat: Beat) -> None:

@@ -186,7 +186,8 @@ class SQLSource:
                 f"CURSOR {self._cursor!r} is of type {type(value).__name__}: name a column of numbers or times"
             )
         if isinstance(value, datetime) and value.tzinfo is not None:
-            value = value.astimezone(UTC)  # in one zone Python counts as its clocks do, which are put back and on
+            # within one zone Python counts as its clocks do, which are put back and on
+            value = value.astimezone(UTC)
         if self._highest is None or value > self._highest:
             self._highest = value
 
