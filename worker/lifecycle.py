@@ -131,7 +131,7 @@ def wake_staging(app: Celery, index: str) -> None:
 def beat() -> None:
     """Let `vector-index live` see that this process lives."""
     try:
-        for node in _nodes:
+        for node in list(_nodes):
             pulse.beat(configuration.current().home, node)
     except OSError as error:
         logger.warning("pulse_not_written", extra=logs.keys(error=str(error), mend="set VECTOR_INDEX_HOME"))
@@ -187,22 +187,25 @@ def leave_in_time(code: int) -> None:
 
 def leave(code: int) -> None:
     """End the process now; what it has in hand is free for others at once, where Postgres and the broker answer."""
-    giving = threading.Thread(target=let_go, name="let-go", daemon=True)
-    giving.start()
-    giving.join(LET_GO_SECONDS)
-    for child in billiard.active_children():
-        os.kill(child.pid, signal.SIGKILL)
-    clean_up()
-    os._exit(code)
+    try:
+        giving = threading.Thread(target=let_go, name="let-go", daemon=True)
+        giving.start()
+        giving.join(LET_GO_SECONDS)
+        for child in billiard.active_children():
+            with suppress(ProcessLookupError):  # the pool waited for it, which billiard does not see
+                os.kill(child.pid, signal.SIGKILL)
+        clean_up()
+    finally:
+        os._exit(code)
 
 
 def clean_up() -> None:
-    """Remove the files of this process."""
+    """Remove the files of this process. It writes none of them again."""
     for folder in _metrics_folder:
         folder.cleanup()
-    for node in _nodes:
+    while _nodes:
         with suppress(OSError):
-            pulse.end(configuration.current().home, node)
+            pulse.end(configuration.current().home, _nodes.pop())
 
 
 def let_go() -> None:

@@ -49,7 +49,7 @@ def beat(home: Path, worker: str) -> None:
 
 
 def end(home: Path, worker: str) -> None:
-    """This process ends as it should: nobody is to miss it. The file of one that took its name stays. Raises OSError."""
+    """This process ends as it should: nobody is to miss it. The file of one that took its name stays."""
     kept = _kept(home, worker)
     with suppress(FileNotFoundError, ValueError, KeyError, TypeError):  # there is none, or it is damaged
         if _read(kept).pid == os.getpid():
