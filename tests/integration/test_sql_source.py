@@ -169,6 +169,16 @@ def test_the_overlap_is_as_long_where_clocks_are_put_on(
     assert read(source(query, cursor="changed", dsn=dsn), first.reached) == list(range(15, 26))
 
 
+def test_what_a_cursor_reached_belongs_to_its_database(source: Any) -> None:
+    """Of a test's data nothing follows for those of production; a new password changes nothing."""
+    one, other, test = (
+        source(cursor="id", dsn=f"postgresql://{where}").fingerprint
+        for where in ("shop:one@db/shop", "shop:two@db/shop", "shop:one@db/test")
+    )
+    assert one == other
+    assert one != test
+
+
 def test_what_a_cursor_reached_belongs_to_its_query(source: Any) -> None:
     prints = {
         source(query, cursor=cursor).fingerprint for query in (QUERY, QUERY + " ") for cursor in ("id", "x")

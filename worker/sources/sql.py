@@ -86,8 +86,8 @@ class SQLSource:
 
     @property
     def fingerprint(self) -> str | None:
-        """Of what a place in the source belongs to: the query and its cursor. None: it has none."""
-        told = f"{self._cursor}\x00{self._query}".encode()
+        """Of what a place in the source belongs to: the database, the query and its cursor. None: it has none."""
+        told = f"{self._where}\x00{self._cursor}\x00{self._query}".encode()
         return blake2b(told, digest_size=16).hexdigest() if self._cursor else None
 
     @property

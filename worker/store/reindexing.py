@@ -54,7 +54,7 @@ class Figures:
 class Cursor:
     """Where the next incremental run begins."""
 
-    query: str  # fingerprint of the query that it belongs to
+    query: str  # fingerprint of the database and the query that it belongs to
     reached: str  # as Postgres reads the cursor's column
 
 
