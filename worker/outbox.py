@@ -27,6 +27,13 @@ POLL_SECONDS = 0.5
 PAUSE_SECONDS = 15.0  # of an index whose settings are wrong
 TELL_SECONDS = 60.0  # between two warnings of the same
 WINDOW = 2_000  # rows that are looked at, without their texts, to choose a page from: those at it rarely meet
+ALONE_AFTER = 2  # attempts that ended with their process: from then on a text is staged by itself
+REST_SECONDS = 300.0  # between two such attempts at one text; longer than any takes
+ATTEMPTS = 5  # attempts after which a text is given up
+KILLED = (
+    f"the process that staged it ended {ATTEMPTS} times over it (out of memory, or a crash in a library): "
+    "mend it and retry"
+)
 
 logger = logging.getLogger("vector_index.outbox")
 
@@ -38,19 +45,42 @@ def consume(url: str, index: IndexSettings, backend: EmbeddingBackend, *, max_by
     of the page waits.
     """
     with connection.checkout(url) as conn:
-        waiting = outbox.oldest(conn, index.name, limit=WINDOW)
-    if not waiting:
-        return False
-    random.shuffle(waiting)
-    page = next(sliced(waiting, lambda change: change.size if change.size <= max_bytes else 0))
+        waiting = [
+            change for change in outbox.oldest(conn, index.name, limit=WINDOW) if not _is_resting(change)
+        ]
+        if not waiting:
+            return False
+        page = _page(waiting, max_bytes)
+        begun = outbox.begin(conn, index.name, page)
     stager = _Stager(url, index, backend, max_bytes)
     try:
-        stager.stage(page)
+        stager.stage(begun)
     except (TemporaryError, SettingsError):
         raise
     except Exception:  # noqa: BLE001 - of one document, and then it fails alone; a tokenizer may be anybody's
-        stager.stage_each(page)
+        stager.stage_each(begun)
+    finally:
+        with suppress(TemporaryError), connection.checkout(url) as conn:
+            outbox.survived(conn, index.name, begun)
     return len(page) < len(waiting) or sum(len(change.seqs) for change in waiting) == WINDOW
+
+
+def _is_resting(change: Change) -> bool:
+    """Somebody may be at it, alone; or it has killed him."""
+    return (
+        change.attempts > ALONE_AFTER
+        and change.tried_seconds is not None
+        and change.tried_seconds < REST_SECONDS
+    )
+
+
+def _page(waiting: list[Change], max_bytes: int) -> list[Change]:
+    """What is staged in one transaction: a text alone that may have killed a process, else as much as goes in."""
+    random.shuffle(waiting)
+    for change in waiting:
+        if change.attempts >= ALONE_AFTER:
+            return [change]
+    return next(sliced(waiting, lambda change: change.size if change.size <= max_bytes else 0))
 
 
 class _Stager:
@@ -108,11 +138,11 @@ class _Stager:
 
     def _documents(self, updates: dict[str, Change]) -> tuple[list[Document], dict[str, str]]:
         """The documents, and by id why some cannot be taken."""
+        errors = {id: KILLED for id, change in updates.items() if change.attempts >= ATTEMPTS}
+        read = [change for id, change in updates.items() if id not in errors]
         with connection.checkout(self._url) as conn:
-            contents = outbox.contents(
-                conn, self._index.name, list(updates.values()), max_bytes=self._max_bytes
-            )
-        documents, errors = [], {}
+            contents = outbox.contents(conn, self._index.name, read, max_bytes=self._max_bytes)
+        documents = []
         for id, content in contents.items():
             try:
                 documents.append(self._document(updates[id], content))

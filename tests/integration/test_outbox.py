@@ -2,12 +2,14 @@
 
 import json
 import logging
+import os
 import random
 import re
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -435,6 +437,65 @@ def test_a_document_that_cannot_be_split_fails_alone(
     assert database.state("bad") == "live"
 
 
+def test_a_document_that_kills_whoever_stages_it_is_given_up_and_takes_no_other_with_it(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Real processes that end in the middle of it, as for want of memory: there is no last word to count it by."""
+    backend = database.application.backend
+    count = backend.count_tokens
+    monkeypatch.setattr(outbox, "REST_SECONDS", 0.0)
+
+    def fatal(text: str) -> int:
+        if "poison" in text:
+            os._exit(137)
+        return count(text)
+
+    for n in range(3):
+        database.put(f"good {n}", f"Words {n}.")
+    database.put("bad", "A poison.")
+    deaths = 0
+    with monkeypatch.context() as broken:
+        broken.setattr(backend, "count_tokens", fatal)
+        for _ in range(2 * outbox.ATTEMPTS):
+            consumer = get_context("fork").Process(target=database.consume)
+            consumer.start()
+            consumer.join()
+            deaths += consumer.exitcode == 137
+    assert deaths == outbox.ATTEMPTS
+    database.consume()
+    assert database.texts() == {f"good {n}": f"Words {n}." for n in range(3)}
+    assert database.failures() == {"bad": outbox.KILLED}
+    assert database.retry() == 1
+    database.consume()
+    assert database.state("bad") == "live"
+
+
+def test_a_text_that_may_have_killed_its_process_alone_rests_before_the_next_attempt(
+    database: Database,
+) -> None:
+    """Somebody may be at it still."""
+    database.put("a", "Words.")
+    database.put("b", "Words.")
+    suspect = "UPDATE vector_index.outbox SET attempts = 3, tried_at = clock_timestamp() - interval '{}' WHERE id = 'a'"
+    database.conn.execute(suspect.format("4 minutes").encode())
+    database.consume()
+    assert database.texts() == {"b": "Words."}
+    database.conn.execute(suspect.format("6 minutes").encode())
+    database.consume()
+    assert database.state("a") == "live"
+
+
+def test_of_two_that_look_at_once_one_begins(database: Database) -> None:
+    database.put("a", "Words.")
+    database.delete("b")
+    with connection.checkout(database.application.url) as conn:
+        looked = rows.oldest(conn, "default", limit=10)
+        assert {change.id for change in rows.begin(conn, "default", looked)} == {"a", "b"}
+        assert {change.id for change in rows.begin(conn, "default", looked)} == {"b"}
+        rows.survived(conn, "default", looked)
+        assert {change.id for change in rows.begin(conn, "default", looked)} == {"a", "b"}
+
+
 def poller(
     database: Database,
     wake: Callable[[str], None] = lambda name: None,
@@ -514,9 +575,11 @@ def test_a_provider_that_is_away_leaves_all_of_it_waiting(
 
     database.put("a", "Words.")
     monkeypatch.setattr(outbox, "ensure_index", away)
-    with pytest.raises(TemporaryError):
-        database.consume()
+    for _ in range(outbox.ATTEMPTS + 1):
+        with pytest.raises(TemporaryError):
+            database.consume()
     assert database.waiting() == 1
+    assert database.one("SELECT attempts FROM vector_index.outbox") == 0  # nobody died of it
 
 
 def test_an_idle_look_is_one_query_that_reads_an_index_alone(database: Database) -> None:
@@ -552,6 +615,8 @@ def test_whoever_dies_when_nothing_is_lost_doubled_or_put_back(
     connection.close_pools()
     monkeypatch.setattr(connection, "ConnectionPool", MortalPool)
     monkeypatch.setattr(Mortal, "weather", STORM)
+    monkeypatch.setattr(outbox, "REST_SECONDS", 0.0)
+    monkeypatch.setattr(outbox, "ATTEMPTS", 1_000)  # here they die of the weather
     errors: list[BaseException] = []
 
     def apply(first: int) -> None:

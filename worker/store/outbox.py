@@ -28,6 +28,8 @@ class Change:
     deleted: bool
     version: int | None  # the highest of these rows
     size: int  # bytes of the text
+    attempts: int  # stagings of the row that counts that are under way, or ended with their process
+    tried_seconds: float | None  # since the last of them began; None: none is known
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +63,28 @@ def contents(
     parameters = {"index": index, "seqs": list(ids), "max_bytes": max_bytes}
     rows = connection.execute(statement("outbox.sql", "read"), parameters)
     return {ids[seq]: Content(text=text, title=title, metadata=data) for seq, text, title, data in rows}
+
+
+@retry_on_deadlock
+def begin(connection: Connection, index: str, changes: Sequence[Change]) -> list[Change]:
+    """Count an attempt at each text, as one that kills the process cannot be counted afterwards; what may be staged.
+
+    A text that somebody else has begun since it was looked at is left out; deletions need no count.
+    """
+    texts = [change for change in changes if not change.deleted]
+    seqs, attempts = [change.seq for change in texts], [change.attempts for change in texts]
+    rows = connection.execute(
+        statement("outbox.sql", "begin"), {"index": index, "seqs": seqs, "attempts": attempts}
+    )
+    begun = {row[0] for row in rows}
+    return [change for change in changes if change.deleted or change.seq in begun]
+
+
+@retry_on_deadlock
+def survived(connection: Connection, index: str, changes: Sequence[Change]) -> None:
+    """Take back the attempts that `begin` counted, of what still waits: the process lives."""
+    seqs = [change.seq for change in changes if not change.deleted]
+    connection.execute(statement("outbox.sql", "survived"), {"index": index, "seqs": seqs})
 
 
 @retry_on_deadlock
@@ -139,6 +163,8 @@ class _Row:
     version: int | None
     deleted: bool
     size: int  # bytes of the text
+    attempts: int
+    tried_seconds: float | None
 
 
 def _change(rows: Sequence[_Row]) -> Change:
@@ -156,6 +182,8 @@ def _change(rows: Sequence[_Row]) -> Change:
         deleted=chosen.deleted,
         version=highest,
         size=chosen.size,
+        attempts=chosen.attempts,
+        tried_seconds=chosen.tried_seconds,
     )
 
 

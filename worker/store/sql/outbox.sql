@@ -6,12 +6,26 @@ SELECT name FROM unnest(%(names)s::text[]) AS name CROSS JOIN LATERAL (
     SELECT FROM vector_index.outbox WHERE index_name = name AND error IS NULL ORDER BY seq LIMIT 1) AS o
 
 -- name: oldest: what waits longest, without its texts
-SELECT seq, id, version, deleted, coalesce(octet_length(text), 0) AS size FROM vector_index.outbox
+SELECT seq, id, version, deleted, coalesce(octet_length(text), 0) AS size, attempts,
+    extract(epoch FROM clock_timestamp() - tried_at)::float AS tried_seconds FROM vector_index.outbox
 WHERE index_name = %(index)s AND error IS NULL ORDER BY seq LIMIT %(limit)s
 
 -- name: read: what rows hold, but for texts that are too large to be taken; metadata as text, as no parser may fail
 SELECT seq, CASE WHEN octet_length(text) <= %(max_bytes)s THEN text END AS text, title, metadata::text AS metadata
 FROM vector_index.outbox WHERE index_name = %(index)s AND seq = ANY(%(seqs)s)
+
+-- name: begin: count a staging of those of these texts that nobody has begun, taken or locked since they were looked at
+UPDATE vector_index.outbox o SET attempts = o.attempts + 1, tried_at = clock_timestamp() FROM (
+    SELECT seq FROM vector_index.outbox JOIN unnest(%(seqs)s::bigint[], %(attempts)s::smallint[]) AS n (seq, attempts)
+        USING (seq, attempts)
+    WHERE index_name = %(index)s AND error IS NULL ORDER BY seq FOR UPDATE OF outbox SKIP LOCKED) n
+WHERE o.index_name = %(index)s AND o.seq = n.seq RETURNING o.seq
+
+-- name: survived: a staging did not end its process; most of the rows are gone
+UPDATE vector_index.outbox o SET attempts = o.attempts - 1, tried_at = NULL FROM (
+    SELECT seq FROM vector_index.outbox WHERE index_name = %(index)s AND seq = ANY(%(seqs)s) AND attempts > 0
+    ORDER BY seq FOR UPDATE) n
+WHERE o.index_name = %(index)s AND o.seq = n.seq
 
 -- name: lock: those of these rows that nobody else has locked or taken
 SELECT seq FROM vector_index.outbox WHERE index_name = %(index)s AND seq = ANY(%(seqs)s) AND error IS NULL
@@ -33,7 +47,7 @@ WHERE i.index_id = %(index_id)s AND o.index_name = i.name AND o.id = n.id AND o.
     AND (o.version <= n.version) IS NOT FALSE
 
 -- name: retry: let rows that could not be staged be tried again
-UPDATE vector_index.outbox SET error = NULL
+UPDATE vector_index.outbox SET error = NULL, attempts = 0, tried_at = NULL
 WHERE index_name = %(index)s AND error IS NOT NULL AND (%(ids)s::text[] IS NULL OR id = ANY(%(ids)s))
 
 -- name: rejections: why changes of documents could not be staged, the newest last
