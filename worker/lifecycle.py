@@ -80,11 +80,11 @@ def serve_metrics(*, forks: bool) -> None:
 
 
 def begin_task(task: Task, **_: Any) -> None:
-    task.request.began = time.monotonic()
+    task.request.counted_from = time.monotonic()
 
 
 def count_task(task: Task, state: str | None, **_: Any) -> None:
-    metrics.task(task.name, state, time.monotonic() - task.request.began)
+    metrics.task(task.name, state, time.monotonic() - task.request.counted_from)
 
 
 @signals.worker_ready.connect

@@ -10,15 +10,16 @@ from urllib.parse import urlsplit
 
 import pytest
 import redis
+from celery import Celery, signals
 from prometheus_client import CollectorRegistry
 
 from tests.fixtures.proxy import Proxy
 from tests.fixtures.system import eventually
 from tests.integration.test_answering import Echo
 from tests.integration.test_pipeline import Application, application, faulty  # noqa: F401
-from worker import metrics
+from worker import lifecycle, metrics
 from worker.answering import Question, answer
-from worker.broker import lengths
+from worker.broker import HiddenTask, lengths
 from worker.budgets import Budget
 from worker.errors import InvalidQuery, ProviderUnavailable, Refused, SettingsError, VectorIndexError
 from worker.monitoring import scraping
@@ -152,6 +153,27 @@ def test_an_answer_is_counted_with_its_tokens(application: Application, value: V
     with pytest.raises(RuntimeError), metrics.chat("default"):
         raise RuntimeError("a bug")
     assert value("chat_seconds_count", index="default", outcome="bug") == 1
+
+
+def test_a_run_of_a_task_is_timed_by_one_clock(value: Value) -> None:
+    """Monitors take the time of day when it begins, for which this one was taken once: runs took minus 56 years."""
+    app = Celery("timed", task_cls=HiddenTask, set_as_current=False)
+
+    @app.task(name="pause")  # type: ignore[untyped-decorator]
+    def pause() -> None:
+        time.sleep(0.05)
+
+    signals.task_prerun.connect(lifecycle.begin_task)
+    signals.task_postrun.connect(lifecycle.count_task)
+    try:
+        pause.apply()
+    finally:
+        signals.task_prerun.disconnect(lifecycle.begin_task)
+        signals.task_postrun.disconnect(lifecycle.count_task)
+    assert value("tasks_total", task="pause", state="success") == 1
+    seconds = value("task_seconds_sum", task="pause")
+    assert seconds is not None
+    assert 0.05 <= seconds < 30
 
 
 def test_what_will_be_counted_begins_at_zero(value: Value) -> None:
