@@ -129,7 +129,8 @@ def test_an_unreachable_provider(start_system: Callable[..., Any], tmp_path: Pat
         told = eventually(lambda: system.call("tasks.status")["last_error"])
         assert "text-embedding-3-small: APIConnectionError" in told
         assert "the provider does not answer" in told
-        state = system.call("tasks.status")
+        # the probe at the start of the worker may have told it before the document was staged
+        state = eventually(lambda: (now := system.call("tasks.status"))["pending_chunks"] and now)
         assert (state["documents"], state["pending_chunks"]) == ({"pending": 1, "live": 0, "failed": 0}, 1)
         done = system.command("search", "y")
         assert "the provider does not answer" in only_line(done)

@@ -85,6 +85,7 @@ def until_ready(output: IO[str]) -> Iterator[dict[str, str]]:
         yield printed
 
 
+@pytest.mark.timeout(240)
 def test_documents_and_addresses_outlive_a_stop_by_sigterm_and_by_ctrl_c(tmp_path: Path) -> None:
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts/pets.md").write_text("# Pets\n\nCats chase mice.\n")

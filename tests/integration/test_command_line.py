@@ -161,6 +161,7 @@ def test_doctor_names_what_is_missing(
         "chat default": True,
         "Postgres": True,
         "indexes": True,
+        "outbox": True,
         "broker": True,
         "workers": False,
     }
