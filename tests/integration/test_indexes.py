@@ -219,6 +219,18 @@ def test_whoever_holds_the_index_is_waited_for_and_nothing_is_dropped_by_halves(
     assert drop(application, "patient") == {"documents": 2, "builds": 1, "enqueued": 0}
 
 
+def test_what_is_enqueued_goes_also_where_a_worker_is_just_looking_at_it(application: Application) -> None:  # noqa: F811
+    """Left behind, it would make the index anew."""
+    execute(application, "SELECT vector_index.enqueue_document('default', 'a', 'Words.')")
+    with psycopg.connect(application.url) as looking:
+        looking.execute("SELECT FROM vector_index.outbox FOR UPDATE")
+        over = threading.Timer(0.3, looking.rollback)
+        over.start()
+        assert drop(application)["enqueued"] == 1
+        over.join()
+    assert left(application) == {}
+
+
 def test_what_is_in_flight_for_a_dropped_index_ends_quietly_and_others_go_on(
     application: Application,  # noqa: F811
     caplog: pytest.LogCaptureFixture,

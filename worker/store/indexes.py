@@ -5,6 +5,7 @@ then on nobody sees it, and the name is free. What is left of its rows is delete
 over it is followed by the next drop or collection.
 """
 
+import time
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, LiteralString
@@ -19,6 +20,7 @@ from worker.store.statements import SCHEMA, statement, statements
 from worker.store.upkeep import REDELIVERY_DAYS
 
 SLICE = 1_000  # rows that one statement deletes
+HELD_SECONDS = 2.0  # how long a drop waits for rows that others have locked
 
 # tables that know an index by its name, and what dates their rows
 NAMED: Mapping[str, LiteralString] = {"outbox": "enqueued_at", "runs": "started_at"}
@@ -133,4 +135,13 @@ def _delete_named(connection: Connection, name: str, table: str, made_at: Litera
         table=sql.Identifier(SCHEMA, table), made_at=sql.SQL(made_at)
     )
     parameters = {"name": name, "before": now[0] if now else None, "limit": SLICE}
-    return sum(iter(lambda: connection.execute(text, parameters).rowcount, 0))
+    any_left = sql.SQL(statements("indexes.sql")["named"]).format(
+        table=sql.Identifier(SCHEMA, table), made_at=sql.SQL(made_at)
+    )
+    deleted, until = 0, time.monotonic() + HELD_SECONDS
+    while True:
+        deleted += sum(iter(lambda: connection.execute(text, parameters).rowcount, 0))
+        # a row that a worker is at is passed over, and there again when it does not take it
+        if time.monotonic() > until or not connection.execute(any_left, parameters).rowcount:
+            return deleted
+        time.sleep(0.05)

@@ -46,6 +46,9 @@ ON CONFLICT DO NOTHING
 DELETE FROM {table} WHERE ctid = ANY(ARRAY(
     SELECT ctid FROM {table} WHERE index_name = %(name)s AND {made_at} < %(before)s LIMIT %(limit)s FOR UPDATE SKIP LOCKED))
 
+-- name: named: whether such rows are left
+SELECT FROM {table} WHERE index_name = %(name)s AND {made_at} < %(before)s LIMIT 1
+
 -- name: now: by the clock of this server
 SELECT clock_timestamp()
 
