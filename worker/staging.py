@@ -233,15 +233,21 @@ def stage_slice(
     """Write at most 100 documents, each of another id, as one slice of a job; a second time, nothing.
 
     With `heads`, the newest revisions of all of them: they are split anew, unless something newer has come.
-    Returns the keys of the documents that the job waits for: all but stale ones.
+    Returns the keys of the documents that the job waits for: all but stale ones. Raises TemporaryError, too, where
+    others change the same again and again.
     """
 
     def commit(conn: Connection, prepared: Sequence[Prepared], written: Sequence[Build]) -> list[int]:
         return revisions.stage(conn, job, prepared, written, priority=priority, heads=heads)
 
-    return prepare_and_commit(
-        url, index, job.index_id, backend, documents, commit, anew=heads is not None, task_id=job.task_id
-    )
+    try:
+        return prepare_and_commit(
+            url, index, job.index_id, backend, documents, commit, anew=heads is not None, task_id=job.task_id
+        )
+    except PreparedInVain as error:
+        raise TemporaryError(
+            f"builds or documents of the index {index!r} changed again and again while documents were split"
+        ) from error
 
 
 def prepare_and_commit(

@@ -13,8 +13,9 @@ from worker.configuration import SourceSettings
 from worker.errors import SettingsError, SourceFailed, TemporaryError
 from worker.sources import Source
 from worker.sources.files import FolderSource
-from worker.store import builds, connection, reindexing, upkeep
+from worker.store import builds, connection, reindexing, revisions, upkeep
 from worker.store.reindexing import Request
+from worker.store.writing import PreparedInVain
 
 
 @dataclass
@@ -218,6 +219,19 @@ def test_a_run_that_lost_its_lease_writes_and_deletes_nothing_more(shop: Applica
     with pytest.raises(TemporaryError, match="another run"):
         run(shop, Asleep(), allow_shrink=True)
     assert len(ids(shop)) == 250
+
+
+def test_a_page_that_others_change_again_and_again_is_tried_later(
+    shop: Application, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def overtaken(*_: Any, **__: Any) -> list[int]:
+        raise PreparedInVain
+
+    with monkeypatch.context() as patch:
+        patch.setattr(revisions, "stage", overtaken)
+        with pytest.raises(TemporaryError, match="changed again and again"):
+            run(shop, shelf, "run")
+    assert run(shop, shelf, "run")["indexed"] == 250
 
 
 def test_a_waiting_task_that_was_lost_is_sent_again(shop: Application, shelf: Shelf) -> None:
