@@ -1,5 +1,6 @@
 """A SQL query as a source, on real Postgres."""
 
+import traceback
 from collections.abc import Iterator
 from typing import Any
 
@@ -235,8 +236,11 @@ def test_a_key_that_stands_on_two_pages_is_noticed(
 
 
 def test_no_error_quotes_a_row(source: Any) -> None:
-    said = sentence(source("SELECT id, body::integer::text AS text FROM page"))
-    assert said.endswith("says: InvalidTextRepresentation")
+    """Nor does its traceback, which is logged, and kept with the result of the task."""
+    with pytest.raises(SourceFailed) as caught:
+        list(source("SELECT id, body::integer::text AS text FROM page").documents())
+    assert str(caught.value).endswith("says: InvalidTextRepresentation")
+    assert "Text 1" not in "".join(traceback.format_exception(caught.value))
 
 
 def test_an_address_that_does_not_answer_is_one_sentence_without_its_password(unused_port: int) -> None:

@@ -258,7 +258,7 @@ class _Connection:
             raise SourceFailed(
                 f"Postgres at {self._where} says: {error.diag.message_primary}: raise TIMEOUT_SECONDS "
                 f"({self._timeout_seconds:g} s), or give KEY a column with an index"
-            ) from error
+            ) from None
         except psycopg.Error as error:
             if error.sqlstate is None:
                 lines = [line for line in str(error).splitlines() if line.strip() and not line[0].isspace()]
@@ -267,7 +267,8 @@ class _Connection:
                 said = type(error).__name__
                 if error.sqlstate.startswith(HARMLESS):
                     said = error.diag.message_primary or said
-            raise SourceFailed(f"Postgres at {self._where} says: {said}") from error
+            # a cause would stand in the traceback that is logged and kept with the result, in Postgres' own words
+            raise SourceFailed(f"Postgres at {self._where} says: {said}") from None
 
 
 def _is_lost(error: Exception) -> bool:
