@@ -2,5 +2,7 @@ import signal
 
 pytest_plugins = ["tests.fixtures.browser", "tests.fixtures.services", "tests.fixtures.system"]
 
-# A shell lets what it runs in the background ignore Ctrl-C, and so would every program that a test interrupts.
+# A shell lets what it runs in the background ignore Ctrl-C, and nohup the end of the terminal; so would every program
+# that a test interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
