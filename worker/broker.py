@@ -32,6 +32,7 @@ from worker.summaries import summary
 STAGING, EMBED, CHAT = "vector_index", "vector_index.embed", "vector_index.chat"
 QUEUES = (STAGING, EMBED, CHAT)
 VISIBILITY_TIMEOUT_SECONDS = 60  # after which the messages of a dead worker are taken by another
+RESTORE_SECONDS = 10  # between two looks for such messages
 HEARTBEAT_SECONDS = 10
 STUCK_LOOKS = 9  # in a row, a heartbeat apart: longer than kombu takes to find that its connection is dead
 MAX_DEATHS = 3  # of pool processes on one message

@@ -15,7 +15,16 @@ from celery.apps import worker as celery_worker
 from kombu.entity import Queue
 
 from worker import configuration, logs, monitors, process
-from worker.broker import CHAT, EMBED, QUEUES, STAGING, VISIBILITY_TIMEOUT_SECONDS, LeaseHeartbeat, OneLine
+from worker.broker import (
+    CHAT,
+    EMBED,
+    QUEUES,
+    RESTORE_SECONDS,
+    STAGING,
+    VISIBILITY_TIMEOUT_SECONDS,
+    LeaseHeartbeat,
+    OneLine,
+)
 from worker.errors import VectorIndexError
 from worker.lifecycle import SWEEP_SECONDS, EndInTime, end, end_with
 from worker.scheduling import look_seconds
@@ -71,7 +80,9 @@ STATIC: dict[str, Any] = {
         "unacked_key": "vector_index:unacked",
         "unacked_index_key": "vector_index:unacked_index",
         "unacked_mutex_key": "vector_index:unacked_mutex",
-        "unacked_restore_interval": 10,
+        "unacked_restore_interval": RESTORE_SECONDS,
+        # kombu's 300 s: a worker killed while it gives messages of the dead back holds up all others for so long
+        "unacked_mutex_expire": RESTORE_SECONDS,
         "unacked_restore_throttle": 1,
         "health_check_interval": 25,
         "socket_connect_timeout": 5,

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 import redis
 from kombu import Connection, Consumer, Message, Queue
-from kombu.transport.redis import Channel
+from kombu.transport.redis import Channel, Mutex
 
 from tests.fixtures.system import eventually
 from worker import broker, delivery
+from worker.broker import VISIBILITY_TIMEOUT_SECONDS
+from worker.celery import STATIC
 
 QUEUES = [Queue("first"), Queue("second")]
 
@@ -72,6 +74,17 @@ def test_a_message_that_was_taken_and_never_arrived_is_delivered_again(
     lost.qos.restore_visible()
     assert client.hlen("unacked") == client.zcard("unacked_index") == 0
     assert drain(connection, got, 1) == ["a text — тест"]
+
+
+def test_who_is_killed_while_it_gives_messages_back_holds_up_the_others_for_seconds(
+    broker_url: str, client: "redis.Redis"
+) -> None:
+    with Connection(broker_url, transport_options=STATIC["broker_transport_options"]) as connection:
+        channel = connection.default_channel
+        dead = Mutex(channel.client, channel.unacked_mutex_key, channel.unacked_mutex_expire)
+        dead.__enter__()  # and it comes to no end
+        seconds = client.ttl(channel.unacked_mutex_key)
+        assert 0 < seconds < VISIBILITY_TIMEOUT_SECONDS / 2
 
 
 def test_a_message_in_hand_is_noted_once_and_gone_when_it_is_acknowledged(
