@@ -21,7 +21,7 @@ from typing import Any
 
 import psycopg
 
-from tests.simulation import AWAY, CALM, LATE, STORM, Simulation, Weather
+from tests.simulation import AWAY, CALM, FATAL, LATE, STORM, Simulation, Weather
 from worker import configuration
 from worker.draining.settlement import Settlement
 from worker.services import running
@@ -81,8 +81,13 @@ def publish_skipping() -> None:
     revisions.publish = publish
 
 
+def never_alone() -> None:
+    settle = Settlement.settle
+    Settlement.settle = lambda self, claim, *, alone: settle(self, claim, alone=False)
+
+
 RULES = [
-    Rule(name="none is taken away", weathers=(CALM, STORM, LATE, AWAY)),
+    Rule(name="none is taken away", weathers=(CALM, STORM, LATE, AWAY, FATAL)),
     Rule(name="staging, retrying and deleting hold the shared lock", remove=unlock(revisions)),
     Rule(
         name="failing, splitting and forgetting hold the exclusive lock",
@@ -126,8 +131,13 @@ RULES = [
     ),
     Rule(
         name="a request without an answer is no attempt while the provider takes no word",
-        remove=lambda: setattr(Settlement, "_judged", lambda self, results: results),
+        remove=lambda: setattr(Settlement, "_judged", lambda self, results, *, alone: results),
         weathers=(AWAY,),
+    ),
+    Rule(
+        name="one input alone that the provider does not survive is an attempt",
+        remove=never_alone,
+        weathers=(FATAL,),
     ),
     Rule(name="there is a sweep", weathers=(replace(STORM, sweeps=False),)),
 ]

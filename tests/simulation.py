@@ -39,6 +39,8 @@ ROUND_SECONDS = 0.3
 REDELIVERIES = 0.15
 PRODUCERS, CONSUMERS, EMBEDDERS = 5, 2, 4  # consumers: of the outbox
 SETTLE_SECONDS = 30
+CRASH_SECONDS = 0.02
+FATAL_ROUNDS = 10  # in each tenth round the provider does not survive what it refuses in others
 OUTAGE_SECONDS = 5.0  # from the beginning of an outage to that of the next
 
 
@@ -56,10 +58,11 @@ class Weather:
     collects: bool = True
     poison: float = 0.1  # of all documents: with a content that is always refused
     away: float = 0.3  # of the time: nothing is embedded, for longer than six attempts take
+    fatal: bool = False  # some of those contents take the provider down each time
     late: bool = False  # a content at a time is refused once its lease has ended, and taken from anybody else
 
 
-STORM = Weather()
+STORM = Weather(fatal=True)
 # nobody dies and nothing is late: nothing is left to a sweep, and nothing is embedded twice
 CALM = Weather(
     crashes=0,
@@ -75,6 +78,7 @@ CALM = Weather(
 )
 LATE = Weather(crashes=0, slow=0, batch_size=1, collects=False, late=True, away=0)
 AWAY = replace(CALM, away=0.9)
+FATAL = replace(CALM, poison=0.1, fatal=True)
 
 LIVE = """
 SELECT d.id, s.live_rev, r.title, r.metadata, r.text, d.deleted,
@@ -178,9 +182,13 @@ class Provider(HashBackend):
         self.known: set[str] = set()  # contents that were, and are taken from now on
         self.taken = threading.Event()  # somebody else holds it
         self.began = time.monotonic()
+        self.up_at = 0.0  # monotonic seconds
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        if (time.monotonic() - self.began) / OUTAGE_SECONDS % 1 < self.weather.away:
+        now = time.monotonic()
+        if any("fatal" in text for text in texts) and now >= self.up_at:
+            self.up_at = now + CRASH_SECONDS
+        if (now - self.began) / OUTAGE_SECONDS % 1 < self.weather.away or now < self.up_at:
             raise ProviderUnavailable("away")
         if any("poison" in text for text in texts):
             raise Refused("this is poison")
@@ -391,7 +399,8 @@ class Simulation:
         phrases.append(f"giant {now} that the provider calls too large for one")
         chosen = random.sample(phrases, k=random.randint(0, 7))
         if random.random() < self.weather.poison:
-            chosen.append(f"poison {now} that the provider always refuses to take in")
+            fatal = "fatal " * (self.weather.fatal and now % FATAL_ROUNDS == 0)
+            chosen.append(f"{fatal}poison {now} that the provider always refuses to take in")
         if random.random() < 0.1:
             chosen.append(f"late {now} as it is refused once and taken then")
         text = "\n\n".join(chosen)

@@ -163,6 +163,12 @@ FAULTS = [
         failed="content_policy_violation",
     ),
     Fault(
+        name="a document that takes the provider down",
+        inject=lambda rig: None,
+        marks=["crashing"],
+        failed="does not answer",
+    ),
+    Fault(
         name="a document that kills the process",
         inject=lambda rig: None,
         marks=["lethal"],

@@ -127,6 +127,54 @@ def test_what_fails_alone_while_the_provider_takes_words_fails_and_costs_nobody_
     assert result["failed"] == [{"id": "bad", "error": str(failure)}]
 
 
+def test_what_takes_the_provider_down_fails_alone_and_holds_nothing_up(
+    url: str, index: IndexSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each time with all that is in flight, and for so long that it takes no word right after it."""
+    monkeypatch.setattr("tests.provider.AWAY_SECONDS", 0.05)
+    with Provider(dimensions=32, crash="A guilty one.") as provider:
+        monkeypatch.setenv("OPENAI_BASE_URL", provider.url)
+        backend: Any = LLMEmbeddingBackend(
+            name="default", model_id="3-small", init_kwargs={"key": "secret-of-the-test"}, dimensions=32
+        )
+        drainer = Drainer(url, index.embedding_backend, backend)
+        ours = Application(url, index, backend, drainer)
+        drainer.start()
+        task_id = ours.stage(*documents(300), {"id": "bad", "text": "A guilty one."})
+        result = eventually(lambda: ours.result(task_id))
+        assert drainer.stop(10)
+        assert result["indexed"] == 300
+        assert [failure["id"] for failure in result["failed"]] == ["bad"]
+        inputs = [request.body["input"] for request in provider.requests]
+        assert inputs.count(["A guilty one."]) >= MAX_ATTEMPTS
+        # 64 that travel with it are halved at most six times
+        assert provider.stats().faults <= MAX_ATTEMPTS + 8
+
+
+def test_after_an_outage_requests_travel_alone_and_grow(
+    url: str, index: IndexSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Provider(dimensions=32) as provider:
+        monkeypatch.setenv("OPENAI_BASE_URL", provider.url)
+        backend: Any = LLMEmbeddingBackend(
+            name="default", model_id="3-small", init_kwargs={"key": "secret-of-the-test"}, dimensions=32
+        )
+        provider.inject("unavailable", times=None)
+        drainer = Drainer(url, index.embedding_backend, backend)
+        ours = Application(url, index, backend, drainer)
+        drainer.start()
+        eventually(lambda: provider.stats().requests)
+        task_id = ours.stage(*documents(300))
+        provider.reset()
+        eventually(lambda: ours.result(task_id))
+        assert drainer.stop(10)
+        sizes = [
+            len(request.body["input"]) for request in provider.requests if request.body["input"] != [PROBE]
+        ]
+        assert sizes[:6] == [1, 2, 4, 8, 16, 32]
+        assert sum(sizes) == 300
+
+
 def test_a_poison_fails_under_the_smallest_of_budgets(
     url: str, index: IndexSettings, backend: HashBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:

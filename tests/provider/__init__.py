@@ -20,7 +20,7 @@ from typing import Any, Self
 from tests.provider import answers, embeddings
 from tests.provider.answers import prompt_tokens
 from tests.provider.faults import FAULTS, Fault
-from tests.provider.http import Event, Rejection, Reply, Request, Server
+from tests.provider.http import Dropped, Event, Rejection, Reply, Request, Server
 
 __all__ = ["FAULTS", "Provider", "Request", "Stats", "prompt_tokens"]
 
@@ -30,6 +30,7 @@ SHAPES = {
     RESPONSES: (answers.response, answers.response_events),
     COMPLETIONS: (answers.completion, answers.completion_events),
 }
+AWAY_SECONDS = 0.5  # how long a crash takes
 KEPT_REQUESTS = 500
 
 
@@ -61,7 +62,8 @@ class _Planned:
 class Provider:
     """An HTTP server on a free port of the loopback interface.
 
-    An embedding request with an input that contains `refuse` gets HTTP 400. Chat Completions, Responses and
+    An embedding request with an input that contains `refuse` gets HTTP 400; one that contains `crash` resets all
+    connections, and those of the AWAY_SECONDS that follow. Chat Completions, Responses and
     Completions get `answer`, in words where it is streamed, `word_seconds` apart. Each waits for `latency_seconds`
     first; all of these may be set anew at any time.
 
@@ -78,11 +80,13 @@ class Provider:
         latency_seconds: float = 0.0,
         dimensions: int = 1536,
         refuse: str | None = None,
+        crash: str | None = None,
         port: int = 0,
     ) -> None:
         self.latency_seconds = latency_seconds
         self.dimensions = dimensions
         self.refuse = refuse
+        self.crash = crash
         self._lock = Lock()
         self._parallel = 0
         self._server = Server(port, self.handle)
@@ -103,6 +107,7 @@ class Provider:
             self._earlier_connections = self._server.accepted
             self.requests: deque[Request] = deque(maxlen=KEPT_REQUESTS)
             self._planned: list[_Planned] = []
+            self._up_at = 0.0  # monotonic seconds
 
     def inject(
         self,
@@ -179,8 +184,18 @@ class Provider:
         if not isinstance(request.body, dict):
             raise Rejection(400, "We could not parse the JSON body of your request.")
         time.sleep(self.latency_seconds)
+        if self._is_away(request):
+            raise Dropped
         fault = self._next_fault(request.path)
         return fault(request, honest) if fault else honest()
+
+    def _is_away(self, request: Request) -> bool:
+        with self._lock:
+            now = time.monotonic()
+            if self.crash and now >= self._up_at and self.crash in str(request.body.get("input")):
+                self._up_at = now + AWAY_SECONDS
+                self._faults += 1
+            return now < self._up_at
 
     def _next_fault(self, path: str) -> Fault | None:
         with self._lock:

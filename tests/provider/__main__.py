@@ -11,12 +11,14 @@ parser = argparse.ArgumentParser(prog="python -m tests.provider", description=__
 parser.add_argument("--latency", type=float, default=0.0, help="seconds before each answer")
 parser.add_argument("--dimensions", type=int, default=1536)
 parser.add_argument("--refuse", help="answer 400 to inputs that contain this")
+parser.add_argument("--crash", help="be away for a while after inputs that contain this")
 parser.add_argument("--port", type=int, default=0, help="0: a free one")
 arguments = parser.parse_args()
 provider = Provider(
     latency_seconds=arguments.latency,
     dimensions=arguments.dimensions,
     refuse=arguments.refuse,
+    crash=arguments.crash,
     port=arguments.port,
 )
 with provider, suppress(KeyboardInterrupt):

@@ -102,7 +102,7 @@ class Drainer:
         """
         claims = 0
         while (claim := self._claim()) is not None:
-            self._settle(claim)
+            self._settle(claim, alone=True)
             claims += 1
             if self._provider.failure is not None:
                 break
@@ -113,7 +113,7 @@ class Drainer:
             try:
                 with self._looking:
                     claim = self._next()
-                    if claim is not None and claim.suspect:
+                    if claim is not None and (claim.suspect or self._provider.window):
                         self._settle_alone(claim)  # nobody claims meanwhile
                         continue
                 if claim is not None:
@@ -228,7 +228,7 @@ class Drainer:
         """
         slots = self._settings.concurrency
         waiting, tokens = queue.waiting(conn, build, limit=slots * self._backend.batch_size)
-        share = max(MIN_SHARE, -(-waiting // slots))
+        share = self._provider.window or max(MIN_SHARE, -(-waiting // slots))
         return min(waiting, share, self._backend.batch_size), tokens
 
     def _written(self, conn: connection.Connection) -> list[Build]:
@@ -240,14 +240,15 @@ class Drainer:
         return found
 
     def _settle_alone(self, claim: Claim) -> None:
-        """Settle a claim while nothing else is in flight: should it end the process, it costs no other an attempt."""
+        """Settle a claim while nothing else is in flight: should it end this process, or take the provider down, it
+        costs no other an attempt."""
         while len(self._held) > 1 and not self._stopping.is_set():
             self._stopping.wait(POLL_SECONDS)
-        self._settle(claim)
+        self._settle(claim, alone=True)
 
-    def _settle(self, claim: Claim) -> None:
+    def _settle(self, claim: Claim, *, alone: bool = False) -> None:
         try:
-            self._settlement.settle(claim)
+            self._settlement.settle(claim, alone=alone)
         except BuildDropped:  # nobody wants it any more
             pass
         finally:

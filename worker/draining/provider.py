@@ -13,6 +13,7 @@ from worker.recipes import EmbeddingBackend, probe
 
 PROBE_TOKENS = 8  # at most, of a word
 BACKOFF_SECONDS = 2.0  # after the first failure, doubled each time, with jitter
+FULL_INPUTS = 64  # of a request, at most, after an outage: from there on all slots work again
 PAUSE_SECONDS = 15.0  # between requests of a backend that cannot be used, or that named no time to wait
 
 NOT_ASKED = ProviderUnavailable("the provider has not been asked for a vector yet")
@@ -30,6 +31,7 @@ class Provider:
         self._asking = threading.Lock()
         self._asked_at = 0.0  # monotonic seconds
         self._failures = 0  # times in a row that it took no word
+        self._window: int | None = None  # inputs of a request while it is on trial
         self._paused_until = 0.0  # monotonic seconds
         self.failure: VectorIndexError | None = None  # why it cannot be used, as far as is known
 
@@ -37,6 +39,20 @@ class Provider:
     def paused_seconds(self) -> float:
         """How long nothing is to be sent; 0 and less: it may be."""
         return self._paused_until - time.monotonic()
+
+    @property
+    def window(self) -> int | None:
+        """How many inputs a request may hold that travels alone, as the provider has been away; None: it is trusted.
+
+        From one on it doubles with each request that is answered. What takes the provider down is alone before long.
+        """
+        return self._window
+
+    def answered(self) -> None:
+        """A request that it was sent has its vectors."""
+        if window := self._window:
+            full = min(FULL_INPUTS, self._backend.batch_size)
+            self._window = 2 * window if 2 * window < full else None
 
     def pause(self, seconds: float | None = None) -> float:
         """Send nothing for so long, or for PAUSE_SECONDS; the seconds."""
@@ -69,6 +85,7 @@ class Provider:
         except VectorIndexError as error:
             self.failure = error
             self._failures += 1
+            self._window = 1
             logger.warning("backend_unusable", extra=keys(backend=self._name, error=str(error)))
             self.pause(backoff_seconds(self._failures, PAUSE_SECONDS))
         else:

@@ -55,6 +55,7 @@ class Sender:
                 texts = [embedding_text(recipe.document_prefix, item.heading, item.text) for item in inputs]
                 with self._counted(inputs):
                     vectors = self.backend.embed(texts)
+                self.provider.answered()
                 metrics.embedded(claim.build.index, len(inputs))
                 ended.append(Sent(inputs=inputs, vectors=vectors))
             except (TooLarge, Refused) as error:

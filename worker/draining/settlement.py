@@ -45,8 +45,11 @@ class Settlement:
         """How long nobody else sends what is claimed."""
         return self.timeout_seconds + LEASE_MARGIN_SECONDS
 
-    def settle(self, claim: Claim) -> None:
-        """Send what a claim holds; save, publish, split, fail and give back, as its requests end."""
+    def settle(self, claim: Claim, *, alone: bool) -> None:
+        """Send what a claim holds; save, publish, split, fail and give back, as its requests end.
+
+        `alone`: this process has nothing else in flight meanwhile.
+        """
         # whatever begins before this has ended before the lease does
         last_start = time.monotonic() + LEASE_MARGIN_SECONDS
         if not self._is_to_be_sent(claim):
@@ -61,7 +64,7 @@ class Settlement:
             results = [Sent(inputs=claim.inputs, error=error)]
         self._write(lambda conn: self._save(conn, claim, results))
         if any(sent.vectors is None for sent in results):
-            judged = self._judged(results)
+            judged = self._judged(results, alone=alone and len(claim.inputs) == 1)
             self._write(lambda conn: self._end(conn, claim, judged))
 
     def _is_to_be_sent(self, claim: Claim) -> bool:
@@ -109,12 +112,15 @@ class Settlement:
         if any(map(_is_unanswered, results)):
             queue.renew(conn, claim, lease_seconds=self.lease_seconds)
 
-    def _judged(self, results: Sequence[Sent]) -> Sequence[Sent]:
+    def _judged(self, results: Sequence[Sent], *, alone: bool) -> Sequence[Sent]:
         """A request without an answer is no attempt unless the provider takes one word after it.
 
-        So an outage fails no document however long it lasts, and lets none travel alone.
+        So an outage fails no document however long it lasts, and lets none travel alone. One input alone that the
+        provider does not survive is an attempt: during an outage none is sent, so that each counts one at most.
         """
         if not any(map(_is_unanswered, results)) or self.sender.takes_words(LEASE_MARGIN_SECONDS):
+            return results
+        if alone and not self.sender.stopping.is_set():
             return results
         return [Sent(inputs=sent.inputs) if _is_unanswered(sent) else sent for sent in results]
 
