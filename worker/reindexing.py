@@ -6,7 +6,7 @@ meet are deleted, unless they changed after it began. A run that died is begun a
 everything anew, and what it staged before is unchanged by then, which costs no request.
 """
 
-import time
+import threading
 from array import array
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -74,14 +74,35 @@ def reindex(
             reason = (PAUSED if paused else OVERLAPS).format(index.name)
             reindexing.give_up(conn, request, "skipped", reason)
             return reason
+    with _held(url, run), written_down(url, request):
+        reading = _Reading(url, index, backend, run, request.task_id, max_bytes)
+        reading.carry_out(make_source(), full, allow_shrink, tell)
+    return None
+
+
+@contextmanager
+def _held(url: str, run: Run) -> Iterator[None]:
+    """Hold the lease of a run until the block ends, or this process does.
+
+    In a thread: a source may take hours for one document. A run that has lost it is told when it looks or writes.
+    """
+    over = threading.Event()
+
+    def renew() -> None:
+        is_ours = True
+        while is_ours and not over.wait(RENEW_SECONDS):
+            with suppress(TemporaryError), connection.checkout(url) as conn:
+                is_ours = reindexing.renew(conn, run)
+
+    thread = threading.Thread(target=renew, name=f"reindexing-{run.index_id}", daemon=True)
+    thread.start()
     try:
-        with written_down(url, request):
-            reading = _Reading(url, index, backend, run, request.task_id, max_bytes)
-            reading.carry_out(make_source(), full, allow_shrink, tell)
+        yield
     finally:
+        over.set()
+        thread.join()
         with connection.checkout(url) as conn:
             reindexing.end(conn, run)
-    return None
 
 
 @contextmanager
@@ -113,7 +134,6 @@ class _Reading:
     ) -> None:
         self._url, self._index, self._backend, self._run = url, index, backend, run
         self._task_id, self._max_bytes = task_id, max_bytes
-        self._renewed_at = time.monotonic()
         self._numbers = count()
         # keys of documents, one for each time that the source returned it
         self._settled, self._changed, self._staged = array("q"), array("q"), array("q")
@@ -166,6 +186,7 @@ class _Reading:
         unread = [{"id": clean(item.id or item.path), "error": item.reason} for item in skipped]
         rejected = [*message.rejected, *unread]
         with connection.checkout(self._url) as conn:
+            self._hold(conn)
             build = builds.live(conn, self._index.name)
             if build is None:
                 raise BuildDropped(connection.DROPPED)
@@ -184,8 +205,6 @@ class _Reading:
         slices: list[list[Document]] = list(sliced(changed, lambda document: len(document.text)))
         for at, some in enumerate(slices or [[]] * bool(rejected)):
             self._stage(some, rejected=rejected if at == 0 else ())
-        if time.monotonic() - self._renewed_at > RENEW_SECONDS:
-            self._hold()
 
     def _objection(self, returned: int, before: int | None, held: int, allow_shrink: bool) -> str | None:
         """Why nothing may be deleted after this reading; None: all is well."""
@@ -234,6 +253,7 @@ class _Reading:
             reached = source.reached or since
             cursor = Cursor(query=source.fingerprint, reached=reached) if reached else None
         with connection.checkout(self._url) as conn:
+            self._hold(conn)
             reindexing.finish(
                 conn, self._task_id, figures, incremental=since is not None, message=warning, cursor=cursor
             )
@@ -246,16 +266,15 @@ class _Reading:
 
     def _job(self, *, last: bool = False, **values: Any) -> Job:
         """The next slice; only the last one says how many there are. Raises LeaseLost: nothing may be written."""
-        self._hold()
+        with connection.checkout(self._url) as conn:
+            self._hold(conn)
         number = next(self._numbers)
         slices = number + 1 if last else 0
         return Job(task_id=self._task_id, slice=number, slices=slices, index_id=self._run.index_id, **values)
 
-    def _hold(self) -> None:
-        with connection.checkout(self._url) as conn:
-            if not reindexing.renew(conn, self._run):
-                raise LeaseLost(f"another run of reindex has taken over the index {self._index.name!r}")
-        self._renewed_at = time.monotonic()
+    def _hold(self, conn: connection.Connection) -> None:
+        if not reindexing.renew(conn, self._run):
+            raise LeaseLost(f"another run of reindex has taken over the index {self._index.name!r}")
 
 
 def _items(source: Source, name: str, since: str | None) -> Generator[object, None, None]:

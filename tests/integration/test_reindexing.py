@@ -1,5 +1,6 @@
 """Reindex: an index follows its source, on real Postgres."""
 
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.fixtures.system import eventually
 from tests.integration.test_pipeline import Application, application  # noqa: F401
 from worker import reindexing as product
 from worker.configuration import SourceSettings
@@ -212,13 +214,66 @@ def test_a_run_that_lost_its_lease_writes_and_deletes_nothing_more(shop: Applica
     class Asleep(Shelf):
         def documents(self) -> Iterator[dict[str, Any]]:
             yield {"id": "0", "text": "Read long ago."}
-            with connection.checkout(shop.url) as conn:
-                conn.execute("UPDATE vector_index.reindexing SET until = now() - interval '1 second'")
-                assert reindexing.begin(conn, 1, Request(index="default", task_id="other"))
+            take_over(shop)
 
     with pytest.raises(TemporaryError, match="another run"):
         run(shop, Asleep(), allow_shrink=True)
     assert len(ids(shop)) == 250
+
+
+def test_a_run_that_lost_its_lease_is_not_written_down_as_done(shop: Application, shelf: Shelf) -> None:
+    run(shop, shelf)
+
+    class Overtaken(Shelf):
+        def documents(self) -> Iterator[dict[str, Any]]:
+            take_over(shop)
+            yield from super().documents()
+
+    with pytest.raises(TemporaryError, match="another run"):
+        run(shop, Overtaken(), "late")
+    assert shop.rows("SELECT outcome FROM vector_index.runs WHERE task_id = 'late'") == [("failed",)]
+
+
+@pytest.fixture
+def short_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reindexing, "LEASE_SECONDS", 1.0)
+    monkeypatch.setattr(product, "RENEW_SECONDS", 0.1)
+
+
+@pytest.mark.usefixtures("short_lease")
+def test_a_source_that_takes_longer_than_the_lease_for_a_document_keeps_it(
+    shop: Application, shelf: Shelf
+) -> None:
+    """The next run, when the first lease is long over, is skipped."""
+    others: list[object] = []
+
+    class Slow(Shelf):
+        def documents(self) -> Iterator[dict[str, Any]]:
+            [[until]] = shop.rows("SELECT until FROM vector_index.reindexing")
+            eventually(
+                lambda: shop.rows(f"SELECT 1 WHERE now() > timestamptz '{until}' + interval '1 second'")
+            )
+            others.append(reindex(shop, Shelf(), "other"))
+            yield from super().documents()
+
+    assert run(shop, Slow(shelf.texts))["indexed"] == 250
+    assert "another run of reindex is reading" in str(others)
+
+
+@pytest.mark.usefixtures("short_lease")
+def test_nobody_holds_the_lease_of_a_run_that_is_over(shop: Application, shelf: Shelf) -> None:
+    """However it ended; what holds it ends with it."""
+    with pytest.raises(SourceFailed):
+        reindex(shop, Shelf(shelf.texts, breaks_after=3), "run")
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("reindexing")]
+    assert shop.rows("SELECT 1 FROM vector_index.reindexing") == []
+
+
+def take_over(shop: Application) -> None:
+    """As the next run does, once the lease is over."""
+    with connection.checkout(shop.url) as conn:
+        conn.execute("UPDATE vector_index.reindexing SET until = now() - interval '1 second'")
+        assert reindexing.begin(conn, 1, Request(index="default", task_id="other"))
 
 
 def test_a_page_that_others_change_again_and_again_is_tried_later(
