@@ -11,7 +11,13 @@ from typing import Any, ParamSpec, TypeVar
 from worker import backends, configuration, services
 from worker.answering import ChatBackend
 from worker.budgets import CHAT_BURST, Budget
-from worker.configuration import ChatBackendSettings, EmbeddingBackendSettings, IndexSettings
+from worker.configuration import (
+    ChatBackendSettings,
+    Configuration,
+    EmbeddingBackendSettings,
+    IndexSettings,
+    SourceSettings,
+)
 from worker.draining import Drainer
 from worker.errors import InvalidQuery, SettingsError
 from worker.recipes import EmbeddingBackend
@@ -165,15 +171,19 @@ def source(index: str) -> Source:
         raise SettingsError(
             f'index {index!r} has no source to be read again: name an entry of VECTOR_INDEX["SOURCES"] as its SOURCE'
         )
+    return make_source(settings, configuration.current(), lambda: addresses().database_url)
+
+
+def make_source(settings: SourceSettings, known: Configuration, database_url: Callable[[], str]) -> Source:
+    """A new source of the settings' CLASS. Raises SettingsError."""
     keywords = {str(key).lower(): value for key, value in settings.config.items() if value is not None}
     made = backends.load(settings.class_path)
-    known = configuration.current()
     if issubclass(made, FolderSource):
         keywords.setdefault("max_bytes", known.max_document_bytes)
     elif issubclass(made, CallableSource):
         keywords.setdefault("folder", str(known.folder))
-    elif issubclass(made, SQLSource):
-        keywords.setdefault("dsn", addresses().database_url)
+    elif issubclass(made, SQLSource) and "dsn" not in keywords:
+        keywords["dsn"] = database_url()
     where = f'VECTOR_INDEX["SOURCES"]["{settings.name}"]["CONFIG"]'
     try:
         signature(made).bind(**keywords)

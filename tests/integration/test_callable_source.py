@@ -168,7 +168,7 @@ def test_a_process_ends_in_peace_though_its_worker_takes_its_time(tmp_path: Path
     """Its end is neither a core dump nor lines of C in the worker's log."""
     (tmp_path / "search.py").write_text("def documents(): yield {'id': 1}")
     read, write = os.pipe()
-    command = [sys.executable, calling.__file__, str(write), str(tmp_path), "search:documents"]
+    command = [sys.executable, calling.__file__, str(write), str(tmp_path), "search:documents", "call"]
     with (
         open(read, "rb") as lines,
         subprocess.Popen(

@@ -14,10 +14,19 @@ import click
 from worker import backends, process
 from worker.cli.client import Client
 from worker.cli.models import surroundings
-from worker.configuration import ChatBackendSettings, Configuration, EmbeddingBackendSettings, load
+from worker.configuration import (
+    ChatBackendSettings,
+    Configuration,
+    EmbeddingBackendSettings,
+    SourceSettings,
+    load,
+)
 from worker.errors import InputError, ServiceUnreachable, SettingsError, VectorIndexError
 from worker.recipes import Recipe, probe
 from worker.services import attach
+from worker.sources.callable import CallableSource
+from worker.sources.files import FolderSource
+from worker.sources.sql import SQLSource
 from worker.store import builds, connection, outbox, schema
 
 MINIMUM_REDIS = (6, 2)
@@ -41,10 +50,10 @@ class Finding:
 @click.option("--offline", is_flag=True, help="Send nothing to models: only look whether they are there.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def doctor(offline: bool, as_json: bool) -> int:
-    """Check the settings, the models, the services and the workers; what is wrong comes with its mend.
+    """Check the settings, the models, the services, the sources and the workers; what is wrong comes with its mend.
 
     Each backend gets one small request; a second one where the length of its vectors is not known. Sets up the schema
-    in Postgres as the start of a worker does.
+    in Postgres as the start of a worker does. Of a source no document is read, but a callable's module is imported.
     """
     configuration = load()
     findings = []
@@ -78,6 +87,9 @@ def _findings(configuration: Configuration, offline: bool) -> Iterator[Finding]:
         yield _look("indexes", partial(_indexes, configuration))
     if postgres.ok:
         yield _look("outbox", partial(_outbox, configuration))
+    for index in configuration.indexes.values():
+        if index.source is not None:
+            yield _look(f"source {index.name}", partial(_source, index.source, configuration))
     yield _look("broker", partial(_broker, configuration))
     yield _look("workers", partial(_workers, configuration))
 
@@ -161,6 +173,14 @@ def _outbox(configuration: Configuration) -> str:
     waiting, rejected = (sum(figure[key] for figure in figures) for key in ("waiting", "rejected"))
     oldest = max(figure["oldest_seconds"] for figure in figures)
     return f"{waiting:,} rows wait, the oldest for {oldest:.0f} s; {rejected:,} cannot be staged"
+
+
+def _source(settings: SourceSettings, configuration: Configuration) -> str:
+    """Whether a reading can begin; none of its documents is read."""
+    source = process.make_source(settings, configuration, partial(_database_url, configuration))
+    if isinstance(source, SQLSource | FolderSource | CallableSource):
+        return f"{settings.name}: {source.check()}"
+    return f"{settings.name}: {settings.class_path} was made, and is not asked before a run"
 
 
 def _database_url(configuration: Configuration) -> str:

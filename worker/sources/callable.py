@@ -12,13 +12,16 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from select import select
+from typing import Any, BinaryIO
 
 from worker.errors import SettingsError, SourceFailed
 from worker.sources import calling
 from worker.sources.files import Skipped
 
 TARGET = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
+STDERR = 2
+CHECK_SECONDS = 60.0  # for an import
 END_SECONDS = 5.0  # for a process whose documents are not wanted any more
 
 
@@ -43,49 +46,71 @@ class CallableSource:
 
     def documents(self) -> Iterator[dict[str, Any] | Skipped]:
         """The documents, and why one cannot be taken. Raises SourceFailed when the callable ends with an error."""
-        read, write = os.pipe()
-        with open(read, "rb") as lines, self._process(write) as process:
-            for line in lines:
-                if not line.endswith(b"\n"):
-                    break  # it died in the middle
-                said = json.loads(line)
-                if "document" in said:
-                    yield said["document"]
-                elif "skipped" in said:
-                    path = f"document {said['skipped']} of {self._callable}"
-                    yield Skipped(path=path, reason=said["reason"], id=said["id"])
-                elif "error" in said:
-                    raise SourceFailed(f"{self._callable}: {said['error']}")
-                else:
-                    return
-            code = process.wait(END_SECONDS)
-            how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-            raise SourceFailed(f"{self._callable}: its process {how}")
+        with self._process("call") as (process, lines):
+            yield from self._told(process, lines)
+
+    def check(self) -> str:
+        """Where it is imported, which it is here; it is not called. Raises SourceFailed."""
+        # what it prints goes to stderr: to whoever asks it is no answer
+        with self._process("find", stdout=STDERR) as (process, lines):
+            if not select([lines], [], [], CHECK_SECONDS)[0]:
+                raise SourceFailed(
+                    f"{self._callable}: not imported after {CHECK_SECONDS:.0f} s: mend what its module does at import"
+                )
+            list(self._told(process, lines))
+        return f"{self._callable} in {self._folder}"
+
+    def _told(
+        self, process: "subprocess.Popen[bytes]", lines: BinaryIO
+    ) -> Iterator[dict[str, Any] | Skipped]:
+        """What the process says, until its last line. Raises SourceFailed for any other end."""
+        for line in lines:
+            if not line.endswith(b"\n"):
+                break  # it died in the middle
+            said = json.loads(line)
+            if "document" in said:
+                yield said["document"]
+            elif "skipped" in said:
+                path = f"document {said['skipped']} of {self._callable}"
+                yield Skipped(path=path, reason=said["reason"], id=said["id"])
+            elif "error" in said:
+                raise SourceFailed(f"{self._callable}: {said['error']}")
+            else:
+                return
+        code = process.wait(END_SECONDS)
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        raise SourceFailed(f"{self._callable}: its process {how}")
 
     @contextmanager
-    def _process(self, write: int) -> Iterator["subprocess.Popen[bytes]"]:
-        try:
-            # what it prints stands in the worker's log; Ctrl-C is for the worker, which ends it
-            process = subprocess.Popen(  # noqa: S603
-                [self._python, calling.__file__, str(write), self._folder, self._callable],
-                cwd=self._folder,
-                stdin=subprocess.PIPE,
-                pass_fds=(write,),
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise SourceFailed(
-                f"{error.filename} cannot be used ({error.strerror}): mend FOLDER or PYTHON of {self._callable}"
-            ) from error
-        finally:
-            os.close(write)
-        try:
-            yield process
-        finally:
-            assert process.stdin is not None
-            process.stdin.close()
+    def _process(
+        self, mode: str, stdout: int | None = None
+    ) -> Iterator[tuple["subprocess.Popen[bytes]", BinaryIO]]:
+        """The process and what it says; it ends with the block."""
+        read, write = os.pipe()
+        with open(read, "rb") as lines:
             try:
-                process.wait(END_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+                # what it prints stands in the worker's log; Ctrl-C is for the worker, which ends it
+                process = subprocess.Popen(  # noqa: S603
+                    [self._python, calling.__file__, str(write), self._folder, self._callable, mode],
+                    cwd=self._folder,
+                    stdin=subprocess.PIPE,
+                    stdout=stdout,
+                    pass_fds=(write,),
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise SourceFailed(
+                    f"{error.filename} cannot be used ({error.strerror}): mend FOLDER or PYTHON of {self._callable}"
+                ) from error
+            finally:
+                os.close(write)
+            try:
+                yield process, lines
+            finally:
+                assert process.stdin is not None
+                process.stdin.close()
+                try:
+                    process.wait(END_SECONDS)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()

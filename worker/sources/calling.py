@@ -1,7 +1,8 @@
 """The other side of `worker.sources.callable`: a process of the application's own Python, which may lack our packages.
 
-Run by its path, with the number of a file descriptor, a folder and `module:name`. It calls that, and writes a line of
-JSON to the descriptor for each document, and at the end one that says how it went.
+Run by its path, with the number of a file descriptor, a folder, `module:name`, and `call` or `find`. It finds that,
+calls it where it is to, and writes a line of JSON to the descriptor for each document, and at the end one that says how
+it went.
 """
 
 import datetime
@@ -16,25 +17,33 @@ import uuid
 from typing import Any, TextIO
 
 
-def main(descriptor: int, folder: str, target: str) -> None:
+def main(descriptor: int, folder: str, target: str, mode: str) -> None:
     threading.Thread(target=leave_with_parent, daemon=True).start()
     # instead of the folder of this file: the application's modules come before all others of their names
     sys.path[0] = folder
     with os.fdopen(descriptor, "w", encoding="ascii") as out:
         try:
-            write_documents(out, target)
+            found = find(target)
+            if mode == "call":
+                write_documents(out, found())
             last: dict[str, object] = {"end": True}
         except BaseException as error:  # noqa: BLE001 - whatever the application's code ends with, the worker is told
             last = {"error": described(error, folder, target)}
         out.write(json.dumps(last) + "\n")
 
 
-def write_documents(out: TextIO, target: str) -> None:
+def find(target: str) -> Any:
     module, _, path = target.partition(":")
     found: Any = importlib.import_module(module)
     for name in path.split("."):
         found = getattr(found, name)
-    for number, document in enumerate(found(), 1):
+    if not callable(found):
+        raise TypeError(f"{type(found).__name__!r} object is not callable")
+    return found
+
+
+def write_documents(out: TextIO, documents: Any) -> None:
+    for number, document in enumerate(documents, 1):
         try:
             line = json.dumps({"document": document}, default=plain)
         except (TypeError, ValueError, RecursionError) as error:
@@ -72,4 +81,4 @@ def leave_with_parent() -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], sys.argv[3])
+    main(int(sys.argv[1]), *sys.argv[2:])

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 from selectolax.lexbor import LexborHTMLParser
 
 from worker.documents import Document
-from worker.errors import InvalidDocument, InvalidQuery, SettingsError
+from worker.errors import InvalidDocument, InvalidQuery, SettingsError, SourceFailed
 
 MARKDOWN, HTML, JSON_LINES = {".md", ".markdown"}, {".html", ".htm"}, {".jsonl", ".ndjson"}
 ENDINGS = {".txt", ".rst"} | MARKDOWN | HTML | JSON_LINES
@@ -60,6 +60,19 @@ class FolderSource:
             if not isinstance(item, Skipped) or not self._is_passed_over(Path(item.path)):
                 yield item
 
+    def check(self) -> str:
+        """How many files there are to read, by their names alone. Raises InvalidQuery, SourceFailed."""
+        check_existence(self.paths)
+        found = [file for file, _ in _files(self.paths)]
+        skipped = [
+            file for file in found if isinstance(file, Skipped) and not self._is_passed_over(Path(file.path))
+        ]
+        if skipped:
+            others = f", and {len(skipped) - 1:,} more" if len(skipped) > 1 else ""
+            raise SourceFailed(f"{skipped[0]}{others}: mend it, or name other PATHS")
+        files = sum(isinstance(file, Path) for file in found)
+        return f"{files:,} files in {', '.join(map(_printable, self.paths))}"
+
     def _is_passed_over(self, path: Path) -> bool:
         return path.suffix.lower() not in ENDINGS and path not in self.paths and path.is_file()
 
@@ -77,10 +90,14 @@ def read(paths: Iterable[Path], *, max_bytes: int) -> Iterator[dict[str, Any] | 
     path that does not exist.
     """
     paths = list(paths)
+    check_existence(paths)
+    return _read(paths, max_bytes)
+
+
+def check_existence(paths: Iterable[Path]) -> None:
     for path in paths:
         if not path.exists():
             raise InvalidQuery(f"{_printable(path)} does not exist: name files or folders to index")
-    return _read(paths, max_bytes)
 
 
 def _read(paths: list[Path], max_bytes: int) -> Iterator[dict[str, Any] | Skipped]:

@@ -108,9 +108,7 @@ class SQLSource:
     def documents_since(self, since: str | None) -> Iterator[dict[str, Any]]:
         """The rows whose CURSOR is at least that, or NULL; None: all rows. Raises SourceFailed."""
         self._highest = None
-        connection = _Connection(self._dsn, self._where, self._timeout_seconds)
-        try:
-            self._check(connection.columns(self._framed(limit=0)))
+        with self._connected() as connection:
             conditions, values = [], {}
             if since is not None:
                 cursor = sql.Identifier(self._cursor)
@@ -125,6 +123,21 @@ class SQLSource:
             for row in rows:
                 self._note(row)
                 yield _document(row)
+
+    def check(self) -> str:
+        """Where the query is answered, and its columns; no row is read. Raises SourceFailed."""
+        order = sql.Identifier(self._key) if self._key else None
+        with self._connected(attempts=1) as connection:
+            columns = connection.columns(self._framed(order=order, limit=0))
+        return f"{self._where}, columns {', '.join(columns)}"
+
+    @contextmanager
+    def _connected(self, attempts: int = ATTEMPTS) -> Iterator["_Connection"]:
+        """A connection, once the query is found to have the columns of documents."""
+        connection = _Connection(self._dsn, self._where, self._timeout_seconds, attempts)
+        try:
+            self._check_columns(connection.columns(self._framed(limit=0)))
+            yield connection
         finally:
             connection.close()
 
@@ -160,7 +173,7 @@ class SQLSource:
             limit=NOTHING if limit is None else sql.SQL("LIMIT {}").format(limit),
         )
 
-    def _check(self, columns: Sequence[str]) -> None:
+    def _check_columns(self, columns: Sequence[str]) -> None:
         """That the query yields what makes a document."""
         needed = [*REQUIRED, *filter(None, (self._key, self._cursor))]
         for name in needed:
@@ -195,8 +208,13 @@ class SQLSource:
 class _Connection:
     """A connection that only reads, in transactions of their own, and is opened again when it is lost."""
 
-    def __init__(self, dsn: str, where: str, timeout_seconds: float) -> None:
-        self._dsn, self._where, self._timeout_seconds = dsn, where, timeout_seconds
+    def __init__(self, dsn: str, where: str, timeout_seconds: float, attempts: int) -> None:
+        self._dsn, self._where, self._timeout_seconds, self._most_attempts = (
+            dsn,
+            where,
+            timeout_seconds,
+            attempts,
+        )
         self._open: psycopg.Connection[DictRow] | None = None
 
     def columns(self, statement: sql.Composed) -> list[str]:
@@ -246,7 +264,7 @@ class _Connection:
 
     def _attempts(self) -> Any:
         return stamina.retry_context(
-            on=_is_lost, attempts=ATTEMPTS, wait_initial=0.2, wait_max=2.0, timeout=20.0
+            on=_is_lost, attempts=self._most_attempts, wait_initial=0.2, wait_max=2.0, timeout=20.0
         )
 
     @contextmanager
