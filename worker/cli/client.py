@@ -49,12 +49,10 @@ class Client:
         with self.reachable(), self.app.connection_for_write() as connection:
             connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0)
 
-    def send(self, task: str, queue: str, summary: str = "", **kwargs: Any) -> "AsyncResult[Any]":
-        """Enqueue a task; `summary` is what monitors see of its arguments."""
+    def send(self, task: str, queue: str, **kwargs: Any) -> "AsyncResult[Any]":
+        """Enqueue a task. What monitors see of its arguments is made by the worker."""
         with self.reachable():
-            return self.app.send_task(
-                task, queue=queue, kwargs=kwargs, argsrepr="()", kwargsrepr=summary or "{...}"
-            )
+            return self.app.send_task(task, queue=queue, kwargs=kwargs, argsrepr="()", kwargsrepr="{}")
 
     def call(self, task: str, queue: str, **kwargs: Any) -> Any:
         """The result of a task. Raises what the task raised."""

@@ -203,8 +203,7 @@ def _sent(
     with _progress() as show:
         while True:
             for batch in islice(messages, MAX_IN_FLIGHT - len(flying)):
-                summary = f"{{'index': {index!r}, 'documents': <{len(batch)}>}}"
-                result = client.send("tasks.index_documents", STAGING, summary, index=index, documents=batch)
+                result = client.send("tasks.index_documents", STAGING, index=index, documents=batch)
                 flying.append((batch, result))
             with client.reachable():
                 ready = [pair for pair in flying if pair[1].ready()]
