@@ -143,7 +143,7 @@ def test_nothing_to_list_and_nothing_to_retry(reader: System) -> None:
 
 def test_status_watch_writes_a_line_per_look_and_ends_with_0_at_ctrl_c(reader: System, docs: Path) -> None:
     watching = subprocess.Popen(
-        [VECTOR_INDEX, "status", "--watch", "--interval", "0.2"],
+        [VECTOR_INDEX, "status", "--watch", "--index", "default", "--interval", "0.2"],
         cwd=reader.folder,
         env=dict(reader.environment),
         stdout=subprocess.PIPE,
@@ -159,12 +159,12 @@ def test_status_watch_writes_a_line_per_look_and_ends_with_0_at_ctrl_c(reader: S
     assert "documents/s 0.0, chunks/s 0.0" in lines[2]
 
 
-def test_status_watch_is_a_table_on_a_terminal(reader: System, docs: Path) -> None:
+def test_status_watch_is_a_table_of_each_index_on_a_terminal(reader: System, docs: Path) -> None:
     ours, theirs = pty.openpty()
     watching = subprocess.Popen(
         [VECTOR_INDEX, "status", "--watch", "--interval", "0.2"],
         cwd=reader.folder,
-        env={**reader.environment, "TERM": "xterm", "COLUMNS": "100"},
+        env={**reader.environment, "TERM": "xterm", "COLUMNS": "100", "LINES": "40"},
         stdin=theirs,
         stdout=theirs,
         stderr=subprocess.PIPE,
@@ -172,7 +172,7 @@ def test_status_watch_is_a_table_on_a_terminal(reader: System, docs: Path) -> No
     os.close(theirs)
     seen = b""
     try:
-        while seen.count(b"pending chunks") < 2:
+        while seen.count(b"pending chunks") < 8:
             seen += os.read(ours, 10_000)
     finally:
         watching.send_signal(signal.SIGINT)
@@ -180,6 +180,7 @@ def test_status_watch_is_a_table_on_a_terminal(reader: System, docs: Path) -> No
         os.close(ours)
     assert (watching.returncode, errors) == (0, b"")
     assert b"time left" in seen
+    assert all(name in seen for name in (b"default", b"broken", b"refused", b"plain"))
 
 
 def test_status_is_answered_while_staging_has_a_backlog(reader: System) -> None:

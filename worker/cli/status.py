@@ -3,25 +3,34 @@
 import json
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import click
-from rich.console import Console
+from rich.columns import Columns
+from rich.console import Console, Group
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from worker.cli.client import CHAT, Client
-from worker.cli.documents import options, output
+from worker.cli.documents import output
 from worker.configuration import load
 
 RATE_SECONDS = 10.0  # over which rates are taken
+COLOURS = {"live": "green", "pending": "yellow", "failed": "red"}  # of figures that are not 0
+ERROR_WIDTH = 48  # columns: tables of several indexes stand side by side
 
 
 @click.command()
 @click.argument("ids", nargs=-1)
+@click.option("--index", help="Name of the index.  [default: default; of --watch: all]")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object; with --watch a line per look and index."
+)
 @click.option("--watch", is_flag=True, help="Look again and again, until Ctrl-C.")
 @click.option(
     "--interval",
@@ -30,18 +39,20 @@ RATE_SECONDS = 10.0  # over which rates are taken
     show_default=True,
     help="Seconds between two looks.",
 )
-@options
-def status(ids: tuple[str, ...], watch: bool, interval: float, index: str, as_json: bool) -> None:
+def status(ids: tuple[str, ...], watch: bool, interval: float, index: str | None, as_json: bool) -> None:
     """Show what an index holds and what is pending, or the state of single documents."""
     if ids and watch:
-        raise click.UsageError("--watch shows a whole index: leave the ids out")
+        raise click.UsageError("--watch shows whole indexes: leave the ids out")
     configuration = load()
-    configuration.index(index)
+    everything = list(configuration.indexes) if watch else ["default"]
+    indexes = everything if index is None else [index]
+    for name in indexes:
+        configuration.index(name)
     client = Client(configuration)
     if watch:
-        _watch(client, index, interval, as_json)
+        _watch(client, indexes, interval, as_json)
         return
-    state = client.call("tasks.status", CHAT, index=index, ids=list(ids) or None)
+    state = client.call("tasks.status", CHAT, index=indexes[0], ids=list(ids) or None)
     output(state, as_json, _document_states(state) if ids else _index_state(state))
 
 
@@ -74,21 +85,26 @@ class Pace:
         return rates
 
 
-def _watch(client: Client, index: str, interval: float, as_json: bool) -> None:
-    """A table that renews itself on a terminal; elsewhere a line per look."""
+def _watch(client: Client, indexes: Sequence[str], interval: float, as_json: bool) -> None:
+    """Tables that renew themselves on a terminal; elsewhere a line per look and index."""
     console = Console()
     live = Live(console=console, auto_refresh=False) if console.is_terminal and not as_json else None
-    pace = Pace()
+    paces = {index: Pace() for index in indexes}
     try:
         with live or nullcontext():
             while True:
-                state = client.call("tasks.status", CHAT, index=index)
-                pace.add(time.monotonic(), state)
-                rates = pace.as_json()
+                asked = [client.send("tasks.status", CHAT, index=index) for index in indexes]
+                looks = []
+                for pace, result in zip(paces.values(), asked, strict=True):
+                    state = client.wait(result, CHAT)
+                    pace.add(time.monotonic(), state)
+                    looks.append((state, pace.as_json()))
                 if live is not None:
-                    live.update(_table(state, rates), refresh=True)
+                    tables = Columns([_table(state, rates) for state, rates in looks])
+                    live.update(Group(tables, Text("Ctrl-C ends", style="dim")), refresh=True)
                 else:
-                    click.echo(json.dumps({**state, **rates}) if as_json else _line(state, rates))
+                    for state, rates in looks:
+                        click.echo(json.dumps({**state, **rates}) if as_json else _line(state, rates))
                 time.sleep(interval)
     except KeyboardInterrupt:
         return
@@ -111,15 +127,15 @@ def _number(rate: float | None) -> str:
 
 
 def _table(state: dict[str, Any], rates: dict[str, float | None]) -> Table:
-    table = Table(title=f"{state['index']}, Ctrl-C ends", show_header=False, title_justify="left")
+    table = Table(title=state["index"], title_style="bold", title_justify="left", show_header=False)
     table.add_column()
-    table.add_column(justify="right")
+    table.add_column(justify="right", max_width=ERROR_WIDTH)
     for name, figure in _figures(state, rates).items():
-        table.add_row(name, figure)
+        table.add_row(name, figure, style=COLOURS.get(name) if figure != "0" else None)
     if state["paused"]:
-        table.add_row("paused since", state["paused"])
+        table.add_row("paused since", state["paused"], style="yellow")
     if state["last_error"]:
-        table.add_row("last error", state["last_error"])
+        table.add_row("last error", escape(state["last_error"]), style="red")
     return table
 
 

@@ -1,0 +1,54 @@
+"""The tables of `status --watch`."""
+
+from io import StringIO
+from typing import Any
+
+from rich.columns import Columns
+from rich.console import Console
+
+from worker.cli.status import Pace, _table
+
+RED, GREEN, YELLOW = "\x1b[31m", "\x1b[32m", "\x1b[33m"
+
+
+def state(**values: Any) -> dict[str, Any]:
+    return {
+        "index": "default", "documents": {"pending": 0, "live": 0, "failed": 0}, "pending_chunks": 0,
+        "pending_tokens": 0, "embedded_chunks": 0, "oldest_seconds": 0.0, "paused": None, "last_error": None,
+    } | values  # fmt: skip
+
+
+def shown(*states: dict[str, Any], width: int = 100, colours: bool = True) -> str:
+    written = StringIO()
+    system: Any = "standard" if colours else None
+    console = Console(
+        file=written, force_terminal=True, color_system=system, width=width, no_color=not colours
+    )
+    tables = []
+    for each in states:
+        pace = Pace()
+        pace.add(1.0, each)
+        tables.append(_table(each, pace.as_json()))
+    console.print(Columns(tables))
+    return written.getvalue()
+
+
+def test_what_waits_is_yellow_what_serves_is_green_and_what_failed_is_red() -> None:
+    busy = shown(state(documents={"pending": 3, "live": 2, "failed": 1}))
+    assert [colour in busy for colour in (RED, GREEN, YELLOW)] == [True, True, True]
+    idle = shown(state())
+    assert [colour in idle for colour in (RED, GREEN, YELLOW)] == [False, False, False]
+
+
+def test_an_error_is_red_and_shown_as_it_is() -> None:
+    """Brackets in it are no markup."""
+    said = shown(state(last_error="[red]the key [sk] is refused[/] [/nothing]"))
+    assert RED in said
+    assert "[red]the key [sk] is refused[/] [/nothing]" in said
+
+
+def test_indexes_stand_side_by_side_where_there_is_room_and_below_each_other_where_not() -> None:
+    states = [state(index="articles"), state(index="products", last_error="word " * 40)]
+    together = [line for line in shown(*states, width=120).splitlines() if "pending chunks" in line]
+    apart = [line for line in shown(*states, width=60).splitlines() if "pending chunks" in line]
+    assert ([line.count("pending chunks") for line in together], len(apart)) == ([2], 2)
