@@ -142,4 +142,15 @@ def test_a_worker_that_ends_as_it_should_is_missed_by_nobody(started: tuple[Syst
     assert worker.wait(30) == 0
     del system.processes["all"]
     code, said = live(system)
-    assert (code, "has been started" in said) == (1, True)
+    assert (code, "serves: none was started, it has ended, or it" in said) == (1, True)
+
+
+def test_a_worker_that_has_not_reached_its_broker_yet_is_not_said_to_have_been_forgotten(
+    start_system: Callable[..., Any], tmp_path: Path
+) -> None:
+    with start_system(tmp_path, {}) as system:
+        variables = {**system.environment, "BROKER_URL": "redis://127.0.0.1:1/0"}
+        replace(system, environment=variables).start("all", ["worker"])
+        eventually(lambda: "127.0.0.1:1" in system.log("all"), 60)
+        code, said = live(system)
+        assert (code, "or it has not reached its broker yet, which its log says" in said) == (1, True)

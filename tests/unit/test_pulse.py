@@ -4,7 +4,10 @@ import json
 import os
 from pathlib import Path
 
+import pytest
+
 from worker import pulse
+from worker.cli import run
 
 
 def test_who_ends_is_missed_by_nobody(tmp_path: Path) -> None:
@@ -22,3 +25,15 @@ def test_who_ends_takes_no_file_of_the_one_that_took_its_name(tmp_path: Path) ->
     kept.write_text(json.dumps(json.loads(kept.read_text()) | {"pid": os.getppid()}))
     pulse.end(tmp_path, "embed@host")
     assert [found.pid for found in pulse.read(tmp_path)] == [os.getppid()]
+
+
+@pytest.mark.parametrize("worker", [[], ["--worker", "embed"]])
+def test_without_a_file_nobody_claims_to_know_why(
+    tmp_path: Path, worker: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker writes its first one when it has reached its broker."""
+    monkeypatch.setenv("VECTOR_INDEX_HOME", str(tmp_path))
+    assert run(["live", *worker]) == 1
+    said = capsys.readouterr().err
+    assert f"no worker{' embed' if worker else ''} of the home {tmp_path} serves: none was started" in said
+    assert "or it has not reached its broker yet, which its log says" in said

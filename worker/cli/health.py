@@ -39,7 +39,11 @@ def live(worker: str | None, seconds: float) -> int:
     found = [p for p in pulse.read(home) if worker in (None, p.worker, p.worker.partition("@")[0])]
     reasons = [reason for p in found if (reason := _silent(p, seconds))]
     if not found:
-        reasons = [f"no worker{f' {worker}' if worker else ''} of the home {home} has been started"]
+        named = f" {worker}" if worker else ""
+        reasons = [
+            f"no worker{named} of the home {home} serves: none was started, it has ended, or it has not reached its "
+            "broker yet, which its log says"
+        ]
     for line in reasons or [f"{p.worker} was alive {p.age_seconds:.0f} s ago" for p in found]:
         click.echo(line, err=bool(reasons))
     return 1 if reasons else 0
