@@ -1,10 +1,11 @@
 """`make bench`: each benchmark that needs nothing but this machine, in a few minutes.
 
 Each compares ways to do one thing, in one run. Those that take arguments run on their own: `chunk_sizes`, `answers`,
-`chat_under_load`, `monitoring`; `locality` and `token_counts` take a number, and make more edits and strings then.
+`chat_under_load`, `monitoring`; `locality`, `token_counts` and `reindexing` take a number, and make more edits, strings
+and rows then.
 """
 
-from benchmarks import chunking, embedding_requests, locality, packing, pipeline, token_counts
+from benchmarks import chunking, embedding_requests, locality, packing, pipeline, reindexing, token_counts
 
 
 def main() -> None:
@@ -18,6 +19,8 @@ def main() -> None:
     print()
     embedding_requests.main()
     pipeline.main()
+    print()
+    reindexing.main(rows=5_000)
 
 
 if __name__ == "__main__":
