@@ -19,6 +19,8 @@ from worker import budgets, staging
 from worker.budgets import KEY, PATIENCE_SECONDS, Budget
 from worker.configuration import IndexSettings
 from worker.draining import Drainer
+from worker.draining.provider import PROBE_TOKENS
+from worker.draining.settlement import LEASE_MARGIN_SECONDS
 from worker.errors import ProviderUnavailable
 from worker.store import connection
 from worker.tokens import counter
@@ -104,6 +106,18 @@ def test_a_limit_of_any_size_is_used_and_kept(limit: int, clock: Clock) -> None:
             sent.append((clock.now, 1))
     assert worst(sent, 60) <= limit
     assert len(sent) >= 0.85 * 10 * limit
+
+
+@pytest.mark.parametrize("limit", [1, 2, 34, 100, 1_000, 10**9])
+@pytest.mark.parametrize("unit", ["requests_per_minute", "tokens_per_minute"])
+def test_the_word_after_a_failed_request_fits_into_any_budget_while_the_lease_lasts(
+    unit: str, limit: int, clock: Clock
+) -> None:
+    """Else a provider that was not even asked would count as one that takes no words."""
+    budget = Budget("", "embedding:test", **{unit: limit})
+    clock.now += budget.take(10**9, patience_seconds=1_000)  # the largest, and it fails at once
+    with budget.first(PROBE_TOKENS, patience_seconds=LEASE_MARGIN_SECONDS):
+        pass
 
 
 def test_redis_and_a_process_by_itself_decide_alike(broker_url: str, clock: Clock) -> None:

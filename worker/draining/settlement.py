@@ -24,7 +24,8 @@ from worker.store import builds, connection, queue, revisions
 from worker.store.connection import Connection
 from worker.store.queue import Claim
 
-LEASE_MARGIN_SECONDS = 60.0  # beyond the timeout of the request
+# beyond the timeout of the request: as long as the largest request of any budget keeps the word after it waiting
+LEASE_MARGIN_SECONDS = 66.0
 MAX_ATTEMPTS = 6  # claims of one content; it travels alone from the third
 BACKOFF_LIMIT_SECONDS = 120.0  # between two attempts
 
