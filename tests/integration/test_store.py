@@ -5,6 +5,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -51,6 +52,34 @@ def test_a_schema_of_a_later_release_is_left_alone(database_url: str) -> None:
         conn.execute("INSERT INTO vector_index.migrations VALUES (999)")
     with pytest.raises(SettingsError, match="has version 999, this release knows"):
         schema.install(database_url)
+
+
+def test_a_role_that_owns_the_schema_alone_installs_it(empty_database_url: str) -> None:
+    """Least privilege: an owner of the database creates the extension and the schema once, as the sentence says."""
+    role = f"worker_{uuid4().hex}"
+    url = psycopg.conninfo.make_conninfo(empty_database_url, user=role, password="worker")
+    with psycopg.connect(empty_database_url, autocommit=True) as owner:
+        owner.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'worker'")
+        try:
+            with pytest.raises(
+                SettingsError, match="let an owner run CREATE EXTENSION vector; CREATE SCHEMA"
+            ):
+                schema.install(url)
+            owner.execute("CREATE EXTENSION vector")
+            owner.execute(f"CREATE SCHEMA vector_index AUTHORIZATION {role}")
+            assert schema.install(url) == schema.install(url) == max(schema.migrations())
+        finally:
+            owner.execute(f"DROP OWNED BY {role}")
+            owner.execute(f"DROP ROLE {role}")
+
+
+def test_tables_of_an_application_do_not_come_among_ours(empty_database_url: str) -> None:
+    """With the address that `up` prints, whose role has the name of our schema."""
+    schema.install(empty_database_url)
+    with psycopg.connect(empty_database_url, autocommit=True) as conn:
+        assert conn.info.user == schema.SCHEMA
+        conn.execute("CREATE TABLE documents (id bigint)")
+        assert conn.execute("SELECT to_regclass('public.documents') IS NOT NULL").fetchone() == (True,)
 
 
 def test_every_table_and_column_has_a_comment(conn: connection.Connection) -> None:

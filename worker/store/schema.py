@@ -3,9 +3,10 @@
 from importlib import resources
 
 from psycopg import errors as pg
+from psycopg import sql
 
 from worker.errors import ServiceUnreachable, SettingsError
-from worker.store.connection import connect, where
+from worker.store.connection import Connection, connect, where
 from worker.store.statements import SCHEMA, read
 
 LOCK_NAMESPACE = 0x76_69_77_00  # "viw": advisory locks of ours; the second key is the index, 0 is the schema
@@ -28,7 +29,9 @@ def install(url: str) -> int:
         try:
             with connection.transaction():
                 connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
-                connection.execute(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}")
+                # IF NOT EXISTS asks for the right to create it all the same
+                if not _is_there(connection):
+                    connection.execute(f"CREATE SCHEMA {SCHEMA}")
         except pg.InsufficientPrivilege as error:
             raise SettingsError(
                 f"the role of DATABASE_URL may not set up {where(url)} ({error.diag.message_primary}): "
@@ -59,7 +62,29 @@ def install(url: str) -> int:
             if number not in applied:
                 connection.execute(read(f"migrations/{file}").encode())
                 connection.execute("INSERT INTO vector_index.migrations (version) VALUES (%s)", [number])
+        _keep_apart(connection)
         return newest
+
+
+def _is_there(connection: Connection) -> bool:
+    return connection.execute("SELECT to_regnamespace(%s) IS NOT NULL", [SCHEMA]).fetchone() == (True,)
+
+
+def _keep_apart(connection: Connection) -> None:
+    """Let no table that an application creates with our role come among ours.
+
+    A session looks into the schema of its role's name first: of `vector_index` that is ours, in the embedded Postgres
+    and in containers.
+    """
+    row = connection.execute("SELECT current_database(), current_setting('search_path')").fetchone()
+    if row is None or connection.info.user != SCHEMA or '"$user"' not in row[1]:
+        return
+    path = [name for name in row[1].split(", ") if name != '"$user"'] or ["public"]
+    connection.execute(
+        sql.SQL("ALTER ROLE CURRENT_USER IN DATABASE {} SET search_path = {}").format(
+            sql.Identifier(row[0]), sql.SQL(", ").join(map(sql.SQL, path))
+        )
+    )
 
 
 def check(url: str) -> None:
