@@ -110,7 +110,8 @@ TASK_EVENTS = {
     trace.LOG_RETRY: "task_retried",
 }
 
-app = Celery("vector_index", task_cls="worker.broker:HiddenTask")
+# no fixups: where DJANGO_SETTINGS_MODULE is set for a source, Celery's would set up the application's Django in here
+app = Celery("vector_index", task_cls="worker.broker:HiddenTask", fixups=())
 app.steps["consumer"].add(LeaseHeartbeat)
 app.steps["worker"].add(EndInTime)
 

@@ -55,6 +55,8 @@ class _Formatter(logging.Formatter):
         about = getattr(record, "data", None)
         if isinstance(about, dict) and record.msg.strip() in self._events:
             return {"event": self._events[record.msg.strip()]} | _of_task(about)
+        if record.name == "stamina":
+            return {"event": "tried_again"} | _of_retry(vars(record))
         return {"event": "message", "message": record.getMessage()}
 
     def trace(self, record: logging.LogRecord) -> str | None:
@@ -98,6 +100,16 @@ def _of_task(about: Mapping[str, Any]) -> dict[str, object]:
     if (error := about.get("exc")) is not None:
         values["error"] = str(error)
     return values
+
+
+def _of_retry(about: Mapping[str, Any]) -> dict[str, object]:
+    """What stamina says: of the error only its class, as its words may be those of Postgres about a row."""
+    error, seconds = str(about["stamina.caused_by"]), float(about["stamina.wait_for"])
+    return {
+        "attempt": about["stamina.retry_num"],
+        "seconds": round(seconds, 3),
+        "error": error.partition("(")[0],
+    }
 
 
 def _pairs(values: Mapping[str, Any]) -> list[str]:

@@ -188,8 +188,9 @@ def make_source(settings: SourceSettings, known: Configuration, database_url: Ca
     try:
         signature(made).bind(**keywords)
     except TypeError as error:
+        names = ", ".join(map(str.upper, signature(made).parameters))
         raise SettingsError(
-            f"{where} does not fit {settings.class_path} ({error}): give the keys that it names"
+            f"{where} does not fit {settings.class_path} ({error}): its keys are {names}"
         ) from error
     found: Source = made(**keywords)
     return found

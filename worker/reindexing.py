@@ -6,10 +6,12 @@ meet are deleted, unless they changed after it began. A run that died is begun a
 everything anew, and what it staged before is unchanged by then, which costs no request.
 """
 
+import logging
 import threading
 from array import array
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
+from dataclasses import asdict
 from itertools import count
 from typing import Any
 
@@ -19,6 +21,7 @@ from numpy.typing import NDArray
 from worker.configuration import IndexSettings
 from worker.documents import Document, clean
 from worker.errors import BuildDropped, SourceFailed, TemporaryError, VectorIndexError
+from worker.logs import keys
 from worker.packing import batches
 from worker.recipes import EmbeddingBackend
 from worker.sources import Source
@@ -28,6 +31,8 @@ from worker.staging import SLICE_CHARACTERS, ensure_index, sliced, sort, stage_s
 from worker.store import builds, connection, indexes, reindexing, revisions, upkeep
 from worker.store.reindexing import DOCUMENTS_AT_ONCE, LEASE_SECONDS, Cursor, Figures, Request, Run
 from worker.store.revisions import DOCUMENTS_PER_TRANSACTION, Job
+
+logger = logging.getLogger("vector_index.reindex")
 
 PRIORITY = 1  # behind what applications send
 RENEW_SECONDS = LEASE_SECONDS / 4
@@ -73,6 +78,9 @@ def reindex(
                 )
             reason = (PAUSED if paused else OVERLAPS).format(index.name)
             reindexing.give_up(conn, request, "skipped", reason)
+            logger.info(
+                "reindex_skipped", extra=keys(index=index.name, task_id=request.task_id, reason=reason)
+            )
             return reason
     with _held(url, run), written_down(url, request):
         reading = _Reading(url, index, backend, run, request.task_id, max_bytes)
@@ -115,6 +123,8 @@ def written_down(url: str, request: Request) -> Iterator[None]:
     except Exception as error:  # only to note it: it is raised again
         # what is not ours may quote a document
         message = str(error) if isinstance(error, VectorIndexError) else type(error).__name__
+        said = keys(index=request.index, task_id=request.task_id, error=message)
+        logger.warning("reindex_failed", extra=said)  # a run of the schedule has no caller who would see it
         with suppress(TemporaryError), connection.checkout(url) as conn:
             reindexing.give_up(conn, request, "failed", message)
         raise
@@ -259,6 +269,8 @@ class _Reading:
             )
             reindexing.set_report(conn, self._task_id, {} if warning is None else {"warning": warning})
         self._stage([], last=True, unchanged=unchanged, superseded=self._taken - met)
+        said = keys(index=self._index.name, task_id=self._task_id, **asdict(figures), warning=warning)
+        logger.log(logging.INFO if warning is None else logging.WARNING, "reindexed", extra=said)
 
     def _stage(self, documents: Sequence[Document], **values: Any) -> None:
         job = self._job(**values)

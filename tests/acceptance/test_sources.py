@@ -39,8 +39,9 @@ PROJECT = {
 import importlib, os
 
 def documents():
-    settings = importlib.import_module(os.environ["SHOP_SETTINGS"])
+    settings = importlib.import_module(os.environ["DJANGO_SETTINGS_MODULE"])
     import tasks
+    print("read by the shop", flush=True)
     yield {"id": "settings", "text": settings.GREETING}
     yield {"id": "tasks", "text": tasks.GREETING}
 """,
@@ -80,9 +81,10 @@ def test_a_callable_and_a_query_in_a_project_that_has_tasks_and_settings_of_its_
     start_system: Callable[..., Any], tmp_path: Path
 ) -> None:
     """Each reads its own documents, started in the project or not; what cannot be reached is one line."""
-    variables = {"VECTOR_INDEX_SETTINGS": str(fill(tmp_path, PROJECT)), "SHOP_SETTINGS": "settings"}
+    variables = {"VECTOR_INDEX_SETTINGS": str(fill(tmp_path, PROJECT)), "DJANGO_SETTINGS_MODULE": "settings"}
     with start_system(tmp_path, {"all": ["worker"]}, **variables) as system:
         assert system.call("tasks.reindex")["indexed"] == 2
+        assert "read by the shop\n" in system.log("all")
         for module in ("settings", "tasks"):
             [row] = system.call("tasks.search", CHAT, query=f"{module} of the shop", limit=1)
             assert (row["document_id"], row["text"]) == (module, f"{module} of the shop")
@@ -95,6 +97,10 @@ def test_a_callable_and_a_query_in_a_project_that_has_tasks_and_settings_of_its_
         assert (done.returncode, done.stderr.count("\n")) == (3, 1)
         assert "source 'nowhere' failed after 0 documents (Postgres at 127.0.0.1:1/shop says: " in done.stderr
         assert "s3cret" not in done.stderr + system.logs()
+        assert "reindexed index=default" in system.log("all")
+        assert "reindex_failed index=closed" in system.log("all")
+        # Celery would set up a Django of that name inside of the worker
+        assert "DJANGO_SETTINGS_MODULE" not in system.log("all")
 
 
 def test_a_source_that_cannot_be_made_ends_the_worker_at_its_start(
@@ -105,7 +111,7 @@ def test_a_source_that_cannot_be_made_ends_the_worker_at_its_start(
         done = system.command("worker")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert """VECTOR_INDEX["SOURCES"]["page"]["CONFIG"] does not fit""" in done.stderr
-    assert "'pages'" in done.stderr
+    assert "'pages'): its keys are DSN, QUERY, KEY, " in done.stderr
 
 
 @pytest.mark.slow

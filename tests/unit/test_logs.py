@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping
 
 import pytest
+import stamina
 
 from worker import logs
 from worker.logs import JSONLines, Text, keys
@@ -30,6 +31,17 @@ def test_an_event_is_one_json_object_with_its_keys() -> None:
         "index": "a",
         "documents": 2,
     }
+
+
+def test_a_retry_tells_what_failed_and_when_it_is_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+    """The class of the error alone: its words may be those of Postgres, which quote rows."""
+    for attempt in stamina.retry_context(on=ValueError, attempts=2, wait_initial=0.001, wait_jitter=0):
+        with attempt:
+            if attempt.num == 1:
+                raise ValueError("of a secret")
+    [told] = caplog.records
+    line = Text(EVENTS).format(told)
+    assert line.endswith("stamina: tried_again attempt=1 seconds=0.0 error=ValueError")
 
 
 @pytest.mark.parametrize(

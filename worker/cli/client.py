@@ -40,6 +40,7 @@ class Client:
             broker=self.broker_url,
             backend=configuration.result_backend or self.broker_url,
             set_as_current=False,
+            fixups=(),
         )
         self.app.conf.update(
             broker_transport_options={"socket_connect_timeout": 5, "socket_timeout": 30},

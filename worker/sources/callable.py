@@ -22,6 +22,7 @@ from worker.sources.files import Skipped
 TARGET = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 STDERR = 2
 CHECK_SECONDS = 60.0  # for an import
+STDERR = 2  # the file, whatever Celery has put in the place of `sys.stderr`; `up` shows nothing else
 END_SECONDS = 5.0  # for a process whose documents are not wanted any more
 
 
@@ -89,7 +90,7 @@ class CallableSource:
         read, write = os.pipe()
         with open(read, "rb") as lines:
             try:
-                # what it prints stands in the worker's log; Ctrl-C is for the worker, which ends it
+                # what it prints stands beside the worker's log; Ctrl-C is for the worker, which ends it
                 process = subprocess.Popen(  # noqa: S603
                     [self._python, calling.__file__, str(write), self._folder, self._callable, mode],
                     cwd=self._folder,
