@@ -25,7 +25,7 @@ from kombu.transport.redis import PRIORITY_STEPS, Channel
 
 from worker import configuration
 from worker.configuration.addresses import redis_url
-from worker.errors import InputError, ServiceUnreachable, VectorIndexError
+from worker.errors import InputError, InvalidQuery, ServiceUnreachable, VectorIndexError
 from worker.logs import keys
 from worker.summaries import summary
 
@@ -330,6 +330,15 @@ class HiddenTask(Task):  # type: ignore[misc]
     default_retry_delay = 5  # seconds; after the death of its process
     throws = (VectorIndexError,)  # said in one line of the log; any other error is a bug, with its traceback
     Request = "worker.broker:HiddenArguments"
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Raises InvalidQuery for arguments that are not the task's: a mistake of the sender, no bug of ours."""
+        takes = signature(self.run)
+        try:
+            takes.bind(*args, **kwargs)
+        except TypeError as error:
+            raise InvalidQuery(f"{self.name}: {error}; it takes {', '.join(takes.parameters)}") from None
+        return super().__call__(*args, **kwargs)
 
     def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:
         self.request.began = time.time()

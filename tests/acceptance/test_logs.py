@@ -35,8 +35,9 @@ def load(system: System) -> None:
         kwargs={"documents": DOCUMENTS}).get(timeout=60)  # fmt: skip
     assert system.call("tasks.search", CHAT, query=QUESTION)
     assert system.call("tasks.chat", CHAT, question=QUESTION)["sources"]
-    for wrong in ({"query": 3}, {"query": QUESTION, "filter": {"$nonsense": "Quetzaltenango"}}):
-        with pytest.raises(Exception, match=r"query|nonsense"):
+    unknown = {"filter": {"$nonsense": "Quetzaltenango"}}
+    for wrong in ({"query": 3}, {"query": QUESTION, "top_k": 3}, {"query": QUESTION, **unknown}):
+        with pytest.raises(Exception, match=r"query|nonsense|top_k"):
             system.call("tasks.search", CHAT, **wrong)
 
 
@@ -72,5 +73,5 @@ def test_requests_searches_and_answers_say_how_long_they_took(told: list[dict[st
 
 def test_a_refused_task_says_why_in_one_line(told: list[dict[str, Any]]) -> None:
     failed = [event for event in told if event["event"] == "task_failed"]
-    assert len(failed) == 2
+    assert len(failed) == 3
     assert all(event["task"] == "tasks.search" and "Invalid" in event["error"] for event in failed)

@@ -176,6 +176,23 @@ def test_a_run_of_a_task_is_timed_by_one_clock(value: Value) -> None:
     assert 0.05 <= seconds < 30
 
 
+def test_arguments_that_a_task_does_not_take_are_a_mistake_of_the_sender() -> None:
+    """One sentence with what it takes, and no traceback of a bug."""
+    app = Celery("asked", task_cls=HiddenTask, set_as_current=False)
+
+    @app.task(name="tasks.find", bind=True, autoretry_for=(OSError,))  # type: ignore[untyped-decorator]
+    def find(self: HiddenTask, query: str, limit: int = 5) -> str:
+        return query * limit
+
+    assert find.apply(kwargs={"query": "x", "limit": 2}).get() == "xx"
+    for kwargs, said in (
+        ({"query": "x", "top_k": 3}, "tasks.find: got an unexpected keyword argument 'top_k'"),
+        ({}, "tasks.find: missing a required argument: 'query'"),
+    ):
+        with pytest.raises(InvalidQuery, match=f"{said}; it takes query, limit$"):
+            find.apply(kwargs=kwargs).get()
+
+
 def test_what_will_be_counted_begins_at_zero(value: Value) -> None:
     """Else a rate misses the first failure of all."""
     assert value("documents_failed_total", index="default", reason="died") is None
