@@ -293,6 +293,7 @@ INDEX = 'VECTOR_INDEX["INDEXES"]["default"]'
             "RESULT_BACKEND is 'sentinel://***@a:26379;sentinel://b:26379', and Redis Sentinel is not supported: write",
         ),
         ({"BROKER_URL": "redis://h:port/0"}, "whose host and port cannot be read"),
+        ({"BROKER_URL": "redis://h:6379/0/6"}, "is 'redis://h:6379/0/6', whose database '0/6' is no number: write"),
         ({"RESULT_BACKEND": "db+sqlite:///x"}, "RESULT_BACKEND is 'db+sqlite:///x', not an address"),
         ({"VECTOR_INDEX_SETTINGS": "/nowhere/x.py"}, "'/nowhere/x.py': No such file or directory: give"),
         ({"VECTOR_INDEX_SETTINGS": "/"}, "it is a folder: give the path of a readable Python file"),

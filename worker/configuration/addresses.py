@@ -20,7 +20,13 @@ def broker_url(name: str, value: object) -> str:
             "a proxy that follows it, as redis://:password@host:6379/0"
         )
     schemes = ("redis", "rediss", "redis+socket")
-    return _url(name, value, schemes, "redis://:password@host:6379/0")
+    url = _url(name, value, schemes, "redis://:password@host:6379/0")
+    number = urlsplit(url).path.strip("/")
+    if not url.startswith("redis+socket:") and number and not number.isdecimal():
+        raise SettingsError(
+            f"{name} is {redacted(url)}, whose database {number!r} is no number: write redis://:password@host:6379/0"
+        )
+    return url
 
 
 def redis_url(url: str) -> str:
