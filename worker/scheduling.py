@@ -41,6 +41,8 @@ class Crontab:
     def parse(cls, text: str) -> "Crontab":
         """Raises ValueError for what is no crontab, and for days that no month has."""
         fields = text.lower().split()
+        if len(fields) != len(FIELDS):
+            raise ValueError(f"it has {len(fields)} of {len(FIELDS)} fields")
         values = [_values(field, *bounds) for field, bounds in zip(fields, FIELDS, strict=True)]
         minutes, hours, days, months, weekdays = values
         if min(days) > max(LONGEST[month - 1] for month in months):
@@ -84,6 +86,8 @@ def _values(field: str, low: int, high: int, names: Sequence[str]) -> frozenset[
             end = _value(last, low, high, names) if dash else start
             over = start > end  # the highest
             numbers = [*range(start, (high if over else end) + 1), *range(low, end + 1 if over else low)]
+        if slash and not _number(step):
+            raise ValueError(f"{part!r}: a step is at least 1")
         found.update(numbers[:: _number(step) if slash else 1])
     return frozenset(found)
 

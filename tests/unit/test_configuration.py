@@ -332,6 +332,20 @@ def test_a_schedule_that_celery_would_not_take_is_refused(schedule: object) -> N
     assert "give seconds above 0, or a crontab of five fields" in sentence(scheduled(schedule))
 
 
+@pytest.mark.parametrize(
+    ("schedule", "why"),
+    [
+        ("0 3 * * 7", "'0 3 * * 7': 7 is not within 0 and 6; give"),
+        ("@daily", "'@daily': it has 1 of 5 fields; give"),
+        ("*/0 * * * *", "'*/0': a step is at least 1; give"),
+        ("0 3 * * sonday", "'sonday' is no number; give"),
+        ("0 0 30 2 *", "no month of '0 0 30 2 *' has such a day; give"),
+    ],
+)
+def test_what_is_wrong_with_a_crontab_is_said(schedule: str, why: str) -> None:
+    assert why in sentence(scheduled(schedule))
+
+
 def test_a_schedule_without_a_source_is_refused() -> None:
     assert 'name an entry of VECTOR_INDEX["SOURCES"] as its SOURCE' in sentence(index(SCHEDULE=60))
 

@@ -83,4 +83,4 @@ def ready(queues: str) -> None:
         raise ServiceUnreachable(
             f"no worker consumes {', '.join(missing)}: start one, or see what its log says"
         )
-    click.echo(f"Postgres and the broker answer, and {', '.join(sorted(KINDS[queues]))} is consumed")
+    click.echo(f"Postgres and the broker answer, and workers consume {', '.join(sorted(KINDS[queues]))}")

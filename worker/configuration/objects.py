@@ -1,7 +1,6 @@
 """The checked, frozen objects; a field's annotation carries its rule."""
 
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -27,13 +26,16 @@ def _some_weight(weights: tuple[float, float]) -> tuple[float, float]:
 
 
 def _schedule(value: object) -> str | float | None:
+    mend = "give seconds above 0, or a crontab of five fields such as '30 3 * * 1-5'"
     if value is None or (isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 1e9):
         return value
-    if isinstance(value, str):
-        with suppress(ValueError):
-            Crontab.parse(value)
-            return value
-    raise ValueError("give seconds above 0, or a crontab of five fields such as '30 3 * * 1-5'")
+    if not isinstance(value, str):
+        raise ValueError(mend)
+    try:
+        Crontab.parse(value)
+    except ValueError as error:
+        raise ValueError(f"{error}; {mend}") from None
+    return value
 
 
 Count = Annotated[int, BeforeValidator(_no_boolean), Field(ge=1)]
