@@ -26,6 +26,7 @@ from kombu.transport.redis import PRIORITY_STEPS, Channel
 from worker import configuration
 from worker.configuration.addresses import redis_url
 from worker.errors import InputError, InvalidQuery, ServiceUnreachable, VectorIndexError
+from worker.headroom import in_place, insist
 from worker.logs import keys
 from worker.summaries import summary
 
@@ -157,7 +158,8 @@ def _leased(channel: Any) -> list[str]:
 def _renew(client: "redis.Redis", channel: Any) -> None:
     """Let nobody else take what is leased here; what has just been given back stays so."""
     if leased := _leased(channel):
-        client.zadd(channel.unacked_index_key, dict.fromkeys(leased, time.time()), xx=True)
+        members = [part for tag in leased for part in (time.time(), tag)]
+        insist(client, "ZADD", channel.unacked_index_key, "XX", *members)
 
 
 def _lists(channel: Any, queue: str) -> list[str]:
@@ -348,7 +350,8 @@ class HiddenTask(Task):  # type: ignore[misc]
         request = self.request
         job = _job((request.headers or {}).get(JOB_HEADER))
         job = job or {"arguments": request.argsrepr, "began": request.began}
-        return super().replace(sig.set(shadow=request.shadow or self.name, headers={JOB_HEADER: job}))
+        with in_place():
+            return super().replace(sig.set(shadow=request.shadow or self.name, headers={JOB_HEADER: job}))
 
     def update_state(
         self, task_id: str | None = None, state: str | None = None, meta: Any = None, **kwargs: Any
@@ -364,6 +367,7 @@ class HiddenTask(Task):  # type: ignore[misc]
     def retry(self, *args: Any, **kwargs: Any) -> Any:
         """As Celery's; but when the broker does not take the retry, the message stays, where Celery drops it."""
         try:
-            return super().retry(*args, **kwargs)
+            with in_place():
+                return super().retry(*args, **kwargs)
         except Reject as rejected:
             raise Reject(rejected.reason, requeue=True) from rejected

@@ -79,11 +79,7 @@ STATIC: dict[str, Any] = {
         # names of our own: by Celery's, our workers would deliver again what an application's hold for longer
         "unacked_key": "vector_index:unacked",
         "unacked_index_key": "vector_index:unacked_index",
-        "unacked_mutex_key": "vector_index:unacked_mutex",
         "unacked_restore_interval": RESTORE_SECONDS,
-        # kombu's 300 s: a worker killed while it gives messages of the dead back holds up all others for so long
-        "unacked_mutex_expire": RESTORE_SECONDS,
-        "unacked_restore_throttle": 1,
         "health_check_interval": 25,
         "socket_connect_timeout": 5,
         "socket_timeout": 30,

@@ -1,22 +1,28 @@
-"""How a worker takes messages off its queues, so that none is lost on the way: a mend for kombu 5.7 on Redis.
+"""How a worker takes messages off its queues and gives them back, so that none is lost: a mend for kombu 5.7 on Redis.
 
 kombu takes a message with BRPOP, and only then notes it as not acknowledged. When the connection ends in between, as
 it does when the broker is restarted, or the worker dies, nobody has the message: one in 10 restarts under load lost
-one. Here the server moves it in one step, under a number of this look; once kombu has noted it under its own, the
-note of the look goes. One that stays is a message on its way to nobody: it is delivered again, as every message that
-was not acknowledged in time.
+one. Here the server moves it in one step, and notes it under a number of this look, which is its delivery tag from
+then on: a copy that is delivered again has another one, so that who has it acknowledges that copy only.
+
+A message goes back in one step, too, by whoever is first: no lock that a killed worker leaves behind. Both steps begin
+with a command that gives memory back: a server that is full (`maxmemory`, `noeviction`) lets such a script go on.
 """
 
 import json
 import logging
+from collections.abc import Sequence
 from queue import Empty
 from time import monotonic, time
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
-from kombu.transport.redis import Channel
-from kombu.utils.json import loads
+from kombu.transport import virtual
+from kombu.transport.redis import Channel, QoS
+from kombu.utils.json import dumps, loads
+from redis.exceptions import OutOfMemoryError
 
+from worker.headroom import NOTHING
 from worker.logs import keys as log_keys
 
 WAIT_SECONDS = 1.0  # of the server, for a message in an empty queue
@@ -39,10 +45,57 @@ return false
 """
 
 
+# KEYS: the hash and the sorted set of messages that are not acknowledged, then the lists that get the message.
+# ARGV: the delivery tag, LPUSH or RPUSH, and the message.
+GIVE_BACK = """
+redis.call('ZREM', KEYS[2], ARGV[1])
+if redis.call('HDEL', KEYS[1], ARGV[1]) == 1 then
+    for at = 3, #KEYS do
+        redis.call(ARGV[2], KEYS[at], ARGV[3])
+    end
+end
+"""
+
+UNREADABLE = (AttributeError, LookupError, TypeError, ValueError)  # what kombu did not send
+
+
 def take_whole() -> None:
-    """Let all channels to the broker take messages in one step."""
+    """Let all channels to the broker take messages, and give them back, in one step."""
     Channel._brpop_start = start  # type: ignore[method-assign]
     Channel._brpop_read = read  # type: ignore[assignment, method-assign]
+    Channel.QoS = InHand
+
+
+class InHand(QoS):
+    """The messages that a channel has taken and not acknowledged."""
+
+    def append(self, message: Any, delivery_tag: str) -> None:
+        """Keep a message. The look that found it has noted it in the broker."""
+        if delivery_tag == getattr(self.channel, "look", None):
+            virtual.QoS.append(self, message, delivery_tag)  # type: ignore[no-untyped-call]
+        else:
+            super().append(message, delivery_tag)  # type: ignore[no-untyped-call]
+
+    def restore_visible(self, start: int = 0, num: int | None = None, interval: int = 1) -> None:
+        """Give back what nobody has renewed for the visibility timeout: its worker is dead."""
+        with self.channel.conn_or_acquire() as client:
+            until = time() - self.visibility_timeout
+            for tag in client.zrange(self.unacked_index_key, until, 0, desc=True, byscore=True):
+                self.restore_by_tag(tag, client)
+
+    def restore_by_tag(self, tag: str | bytes, client: Any = None, leftmost: bool = False) -> None:
+        """Put a message back into its queue, in front, or (`leftmost`) at the end. One that is no message goes."""
+        channel = self.channel
+        with channel.conn_or_acquire(client) as connected:
+            note = connected.hget(self.unacked_key, tag)
+            try:
+                lists, message = _destination(channel, note) if note else ([], "")
+            except UNREADABLE as error:  # it would come back for ever, and hold up what is behind it
+                _tell_unreadable(note, error)
+                lists, message = [], ""
+            push = "LPUSH" if leftmost else "RPUSH"
+            keys = [self.unacked_key, self.unacked_index_key, *lists]
+            connected.eval(GIVE_BACK, len(keys), *keys, tag, push, message)
 
 
 def start(channel: Any, timeout: float | None = None) -> None:
@@ -58,20 +111,29 @@ def start(channel: Any, timeout: float | None = None) -> None:
     channel.look = str(uuid4())
     keys = [*(key for key, _ in lists), channel.unacked_key, channel.unacked_index_key]
     take = ["EVAL", TAKE, len(keys), *keys, channel.look, time(), *(queue for _, queue in lists)]
-    seconds = WAIT_SECONDS if len(queues) == 1 else TURN_SECONDS
-    # from its end to its end: nothing moves, and whoever waits for the list is woken
-    wait = ["BLMOVE", queues[0], queues[0], "RIGHT", "RIGHT", seconds]
-    channel.asked = [wait, take] if getattr(channel, "found_none", True) else [take]
+    waits = _waits(channel, queues) if getattr(channel, "found_none", True) else []
+    channel.asked = [*waits, take]
     channel._in_poll = connection = channel.client.connection
     channel._brpop_sent_at = monotonic()
     connection.send_packed_command(connection.pack_commands(channel.asked))
+
+
+def _waits(channel: Any, queues: Sequence[str]) -> list[list[Any]]:
+    seconds = WAIT_SECONDS if len(queues) == 1 else TURN_SECONDS
+    # from its end to its end: nothing moves, and whoever waits for the list is woken
+    waits: list[list[Any]] = [["BLMOVE", queues[0], queues[0], "RIGHT", "RIGHT", seconds]]
+    if getattr(
+        channel, "is_full", False
+    ):  # which refuses it at once; this one it allows, and nothing wakes it
+        waits.append(["BRPOP", NOTHING, WAIT_SECONDS])
+    return waits
 
 
 def read(channel: Any, **options: Any) -> bool:
     """Hand the message that was found on. Raises Empty where there is none, and errors of the connection."""
     connection = channel.client.connection
     try:
-        found = [channel.client.parse_response(connection, name, **options) for name, *_ in channel.asked][-1]
+        found = [_answer(channel, name, **options) for name, *_ in channel.asked][-1]
     except (*channel.connection_errors, channel.ResponseError):
         connection.disconnect()  # the next look connects again, and finds no answer to this one
         raise
@@ -83,22 +145,55 @@ def read(channel: Any, **options: Any) -> bool:
         raise Empty
     queue, look = json.loads(found[0]), channel.look
     try:
-        message = _message(channel, found[1])
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
-        # its note must not stay: to restore it would end each worker, one after the other
+        message = _readable(channel, loads(found[1]))  # type: ignore[no-untyped-call]
+        message["properties"]["delivery_tag"] = look
+    except UNREADABLE as error:
         channel.qos._remove_from_indices(look).execute()
-        said = log_keys(queue=queue, bytes=len(found[1]), error=type(error).__name__, mend="see who sends it")
-        logger.error("message_unreadable", extra=said)
+        _tell_unreadable(found[1], error, queue=queue)
         raise Empty from error
     channel._queue_cycle.rotate(queue)
     channel.connection._deliver(message, queue)
-    channel.qos._remove_from_indices(look).execute()
+    if look not in channel.qos._delivered:  # its consumer wants no acknowledgement
+        channel.qos._remove_from_indices(look).execute()
     return True
 
 
-def _message(channel: Any, raw: bytes) -> dict[str, Any]:
-    """What kombu delivers. Raises AttributeError, LookupError, TypeError, ValueError for what kombu did not send."""
-    message: dict[str, Any] = loads(raw)  # type: ignore[no-untyped-call]
+def _answer(channel: Any, name: str, **options: Any) -> Any:
+    """The next answer of the server; None where it is too full for this way to wait."""
+    was_full = getattr(channel, "is_full", False)
+    try:
+        answer = channel.client.parse_response(channel.client.connection, name, **options)
+    except OutOfMemoryError as error:
+        if name != "BLMOVE":
+            raise
+        channel.is_full, answer = True, None
+        if not was_full:
+            mend = "raise the broker's maxmemory, or remove what else it holds"
+            logger.error("broker_full", extra=log_keys(error=str(error), mend=mend))
+    else:
+        if name == "BLMOVE" and was_full:
+            channel.is_full = False
+            logger.info("broker_has_room")
+    return answer
+
+
+def _readable(channel: Any, message: Any) -> dict[str, Any]:
+    """A message as kombu sends it. Raises one of UNREADABLE for anything else."""
     delivery = channel.Message(message, channel=channel).delivery_info
-    _ = delivery["exchange"], delivery["routing_key"]  # its note is made of them
-    return message
+    _ = delivery["exchange"], delivery["routing_key"]
+    return cast("dict[str, Any]", message)
+
+
+def _destination(channel: Any, note: bytes) -> tuple[list[str], str]:
+    """The lists that a noted message goes back to, and the message. Raises one of UNREADABLE."""
+    message, exchange, routing_key = loads(note)  # type: ignore[no-untyped-call]
+    _readable(channel, message).setdefault("headers", {})["redelivered"] = True
+    message["properties"]["delivery_info"]["redelivered"] = True
+    priority = channel._get_message_priority(message, reverse=False)
+    queues = channel._lookup(exchange, routing_key)
+    return [channel._q_for_pri(queue, priority) for queue in queues], dumps(message)  # type: ignore[no-untyped-call]
+
+
+def _tell_unreadable(raw: bytes, error: Exception, **fields: str) -> None:
+    said = log_keys(bytes=len(raw), error=type(error).__name__, mend="see who sends it", **fields)
+    logger.error("message_unreadable", extra=said)

@@ -16,12 +16,14 @@ from celery import Celery, Task, bootsteps, signals
 from celery.utils.log import current_process_index
 from celery.worker.components import Pool
 from kombu.exceptions import OperationalError
+from redis.exceptions import OutOfMemoryError
 
 from worker import configuration, logs, metrics, outbox, process, pulse
 from worker.broker import EMBED, QUEUES, HideBodies, LeaseHeartbeat, guard_reconnect, guard_results, lengths
 from worker.delivery import take_whole
 from worker.draining import Drainer
 from worker.errors import ServiceUnreachable, VectorIndexError
+from worker.headroom import guard_full, in_place
 from worker.store import connection
 
 SWEEP_SECONDS = 30.0
@@ -45,6 +47,7 @@ def start(sender: Any, **_: Any) -> None:
     guard_reconnect()
     guard_results()
     take_whole()
+    guard_full()
     logging.getLogger("celery.worker.consumer.consumer").addFilter(HideBodies())
     if EMBED in sender.app.amqp.queues.consume_from and "thread" not in str(sender.pool_cls):
         end(f"the queue {EMBED} needs --pool=threads: its requests run in threads of the worker process", 2)
@@ -105,7 +108,8 @@ def start_draining(sender: Any, **_: Any) -> None:
         wake = partial(wake_staging, sender.app)
         _pollers[:] = [outbox.Poller(process.addresses().database_url, names, stage_page, wake)]
         _pollers[0].start()
-        sender.app.send_task("tasks.sweep", expires=SWEEP_SECONDS)
+        with in_place():  # a full broker takes this one: a worker starts there, too
+            sender.app.send_task("tasks.sweep", expires=SWEEP_SECONDS)
     logger.info(
         "ready", extra=logs.keys(worker=sender.hostname, queues=list(sender.app.amqp.queues.consume_from))
     )
@@ -124,8 +128,8 @@ def wake_staging(app: Celery, index: str) -> None:
         app.send_task(
             "tasks.outbox", kwargs={"index": index}, expires=WAKE_SECONDS, ignore_result=True, retry=False
         )
-    except OperationalError as error:
-        raise ServiceUnreachable(f"the broker cannot be reached: {error}") from error
+    except (OperationalError, OutOfMemoryError) as error:
+        raise ServiceUnreachable(f"the broker takes no message: {error}") from error
 
 
 def beat() -> None:

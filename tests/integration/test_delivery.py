@@ -12,8 +12,6 @@ from kombu.transport.redis import Channel, Mutex
 
 from tests.fixtures.system import eventually
 from worker import broker, delivery
-from worker.broker import VISIBILITY_TIMEOUT_SECONDS
-from worker.celery import STATIC
 
 QUEUES = [Queue("first"), Queue("second")]
 
@@ -28,6 +26,7 @@ def client(broker_url: str) -> Iterator["redis.Redis"]:
 def connection(broker_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Connection]:
     monkeypatch.setattr(Channel, "_brpop_start", delivery.start)
     monkeypatch.setattr(Channel, "_brpop_read", delivery.read)
+    monkeypatch.setattr(Channel, "QoS", delivery.InHand)
     with Connection(broker_url, transport_options={"visibility_timeout": 0}) as connection:
         yield connection
 
@@ -76,15 +75,42 @@ def test_a_message_that_was_taken_and_never_arrived_is_delivered_again(
     assert drain(connection, got, 1) == ["a text — тест"]
 
 
-def test_who_is_killed_while_it_gives_messages_back_holds_up_the_others_for_seconds(
-    broker_url: str, client: "redis.Redis"
+def test_no_lock_of_a_killed_worker_holds_up_who_gives_messages_back(
+    connection: Connection, consumer: Consumer, got: list[Any], client: "redis.Redis"
 ) -> None:
-    with Connection(broker_url, transport_options=STATIC["broker_transport_options"]) as connection:
-        channel = connection.default_channel
-        dead = Mutex(channel.client, channel.unacked_mutex_key, channel.unacked_mutex_expire)
-        dead.__enter__()  # and it comes to no end
-        seconds = client.ttl(channel.unacked_mutex_key)
-        assert 0 < seconds < VISIBILITY_TIMEOUT_SECONDS / 2
+    channel = connection.default_channel
+    Mutex(channel.client, channel.unacked_mutex_key, 300).__enter__()  # kombu's, and it comes to no end
+    send(connection, "x")
+    drain(connection, got, 1)
+    channel.qos.restore_visible()
+    assert client.llen("first") == 1
+
+
+def test_who_has_the_first_copy_of_a_message_acknowledges_that_copy_only(
+    connection: Connection, consumer: Consumer, got: list[Any], client: "redis.Redis"
+) -> None:
+    """Else the second copy would be lost with the worker that has it."""
+    send(connection, "x")
+    drain(connection, got, 1)
+    connection.default_channel.qos.restore_visible()
+    drain(connection, got, 2)
+    [(_, first), (_, second)] = got
+    assert not first.headers.get("redelivered")
+    assert second.headers["redelivered"]
+    first.ack()
+    assert client.hkeys("unacked") == client.zrange("unacked_index", 0, -1) == [second.delivery_tag.encode()]
+
+
+@pytest.mark.parametrize(("leftmost", "order"), [(False, ["x", "other"]), (True, ["other", "x"])])
+def test_a_message_goes_back_in_front_or_at_the_end(
+    connection: Connection, consumer: Consumer, got: list[Any], leftmost: bool, order: list[str]
+) -> None:
+    send(connection, "x", priority=3)
+    drain(connection, got, 1)
+    send(connection, "other", priority=3)
+    [(_, message)] = got
+    connection.default_channel.qos.restore_by_tag(message.delivery_tag, leftmost=leftmost)
+    assert drain(connection, got, 3)[1:] == order
 
 
 def test_a_message_in_hand_is_noted_once_and_gone_when_it_is_acknowledged(
@@ -199,10 +225,42 @@ def test_what_is_no_message_ends_no_worker_and_does_not_come_back(
     assert client.keys("unacked*") == []
 
 
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        '[no JSON secret,"","first"]',
+        "7",
+        '["secret"]',
+        '[null,"","first"]',
+        '[{"secret": 1},"","first"]',
+        '[{"properties": {"delivery_tag": "secret", "delivery_info": []}},"","first"]',
+    ],
+)
+def test_a_note_of_a_dead_worker_that_is_no_message_ends_no_worker_and_holds_up_no_other(
+    connection: Connection,
+    consumer: Consumer,
+    got: list[Any],
+    client: "redis.Redis",
+    garbage: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    send(connection, "x")
+    drain(connection, got, 1)
+    for tag, age in (("older", 2), ("newer", 0)):  # than the message
+        client.hset("unacked", tag, garbage)
+        client.zadd("unacked_index", {tag: time.time() - age})
+    connection.default_channel.qos.restore_visible()
+    assert client.keys("unacked*") == []
+    assert drain(connection, got, 2) == ["x", "x"]
+    said = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert [record.getMessage() for record in said] == ["message_unreadable"] * 2
+    assert "secret" not in str([vars(record) for record in said])
+
+
 def test_what_the_server_refuses_leaves_no_answer_for_the_next_look(
     connection: Connection, consumer: Consumer, got: list[Any], client: "redis.Redis"
 ) -> None:
-    """BLMOVE is refused where the memory is full or a rule forbids it, and the message has been taken none the less."""
+    """BLMOVE is refused where a rule forbids it, and the message has been taken none the less."""
     client.set("first", "no list")
     with pytest.raises(redis.ResponseError):
         connection.drain_events(timeout=10)

@@ -38,7 +38,7 @@ FLOORS = [
         "worker.sources",
         "worker.store",
     },
-    {"worker.budgets", "worker.recipes"},
+    {"worker.budgets", "worker.headroom", "worker.recipes"},
     {"worker.answering", "worker.draining", "worker.monitoring", "worker.retrieval", "worker.staging"},
     {
         "worker.broker",

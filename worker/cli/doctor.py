@@ -204,7 +204,7 @@ def _broker(configuration: Configuration) -> str:
     if info["used_memory"] > MEMORY_SHARE * (info.get("maxmemory") or sys.maxsize):
         share = info["used_memory"] / info["maxmemory"]
         raise SettingsError(
-            f"the broker's memory is {share:.0%} full, and no worker starts on a full one: raise its maxmemory "
+            f"the broker's memory is {share:.0%} full, and a full one takes no new work: raise its maxmemory "
             f"({info['maxmemory']:,} bytes), or start workers for what waits there"
         )
     return f"{_place(client.broker_url)}, Redis {version}, append-only file on"

@@ -1,0 +1,136 @@
+"""What a worker does with its messages on a broker that is full: it takes, keeps, gives back, and tells results."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import redis
+from celery import Celery
+from celery.backends.redis import RedisBackend
+from kombu import Connection, Consumer, Message, Queue
+from kombu.transport import redis as transport
+from kombu.transport.redis import Channel
+from redis.exceptions import OutOfMemoryError
+
+from tests.fixtures.services import own_valkey
+from worker import broker, delivery, headroom
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with own_valkey(tmp_path_factory.mktemp("home")) as valkey:
+        yield valkey.url
+
+
+@pytest.fixture
+def client(url: str) -> Iterator["redis.Redis"]:
+    with redis.Redis.from_url(url) as client:
+        client.config_set("maxmemory", 0)
+        client.flushall()
+        yield client
+
+
+@pytest.fixture
+def channel(url: str, client: "redis.Redis", monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """As in a worker."""
+    for cls, name in (
+        (Channel, "_brpop_start"), (Channel, "_brpop_read"), (Channel, "QoS"), (Channel, "_put"),
+        (Channel, "_queue_bind"), (RedisBackend, "_set"), (transport, "REFRESH_BINDING"),
+    ):  # fmt: skip
+        monkeypatch.setattr(cls, name, getattr(cls, name))
+    delivery.take_whole()
+    headroom.guard_full()
+    with Connection(url, transport_options={"visibility_timeout": 0}) as connection:
+        yield connection.default_channel
+
+
+def fill(client: "redis.Redis") -> None:
+    client.config_set("maxmemory", client.info("memory")["used_memory"] // 2)
+
+
+def send(channel: Any, body: str) -> None:
+    channel.connection.client.Producer().publish(body, routing_key="first", serializer="json")
+
+
+@pytest.fixture
+def got(channel: Any) -> Iterator[list[Message]]:
+    got: list[Message] = []
+    with Consumer(channel, [Queue("first")], on_message=got.append, accept=["json"]):
+        yield got
+
+
+def test_messages_are_taken_renewed_given_back_and_acknowledged(
+    channel: Any, client: "redis.Redis", got: list[Message]
+) -> None:
+    send(channel, "x")
+    fill(client)
+    channel.connection.client.drain_events(timeout=10)
+    [tag] = client.hkeys("unacked")
+    client.config_set("maxmemory", 0)
+    client.zadd("unacked_index", {tag: 1})
+    fill(client)
+    broker._renew(client, channel)
+    assert client.zscore("unacked_index", tag) > 1
+
+    channel.qos.restore_visible()
+    assert client.llen("first") == 1
+    assert client.keys("unacked*") == []
+    channel.connection.client.drain_events(timeout=10)
+    got[-1].ack()
+    assert [message.payload for message in got] == ["x", "x"]
+    assert got[-1].headers["redelivered"]
+    assert client.keys("*first*") == client.keys("unacked*") == []
+
+
+def test_who_waits_there_looks_once_a_second_says_so_once_and_is_woken_again_when_there_is_room(
+    channel: Any, client: "redis.Redis", got: list[Message], caplog: pytest.LogCaptureFixture
+) -> None:
+    connection = channel.connection.client
+    caplog.set_level("INFO", "vector_index.broker")
+    fill(client)
+
+    def looks(seconds: float) -> int:
+        before = client.info("commandstats")["cmdstat_eval"]["calls"]
+        with pytest.raises(TimeoutError):
+            connection.drain_events(timeout=seconds)
+        return int(client.info("commandstats")["cmdstat_eval"]["calls"]) - before
+
+    assert looks(3.5) <= 5
+    client.config_set("maxmemory", 0)
+    looks(3)
+    assert not channel.is_full
+    said = [record.getMessage() for record in caplog.records if record.name == "vector_index.broker"]
+    assert said == ["broker_full", "broker_has_room"]
+    send(channel, "x")
+    connection.drain_events(timeout=10)
+    assert [message.payload for message in got] == ["x"]
+
+
+@pytest.mark.filterwarnings("ignore:Call to deprecated setex")  # by Celery
+def test_results_and_successors_pass_and_nothing_else(channel: Any, client: "redis.Redis", url: str) -> None:
+    app = Celery(broker=url, backend=url, set_as_current=False)
+    fill(client)
+    app.backend.store_result("id", {"indexed": 1}, "SUCCESS")
+    assert app.AsyncResult("id").get(timeout=5) == {"indexed": 1}
+    assert 0 < client.ttl("celery-task-meta-id") <= 86_400
+    with pytest.raises(OutOfMemoryError, match="maxmemory"):
+        send(channel, "new")
+    with headroom.in_place():
+        send(channel, "instead")
+    with pytest.raises(OutOfMemoryError, match="maxmemory"):
+        send(channel, "new")
+    assert client.llen("first") == 1
+
+
+def test_the_names_of_queues_pass(channel: Any, client: "redis.Redis") -> None:
+    """A worker that starts writes them."""
+    fill(client)
+    Queue("first", exchange="one", routing_key="first", channel=channel).declare()
+    Queue("second", exchange="two", routing_key="second", expires=10, channel=channel).declare()
+    assert client.scard("_kombu.binding.one") == client.scard("_kombu.binding.two") == 1
+
+
+def test_the_guards_are_put_on_once(channel: Any) -> None:
+    before = Channel._put, RedisBackend._set, transport.REFRESH_BINDING
+    headroom.guard_full()
+    assert (Channel._put, RedisBackend._set, transport.REFRESH_BINDING) == before
