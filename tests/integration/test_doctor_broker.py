@@ -24,7 +24,7 @@ def test_doctor_names_each_danger_of_the_broker_and_its_mend(tmp_path: Path) -> 
                 (
                     "maxmemory",
                     used + used // 10,
-                    r"memory is 9\d% full, and no worker starts on a full one: raise",
+                    r"memory is 9\d% full, and a full one takes no new work: raise",
                 ),
             ]:
                 before = client.config_get(option)[option]
