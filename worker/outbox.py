@@ -11,7 +11,7 @@ import random
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 from worker.configuration import IndexSettings
@@ -41,6 +41,7 @@ logger = logging.getLogger("vector_index.outbox")
 def consume(url: str, index: IndexSettings, backend: EmbeddingBackend, *, max_bytes: int) -> bool:
     """Stage a page of what waits for the index, at most 100 documents; whether more waits.
 
+    Of a document all rows but one go with it where they have versions, or none has; else what is first, as it was sent.
     A document that cannot be staged stays in the outbox with its reason. Raises SettingsError or TemporaryError: all
     of the page waits.
     """
@@ -62,7 +63,12 @@ def consume(url: str, index: IndexSettings, backend: EmbeddingBackend, *, max_by
     finally:
         with suppress(TemporaryError), connection.checkout(url) as conn:
             outbox.survived(conn, index.name, begun)
-    return len(page) < len(waiting) or sum(len(change.seqs) for change in waiting) == WINDOW
+    return (
+        stager.left_older
+        or len(page) < len(waiting)
+        or any(change.followed for change in page)
+        or sum(len(change.seqs) for change in waiting) == WINDOW
+    )
 
 
 def _is_resting(change: Change) -> bool:
@@ -89,6 +95,7 @@ class _Stager:
     def __init__(self, url: str, index: IndexSettings, backend: EmbeddingBackend, max_bytes: int) -> None:
         self._url, self._index, self._backend, self._max_bytes = url, index, backend, max_bytes
         self._index_id = 0
+        self.left_older = False  # rows behind which one was that could not be staged: these count now
 
     def stage(self, changes: Sequence[Change]) -> None:
         """Each of another document."""
@@ -96,10 +103,9 @@ class _Stager:
         deletions = [change for change in changes if change.deleted]
         updates = {change.id: change for change in changes if not change.deleted}
         documents, errors = self._documents(updates)
-        rejected = [updates[id] for id in errors]
+        if errors:
+            self._reject([updates[id] for id in errors], errors)
         with connection.checkout(self._url) as conn:
-            if rejected:
-                outbox.reject(conn, self._index.name, self._index_id, rejected, errors)
             outbox.delete(conn, self._index.name, self._index_id, deletions)
         if documents:
             staged = [updates[document.id] for document in documents]
@@ -122,7 +128,7 @@ class _Stager:
             except PreparedInVain:  # it waits for a quieter moment
                 continue
             except InputError as error:
-                self._reject(change, str(error))
+                self._reject([change], {change.id: str(error)})
             except Exception as error:  # noqa: BLE001 - as above; where it happened is told, without what it says
                 where = "".join(traceback.format_tb(error.__traceback__))
                 name = type(error).__name__
@@ -130,11 +136,12 @@ class _Stager:
                     "document %r of index %r raised %s:\n%s", change.id, self._index.name, name, where
                 )
                 said = f"it could not be staged ({type(error).__name__}, see the worker's log): mend it and retry"
-                self._reject(change, said)
+                self._reject([change], {change.id: said})
 
-    def _reject(self, change: Change, error: str) -> None:
+    def _reject(self, changes: Sequence[Change], errors: Mapping[str, str]) -> None:
         with connection.checkout(self._url) as conn:
-            outbox.reject(conn, self._index.name, self._index_id, [change], {change.id: error})
+            outbox.reject(conn, self._index.name, changes, errors)
+        self.left_older |= any(len(change.seqs) > 1 for change in changes)
 
     def _documents(self, updates: dict[str, Change]) -> tuple[list[Document], dict[str, str]]:
         """The documents, and by id why some cannot be taken."""

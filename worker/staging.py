@@ -103,10 +103,7 @@ def delete(url: str, index: str, task_id: str, ids: Sequence[str], version: int 
     A second call with the same `task_id` reports the same.
     """
     with connection.checkout(url) as conn:
-        if builds.live(conn, index) is None:
-            erasure.erase_enqueued(conn, index, ids, version)
-            return Deleted()
-        index_id = builds.index_key(conn, index)
+        index_id = builds.register(conn, index)
         slices = [
             ids[at : at + DOCUMENTS_PER_TRANSACTION] for at in range(0, len(ids), DOCUMENTS_PER_TRANSACTION)
         ]
@@ -132,11 +129,7 @@ def delete_matching(
     """
     where = compile_filter(filter, tenant_field=index.tenant_field)
     with connection.checkout(url) as conn:
-        if builds.live(conn, index.name) is None:
-            for chosen in erasure.enqueued(conn, None, index.name, where):
-                erasure.erase_rows(conn, index.name, chosen.seqs, version)
-            return Deleted()
-        index_id = builds.index_key(conn, index.name)
+        index_id = builds.register(conn, index.name)
         ledger = upkeep.job_ledger(conn, task_id)
         if not ledger.complete:
             number = ledger.slices

@@ -20,6 +20,7 @@ from worker import staging
 from worker.errors import Refused
 from worker.recipes import Recipe
 from worker.store import builds, connection, garbage, revisions
+from worker.store.filters import compile_filter
 from worker.store.statements import statements
 
 MARKER = "xqjzkvw"  # a word that no stemmer changes, in no other word
@@ -244,7 +245,8 @@ def test_what_is_enqueued_goes_with_its_document_unless_it_is_newer_by_its_versi
     for id, version in (("a", 3), ("a", 5), ("a", None), ("b", None), ("other", None)):
         enqueue(application, id, f"{id} {version}", {}, version=version)
     application.delete("a", "b", version=4)
-    assert enqueued(application) == [("a", "a 5"), ("other", "other None")]
+    # what has no version follows what is before it
+    assert enqueued(application) == [("a", "a 5"), ("a", "a None"), ("other", "other None")]
     application.delete("a")
     assert enqueued(application) == [("other", "other None")]
 
@@ -301,15 +303,40 @@ def test_a_deletion_that_comes_too_late_leaves_what_is_enqueued_behind_a_newer_t
     assert enqueued(application) == [("a", "Without a version.")]
 
 
+@pytest.fixture
+def crowded(application: Application) -> Application:  # noqa: F811
+    """3,000 rows wait in an outbox of which Postgres has no statistics."""
+    with connection.checkout(application.url) as conn:
+        builds.register(conn, "default")
+        conn.execute("ALTER TABLE vector_index.outbox SET (autovacuum_enabled = off)")
+        conn.execute(
+            "SELECT vector_index.enqueue_document('default', n, 'Words.', '', jsonb_build_object('user', n % 2)) "
+            "FROM generate_series(1, 3000) n"
+        )
+    return application
+
+
+def plan(application: Application, text: sql.Composable, values: dict[str, Any]) -> str:  # noqa: F811
+    with connection.checkout(application.url) as conn:
+        return "\n".join(row[0] for row in conn.execute(sql.SQL("EXPLAIN ") + text, values))
+
+
 @pytest.mark.parametrize("key", ["id", "seq"])
-def test_deleting_what_is_enqueued_reads_no_more_than_those_rows(application: Application, key: str) -> None:  # noqa: F811
+def test_deleting_what_is_enqueued_reads_no_more_than_those_rows(crowded: Application, key: str) -> None:
     text = sql.SQL(statements("erasure.sql")["erase"]).format(key=sql.Identifier(key))
-    values = {"index_id": 1, "name": None, "keys": [1] if key == "seq" else ["1"], "version": None}
-    with psycopg.connect(application.url, autocommit=True) as conn:
-        conn.execute("SELECT vector_index.enqueue_delete('default', n) FROM generate_series(1, 3000) n")
-        conn.execute("ANALYZE vector_index.outbox")
-        plan = "\n".join(row[0] for row in conn.execute(sql.SQL("EXPLAIN ") + text, values))
-    assert "Seq Scan on outbox" not in plan
+    keys = [1, 2] if key == "seq" else ["1", "2"]
+    told = plan(crowded, text, {"index_id": 1, "keys": keys, "version": None})
+    assert "Seq Scan on outbox" not in told
+    assert "BitmapAnd" not in told
+
+
+def test_a_filter_looks_for_the_newest_row_of_a_document_by_its_id_alone(crowded: Application) -> None:
+    """200,000 rows took 54 s where each look walked all rows of the index, and 0.7 s now."""
+    condition, parameters = compile_filter({"user": 1}, tenant_field=None)
+    text = sql.SQL(statements("erasure.sql")["enqueued"]).format(filter=condition)
+    told = plan(crowded, text, {"index_id": 1, "name": "default", "after": "", "limit": 100, **parameters})
+    looks = told[told.index("SubPlan") :]
+    assert looks.count("Index Cond: ((index_name = 'default'::text) AND (id = m.id))") == 2
 
 
 def test_what_is_enqueued_for_an_index_that_is_not_there_yet_is_deleted_too(application: Application) -> None:  # noqa: F811

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -141,7 +141,7 @@ def test_an_id_may_be_text_an_integer_or_a_uuid(database: Database, id: Any) -> 
         ("'default', repeat('x', 513), 'x'", "id has 513 characters; at most 512 are allowed"),
         ("NULL, 'a', 'x'", "index_name is missing: name an index of the settings"),
         ("'', 'a', 'x'", "index_name is missing"),
-        ("repeat('x', 201), 'a', 'x'", "index_name has 201 characters"),
+        ("repeat('x', 129), 'a', 'x'", "index_name has 129 characters; at most 128 are allowed"),
         (
             "'default', 'a', NULL",
             "text of document 'a' is NULL: give a string, which may be empty, or delete",
@@ -163,7 +163,7 @@ def test_what_no_worker_could_take_is_one_sentence_for_the_transaction(
 def test_the_longest_id_and_index_name_can_be_enqueued(database: Database) -> None:
     longest = "".join(chr(random.randint(0x10000, 0x1FFFF)) for _ in range(512))
     for id in (longest, "a"):
-        database.conn.execute("SELECT vector_index.enqueue_delete(%s, %s)", [longest[:200], id])
+        database.conn.execute("SELECT vector_index.enqueue_delete(%s, %s)", [longest[:128], id])
     database.put(longest, "Words.")
     database.consume()
     assert database.texts() == {longest: "Words."}
@@ -228,43 +228,158 @@ def test_no_search_path_of_the_caller_reaches_into_the_functions(database: Datab
     assert database.waiting() == 1
 
 
-Step = tuple[str, int | None]
+Step = tuple[str, int | None]  # put, bad (a text that no worker takes) or delete; version
 
 
-def test_rows_that_are_read_together_come_to_what_they_come_to_one_by_one(database: Database) -> None:
-    """Updates and deletes, with versions in any order and without, of many documents at once."""
-    chosen = random.Random(7)
-    steps: dict[str, list[Step]] = {
+def sequences(
+    seed: int, kinds: Sequence[str], *, documents: int = 150, ends: str | None = None
+) -> dict[str, list[Step]]:
+    """Changes of documents, with versions in any order and without."""
+    draw = random.Random(seed)
+    return {
         str(n): [
-            (chosen.choice(["put", "put", "delete"]), chosen.choice([None, 1, 2, 3, 3, 4]))
-            for _ in range(chosen.randint(1, 4))
+            (kind, draw.choice([None, None, 1, 2, 3, 3, 4, 5]))
+            for kind in [*draw.choices(kinds, k=draw.randint(1, 5)), *([ends] if ends else [])]
         ]
-        for n in range(60)
+        for n in range(documents)
     }
-    used = database.application
-    for id, changes in steps.items():
-        for number, (kind, version) in enumerate(changes):
-            if kind == "put":
-                database.put(id, f"Text {number}.", version)
-                used.stage({"id": f"one by one {id}", "text": f"Text {number}.", "version": version})
-            else:
-                database.delete(id, version)
-                used.delete(f"one by one {id}", version=version)
+
+
+def enqueue(database: Database, id: str, number: int, step: Step) -> None:
+    kind, version = step
+    if kind == "delete":
+        database.delete(id, version)
+    else:
+        database.put(id, f"Text {number}." + ("x" * MAX_BYTES if kind == "bad" else ""), version)
+
+
+def send(database: Database, prefix: str, number: int, steps: dict[str, Step]) -> None:
+    """The changes as messages; what would be refused at the door stands in the outbox, as a failure."""
+    for id, step in steps.items():
+        if step[0] == "bad":
+            enqueue(database, prefix + id, number, step)
     database.consume()
-    heads = {
-        id: (deleted or head is None, version, text)
-        for id, deleted, head, version, text in database.conn.execute(
-            "SELECT id, deleted, head_rev, version, r.text FROM vector_index.documents d "
+    puts = [
+        {"id": prefix + id, "text": f"Text {number}.", "version": version}
+        for id, (kind, version) in steps.items()
+        if kind == "put"
+    ]
+    database.application.stage(*puts)
+    for version in (None, *range(1, 6)):
+        gone = [prefix + id for id, step in steps.items() if step == ("delete", version)]
+        database.application.delete(*gone, version=version)
+
+
+def outcomes(database: Database, prefix: str = "") -> dict[str, Any]:
+    """By id: whether it is there, its version, its newest text, and why its newest change failed."""
+    found = {
+        id: (head is not None, version, text)
+        for id, head, version, text in database.conn.execute(
+            "SELECT id, head_rev, version, r.text FROM vector_index.documents d "
             "LEFT JOIN vector_index.revisions r ON r.rev = d.head_rev"
         )
+        if head is not None or version is not None
     }
-    absent = (True, None, None)
-    differing = {
-        id: changes
-        for id, changes in steps.items()
-        if heads.get(id, absent) != heads.get(f"one by one {id}", absent)
+    failures = {id: (error, version) for id, error, version in database.conn.execute(
+        "SELECT id, error, max(version) FROM vector_index.outbox WHERE error IS NOT NULL GROUP BY id, error"
+    )}  # fmt: skip
+    every = found.keys() | failures.keys()
+    return {
+        id.removeprefix(prefix): (found.get(id), failures.get(id))
+        for id in every
+        if id.startswith("sent ") == bool(prefix)
     }
-    assert differing == {}
+
+
+def differing(database: Database, steps: dict[str, list[Step]]) -> dict[str, Any]:
+    enqueued, sent = outcomes(database), outcomes(database, "sent ")
+    return {
+        id: (steps[id], enqueued.get(id), sent.get(id)) for id in steps if enqueued.get(id) != sent.get(id)
+    }
+
+
+def begin_alike(database: Database, steps: dict[str, list[Step]]) -> None:
+    """Some of the documents are known already, with a version or without."""
+    known = {id: ("put", [None, 2, 4, 6][int(id) % 4]) for id in steps if int(id) % 3}
+    send(database, "", 9, known)
+    send(database, "sent ", 9, known)
+
+
+@pytest.mark.parametrize("kinds", [("put", "put", "delete"), ("put", "put", "bad", "delete")], ids=" ".join)
+def test_rows_that_wait_together_come_to_what_the_same_calls_come_to_one_after_the_other(
+    database: Database, kinds: Sequence[str]
+) -> None:
+    steps = sequences(7, kinds)
+    begin_alike(database, steps)
+    for number in range(5):
+        send(
+            database, "sent ", number, {id: each[number] for id, each in steps.items() if number < len(each)}
+        )
+    for id, each in steps.items():
+        for number, step in enumerate(each):
+            enqueue(database, id, number, step)
+    database.consume()
+    assert differing(database, steps) == {}
+    assert database.one("SELECT count(*) FROM vector_index.outbox WHERE error IS NULL") == 0
+
+
+def test_a_deletion_that_is_sent_comes_to_the_same_whether_what_is_before_it_has_been_staged_or_waits(
+    database: Database,
+) -> None:
+    steps = sequences(7, ["put", "put", "delete"], ends="delete")
+    begin_alike(database, steps)
+    for number in range(6):
+        send(
+            database, "sent ", number, {id: each[number] for id, each in steps.items() if number < len(each)}
+        )
+    for id, each in steps.items():
+        for number, step in enumerate(each[:-1]):
+            enqueue(database, id, number, step)
+    for id, each in steps.items():
+        database.application.delete(id, version=each[-1][1])
+    database.consume()
+    assert differing(database, steps) == {}
+
+
+@pytest.mark.parametrize("waits", [True, False], ids=["together", "one by one"])
+@pytest.mark.parametrize("way", ["enqueued", "sent"])
+def test_a_deletion_without_a_version_fences_what_is_older_than_a_text_that_could_not_be_staged(
+    database: Database, way: str, waits: bool
+) -> None:
+    """However the deletion comes, and whether or not the text was looked at before."""
+    database.application.stage()  # the index
+    database.put("a", "x" * 2_000, 7)
+    if not waits:
+        database.consume()
+    if way == "enqueued":
+        database.delete("a")
+    else:
+        database.application.delete("a")
+    database.consume()
+    assert database.failures() == {}
+    assert database.application.put({"id": "a", "text": "Late.", "version": 6})["stale"] == 1
+    assert database.application.put({"id": "a", "text": "Again.", "version": 7})["indexed"] == 1
+
+
+def test_behind_a_text_that_cannot_be_staged_the_one_before_it_is_served(database: Database) -> None:
+    database.put("a", "Words.", 1)
+    database.put("a", "x" * 2_000, 2)
+    database.put("b", "Words.")
+    database.put("b", "x" * 2_000)
+    database.consume()
+    assert database.texts() == {"a": "Words.", "b": "Words."}
+    assert database.failures().keys() == {"a", "b"}
+    assert database.retry() == 2
+    database.consume(max_bytes=10_000)
+    assert database.texts() == {"a": "x" * 2_000, "b": "x" * 2_000}
+
+
+def test_what_came_too_late_is_no_failure_where_it_cannot_be_staged(database: Database) -> None:
+    database.put("a", "Words.", 5)
+    database.consume()
+    database.put("a", "x" * 2_000, 4)
+    database.consume()
+    assert database.failures() == {}
     assert database.waiting() == 0
 
 

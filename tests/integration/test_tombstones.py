@@ -1,9 +1,13 @@
 """A deleted document fences late messages for 30 days, and is forgotten then."""
 
+from uuid import uuid4
+
+import psycopg
 import pytest
 
 from tests.integration.test_pipeline import Application, application  # noqa: F401
-from worker.store import builds, connection, garbage
+from worker import staging
+from worker.store import builds, connection, garbage, indexes
 from worker.store.garbage import TOMBSTONE_DAYS
 
 DOCUMENTS = "SELECT id FROM vector_index.documents ORDER BY id"
@@ -67,3 +71,53 @@ def test_a_document_that_comes_back_just_before_it_is_forgotten_stays(
         assert garbage.delete_tombstones(conn, build) == 0
     assert application.rows(DOCUMENTS) == [("a",)]
     assert application.put({"id": "a", "text": "Late words.", "version": 2})["stale"] == 1
+
+
+LATE = {"id": "a", "text": "Late words.", "version": 6}
+
+
+def enqueue(application: Application, id: str, version: int) -> None:  # noqa: F811
+    with psycopg.connect(application.url, autocommit=True) as conn:
+        conn.execute(
+            "SELECT vector_index.enqueue_document('default', %s, 'Words.', '', '{\"user\": 1}', %s)",
+            [id, version],
+        )
+
+
+@pytest.mark.parametrize("way", ["by id", "of an enqueued text, by id", "of an enqueued text, by a filter"])
+def test_a_deletion_before_there_is_an_index_fences_as_one_behind_it(
+    application: Application,  # noqa: F811
+    way: str,
+) -> None:
+    """It needs no provider for that: only a document makes the tables."""
+    if way == "by id":
+        application.delete("a", version=7)
+    else:
+        enqueue(application, "a", 7)
+        if way == "of an enqueued text, by id":
+            application.delete("a")
+        else:
+            staging.delete_matching(application.url, application.index, str(uuid4()), {"user": 1}, None)
+    with connection.checkout(application.url) as conn:
+        assert builds.live(conn, "default") is None
+    assert application.delete("a", version=6) == staging.Deleted(stale=1)
+    assert application.put(LATE)["stale"] == 1
+    assert application.put(LATE | {"version": 7})["indexed"] == 1
+    assert application.search("words") == ["a"]
+
+
+def test_a_deletion_before_there_is_an_index_is_done_once(application: Application) -> None:  # noqa: F811
+    """Delivered again behind the document that came back, it leaves that."""
+    first = staging.delete(application.url, "default", "task", ["a"], 5)
+    application.put(LATE)
+    assert staging.delete(application.url, "default", "task", ["a"], 9) == first
+    assert application.state("a")["state"] == "live"
+
+
+def test_dropping_an_index_that_is_nothing_but_fences_lifts_them(application: Application) -> None:  # noqa: F811
+    application.delete("a", version=7)
+    with connection.checkout(application.url) as conn:
+        report = indexes.drop(conn, "default", "task", configured=True)
+    assert report == {"documents": 0, "builds": 0, "enqueued": 0}
+    assert application.rows("SELECT count(*) FROM vector_index.documents") == [(0,)]
+    assert application.put(LATE)["indexed"] == 1

@@ -76,6 +76,17 @@ def every(connection: Connection, index_id: int) -> list[Build]:
     return _builds(connection, "all_builds", index_id)
 
 
+def register(connection: Connection, name: str) -> int:
+    """The number of an index, which may have no build yet: enough to fence what is deleted before it is there."""
+    connection.execute(statement("builds.sql", "create_index"), {"name": name})
+    return index_key(connection, name)
+
+
+def is_dropped(connection: Connection, index_id: int) -> bool:
+    """Whether an index was dropped since its number was read."""
+    return not connection.execute(statement("builds.sql", "is_there"), {"index_id": index_id}).rowcount
+
+
 def ensure(connection: Connection, name: str, recipe: Callable[[], Mapping[str, Any]]) -> Sequence[Build]:
     """The writable builds of an index; the first call of all creates the index with one empty live build.
 
@@ -87,8 +98,7 @@ def ensure(connection: Connection, name: str, recipe: Callable[[], Mapping[str, 
             raise SettingsError(
                 f"a vector of {wanted['dimensions']} dimensions: pgvector stores 1 to {MAX_DIMENSIONS:,}"
             )
-        connection.execute(statement("builds.sql", "create_index"), {"name": name})
-        index_id = index_key(connection, name)
+        index_id = register(connection, name)
         with locked(connection, index_id, exclusive=True):
             if live(connection, name) is None:
                 if index_key(connection, name) != index_id:

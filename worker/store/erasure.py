@@ -12,7 +12,7 @@ from psycopg import sql
 from worker.store import search
 from worker.store.connection import Connection
 from worker.store.search import Filter
-from worker.store.statements import statements
+from worker.store.statements import statement, statements
 
 PAGE = 100  # documents of one transaction
 
@@ -38,8 +38,8 @@ def matching(connection: Connection, index_id: int, name: str, where: Filter) ->
             yield Chosen(heads=heads)
 
 
-def enqueued(connection: Connection, index_id: int | None, name: str, where: Filter) -> Iterator[Chosen]:
-    """The enqueued texts that pass a filter. `index_id` is None for an index that is not there yet.
+def enqueued(connection: Connection, index_id: int, name: str, where: Filter) -> Iterator[Chosen]:
+    """The enqueued texts that pass a filter.
 
     A document whose newest text is enqueued and passes goes with it; where only an older one does, that text alone.
     """
@@ -57,25 +57,37 @@ def enqueued(connection: Connection, index_id: int | None, name: str, where: Fil
             )
 
 
-def erase_rows(connection: Connection, index: int | str, seqs: Sequence[int], version: int | None) -> None:
+def erase_rows(connection: Connection, index_id: int, seqs: Sequence[int], version: int | None) -> None:
     """Delete enqueued texts that were chosen, where nobody has staged them meanwhile; otherwise as `erase_enqueued`."""
-    _erase(connection, index, "seq", seqs, version)
+    _erase(connection, index_id, "seq", seqs, version)
 
 
-def erase_enqueued(connection: Connection, index: int | str, ids: Sequence[str], version: int | None) -> None:
+def erase_enqueued(connection: Connection, index_id: int, ids: Sequence[str], version: int | None) -> None:
     """Delete what is enqueued of documents that are being deleted, unless it has a higher version.
 
-    `index` is the name of an index that is not there yet, else its number. The highest version that goes becomes that
-    of the document, or of a tombstone: what is older comes too late, as it would have behind the text.
+    The highest version that goes becomes that of the document, or of a tombstone: what is older comes too late, as it
+    would have behind the text.
     """
-    _erase(connection, index, "id", ids, version)
+    _erase(connection, index_id, "id", ids, version)
+
+
+def erase_rejected(
+    connection: Connection,
+    index_id: int,
+    ids: Sequence[str],
+    version: int | None,
+    *,
+    before: Mapping[str, int] | None = None,
+) -> None:
+    """As `erase_enqueued`, of what could not be staged alone; with `before`, by id, of what has a lower number."""
+    parameters = {"index_id": index_id, "ids": list(ids), "before": [before and before[id] for id in ids]}
+    rows = connection.execute(statement("outbox.sql", "rejected"), parameters).fetchall()
+    erase_rows(connection, index_id, [seq for (seq,) in rows], version)
 
 
 def _erase(
-    connection: Connection, index: int | str, key: str, keys: Sequence[int | str], version: int | None
+    connection: Connection, index_id: int, key: str, keys: Sequence[int | str], version: int | None
 ) -> None:
-    if not keys:
-        return
-    named = {"index_id": None, "name": index} if isinstance(index, str) else {"index_id": index, "name": None}
-    text = sql.SQL(statements("erasure.sql")["erase"]).format(key=sql.Identifier(key))
-    connection.execute(text, {**named, "keys": list(keys), "version": version})
+    if keys:
+        text = sql.SQL(statements("erasure.sql")["erase"]).format(key=sql.Identifier(key))
+        connection.execute(text, {"index_id": index_id, "keys": list(keys), "version": version})

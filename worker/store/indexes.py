@@ -112,13 +112,13 @@ def _drop(connection: Connection, name: str, report: Mapping[str, Any]) -> dict[
 
 @retry_on_deadlock
 def _drop_tables(connection: Connection, index_id: int, report: Mapping[str, Any]) -> dict[str, Any]:
-    """The transaction that makes an index vanish; of two at once, the second finds no builds."""
+    """The transaction that makes an index vanish; of two at once, the second finds it gone."""
     with connection.transaction():
         connection.execute(statement("indexes.sql", "lock_timeout"))
         with builds.locked(connection, index_id, exclusive=True):
-            every = builds.every(connection, index_id)
-            if not every:
+            if builds.is_dropped(connection, index_id):
                 return {**report, "documents": 0, "builds": 0}
+            every = builds.every(connection, index_id)
             for build in every:
                 connection.execute(build.sql("indexes.sql", "drop_tables"))
             dropped = {**report, "builds": len(every)}

@@ -7,7 +7,7 @@ not get all rows that he has read of a document leaves it.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, takewhile
 from typing import Any
 
 from psycopg.rows import class_row, dict_row
@@ -20,13 +20,18 @@ from worker.store.writing import Prepared, forget_rejected, write
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """What the rows of one document come to: the highest version, else the last."""
+    """What the first rows of one document come to, where all of them have a version, or none has.
+
+    The highest version, else the last: whatever the document is by then, the others change nothing. Of a row without
+    a version and one with, both count, one after the other.
+    """
 
     id: str
     seq: int  # of the row that counts
-    seqs: Sequence[int]  # of all rows that were read
+    seqs: Sequence[int]  # of these rows
+    followed: bool  # other rows of the document come after these
     deleted: bool
-    version: int | None  # the highest of these rows
+    version: int | None
     size: int  # bytes of the text
     attempts: int  # stagings of the row that counts that are under way, or ended with their process
     tried_seconds: float | None  # since the last of them began; None: none is known
@@ -101,10 +106,11 @@ def stage(
     Returns the keys of the documents; raises PreparedInVain as `write` does, and then nothing was done.
     """
     with builds.locked(connection, index_id, exclusive=False):
-        taken = {change.id for change in _take(connection, index, changes)}
-        return write(
-            connection, index_id, [item for item in prepared if item.document.id in taken], expected
-        ).docs
+        taken = {change.id: change.seq for change in _take(connection, index, changes)}
+        items = [item for item in prepared if item.document.id in taken]
+        written = write(connection, index_id, items, expected)
+        forget_rejected(connection, index_id, written.accepted, before=taken)
+        return written.docs
 
 
 def delete(connection: Connection, index: str, index_id: int, changes: Sequence[Change]) -> None:
@@ -115,18 +121,21 @@ def delete(connection: Connection, index: str, index_id: int, changes: Sequence[
 
 
 @retry_on_deadlock
-def reject(
-    connection: Connection, index: str, index_id: int, changes: Sequence[Change], errors: Mapping[str, str]
-) -> None:
-    """Keep the row that counts of each document with the reason, by id, why it cannot be staged."""
+def reject(connection: Connection, index: str, changes: Sequence[Change], errors: Mapping[str, str]) -> None:
+    """Keep the row that counts of each document with the reason, by id, why it cannot be staged.
+
+    The others wait on: one of them counts now, as if this one had been refused at the door.
+    """
     with connection.transaction():
-        free = _lock(connection, index, changes)
-        rejected = {change.seq: errors[change.id] for change in free}
-        forget_rejected(connection, index_id, [(change.id, change.version) for change in free])
-        parameters = {"index": index, "seqs": list(rejected), "errors": list(rejected.values())}
-        connection.execute(statement("outbox.sql", "reject"), parameters)
-        superseded = [seq for change in free for seq in change.seqs if seq != change.seq]
-        connection.execute(statement("outbox.sql", "delete"), {"index": index, "seqs": superseded})
+        rejected = {change.seq: change.id for change in _lock(connection, index, changes)}
+        parameters = {
+            "index": index,
+            "seqs": list(rejected),
+            "ids": list(rejected.values()),
+            "errors": [errors[id] for id in rejected.values()],
+        }
+        for name in ("reject", "forget_stale", "forget_superseded"):
+            connection.execute(statement("outbox.sql", name), parameters)
 
 
 def retry(connection: Connection, index: str, ids: Sequence[str] | None) -> int:
@@ -168,19 +177,17 @@ class _Row:
 
 
 def _change(rows: Sequence[_Row]) -> Change:
-    """Of the rows of one document, by seq; a row without a version follows those before it."""
-    chosen = rows[0]
-    highest = chosen.version
-    for row in rows[1:]:
-        if row.version is None or highest is None or row.version >= highest:
-            chosen = row
-            highest = highest if row.version is None else row.version
+    """Of the rows of one document, by seq."""
+    unversioned = rows[0].version is None
+    first = list(takewhile(lambda row: (row.version is None) == unversioned, rows))
+    chosen = max(first, key=lambda row: (row.version or 0, row.seq))
     return Change(
         id=chosen.id,
         seq=chosen.seq,
-        seqs=[row.seq for row in rows],
+        seqs=[row.seq for row in first],
+        followed=len(first) < len(rows),
         deleted=chosen.deleted,
-        version=highest,
+        version=chosen.version,
         size=chosen.size,
         attempts=chosen.attempts,
         tried_seconds=chosen.tried_seconds,
@@ -194,8 +201,8 @@ def _version_key(change: Change) -> tuple[bool, int]:
 @retry_on_deadlock
 def _delete(connection: Connection, index: str, index_id: int, changes: Sequence[Change]) -> None:
     with builds.locked(connection, index_id, exclusive=True):
-        ids = [change.id for change in _take(connection, index, changes)]
-        revisions.remove(connection, index_id, ids, changes[0].version)
+        taken = {change.id: change.seq for change in _take(connection, index, changes)}
+        revisions.remove(connection, index_id, list(taken), changes[0].version, before=taken)
 
 
 def _take(connection: Connection, index: str, changes: Sequence[Change]) -> list[Change]:

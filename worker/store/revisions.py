@@ -72,6 +72,7 @@ def stage(
         if not _enter(connection, job):
             return []
         written = write(connection, job.index_id, prepared, expected, priority=priority, heads=heads)
+        forget_rejected(connection, job.index_id, written.accepted)
         parameters = {
             "docs": written.docs,
             "revs": [rev for _, rev, _ in written.waited],
@@ -149,10 +150,12 @@ def remove(
     version: int | None,
     *,
     heads: Mapping[str, int | None] | None = None,
+    before: Mapping[str, int] | None = None,
 ) -> StageCounts:
     """Delete documents inside a transaction that holds the exclusive lock, with all that nothing else refers to.
 
-    With `heads`, the newest revisions for which they were chosen: one that has another by now stays.
+    With `heads`, the newest revisions for which they were chosen: one that has another by now stays. What the outbox
+    keeps of them that could not be staged goes too, with `before` only what was enqueued before that number, by id.
 
     An id that is not known becomes a tombstone when there is a version, so that an older update that is still
     on its way finds the fence.
@@ -160,8 +163,7 @@ def remove(
     Exclusive, as vectors go: whoever relies on one comes before, and it stays, or after, and queues its content
     anew. Raises BuildDropped when the index is gone.
     """
-    every = builds.every(connection, index_id)
-    if not every:
+    if builds.is_dropped(connection, index_id):
         raise BuildDropped(DROPPED)
     parameters: dict[str, Any] = {"index_id": index_id, "ids": list(ids)}
     if version is not None:
@@ -169,16 +171,17 @@ def remove(
     rows = lock_documents(connection, parameters)
     if heads is not None:
         rows = [row for row in rows if row.head_rev == heads[row.id]]
+    named = list(ids) if heads is None else [row.id for row in rows]
+    erasure.erase_rejected(connection, index_id, named, version, before=before)
     fenced = [row for row in rows if row.is_newer_than(version)]
     docs = [row.doc for row in rows if row not in fenced]
     connection.execute(statement("revisions.sql", "mark_deleted"), {"docs": docs, "version": version})
-    for build in every:
+    for build in builds.every(connection, index_id):
         _erase(connection, build, docs)
     connection.execute(statement("revisions.sql", "delete_revisions"), {"docs": docs})
     if docs:
         connection.execute(statement("revisions.sql", "note_erased"), parameters)
-    gone = (set(ids) if heads is None else {row.id for row in rows}) - {row.id for row in fenced}
-    forget_rejected(connection, index_id, [(id, version) for id in gone])
+    gone = set(named) - {row.id for row in fenced}
     parameters |= {"ids": list(gone), "entries": [json.dumps([{"id": id}]) for id in gone]}
     connection.execute(statement("revisions.sql", "forget_errors"), parameters)
     there = sum(1 for row in rows if row not in fenced and row.head_rev is not None)

@@ -45,6 +45,7 @@ class Written:
     waited: Sequence[
         tuple[int, int | None, str]
     ]  # doc, revision, and what it counts as once that is searchable
+    accepted: Sequence[tuple[str, int | None]]  # id and version of what is not stale
     counts: StageCounts
 
     @property
@@ -132,10 +133,10 @@ def write(
             retried = set(again)
             chunks = sum(len(entry.item.chunks[build.build]) for entry in staged)
             counts = replace(counts, chunks=chunks, embedded=len(queued), tokens=sum(queued))
-    forget_rejected(connection, index_id, [(row.id, item.document.version) for row, item in [*new, *same]])
     waited: list[tuple[int, int | None, str]] = [(entry.doc, entry.rev, "indexed") for entry in staged]
     waited += [(row.doc, row.head_rev, "indexed" if row.doc in retried else "unchanged") for row, _ in same]
-    return Written(waited=waited, counts=counts)
+    accepted = [(row.id, item.document.version) for row, item in [*new, *same]]
+    return Written(waited=waited, accepted=accepted, counts=counts)
 
 
 def lock_documents(connection: Connection, parameters: Mapping[str, Any]) -> list[LockedDocument]:
@@ -149,13 +150,23 @@ def lock_served(connection: Connection, build: Build, docs: Sequence[int]) -> li
 
 
 def forget_rejected(
-    connection: Connection, index_id: int, accepted: Sequence[tuple[str, int | None]]
+    connection: Connection,
+    index_id: int,
+    accepted: Sequence[tuple[str, int | None]],
+    *,
+    before: Mapping[str, int] | None = None,
 ) -> None:
-    """Of documents by id and version that are accepted, drop what the outbox keeps of older rows that were not."""
+    """Of documents by id and version that are accepted, drop what the outbox keeps of older rows that were not.
+
+    Their versions count from then on, as if they had been staged before.
+    `before`: by id, the number of the row that was accepted; None: it was sent, and is behind all of them.
+    """
+    ids = [id for id, _ in accepted]
     parameters = {
         "index_id": index_id,
-        "ids": [id for id, _ in accepted],
+        "ids": ids,
         "versions": [version for _, version in accepted],
+        "before": [before and before[id] for id in ids],
     }
     connection.execute(statement("outbox.sql", "forget_rejected"), parameters)
 

@@ -9,6 +9,9 @@ SELECT pg_advisory_xact_lock(%(namespace)s, %(index_id)s)
 -- name: find_index: the row of an index
 SELECT index_id, live_build FROM vector_index.indexes WHERE name = %(name)s
 
+-- name: is_there: unless it was dropped
+SELECT FROM vector_index.indexes WHERE index_id = %(index_id)s AND dropped_at IS NULL
+
 -- name: create_index: a new row; nothing when it stands already
 INSERT INTO vector_index.indexes (name) VALUES (%(name)s) ON CONFLICT DO NOTHING
 

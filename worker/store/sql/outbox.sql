@@ -39,12 +39,38 @@ UPDATE vector_index.outbox o SET error = n.error
 FROM unnest(%(seqs)s::bigint[], %(errors)s::text[]) AS n (seq, error)
 WHERE o.index_name = %(index)s AND o.seq = n.seq
 
--- name: forget_rejected: what could not be staged of documents that have another revision now, or are deleted; unless
--- it was newer by its version
+-- name: forget_stale: what could not be staged of these documents, and is older than they are
 DELETE FROM vector_index.outbox o
-USING unnest(%(ids)s::text[], %(versions)s::bigint[]) AS n (id, version), vector_index.indexes i
-WHERE i.index_id = %(index_id)s AND o.index_name = i.name AND o.id = n.id AND o.error IS NOT NULL
-    AND (o.version <= n.version) IS NOT FALSE
+USING vector_index.documents d JOIN vector_index.indexes i USING (index_id)
+WHERE o.index_name = %(index)s AND o.id = ANY(%(ids)s) AND o.error IS NOT NULL
+    AND i.name = %(index)s AND d.id = o.id AND d.version > o.version
+
+-- name: forget_superseded: what could not be staged of these documents, before another one that could not be either; a
+-- version stays where that has none, as it will fence
+DELETE FROM vector_index.outbox o
+WHERE o.index_name = %(index)s AND o.id = ANY(%(ids)s) AND o.error IS NOT NULL AND EXISTS (
+    SELECT FROM vector_index.outbox n
+    WHERE n.index_name = o.index_name AND n.id = o.id AND n.error IS NOT NULL AND n.seq > o.seq
+        AND (o.version IS NULL OR o.version <= n.version))
+
+-- name: forget_rejected: what could not be staged of documents that have another revision now; unless it was newer, by its
+-- version, or as it was enqueued behind what was staged. Its version fences what is older and still on its way
+WITH gone AS (
+    DELETE FROM vector_index.outbox o
+    USING unnest(%(ids)s::text[], %(versions)s::bigint[], %(before)s::bigint[]) AS n (id, version, before),
+        vector_index.indexes i
+    WHERE i.index_id = %(index_id)s AND o.index_name = i.name AND o.id = n.id AND o.error IS NOT NULL
+        AND (o.version <= n.version) IS NOT FALSE AND (o.seq < n.before) IS NOT FALSE
+    RETURNING o.id, o.version
+)
+UPDATE vector_index.documents d SET version = greatest(d.version, g.version)
+FROM (SELECT id, max(version) AS version FROM gone GROUP BY id) g
+WHERE d.index_id = %(index_id)s AND d.id = g.id AND g.version IS NOT NULL
+
+-- name: rejected: what could not be staged of these documents; of those that have a number, what was enqueued before it
+SELECT o.seq FROM vector_index.outbox o JOIN unnest(%(ids)s::text[], %(before)s::bigint[]) AS n (id, before) USING (id)
+WHERE o.index_name = (SELECT name FROM vector_index.indexes WHERE index_id = %(index_id)s) AND o.error IS NOT NULL
+    AND (o.seq < n.before) IS NOT FALSE
 
 -- name: retry: let rows that could not be staged be tried again
 UPDATE vector_index.outbox SET error = NULL, attempts = 0, tried_at = NULL
