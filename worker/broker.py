@@ -299,7 +299,7 @@ def _told(sentence: str) -> ExceptionInfo:
 
 
 class HideBodies(logging.Filter):
-    """Celery logs the whole body of a message that it cannot take: keep the reason only."""
+    """Celery logs a page with the whole body about a message that it cannot take: keep the reason only."""
 
     # by message: how many of its values may be shown
     SHOWN: ClassVar = {
@@ -312,7 +312,10 @@ class HideBodies(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         if record.msg in self.SHOWN and isinstance(record.args, tuple):
             shown = self.SHOWN[record.msg]
-            record.args = (*record.args[:shown], *["(hidden)"] * (len(record.args) - shown))
+            args = (*record.args[:shown], *["(hidden)"] * (len(record.args) - shown))
+            reason = (record.msg % args).splitlines()[0]
+            record.msg, record.args, record.exc_info = "message_refused", (), None
+            vars(record).update(keys(error=reason))
         return True
 
 

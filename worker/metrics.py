@@ -183,8 +183,9 @@ def pause(backend: str, seconds: float) -> None:
 
 def staged(index: str, task_id: str | None, ids: Sequence[str], accepted: int) -> None:
     """Documents are staged, and so many of them accepted: new, changed, or the same again."""
-    said = keys(index=index, task_id=task_id, **documents(ids), accepted=accepted)
-    logger.info("documents_staged", extra=said)
+    if ids:
+        said = keys(index=index, task_id=task_id, **documents(ids), accepted=accepted)
+        logger.info("documents_staged", extra=said)
     if _families is not None:
         _families.staged.labels(index).inc(accepted)
 
