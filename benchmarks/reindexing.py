@@ -6,6 +6,7 @@ Reindexing runs in a process of its own, whose memory is told; draining, which e
 provider, in this one. Both share the machine with Postgres.
 """
 
+import re
 import resource
 import sys
 import tempfile
@@ -120,8 +121,12 @@ def index() -> IndexSettings:
 
 
 def peak_mb() -> float:
-    unit = 1024 if sys.platform == "linux" else 1024**2  # kilobytes, and bytes on macOS
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    if sys.platform != "linux":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
+    # on Linux that begins with the peak of the process that started this one
+    kilobytes = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
+    assert kilobytes
+    return int(kilobytes[1]) / 1024
 
 
 def _result(url: str, task_id: str) -> dict[str, Any] | None:
