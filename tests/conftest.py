@@ -1,6 +1,11 @@
 import signal
 
-pytest_plugins = ["tests.fixtures.browser", "tests.fixtures.services", "tests.fixtures.system"]
+pytest_plugins = [
+    "tests.fixtures.browser",
+    "tests.fixtures.ports",
+    "tests.fixtures.services",
+    "tests.fixtures.system",
+]
 
 # A shell lets what it runs in the background ignore Ctrl-C, and nohup the end of the terminal; so would every program
 # that a test interrupts.

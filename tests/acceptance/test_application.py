@@ -13,7 +13,7 @@ import pytest
 import redis
 from celery import chain
 
-from tests.fixtures.system import CHAT, STAGING, System, eventually, read_json
+from tests.fixtures.system import CHAT, PATIENCE_SECONDS, STAGING, System, eventually, read_json
 from tests.provider import Provider
 from worker.services.home import is_free
 
@@ -105,12 +105,12 @@ def test_a_chain_of_immutable_signatures_finds_what_its_first_task_indexed(
     first = system.app.signature("tasks.index_documents", kwargs=kwargs, immutable=True, queue=STAGING)
     question = {"query": "number 299", "limit": 100, "index": index}
     second = system.app.signature("tasks.search", kwargs=question, immutable=True, queue=CHAT)
-    rows = chain(first, second, app=system.app).apply_async().get(timeout=60)
+    rows = chain(first, second, app=system.app).apply_async().get(timeout=PATIENCE_SECONDS)
     assert "299" in {row["document_id"] for row in rows}
 
 
 def test_progress_tells_documents_done_chunks_and_embedded(system: System, remote: Provider) -> None:
-    remote.latency_seconds = 3.0
+    remote.latency_seconds = 9.0  # less than the timeout; none once it was seen
     try:
         documents = [{"id": n, "text": f"Text number {n}."} for n in range(5)]
         result = system.send("tasks.index_documents", documents=documents, index="remote")
@@ -120,7 +120,7 @@ def test_progress_tells_documents_done_chunks_and_embedded(system: System, remot
         assert result.state == "PROGRESS"
     finally:
         remote.latency_seconds = 0.0
-    assert result.get(timeout=30)["indexed"] == 5
+    assert result.get(timeout=PATIENCE_SECONDS)["indexed"] == 5
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_a_wrong_argument_is_one_sentence(
     system: System, task: str, kwargs: dict[str, Any], name: str, expected: str
 ) -> None:
     result = system.send(f"tasks.{task}", CHAT if task == "search" else STAGING, **kwargs)
-    error = result.get(timeout=60, propagate=False)
+    error = result.get(timeout=PATIENCE_SECONDS, propagate=False)
     assert type(error).__name__ == name
     assert expected in str(error)
     assert "\n" not in str(error)
@@ -167,14 +167,15 @@ try:
 except Exception as error:
     print(type(error).__name__, error)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_SECONDS
+    )
     assert done.stderr == ""
     assert done.stdout.startswith("1\nUnknownIndex there is no index 'y'")
 
 
 def test_staging_has_a_process_per_core_and_the_others_have_threads(system: System) -> None:
-    stats = system.app.control.inspect(timeout=2).stats() or {}
-    pools = {node.partition("@")[0]: value for node, value in stats.items()}
+    pools = {node.partition("@")[0]: value for node, value in system.inspect("stats", nodes=3).items()}
     processes = pools["staging"]["pool"]["processes"]
     assert len(processes) == os.cpu_count()
     assert pools["staging"]["pid"] not in processes
@@ -206,7 +207,7 @@ def events(system: System) -> Iterator[list[dict[str, Any]]]:
     thread = threading.Thread(target=capture, name="events")
     thread.start()
     try:
-        assert ready.wait(10)
+        assert ready.wait(PATIENCE_SECONDS)
         yield seen
     finally:
         stop.set()
@@ -239,11 +240,11 @@ def test_no_text_of_a_document_or_a_query_is_in_events_logs_flower_or_stored_res
                 system.send("tasks.delete_documents", filter={"a": MARKER}, index=index),
             ]
             unknown = system.send("tasks.unheard_of", documents=[document])
-            results = [result.get(timeout=60, propagate=False) for result in [*sent, unknown]]
+            results = [result.get(timeout=PATIENCE_SECONDS, propagate=False) for result in [*sent, unknown]]
             assert (results[0]["failed"], results[1]["failed"]) == ([], [])
             assert type(results[-1]).__name__ == "NotRegistered"
             query = system.send("tasks.search", CHAT, query=MARKER, index=index)
-            query.get(timeout=60)
+            query.get(timeout=PATIENCE_SECONDS)
 
             def ended() -> set[str]:
                 return {event["uuid"] for event in seen if event["type"] in ("task-succeeded", "task-failed")}

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.fixtures.system import VECTOR_INDEX, System, eventually, user_environment
+from tests.fixtures.system import PATIENCE_SECONDS, VECTOR_INDEX, System, eventually, user_environment
 
 # nobody listens on port 1
 POSTGRES = {"DATABASE_URL": "postgresql://vector:geheim@127.0.0.1:1/x"}
@@ -25,7 +25,7 @@ def failed(folder: Path, arguments: list[str], **variables: str) -> tuple[int, s
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_SECONDS,
     )
     return done.returncode, only_line(done)
 
@@ -84,7 +84,12 @@ def test_an_unknown_model_ends_up_before_anything_starts(
 def test_up_tells_once_that_postgres_is_away(tmp_path: Path) -> None:
     variables = user_environment(tmp_path, **POSTGRES)
     done = subprocess.run(
-        [VECTOR_INDEX, "up"], cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=60
+        [VECTOR_INDEX, "up"],
+        cwd=tmp_path,
+        env=variables,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
     )
     assert done.stderr.startswith("vector-index: Postgres at 127.0.0.1:1/x is unreachable: ")
     assert done.stderr.count("\n") == 1

@@ -14,7 +14,7 @@ import redis
 from celery import chain
 from celery.exceptions import TaskRevokedError
 
-from tests.fixtures.system import CHAT, PROCESSES, STAGING, VECTOR_INDEX, System, eventually
+from tests.fixtures.system import CHAT, PATIENCE_SECONDS, PROCESSES, STAGING, VECTOR_INDEX, System, eventually
 from tests.provider import Provider, prompt_tokens
 
 SETTINGS = """
@@ -63,7 +63,9 @@ def as_new(provider: Provider) -> None:
     provider.answer, provider.word_seconds, provider.latency_seconds = "At dawn [1].", 0, 0
 
 
-def read_stream(system: System, task_id: str, seconds: float = 30) -> list[tuple[str, str, Any]]:
+def read_stream(
+    system: System, task_id: str, seconds: float = PATIENCE_SECONDS
+) -> list[tuple[str, str, Any]]:
     """All entries of a streamed answer, as a reader gets them that waits for its end."""
     found: list[tuple[str, str, Any]] = []
     deadline = time.monotonic() + seconds
@@ -103,7 +105,9 @@ def test_a_chain_of_immutable_signatures_asks_what_it_has_just_indexed(chats: Sy
     documents = [{"id": "new", "text": "Zebras graze on the savanna."}]
     indexing = chats.app.signature("tasks.index_documents", kwargs={"documents": documents}, immutable=True)
     asking = chats.app.signature("tasks.chat", kwargs={"question": "Where do zebras graze?"}, immutable=True)
-    result = chain(indexing.set(queue=STAGING), asking.set(queue=CHAT)).apply_async().get(timeout=30)
+    result = (
+        chain(indexing.set(queue=STAGING), asking.set(queue=CHAT)).apply_async().get(timeout=PATIENCE_SECONDS)
+    )
     assert "savanna" in result["answer"]
     chats.call("tasks.delete_documents", ids=["new"])
 
@@ -126,7 +130,7 @@ def test_two_readers_of_a_stream_one_of_them_late_read_the_same(chats: System, p
     first: list[tuple[str, str, Any]] = []
     reader = threading.Thread(target=lambda: first.extend(read_stream(chats, task.id)))
     reader.start()
-    result = task.get(timeout=30)
+    result = task.get(timeout=PATIENCE_SECONDS)
     reader.join()
     late = read_stream(chats, task.id)
     assert first == late
@@ -136,29 +140,27 @@ def test_two_readers_of_a_stream_one_of_them_late_read_the_same(chats: System, p
 
 
 def test_revoke_ends_a_stream_between_two_tokens(chats: System, provider: Provider) -> None:
-    provider.answer, provider.word_seconds = "word " * 300, 0.05
+    provider.answer, provider.word_seconds = "word " * 3_000, 0.05
     task = chats.send("tasks.chat", CHAT, question=BIRDS, stream=True, index="remote")
     with redis.Redis.from_url(chats.environment["BROKER_URL"]) as client:
         eventually(lambda: client.xlen(f"vector-index:chat:{task.id}") > 3)
     chats.app.control.revoke(task.id)
-    entries = read_stream(chats, task.id, seconds=5)
+    entries = read_stream(chats, task.id)
     assert entries[-1][1:] == ("error", "the question was revoked: the answer ends here")
-    assert len(entries) < 150
+    assert len(entries) < 1_500
     with pytest.raises(TaskRevokedError):
-        task.get(timeout=5)
+        task.get(timeout=PATIENCE_SECONDS)
 
 
 def test_a_provider_that_is_away_is_tried_three_times_and_told_in_a_sentence(
     chats: System, provider: Provider
 ) -> None:
     provider.inject("unavailable", times=3)
-    started = time.monotonic()
     task = chats.send("tasks.chat", CHAT, question=BIRDS, stream=True, index="remote")
     with pytest.raises(Exception, match=r"^gpt-3.5-turbo: HTTP 503 .* to be tried again later$") as error:
-        task.get(timeout=30)
+        task.get(timeout=PATIENCE_SECONDS)
     assert type(error.value).__name__ == "ProviderUnavailable"
     assert len(provider.prompts) == 3
-    assert time.monotonic() - started < 15
     assert read_stream(chats, task.id)[-1][1:] == ("error", str(error.value))
 
 
@@ -213,11 +215,11 @@ def test_ask_shows_the_answer_on_a_terminal_as_it_comes(chats: System, provider:
     with os.fdopen(reader, "rb", buffering=0) as screen:
         while piece := _read(screen):
             pieces.append(piece)
-    assert process.wait(30) == 0, pieces
+    assert process.wait(PATIENCE_SECONDS) == 0, pieces
     shown = b"".join(pieces).decode()
     assert shown.splitlines()[0] == provider.answer
     assert "[1] Canaries  canaries, 0-49" in shown
-    assert len(pieces) >= 5
+    assert len(pieces) >= 3  # a reader that is late gets several words at once
 
 
 def _read(screen: Any) -> bytes:
@@ -228,7 +230,6 @@ def _read(screen: Any) -> bytes:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
 def test_a_question_whose_worker_is_killed_is_answered_by_the_next(chats: System, provider: Provider) -> None:
     """Within the visibility timeout (60 s) and the next look of the broker; the stream holds one run."""
     provider.answer, provider.word_seconds = "word " * 100, 0.1
@@ -240,8 +241,8 @@ def test_a_question_whose_worker_is_killed_is_answered_by_the_next(chats: System
     assert task.state == "STARTED"
     provider.answer, provider.word_seconds = "At dawn [1].", 0
     chats.start("chat", PROCESSES["chat"])
-    assert task.get(timeout=120)["answer"] == "At dawn [1]."
+    assert task.get(timeout=150)["answer"] == "At dawn [1]."
     seconds = time.monotonic() - killed
     print(f"answered {seconds:.0f} s after the kill")
-    assert seconds < 90
+    assert seconds < 120
     assert [event for _, event, _ in read_stream(chats, task.id)] == ["sources", *["token"] * 3, "done"]

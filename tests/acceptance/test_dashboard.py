@@ -4,7 +4,6 @@ import itertools
 import json
 import math
 import os
-import random
 import re
 import shutil
 import subprocess
@@ -23,11 +22,11 @@ import psycopg
 import pytest
 
 from tests.acceptance.test_up import Up, up
-from tests.fixtures.system import CHAT, System, eventually, read_json, user_environment
+from tests.fixtures.ports import free_ports
+from tests.fixtures.system import CHAT, PATIENCE_SECONDS, System, eventually, read_json, user_environment
 from tests.provider import Provider
 from worker import metrics
 from worker.cli.processes import PROCESSES
-from worker.services.home import PORTS, is_free
 
 ROOT = Path(__file__).parents[2]
 DASHBOARD = json.loads((ROOT / "grafana/dashboard.json").read_text())
@@ -37,7 +36,7 @@ DOCS = (ROOT / "docs/monitoring.md").read_text()
 PROMETHEUS = shutil.which("prometheus")
 SCRAPE_SECONDS, RATE_SECONDS = 1, 8
 PERIOD_SECONDS = 0.5  # of what the load sends
-LOAD_SECONDS = 90  # at most: until each query has had something to show
+LOAD_SECONDS = 180  # at most: until each query has had something to show
 MAY_BE_ZERO = ("leases_expired", "sweep_repairs", "outbox")
 
 SETTINGS = """
@@ -102,7 +101,7 @@ def prometheus(folder: Path, urls: Sequence[str]) -> Iterator[Prometheus]:
     (folder / "prometheus.yml").write_text(
         json.dumps({"global": {"scrape_interval": f"{SCRAPE_SECONDS}s"}, "scrape_configs": [job]})
     )
-    port = next(filter(is_free, random.sample(PORTS, 100)))
+    [port] = free_ports(1)
     arguments = [
         f"--config.file={folder}/prometheus.yml",
         f"--storage.tsdb.path={folder}/tsdb",
@@ -118,12 +117,12 @@ def prometheus(folder: Path, urls: Sequence[str]) -> Iterator[Prometheus]:
         yield running
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(PATIENCE_SECONDS)
 
 
 def is_ready(running: Prometheus) -> bool:
     try:
-        with urlopen(f"{running.url}/-/ready", timeout=10):
+        with urlopen(f"{running.url}/-/ready", timeout=PATIENCE_SECONDS):
             return True
     except OSError:  # it does not listen yet, or says 503
         return False
@@ -182,7 +181,7 @@ def load(running: Up, provider: Provider) -> Iterator[threading.Event]:
 def watched_load(folder: Path) -> Iterator[tuple[Up, Prometheus]]:
     """`up` with METRICS_PORT under a load, and a Prometheus that scrapes what it says."""
     (folder / "ours.py").write_text(SETTINGS)
-    first = next(at for at in random.sample(PORTS, 100) if all(map(is_free, range(at, at + 3))))
+    first, *_ = free_ports(3, in_a_row=True)
     with Provider(dimensions=64, latency_seconds=0.15) as provider:
         variables = {
             "METRICS_PORT": str(first),
@@ -197,11 +196,11 @@ def watched_load(folder: Path) -> Iterator[tuple[Up, Prometheus]]:
             with prometheus(folder, urls) as scraping, load(running, provider):
                 yield running, scraping
             running.process.terminate()
-            assert running.process.wait(30) == 0
+            assert running.process.wait(PATIENCE_SECONDS) == 0
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(480)
 @pytest.mark.skipif(not PROMETHEUS and "CI" not in os.environ, reason="no prometheus: apt install prometheus")
 def test_each_query_of_the_dashboard_has_data_under_a_load_with_faults(tmp_path: Path) -> None:
     with watched_load(tmp_path) as (running, scraping):

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.fixtures.system import VECTOR_INDEX
+from tests.fixtures.system import PATIENCE_SECONDS, VECTOR_INDEX
 
 # none of it is meant for the demo, and all of it would end it
 HOSTILE = {
@@ -80,11 +80,12 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.timeout(360)
 def test_it_indexes_answers_indexes_nothing_twice_and_leaves_nothing_whatever_surrounds_it(
     folder: Path,
 ) -> None:
     process = start(folder, **HOSTILE)
-    output, errors = process.communicate(timeout=110)
+    output, errors = process.communicate(timeout=300)
     assert (process.returncode, errors) == (0, ""), output
 
     pattern = (
@@ -115,6 +116,6 @@ def test_it_indexes_answers_indexes_nothing_twice_and_leaves_nothing_whatever_su
 def test_stopped_while_its_workers_start_it_leaves_nothing_either(folder: Path) -> None:
     """In the fork of the first: there an exception would be printed and lost."""
     process = start(folder, [sys.executable, "-c", STOPPED])
-    output, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=PATIENCE_SECONDS)
     assert (process.returncode, errors.strip()) == (130, "")
     assert "Ready" not in output

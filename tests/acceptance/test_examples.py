@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fixtures.system import System
+from tests.fixtures.system import PATIENCE_SECONDS, System
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 QUEUE_OF = {
@@ -25,7 +25,7 @@ def test_the_plain_application_indexes_and_finds(system: System) -> None:
         env=system.environment,
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=PATIENCE_SECONDS,
     )
     assert run.returncode == 0, run.stderr
     result, best, _ = run.stdout.splitlines()
@@ -43,7 +43,6 @@ def test_the_others_send_tasks_that_exist_to_queues_that_exist(name: str, system
     }
     tasks = {text for text in said if text.startswith("tasks.")}
     queues = {text for text in said if text.startswith("vector_index")}
-    registered = system.app.control.inspect(timeout=2).registered() or {}
     assert tasks
-    assert all(tasks <= set(names) for names in registered.values())
+    assert all(tasks <= set(names) for names in system.inspect("registered", nodes=3).values())
     assert queues == {QUEUE_OF[task.removeprefix("tasks.")] for task in tasks}

@@ -14,11 +14,20 @@ from urllib.request import Request, urlopen
 import pytest
 from celery.result import AsyncResult
 
-from tests.fixtures.system import CHAT, EMBED, PROCESSES, STAGING, System, eventually, read_json
+from tests.fixtures.system import (
+    CHAT,
+    EMBED,
+    PATIENCE_SECONDS,
+    PROCESSES,
+    STAGING,
+    System,
+    eventually,
+    read_json,
+)
 from tests.provider import Provider
 from worker.services.home import is_free
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.slow
 
 KEY = "sk-planted4key0of1the2settings"
 WORDS = ("Marrakesh", "Quetzaltenango", "heron", "lanterns", "ada@example.org", "lemures")
@@ -85,7 +94,7 @@ class Flower:
     def text(self, path: str) -> str:
         credentials = base64.b64encode(f"{self.user}:{self.password}".encode()).decode()
         request = Request(self.url + path, headers={"Authorization": f"Basic {credentials}"})
-        with urlopen(request, timeout=30) as answer:
+        with urlopen(request, timeout=PATIENCE_SECONDS) as answer:
             return str(answer.read().decode())
 
     def state(self, id: str) -> Any:
@@ -97,7 +106,7 @@ def status(url: str, password: str | None = None) -> int:
     credentials = base64.b64encode(f"vector_index:{password}".encode()).decode()
     headers = {} if password is None else {"Authorization": f"Basic {credentials}"}
     try:
-        with urlopen(Request(url, headers=headers), timeout=10) as answer:
+        with urlopen(Request(url, headers=headers), timeout=PATIENCE_SECONDS) as answer:
             return int(answer.status)
     except HTTPError as error:
         return error.code
@@ -141,7 +150,7 @@ def test_an_operator_sees_tasks_with_states_times_and_summaries_and_no_text_of_a
     eventually(lambda: len(flower.read("/workers?json=1")["data"]) == 3)
     first = watched.call("tasks.index_documents", documents=[DOCUMENT])
     assert first["indexed"] == 1
-    provider.latency_seconds = 8.0
+    provider.latency_seconds = 50.0  # less than the timeout; none once its page was seen
     running = watched.send(
         "tasks.index_documents", documents=[DOCUMENT, {"id": 2, "text": TITLE}], index="articles"
     )
@@ -151,7 +160,7 @@ def test_an_operator_sees_tasks_with_states_times_and_summaries_and_no_text_of_a
     # of this one there is only what the application itself tells
     unserved = watched.app.send_task("tasks.index_documents", [[DOCUMENT]], {"index": TEXT}, queue="unserved")
     sent = planted_tasks(watched)
-    ended = {task.id: task.get(timeout=60, propagate=False) for task in sent.values()}
+    ended = {task.id: task.get(timeout=PATIENCE_SECONDS, propagate=False) for task in sent.values()}
     assert TEXT in str(ended)  # of search and chat, for those who asked
     eventually(lambda: flower.state(running.id) == "PROGRESS")
 
@@ -160,13 +169,13 @@ def test_an_operator_sees_tasks_with_states_times_and_summaries_and_no_text_of_a
     assert fields(browser)["Arguments"] == "2 documents, 53 B, index articles"
     assert fields(browser)["Status"] == "PROGRESS"
     assert fields(browser)["Result"] == "2 documents, 0 done, 2 chunks, 2 embedded"
-    for worker in watched.app.control.inspect(timeout=2).ping():
+    for worker in watched.inspect("ping", nodes=3):
         shown[worker] = opened(browser, flower, f"/worker/{worker}")
     assert "1 document, 24 B, index default" in next(
         page for name, page in shown.items() if "staging" in name
     )
     provider.latency_seconds = 0.0
-    assert running.get(timeout=60)["indexed"] == 2
+    assert running.get(timeout=PATIENCE_SECONDS)["indexed"] == 2
 
     eventually(lambda: flower.state(running.id) == "SUCCESS")
     eventually(lambda: {flower.state(id) for id in ended} <= {"SUCCESS", "FAILURE"})
@@ -251,7 +260,7 @@ def test_who_has_no_password_sees_nothing_and_it_is_printed_once(watched: System
     assert json.loads(flower.kept.read_text())["password"] == flower.password
     before = watched.processes.pop("flower")
     before.terminate()
-    assert before.wait(30) == 0
+    assert before.wait(PATIENCE_SECONDS) == 0
     port = flower.url.rpartition(":")[2]
     watched.start("again", ["flower", "--port", port])
     said = eventually(lambda: watched.log("again"))

@@ -21,8 +21,7 @@ def fill(folder: Path, *modules: str) -> None:
 
 
 def registered(system: System) -> set[str]:
-    # a worker says `ready` a moment before it answers
-    nodes = eventually(lambda: system.app.control.inspect(timeout=1).registered())
+    nodes = system.inspect("registered", nodes=1)
     assert len(nodes) == 1
     return {name for names in nodes.values() for name in names if name.startswith("tasks.")}
 

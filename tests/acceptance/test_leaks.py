@@ -13,13 +13,13 @@ import pytest
 import redis
 from psycopg import sql
 
-from tests.fixtures.system import CHAT, PROCESSES, System, eventually
+from tests.fixtures.system import CHAT, PATIENCE_SECONDS, PROCESSES, System, eventually
 from tests.provider import FAULTS, Provider
 from tests.provider.faults import Fault
 from worker.recipes import PROBE
 from worker.services.home import is_free
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(480)]
 
 KEY = "sk-planted4key0of1the2settings"
 ENVIRONMENT_KEY = "sk-planted4key0of1the2environment"
@@ -144,8 +144,8 @@ def test_neither_keys_nor_texts_are_anywhere_after_errors_that_quote_them(
             ),
         ]
         for index in indexes:
-            told += eventually(lambda i=index, s=sign: s in (shown := status(guarded, i)) and shown, 60)
-        ended = [task.get(timeout=60, propagate=False) for task in asked]
+            told += eventually(lambda i=index, s=sign: s in (shown := status(guarded, i)) and shown)
+        ended = [task.get(timeout=PATIENCE_SECONDS, propagate=False) for task in asked]
         assert all(isinstance(error, Exception) for error in ended)
         told += repr(ended)
     received = str(list(provider.requests))
@@ -209,7 +209,7 @@ def pages(system: System, port: int) -> str:
 def page(port: int, path: str) -> str:
     credentials = base64.b64encode(b"operator:password").decode()
     request = Request(f"http://127.0.0.1:{port}{path}", headers={"Authorization": f"Basic {credentials}"})
-    with urlopen(request, timeout=30) as answer:
+    with urlopen(request, timeout=PATIENCE_SECONDS) as answer:
         return str(answer.read().decode())
 
 

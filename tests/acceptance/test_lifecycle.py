@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from tests.fixtures.system import CHAT, VECTOR_INDEX, System, eventually
+from tests.fixtures.system import CHAT, PATIENCE_SECONDS, VECTOR_INDEX, System, eventually
 
 pytestmark = pytest.mark.slow  # eight commands, each a process of its own
 
@@ -28,7 +28,7 @@ def test_a_paused_index_keeps_its_applications_waiting_until_it_is_resumed(
     assert system.call("tasks.search", CHAT, query="ships", index=index)[0]["document_id"] == "a"
     resumed = system.command("resume", "--index", index)
     assert (resumed.returncode, resumed.stdout) == (0, f"{index}: goes on\n")
-    assert waiting.get(timeout=60)["indexed"] == 1
+    assert waiting.get(timeout=PATIENCE_SECONDS)["indexed"] == 1
     assert system.call("tasks.status", CHAT, index=index)["paused"] is None
 
 
@@ -43,7 +43,7 @@ def test_an_index_is_dropped_by_whoever_types_its_name(system: System, index: st
             input=f"{name}\n",
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE_SECONDS,
         )
 
     wrong = typed("another")

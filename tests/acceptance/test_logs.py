@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.fixtures.system import CHAT, PROCESSES, System
+from tests.fixtures.system import CHAT, PATIENCE_SECONDS, PROCESSES, System
 
 pytestmark = pytest.mark.slow
 
@@ -32,7 +32,7 @@ def told(start_system: Callable[..., Any], tmp_path_factory: pytest.TempPathFact
 
 def load(system: System) -> None:
     system.app.send_task("tasks.index_documents", queue="vector_index", task_id="the-job",
-        kwargs={"documents": DOCUMENTS}).get(timeout=60)  # fmt: skip
+        kwargs={"documents": DOCUMENTS}).get(timeout=PATIENCE_SECONDS)  # fmt: skip
     assert system.call("tasks.search", CHAT, query=QUESTION)
     assert system.call("tasks.chat", CHAT, question=QUESTION)["sources"]
     unknown = {"filter": {"$nonsense": "Quetzaltenango"}}

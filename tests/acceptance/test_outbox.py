@@ -213,7 +213,7 @@ def test_an_index_equals_its_table_after_changes_in_random_order(
             state = system.call("tasks.status")
             return not (state["outbox"]["waiting"] or state["documents"]["pending"])
 
-        eventually(at_rest, 120)
+        eventually(at_rest, 240)
         rested = time.monotonic() - began
         found = system.call("tasks.verify")
         assert found["healthy"], found

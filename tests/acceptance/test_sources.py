@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.fixtures.system import CHAT, EMBED, STAGING, System, eventually, family_of
+from tests.fixtures.system import CHAT, EMBED, PATIENCE_SECONDS, STAGING, System, eventually, family_of
 
 SETTINGS = """
 VECTOR_INDEX = {
@@ -115,7 +115,6 @@ def test_a_source_that_cannot_be_made_ends_the_worker_at_its_start(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
 def test_a_worker_that_is_killed_while_it_reads_costs_no_document_and_no_second_row(
     start_system: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -125,7 +124,7 @@ def test_a_worker_that_is_killed_while_it_reads_costs_no_document_and_no_second_
         with psycopg.connect(system.environment["DATABASE_URL"], autocommit=True) as conn:
             result = system.send("tasks.reindex")
             staged = "SELECT count(*) FROM vector_index.documents"
-            eventually(lambda: (conn.execute(staged).fetchone() or (0,))[0] >= 2000, 60)
+            eventually(lambda: (conn.execute(staged).fetchone() or (0,))[0] >= 2000)
             for process in reversed(family_of(system.processes["staging"].pid)):
                 process.kill()
             system.processes.pop("staging").wait()
@@ -133,7 +132,7 @@ def test_a_worker_that_is_killed_while_it_reads_costs_no_document_and_no_second_
             # instead of waiting for two minutes
             conn.execute("UPDATE vector_index.reindexing SET until = now()")
             start(system)
-            counts = result.get(timeout=120)
+            counts = result.get(timeout=PATIENCE_SECONDS)
             assert (counts["indexed"], counts["unchanged"], counts["failed"]) == (3000, 0, [])
             runs = "SELECT outcome, read, staged, unchanged FROM vector_index.runs"
             assert conn.execute(runs).fetchall() == [("done", 3000, 3000, 0)]

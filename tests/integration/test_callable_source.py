@@ -177,7 +177,7 @@ def test_a_process_ends_in_peace_though_its_worker_takes_its_time(tmp_path: Path
     ):
         os.close(write)
         assert len(lines.readlines()) == 2
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
         assert process.stderr is not None
         assert process.stderr.read() == b""
 
@@ -189,7 +189,7 @@ def test_a_process_whose_worker_dies_ends(tmp_path: Path) -> None:
         assert worker.stdout.readline() == b"reading\n"
         [child] = psutil.Process(worker.pid).children()
         worker.kill()
-    eventually(lambda: not lives(child), seconds=10)
+    eventually(lambda: not lives(child))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """The chat backend against OpenAI's HTTP: what is sent, what comes back, and what a failure means."""
 
-import time
 from typing import Any
 
 import pytest
@@ -115,11 +114,10 @@ def test_a_prompt_over_the_limit_is_too_large(backend: LLMChatBackend, provider:
 
 
 def test_a_provider_that_does_not_answer_in_time_is_given_up(provider: Provider) -> None:
-    provider.latency_seconds = 1.0
-    started = time.monotonic()
+    provider.latency_seconds = 600.0
     with pytest.raises(ProviderUnavailable):
         make(provider, timeout_seconds=0.2).reply(MESSAGES)
-    assert time.monotonic() - started < 0.9
+    assert len(provider.requests) == 1
 
 
 @pytest.mark.parametrize(

@@ -124,7 +124,7 @@ def test_ctrl_c_ends_a_wait_with_130(broker_url: str) -> None:
         while not broker.llen("vector_index.chat"):
             assert process.poll() is None
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=10)
+    _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors.strip()) == (130, "")
 
 
@@ -381,7 +381,7 @@ def test_up_serves_on_the_same_addresses_at_every_start_and_stops_on_sigterm(tmp
             ):
                 assert broker.ping()
             up.terminate()
-            assert up.wait(timeout=30) == 0
+            assert up.wait(timeout=60) == 0
         assert lines[2] == {"ready": True}
         with pytest.raises(psycopg.OperationalError):
             psycopg.connect(lines[0]["DATABASE_URL"], connect_timeout=2)
@@ -396,7 +396,7 @@ def test_a_tasks_module_of_somebody_else_on_the_path_is_one_clear_sentence(
     """Never a worker without tasks."""
     (tmp_path / "tasks.py").write_text("raise SystemExit('imported')\n")
     environ = {**os.environ, **UNREACHABLE, "PYTHONPATH": str(tmp_path)}
-    ended = subprocess.run([*PROGRAM, command], env=environ, capture_output=True, text=True, timeout=30)
+    ended = subprocess.run([*PROGRAM, command], env=environ, capture_output=True, text=True, timeout=60)
     assert ended.returncode == 2
     assert ended.stderr.startswith(f"vector-index: the module `tasks` is {tmp_path / 'tasks.py'}, not ")
     assert ended.stderr.count("\n") == 1

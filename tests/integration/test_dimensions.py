@@ -133,7 +133,7 @@ def test_the_start_of_an_embedding_worker_finds_it_out_without_a_document(
         eventually(lambda: application.result(task_id))
         assert last_error(application) == "None"
     finally:
-        assert application.drainer.stop(10)
+        assert application.drainer.stop(60)
 
 
 def test_a_provider_that_is_away_at_the_start_does_not_hold_up_the_embedding_worker(
@@ -147,7 +147,7 @@ def test_a_provider_that_is_away_at_the_start_does_not_hold_up_the_embedding_wor
     try:
         eventually(lambda: application.result(task_id))
     finally:
-        assert application.drainer.stop(10)
+        assert application.drainer.stop(60)
 
 
 def test_an_index_of_another_length_names_both_and_the_mend(connect: Connect, provider: Provider) -> None:

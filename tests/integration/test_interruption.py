@@ -42,7 +42,7 @@ def interruption() -> Iterator[Interruption]:
 def test_a_signal_in_a_fork_is_neither_lost_nor_in_the_way_of_it(name: str, wait: str) -> None:
     """Of an exception raised there Python says `Exception ignored`, and goes on."""
     code = SIGNAL_IN_A_FORK.format(name=name, wait=wait)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert (done.stdout, done.stderr) == ("started\nnoted\n", "")
 
 
@@ -50,8 +50,8 @@ def test_a_signal_ends_a_sleep_at_once(interruption: Interruption) -> None:
     began = time.monotonic()
     child = subprocess.Popen(["sh", "-c", f"sleep 0.2; kill -TERM {os.getpid()}"])
     with pytest.raises(KeyboardInterrupt):
-        interruption.sleep(20)
-    assert time.monotonic() - began < 10
+        interruption.sleep(120)
+    assert time.monotonic() - began < 60
     child.wait()
 
 

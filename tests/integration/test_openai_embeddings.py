@@ -379,7 +379,7 @@ def test_one_backend_has_one_client_and_keeps_its_connection(
 def test_a_forked_process_has_connections_of_its_own(server: LLMEmbeddingBackend, provider: Provider) -> None:
     child = multiprocessing.get_context("fork").Process(target=server.embed, args=(["of the child"],))
     child.start()
-    child.join(30)
+    child.join(120)
     assert child.exitcode == 0
     server.embed(["of the parent"])
     assert (provider.stats().requests, provider.stats().connections) == (2, 1)

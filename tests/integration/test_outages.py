@@ -66,7 +66,7 @@ def test_an_outage_of_any_length_fails_nothing_counts_nothing_and_all_is_live_on
             assert upkeep.figures(conn, builds.live(conn, "default"))["last_error"]
         provider.reset()
         eventually(lambda: ours.result(task_id))
-        assert drainer.stop(10)
+        assert drainer.stop(60)
         assert (ours.result(task_id) or {})["indexed"] == 100
         assert provider.stats().repeated == provider.times_embedded(PROBE) - 1
 
@@ -242,7 +242,7 @@ def test_one_word_answers_all_whose_requests_failed_at_once(backend: HashBackend
             met.wait()
             failed_at = time.monotonic()
             met.wait()
-            told.append(known.ask_after(failed_at, patience_seconds=1.0))
+            told.append(known.ask_after(failed_at, patience_seconds=60.0))
 
         threads = [threading.Thread(target=fail) for _ in range(8)]
         for thread in threads:
@@ -267,9 +267,9 @@ def test_an_outage_of_months_is_still_asked_about() -> None:
 def test_a_pause_that_a_503_asks_for_holds_for_all_processes(broker_url: str) -> None:
     ours, other = (Budget(broker_url, "embedding:one") for _ in range(2))
     backend = HashBackend()
-    faulty(backend, lambda _: ProviderUnavailable("busy", retry_after_seconds=20), words=True)
+    faulty(backend, lambda _: ProviderUnavailable("busy", retry_after_seconds=200), words=True)
     assert Known("default", backend, ours).ask() is not None
-    assert 19 < other.take(1) <= 20
+    assert 100 < other.take(1) <= 200
 
 
 def test_nothing_is_sent_under_a_lease_that_is_over(

@@ -97,6 +97,7 @@ def test_rows_are_enqueued_while_others_change_and_no_change_is_overtaken(pages:
         pages.conn.execute("SET lock_timeout = '200ms'")
         with pytest.raises(psycopg.errors.LockNotAvailable):
             pages.conn.execute(last.encode())
+    pages.conn.execute("RESET lock_timeout")
     pages.conn.execute(last.encode())
     pages.consume()
     assert pages.texts() == rows(pages) == {"2": "Newer.", "3": ""}

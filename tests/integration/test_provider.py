@@ -99,12 +99,12 @@ def test_what_is_no_request_gets_an_error_in_the_shape_of_openai(provider: Provi
 
 
 def test_serves_many_requests_at_once_each_after_the_latency(provider: Provider) -> None:
-    provider.latency_seconds = 0.2
+    provider.latency_seconds = 0.5
     start = time.monotonic()
     with ThreadPoolExecutor(12) as pool:
         statuses = [status for status, _ in pool.map(lambda at: embed(provider, [f"text {at}"]), range(12))]
     assert statuses == [200] * 12
-    assert 0.2 <= time.monotonic() - start < 1.2  # one after the other: 2.4 s
+    assert 0.5 <= time.monotonic() - start < 5  # one after the other: 6 s
     assert provider.stats().max_parallel > 6
 
 
@@ -247,7 +247,7 @@ def test_a_hang_lasts_until_the_stand_in_is_closed() -> None:
             with pytest.raises(TimeoutError):
                 hanging.result(timeout=0.2)
             provider.__exit__(None, None, None)
-            assert isinstance(hanging.exception(timeout=5), (http.client.HTTPException, ConnectionError))
+            assert isinstance(hanging.exception(timeout=60), (http.client.HTTPException, ConnectionError))
 
 
 def test_connections_are_counted(provider: Provider) -> None:

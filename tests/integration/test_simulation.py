@@ -13,7 +13,7 @@ from worker.configuration import IndexSettings
     [
         (STORM, 6),
         (CALM, 3),
-        pytest.param(STORM, 30, marks=[pytest.mark.slow, pytest.mark.timeout(180)]),
+        pytest.param(STORM, 30, marks=[pytest.mark.slow]),
     ],
     ids=["storm", "calm", "long storm"],
 )

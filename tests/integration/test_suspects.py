@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.fixtures.system import eventually
+from tests.fixtures.system import PATIENCE_SECONDS, eventually
 from tests.integration.conftest import HashBackend
 from tests.integration.test_pipeline import Application, application  # noqa: F401
 from worker.configuration import IndexSettings
@@ -63,10 +63,8 @@ def test_nothing_is_in_flight_beside_what_two_claims_did_not_come_back_from(
     assert len(application.rows(ABANDONED)) == 3
     drainer = Drainer(application.url, index.embedding_backend, backend)
     drainer.start()
-    deadline = time.monotonic() + 20
-    while application.rows("SELECT 1 FROM vector_index.pending_1") and time.monotonic() < deadline:
-        time.sleep(0.05)
-    drainer.stop(10)
+    eventually(lambda: not application.rows("SELECT 1 FROM vector_index.pending_1"))
+    assert drainer.stop(60)
     assert [beside for suspect, beside in backend.beside if suspect] == [0, 0, 0]
     assert max(beside for suspect, beside in backend.beside if not suspect) > 0
     assert application.rows("SELECT count(*) FROM vector_index.served_1 WHERE live_rev IS NOT NULL") == [
@@ -102,7 +100,7 @@ class Waiting(HashBackend):
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         if any("harmless" in text for text in texts):
-            self.told.wait(20)
+            self.told.wait(PATIENCE_SECONDS)
         if any("suspect" in text for text in texts):
             self.leased.append(self.is_leased())
         return super().embed(texts)
@@ -130,7 +128,7 @@ def test_a_suspect_that_waited_longer_than_its_lease_is_sent_under_a_new_one_or_
     backend.told.set()
     eventually(lambda: len(ours.rows("SELECT 1 FROM vector_index.embeddings_1")) == 2 - taken)
     time.sleep(0.3)
-    drainer.stop(10)
+    assert drainer.stop(60)
     assert backend.leased == ([] if taken else [True])
 
 

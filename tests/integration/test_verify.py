@@ -405,9 +405,7 @@ def test_a_collection_waits_for_a_staging_that_relies_on_a_vector(application: A
         build = builds.live(other, "default")
         assert build is not None
         with builds.locked(other, build.index_id, exclusive=False):
-            began = time.monotonic()
             assert collected(application).embeddings == 0
-            assert time.monotonic() - began < 3
     assert collected(application).embeddings == 1
 
 

@@ -105,9 +105,12 @@ def cut(*, after: int = 3, abruptly: bool = False) -> Fault:
     return _broken(after, Dropped if abruptly else None)
 
 
-def hang(*, after: int | None = None) -> Fault:
-    """Not a byte, or none after some words of a stream, until the stand-in is closed."""
-    return _broken(after, Hung)
+def hang(*, after: int | None = None, but_for: str | None = None) -> Fault:
+    """Not a byte, or none after some words of a stream, until the stand-in is closed; one text alone is embedded."""
+    silent = _broken(after, Hung)
+    return lambda request, honest: (
+        honest() if request.body.get("input") == [but_for] else silent(request, honest)
+    )
 
 
 def changed_events(change: Callable[[dict[str, Any]], dict[str, Any]]) -> Fault:
