@@ -25,7 +25,8 @@ from tests.simulation import AWAY, CALM, FATAL, LATE, STORM, Simulation, Weather
 from worker import configuration
 from worker.draining.settlement import Settlement
 from worker.services import running
-from worker.store import builds, connection, garbage, queue, revisions, schema, writing
+from worker.store import builds, garbage, queue, revisions, schema, writing
+from worker.store.connection import Connection
 from worker.store.statements import statements
 
 ROUND_SECONDS = 4.0
@@ -56,7 +57,7 @@ def unlock(module: Any) -> Callable[[], None]:
     """The transactions of a module of the store without the lock of the index."""
 
     @contextmanager
-    def unlocked(conn: connection.Connection, index_id: int, *, exclusive: bool) -> Iterator[None]:
+    def unlocked(conn: Connection, index_id: int, *, exclusive: bool) -> Iterator[None]:
         with conn.transaction():
             yield
 
@@ -66,17 +67,17 @@ def unlock(module: Any) -> Callable[[], None]:
 def stage_again() -> None:
     enter = revisions._enter
     rewrite("revisions.sql", "insert_job_documents", "::text[])", "::text[]) ON CONFLICT DO NOTHING")()
-    revisions._enter = lambda conn, job: [enter(conn, job)] != []
+    revisions._enter = lambda connection, job: [enter(connection, job)] != []
 
 
 def publish_skipping() -> None:
     rewrite("revisions.sql", "lock_wanted", "FOR UPDATE", "FOR UPDATE SKIP LOCKED")()
 
-    def publish(conn: connection.Connection, build: builds.Build, docs: Sequence[int]) -> int:
-        with conn.transaction():
-            rows = conn.execute(build.sql("revisions.sql", "lock_wanted"), {"docs": list(docs)}).fetchall()
-            found = {"docs": [row[0] for row in rows]}
-            return len(conn.execute(build.sql("revisions.sql", "publish"), found).fetchall())
+    def publish(connection: Connection, build: builds.Build, docs: Sequence[int]) -> int:
+        with connection.transaction():
+            locked = connection.execute(build.sql("revisions.sql", "lock_wanted"), {"docs": list(docs)})
+            found = {"docs": [row[0] for row in locked.fetchall()]}
+            return len(connection.execute(build.sql("revisions.sql", "publish"), found).fetchall())
 
     revisions.publish = publish
 

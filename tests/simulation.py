@@ -31,6 +31,7 @@ from worker.errors import ProviderUnavailable, Refused, TemporaryError, TooLarge
 from worker.recipes import PROBE
 from worker.store import builds, connection, garbage, upkeep
 from worker.store.reindexing import Request
+from worker.store.statements import tables
 
 DOCUMENTS = 25
 GROUPS = 5  # deletes by filter take a group
@@ -38,7 +39,8 @@ PHRASES = 12  # new ones in each round
 ROUND_SECONDS = 0.3
 REDELIVERIES = 0.15
 PRODUCERS, CONSUMERS, EMBEDDERS = 5, 2, 4  # consumers: of the outbox
-SETTLE_SECONDS = 30
+SETTLE_SECONDS = 60
+LATE_SECONDS = 120  # that a busy machine has beyond the time, for as much as is to be done
 CRASH_SECONDS = 0.02
 FATAL_ROUNDS = 10  # in each tenth round the provider does not survive what it refuses in others
 OUTAGE_SECONDS = 5.0  # from the beginning of an outage to that of the next
@@ -134,6 +136,13 @@ class Crash(BaseException):
     """The process died here: nobody handles it."""
 
 
+class Abandoned(psycopg.ServerCursor[Any]):
+    """Its owner may die as he closes it: nobody is left whom psycopg could warn that it is open."""
+
+    def __del__(self, *_: Any) -> None:
+        pass
+
+
 class Mortal(psycopg.Connection[Any]):
     """A connection whose owner may die before or after each exchange with the server, or hesitate."""
 
@@ -165,6 +174,7 @@ class MortalPool(ConnectionPool[Any]):
     def __init__(self, *args: Any, configure: Callable[[Any], None], **kwargs: Any) -> None:
         def make_mortal(conn: Any) -> None:
             configure(conn)
+            conn.server_cursor_factory = Abandoned
             conn.mortal = True
 
         super().__init__(*args, connection_class=Mortal, configure=make_mortal, **kwargs)
@@ -251,8 +261,8 @@ class Simulation:
         self.serial = 0
         self.lock = threading.Lock()
 
-    def run(self, seconds: float) -> None:
-        """Let it go for a while, come to rest, and judge."""
+    def run(self, seconds: float, at_least: int = 0) -> None:
+        """Let it go for a while, until so much was staged and so many have died; come to rest, and judge."""
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("worker.draining.settlement.LEASE_MARGIN_SECONDS", self.weather.lease_seconds / 2)
             patch.setattr("worker.draining.provider.BACKOFF_SECONDS", 0.02)
@@ -263,7 +273,7 @@ class Simulation:
             patch.setattr(threading, "excepthook", self.note)
             self.prepare()
             patch.setattr(Mortal, "weather", self.weather)
-            self.work(seconds)
+            self.work(seconds, at_least)
             self.done["crashes"] = Mortal.crashes
             patch.setattr(Mortal, "weather", Weather(crashes=0, pauses=0))
             self.settle()
@@ -282,9 +292,9 @@ class Simulation:
                 conn.execute(self.query(HESITATE, seconds=sql.Literal(self.weather.row_seconds)))
 
     def query(self, text: Any, **values: sql.Composable) -> sql.Composed:
-        return sql.SQL(text).format(**builds.tables(self.build.build), **values)
+        return sql.SQL(text).format(**tables(self.build.build), **values)
 
-    def work(self, seconds: float) -> None:
+    def work(self, seconds: float, at_least: int) -> None:
         steps = [
             *[lambda n=n: self.produce(n) for n in range(PRODUCERS)],
             *[self.consume] * CONSUMERS,
@@ -297,10 +307,16 @@ class Simulation:
         for thread in threads:
             thread.start()
         time.sleep(seconds)
+        late = time.monotonic() + LATE_SECONDS
+        while time.monotonic() < late and not self.is_enough(at_least):
+            time.sleep(0.1)
         self.over.set()
         for thread in threads:
             thread.join(60)
         self.violations["a thread that hangs"] += sum(thread.is_alive() for thread in threads)
+
+    def is_enough(self, at_least: int) -> bool:
+        return self.done["stagings"] >= at_least <= (Mortal.crashes if self.weather.crashes else at_least)
 
     def note(self, arguments: threading.ExceptHookArgs) -> None:
         """A thread that ended by an error."""
@@ -415,8 +431,8 @@ class Simulation:
         with self.lock:
             if n % 2 == 0 and versioned:  # half of the documents have versions, in random order of arrival
                 newest = self.versions.get(str(n), 0)
-                document["version"] = max(1, newest + random.randint(-2, 2))
-                self.versions[str(n)] = max(newest, document["version"])
+                document["version"] = version = max(1, newest + random.randint(-2, 2))
+                self.versions[str(n)] = max(newest, version)
             elif n % 2:  # the others tell each sending apart
                 self.serial += 1
                 metadata["sent"] = self.serial

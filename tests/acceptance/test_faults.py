@@ -202,7 +202,7 @@ def run(rig: Rig, fault: Fault, index: str, *, long: bool) -> Outcome:
     caller = threading.Thread(target=lambda: reports.extend(map(result_of, sent)), daemon=True)
     caller.start()
     for number in range(times):
-        eventually(lambda n=number: _reached(rig, fault, index) > documents * n // (times + 1), 240)
+        await_progress(rig, fault, index, documents * number // (times + 1))
         fault.inject(rig)
     injected = time.monotonic()
     caller.join(RESULT_SECONDS)
@@ -261,9 +261,14 @@ def result_of(sent: "AsyncResult[Any]") -> Any:
             time.sleep(0.1)
 
 
-def _reached(rig: Rig, fault: Fault, index: str) -> int:
-    standing = rig.standing(index)
-    return standing.accepted if fault.while_staging else standing.live
+def await_progress(rig: Rig, fault: Fault, index: str, documents: int) -> None:
+    """Return when more than so many are accepted or live."""
+
+    def reached() -> int:
+        standing = rig.standing(index)
+        return standing.accepted if fault.while_staging else standing.live
+
+    eventually(lambda: reached() > documents, 240)
 
 
 def text(index: str, number: int) -> str:

@@ -111,7 +111,7 @@ def test_results_and_successors_pass_and_nothing_else(channel: Any, client: "red
     app = Celery(broker=url, backend=url, set_as_current=False)
     fill(client)
     app.backend.store_result("id", {"indexed": 1}, "SUCCESS")
-    assert app.AsyncResult("id").get(timeout=5) == {"indexed": 1}
+    assert app.AsyncResult("id").get(timeout=60) == {"indexed": 1}
     assert 0 < client.ttl("celery-task-meta-id") <= 86_400
     with pytest.raises(OutOfMemoryError, match="maxmemory"):
         send(channel, "new")

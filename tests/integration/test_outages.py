@@ -142,7 +142,7 @@ def test_what_takes_the_provider_down_fails_alone_and_holds_nothing_up(
         drainer.start()
         task_id = ours.stage(*documents(300), {"id": "bad", "text": "A guilty one."})
         result = eventually(lambda: ours.result(task_id))
-        assert drainer.stop(10)
+        assert drainer.stop(60)
         assert result["indexed"] == 300
         assert [failure["id"] for failure in result["failed"]] == ["bad"]
         inputs = [request.body["input"] for request in provider.requests]
@@ -167,7 +167,7 @@ def test_after_an_outage_requests_travel_alone_and_grow(
         task_id = ours.stage(*documents(300))
         provider.reset()
         eventually(lambda: ours.result(task_id))
-        assert drainer.stop(10)
+        assert drainer.stop(60)
         sizes = [
             len(request.body["input"]) for request in provider.requests if request.body["input"] != [PROBE]
         ]

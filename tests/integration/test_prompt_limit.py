@@ -23,7 +23,7 @@ WORDS = [
     "```code```",
 ]
 ANSWER_TOKENS = 200
-QUESTIONS = 90
+QUESTIONS = 200
 
 
 def test_random_questions_with_long_histories_and_twenty_large_passages(provider: Provider) -> None:
@@ -32,15 +32,14 @@ def test_random_questions_with_long_histories_and_twenty_large_passages(provider
     sizes = []
     # each takes 30 ms to make, for the certificates that its client reads
     backends = {limit: _backend(provider, limit) for limit in (600, 601, 800, 1_500, 2_801, 4_000)}
+    shelf = [_passage(_text(chance, 500), _text(chance, 5)) for _ in range(200)]
+    turns = [_text(chance, 200) for _ in range(200)]
     for number in range(QUESTIONS):
         limit = [*backends][number % len(backends)]
-        passages = [_passage(_text(chance, 900), _text(chance, 5)) for _ in range(20)]
-        roles = ("user", "assistant")
-        history = [
-            {"role": roles[at % 2], "content": _text(chance, 200)} for at in range(chance.randint(10, 40))
-        ]
+        said = chance.sample(turns, chance.randint(10, 40))
+        history = [{"role": ("user", "assistant")[at % 2], "content": text} for at, text in enumerate(said)]
         question = answering.Question(text=_text(chance, 20), history=history)
-        answering.answer(backends[limit], question, passages)
+        answering.answer(backends[limit], question, chance.sample(shelf, 20))
         sizes.append(prompt_tokens(provider.prompts[-1]) / (limit - ANSWER_TOKENS))
     assert len(provider.prompts) == QUESTIONS
     assert max(sizes) <= 1

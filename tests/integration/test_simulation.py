@@ -13,7 +13,7 @@ from worker.configuration import IndexSettings
     [
         (STORM, 6),
         (CALM, 3),
-        pytest.param(STORM, 30, marks=[pytest.mark.slow]),
+        pytest.param(STORM, 60, marks=[pytest.mark.slow]),
     ],
     ids=["storm", "calm", "long storm"],
 )
@@ -21,9 +21,9 @@ def test_no_law_is_broken_whoever_dies_when(
     database_url: str, index: IndexSettings, weather: Weather, seconds: int, record_property: Any
 ) -> None:
     simulation = Simulation(database_url, index, weather)
-    simulation.run(seconds)
+    simulation.run(seconds, at_least=5 * seconds)
     print(simulation)
     record_property("simulation", str(simulation))
-    assert simulation.done["stagings"] > seconds  # also on a machine that has much else to do
-    assert simulation.done["crashes"] > seconds or not weather.crashes
+    assert simulation.done["stagings"] >= 5 * seconds
+    assert simulation.done["crashes"] >= 5 * seconds or not weather.crashes
     assert not +simulation.violations, str(simulation)
