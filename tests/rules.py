@@ -84,7 +84,7 @@ def publish_skipping() -> None:
 
 def never_alone() -> None:
     settle = Settlement.settle
-    Settlement.settle = lambda self, claim, *, alone: settle(self, claim, alone=False)
+    Settlement.settle = lambda self, claim, *, alone: settle(self, claim, alone=False)  # type: ignore[method-assign]
 
 
 RULES = [
