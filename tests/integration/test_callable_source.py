@@ -47,8 +47,8 @@ def sentence(source: CallableSource) -> str:
     return str(caught.value)
 
 
-def test_what_the_callable_returns_is_read(tmp_path: Path) -> None:
-    """Texts of any kind, large ones too; what it prints disturbs nothing."""
+def test_what_the_callable_returns_is_read(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Texts of any kind, large ones too; what it prints disturbs nothing, and stands where the worker's log does."""
     code = """
 def documents():
     print("a line of its own", flush=True)
@@ -59,6 +59,7 @@ def documents():
     first, second, third = source(tmp_path, code).documents()
     assert first == {"id": 1, "text": "one \u2028 \U0001f600 \ud800 \x00\n{}", "metadata": {"n": None}}
     assert (len(second["text"]), third) == (3_000_000, ["no document"])  # type: ignore[call-overload,index]
+    assert capfd.readouterr() == ("", "a line of its own\n")
 
 
 def test_the_application_s_own_tasks_and_settings_are_found(tmp_path: Path) -> None:

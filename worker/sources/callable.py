@@ -20,7 +20,6 @@ from worker.sources import calling
 from worker.sources.files import Skipped
 
 TARGET = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
-STDERR = 2
 CHECK_SECONDS = 60.0  # for an import
 STDERR = 2  # the file, whatever Celery has put in the place of `sys.stderr`; `up` shows nothing else
 END_SECONDS = 5.0  # for a process whose documents are not wanted any more
@@ -53,7 +52,7 @@ class CallableSource:
     def check(self) -> str:
         """Where it is imported, which it is here; it is not called. Raises SourceFailed."""
         # what it prints goes to stderr: to whoever asks it is no answer
-        with self._process("find", stdout=STDERR) as (process, lines):
+        with self._process("find") as (process, lines):
             if not select([lines], [], [], CHECK_SECONDS)[0]:
                 raise SourceFailed(
                     f"{self._callable}: not imported after {CHECK_SECONDS:.0f} s: mend what its module does at import"
@@ -83,9 +82,7 @@ class CallableSource:
         raise SourceFailed(f"{self._callable}: its process {how}")
 
     @contextmanager
-    def _process(
-        self, mode: str, stdout: int | None = None
-    ) -> Iterator[tuple["subprocess.Popen[bytes]", BinaryIO]]:
+    def _process(self, mode: str) -> Iterator[tuple["subprocess.Popen[bytes]", BinaryIO]]:
         """The process and what it says; it ends with the block."""
         read, write = os.pipe()
         with open(read, "rb") as lines:
@@ -95,7 +92,7 @@ class CallableSource:
                     [self._python, calling.__file__, str(write), self._folder, self._callable, mode],
                     cwd=self._folder,
                     stdin=subprocess.PIPE,
-                    stdout=stdout,
+                    stdout=STDERR,
                     pass_fds=(write,),
                     start_new_session=True,
                 )

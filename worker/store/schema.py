@@ -79,10 +79,10 @@ def _keep_apart(connection: Connection) -> None:
     row = connection.execute("SELECT current_database(), current_setting('search_path')").fetchone()
     if row is None or connection.info.user != SCHEMA or '"$user"' not in row[1]:
         return
-    path = [name for name in row[1].split(", ") if name != '"$user"'] or ["public"]
+    path = [name for name in row[1].split(",") if name.strip() != '"$user"'] or ["public"]
     connection.execute(
         sql.SQL("ALTER ROLE CURRENT_USER IN DATABASE {} SET search_path = {}").format(
-            sql.Identifier(row[0]), sql.SQL(", ").join(map(sql.SQL, path))
+            sql.Identifier(row[0]), sql.SQL(",").join(map(sql.SQL, path))
         )
     )
 
