@@ -1,11 +1,13 @@
 """A SQL query as a source, on real Postgres."""
 
+import re
 import traceback
 from collections.abc import Iterator
 from typing import Any
 
 import psycopg
 import pytest
+from psycopg import sql
 
 from worker.errors import SettingsError, SourceFailed
 from worker.sources.sql import SQLSource
@@ -270,3 +272,105 @@ def test_settings_that_cannot_be_used_are_one_sentence(config: dict[str, Any], s
         SQLSource(**{"dsn": "postgresql:///shop", "query": QUERY, **config})
     assert said in str(caught.value)
     assert "s3cret" not in str(caught.value)
+
+
+KEYS = {
+    "real": ("n / 10::real", "real"),
+    "floats": ("CASE WHEN n = 25 THEN 'NaN' ELSE n / 10::float8 END", "float8"),
+    "numbers": ("n + 0.10", "numeric"),
+    "times": ("timestamptz '2026-01-01' + n * interval '1 microsecond'", "timestamptz"),
+    "padded text": ("'k' || n", "character(8)"),
+    "short text": ("'k' || n", "varchar(9)"),
+    "text of any case": ("CASE n % 2 WHEN 0 THEN 'K' ELSE 'k' END || n", "case_insensitive"),
+    "bytes": ("('k' || n)::bytea", "bytea"),
+    "network addresses": ("'10.0.0.0'::inet + n", "inet"),
+    "bits": ("n::bit(8)", "bit(8)"),
+}
+# as the extension citext makes its own
+CASE_INSENSITIVE = """
+CREATE TYPE case_insensitive;
+CREATE FUNCTION ci_in(cstring) RETURNS case_insensitive LANGUAGE internal IMMUTABLE STRICT AS 'textin';
+CREATE FUNCTION ci_out(case_insensitive) RETURNS cstring LANGUAGE internal IMMUTABLE STRICT AS 'textout';
+CREATE TYPE case_insensitive (INPUT = ci_in, OUTPUT = ci_out, LIKE = text, CATEGORY = 'S', COLLATABLE = true);
+CREATE CAST (case_insensitive AS text) WITHOUT FUNCTION AS IMPLICIT;
+CREATE CAST (text AS case_insensitive) WITHOUT FUNCTION AS ASSIGNMENT;
+CREATE FUNCTION ci_cmp(case_insensitive, case_insensitive) RETURNS integer LANGUAGE sql IMMUTABLE STRICT
+    AS 'SELECT bttextcmp(lower($1::text), lower($2::text))';
+{operators}
+CREATE OPERATOR CLASS ci_ops DEFAULT FOR TYPE case_insensitive USING btree AS
+    OPERATOR 1 <, OPERATOR 2 <=, OPERATOR 3 =, OPERATOR 4 >=, OPERATOR 5 >,
+    FUNCTION 1 ci_cmp(case_insensitive, case_insensitive)
+"""
+OPERATOR = """
+CREATE FUNCTION ci_{name}(case_insensitive, case_insensitive) RETURNS boolean LANGUAGE sql IMMUTABLE STRICT
+    AS 'SELECT ci_cmp($1, $2) {sign} 0';
+CREATE OPERATOR {sign} (LEFTARG = case_insensitive, RIGHTARG = case_insensitive, FUNCTION = ci_{name});
+"""
+SIGNS = {"lt": "<", "le": "<=", "eq": "=", "ge": ">=", "gt": ">"}
+
+
+@pytest.fixture
+def collated(application: psycopg.Connection) -> psycopg.Connection:
+    """With a type that does not tell a from A."""
+    operators = "".join(OPERATOR.format(name=name, sign=sign) for name, sign in SIGNS.items())
+    application.execute(CASE_INSENSITIVE.format(operators=operators).encode())
+    return application
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_every_row_is_read_once_whatever_the_type_of_the_key(
+    source: Any, collated: psycopg.Connection, key: str
+) -> None:
+    value, type = KEYS[key]
+    collated.execute(f'ALTER TABLE page ADD COLUMN "100% of %s" {type}'.encode())
+    collated.execute(
+        f'UPDATE page SET "100% of %s" = (SELECT {value} FROM (VALUES (id::int)) AS v (n))'.encode()
+    )
+    reading = source('SELECT id, body AS text, "100% of %s" FROM page', key="100% of %s", page=4)
+    assert sorted(read(reading)) == list(range(1, 26))
+    assert reading.check()
+
+
+def test_keys_that_are_the_same_to_the_database_alone_are_noticed_across_pages(
+    source: Any, collated: psycopg.Connection
+) -> None:
+    """A page begins behind the last key: the other one would be passed over."""
+    collated.execute("ALTER TABLE page ADD COLUMN name case_insensitive")
+    collated.execute("UPDATE page SET name = 'k' || (id + 10)")
+    collated.execute("UPDATE page SET name = 'K20' WHERE id = 11")
+    said = sentence(source("SELECT id, body AS text, name FROM page", key="name", page=10))
+    assert said == "KEY 'name' has a value twice: name a column that is unique"
+
+
+def test_a_key_without_an_order_is_one_sentence_before_anything_is_read(source: Any) -> None:
+    reading = source("SELECT id, body AS text, about::json AS about FROM page", key="about")
+    said = sentence(reading)
+    assert (
+        "could not identify an ordering operator for type json" in said or "operator does not exist" in said
+    )
+    with pytest.raises(SourceFailed):
+        reading.check()
+
+
+def test_a_cursor_may_have_any_name(source: Any, application: psycopg.Connection) -> None:
+    application.execute('ALTER TABLE page ADD COLUMN "% done" real')
+    application.execute('UPDATE page SET "% done" = id / 10::real')
+    query = 'SELECT id, body AS text, "% done" FROM page'
+    reading = source(query, cursor="% done", cursor_overlap=0)
+    assert len(read(reading)) == 25
+    assert read(reading, reading.reached) == [25]
+
+
+def test_a_page_by_key_is_read_from_an_index_and_no_further(
+    source: Any, application: psycopg.Connection
+) -> None:
+    application.execute("INSERT INTO page (id, body) SELECT n, 'Text' FROM generate_series(26, 20000) n")
+    application.execute("ANALYZE page")
+    reading = source()
+    with reading._connected() as (_, types):
+        page = reading._framed([reading._behind(types)], order=sql.Identifier("id"), limit=11)
+    plan = application.execute(sql.SQL("EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF) ") + page, {"last": 12000})
+    told = "\n".join(row[0] for row in plan)
+    assert "Index Scan using page_pkey" in told
+    assert "Sort" not in told
+    assert max(float(rows) for rows in re.findall(r"actual rows=([\d.]+)", told)) <= 13

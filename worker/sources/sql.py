@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from hashlib import blake2b
-from itertools import pairwise
 from typing import Any
 from uuid import UUID
 
@@ -26,8 +25,15 @@ from worker.errors import SettingsError, SourceFailed
 REQUIRED, OPTIONAL = ("id", "text"), ("title", "metadata", "version")
 CONNECT_TIMEOUT_SECONDS = 5
 ATTEMPTS = 4  # of a page, when the connection is lost
-PAGE = sql.SQL("SELECT * FROM (\n{query}\n) AS source {condition} {order} {limit}")
+PAGE = sql.SQL("SELECT source.*{more} FROM (\n{query}\n) AS source {condition} {order} {limit}")
+REPEATED = (
+    "is the key again"  # of a row: what Postgres says, as its collation may call equal what Python does not
+)
+REPEATS = sql.SQL(", lag({key}) OVER (ORDER BY {key}) = {key} AS {name}")
 NOTHING = sql.SQL("")
+TYPES = (
+    "SELECT format_type(oid, -1) AS name FROM unnest(%s::oid[]) WITH ORDINALITY AS t (oid, at) ORDER BY at"
+)
 
 # SQLSTATEs, by their beginning, whose messages speak of the server or the query; those of others may quote rows
 HARMLESS = ("08", "0A", "25", "28", "3D", "3F", "42", "53", "55", "57", "58")
@@ -108,15 +114,15 @@ class SQLSource:
     def documents_since(self, since: str | None) -> Iterator[dict[str, Any]]:
         """The rows whose CURSOR is at least that, or NULL; None: all rows. Raises SourceFailed."""
         self._highest = None
-        with self._connected() as connection:
+        with self._connected() as (connection, types):
             conditions, values = [], {}
             if since is not None:
-                cursor = sql.Identifier(self._cursor)
+                cursor = _column(self._cursor)
                 # NULL: no telling whether the row has changed
                 conditions.append(sql.SQL("({0} >= %(since)s OR {0} IS NULL)").format(cursor))
                 values["since"] = since
             rows = (
-                self._by_key(connection, conditions, values)
+                self._by_key(connection, types, conditions, values)
                 if self._key
                 else connection.stream(self._framed(conditions), values, self._page)
             )
@@ -126,31 +132,37 @@ class SQLSource:
 
     def check(self) -> str:
         """Where the query is answered, and its columns; no row is read. Raises SourceFailed."""
-        order = sql.Identifier(self._key) if self._key else None
-        with self._connected(attempts=1) as connection:
-            columns = connection.columns(self._framed(order=order, limit=0))
-        return f"{self._where}, columns {', '.join(columns)}"
+        with self._connected(attempts=1) as (_, types):
+            return f"{self._where}, columns {', '.join(types)}"
 
     @contextmanager
-    def _connected(self, attempts: int = ATTEMPTS) -> Iterator["_Connection"]:
-        """A connection, once the query is found to have the columns of documents."""
+    def _connected(self, attempts: int = ATTEMPTS) -> Iterator[tuple["_Connection", Mapping[str, sql.SQL]]]:
+        """A connection, once the query is found to have the columns of documents, and to be read by its key; them."""
         connection = _Connection(self._dsn, self._where, self._timeout_seconds, attempts)
         try:
-            self._check_columns(connection.columns(self._framed(limit=0)))
-            yield connection
+            types = connection.columns(self._framed(limit=0))
+            self._check_columns(list(types))
+            if self._key:
+                first = self._framed([self._behind(types)], order=_column(self._key), limit=0)
+                connection.columns(first, {"last": None})
+            yield connection, types
         finally:
             connection.close()
 
     def _by_key(
-        self, connection: "_Connection", conditions: Sequence[sql.Composable], values: Mapping[str, Any]
+        self,
+        connection: "_Connection",
+        types: Mapping[str, sql.SQL],
+        conditions: Sequence[sql.Composable],
+        values: Mapping[str, Any],
     ) -> Iterator[Row]:
-        key, last = sql.Identifier(self._key), dict[str, Any]()
+        key, last = _column(self._key), dict[str, Any]()
         while True:
-            behind = [sql.SQL("{} > %(last)s").format(key)] if last else []
+            behind = [self._behind(types)] if last else []
             statement = self._framed([*conditions, *behind], order=key, limit=self._page + 1)
             # with one row of the next page: a key that stands on both would be passed over
             rows = connection.rows(statement, {**values, **last})
-            if any(row[self._key] == other[self._key] for row, other in pairwise(rows)):
+            if any(row[REPEATED] for row in rows):
                 raise SourceFailed(f"KEY {self._key!r} has a value twice: name a column that is unique")
             yield from rows[: self._page]
             if len(rows) <= self._page:
@@ -159,6 +171,10 @@ class SQLSource:
         without = self._framed([*conditions, sql.SQL("{} IS NULL").format(key)], limit=1)
         if connection.rows(without, values):
             raise SourceFailed(f"KEY {self._key!r} is NULL in some row: name a column that never is")
+
+    def _behind(self, types: Mapping[str, sql.SQL]) -> sql.Composed:
+        """The rows behind one; its key as what the column is, else both are compared in another way than ordered."""
+        return sql.SQL("{} > %(last)s::{}").format(_column(self._key), types[self._key])
 
     def _framed(
         self,
@@ -169,6 +185,7 @@ class SQLSource:
         return PAGE.format(
             query=sql.SQL(self._query.replace("%", "%%")),
             condition=sql.SQL("WHERE ") + sql.SQL(" AND ").join(conditions) if conditions else NOTHING,
+            more=REPEATS.format(key=order, name=sql.Identifier(REPEATED)) if order else NOTHING,
             order=sql.SQL("ORDER BY ") + order if order else NOTHING,
             limit=NOTHING if limit is None else sql.SQL("LIMIT {}").format(limit),
         )
@@ -217,12 +234,15 @@ class _Connection:
         )
         self._open: psycopg.Connection[DictRow] | None = None
 
-    def columns(self, statement: sql.Composed) -> list[str]:
+    def columns(self, statement: sql.Composed, values: Mapping[str, Any] | None = None) -> dict[str, sql.SQL]:
+        """The columns of what it returns, each with its type as SQL has it."""
         with self._translated():
             for attempt in self._attempts():
                 with attempt, self._transaction() as connection:
-                    description = connection.execute(statement, {}).description or []
-                    return [column.name for column in description]
+                    found = connection.execute(statement, values or {}).description or []
+                    rows = connection.execute(TYPES, [[column.type_code for column in found]]).fetchall()
+                    types = (sql.SQL(row["name"].replace("%", "%%")) for row in rows)
+                    return dict(zip((column.name for column in found), types, strict=True))
         raise AssertionError("an attempt returns or raises")
 
     def rows(self, statement: sql.Composed, values: Mapping[str, Any]) -> list[Row]:
@@ -287,6 +307,11 @@ class _Connection:
                     said = error.diag.message_primary or said
             # a cause would stand in the traceback that is logged and kept with the result, in Postgres' own words
             raise SourceFailed(f"Postgres at {self._where} says: {said}") from None
+
+
+def _column(name: str) -> sql.SQL:
+    """A column, in a statement that has parameters."""
+    return sql.SQL(sql.Identifier(name).as_string().replace("%", "%%"))
 
 
 def _is_lost(error: Exception) -> bool:
