@@ -16,7 +16,8 @@ def due() -> None:
 
     A run that is sent twice has one id: its second delivery does nothing.
     """
-    for run in schedule.runs_to_send(process.addresses().database_url):
+    indexes = list(configuration.current().indexes)
+    for run in schedule.runs_to_send(process.addresses().database_url, indexes):
         app.send_task(
             "tasks.reindex",
             task_id=run.task_id,
@@ -28,8 +29,7 @@ def due() -> None:
 @app.task(name="tasks.schedule")
 def listed(index: str | None = None) -> dict[str, Any]:
     """The schedules: when each is due next, its last run, and what was skipped since. Changes nothing."""
-    if index is not None:
-        configuration.current().index(index)
+    known = configuration.current()
+    indexes = list(known.indexes) if index is None else [known.index(index).name]
     with connection.checkout(process.addresses().database_url) as conn:
-        found = schedule.listed(conn)
-    return {"schedules": [row for row in found if index in (None, row["index"])]}
+        return {"schedules": schedule.listed(conn, indexes)}

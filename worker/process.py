@@ -220,7 +220,8 @@ def take_over_schedules() -> None:
     url = addresses().database_url
     schema.install(url)
     with connection.checkout(url) as conn:
-        schedule.take_over(conn, schedules(), configuration.current().timezone)
+        indexes = configuration.current().indexes
+        schedule.take_over(conn, dict.fromkeys(indexes) | schedules(), configuration.current().timezone)
 
 
 def prepare() -> Sequence[str]:

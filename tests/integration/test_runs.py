@@ -1,10 +1,12 @@
 """The history of reindexing, and what a run does to documents that it does not have to touch."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from psycopg import sql
 
 from tests.integration.test_pipeline import Application, application  # noqa: F401
 from tests.integration.test_reindexing import Dead, Dying, Shelf, ids, reindex, run, shop  # noqa: F401
@@ -15,6 +17,7 @@ from worker.sources.files import Skipped
 from worker.sources.sql import SQLSource
 from worker.store import connection, upkeep
 from worker.store.reindexing import Request
+from worker.store.statements import statement
 
 COLUMNS = "task_id, outcome, read, staged, unchanged, deleted, rejected, message"
 
@@ -29,6 +32,26 @@ def history(shop: Application, columns: str = COLUMNS) -> list[tuple[Any, ...]]:
 
 
 # What is written down
+
+
+@pytest.mark.parametrize(
+    ("name", "condition"),
+    [
+        ("forget_runs", r"Index Cond: .*\(started_at < "),
+        ("last_complete", "Index Scan Backward using runs_done"),
+    ],
+)
+def test_a_long_history_is_not_read_as_a_whole(shop: Application, name: str, condition: str) -> None:  # noqa: F811
+    """A schedule of two seconds has four million runs in 90 days; each begins and ends with these statements."""
+    text = sql.SQL("EXPLAIN ") + statement("reindexing.sql", name)
+    with connection.checkout(shop.url) as conn:
+        conn.execute(
+            "INSERT INTO vector_index.runs (index_name, task_id, outcome, started_at, finished_at) "
+            "SELECT 'default', n, 'done', now() - n * interval '2 s', now() FROM generate_series(1, 5000) n"
+        )
+        plan = "\n".join(row[0] for row in conn.execute(text, {"index": "default", "days": 90}))
+    assert "Seq Scan" not in plan
+    assert re.search(condition, plan)
 
 
 def test_a_run_is_written_down_with_its_figures(shop: Application, shelf: Shelf) -> None:  # noqa: F811

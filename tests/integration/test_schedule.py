@@ -24,14 +24,15 @@ class Beat:
 
     def __init__(self, url: str) -> None:
         self.url = url
+        self.indexes = ["default", "other", *(f"index{number}" for number in range(20))]  # of its settings
 
-    def take_over(self, **schedules: str) -> None:
+    def take_over(self, **schedules: str | None) -> None:
         with connection.checkout(self.url) as conn:
             schedule.take_over(conn, schedules, "Europe/Berlin")
 
     def look(self) -> list[str]:
         """Send what is due; the ids of the tasks."""
-        return [run.task_id for run in runs_to_send(self.url)]
+        return [run.task_id for run in runs_to_send(self.url, self.indexes)]
 
     def wait(self, seconds: float) -> None:
         """Let time pass for the schedules alone; not a multiple of a period, or a due time comes twice."""
@@ -114,7 +115,7 @@ def test_of_many_that_look_at_once_one_sends(beat: Beat) -> None:
 def test_who_dies_over_a_claim_is_replaced_under_the_same_id(beat: Beat, sent: bool) -> None:
     beat.take_over(default="3600")
     beat.wait(3601)
-    dead = runs_to_send(beat.url)
+    dead = runs_to_send(beat.url, beat.indexes)
     task_id = next(dead).task_id
     if sent:
         beat.begin(task_id)
@@ -227,19 +228,34 @@ def test_unchanged_schedules_keep_their_due_times_over_restarts(beat: Beat) -> N
 def test_a_changed_schedule_gets_a_new_due_time_and_a_removed_one_is_gone(beat: Beat) -> None:
     beat.take_over(default="3600", other=HOURLY)
     beat.wait(3601)
-    beat.take_over(default="7200")
+    beat.take_over(default="7200", other=None)
     (now,) = beat.execute("SELECT now()")[0]
     assert timedelta(hours=1.9) < beat.due_at() - now <= timedelta(hours=2)
     assert beat.look() == []
     assert beat.execute("SELECT index_name FROM vector_index.schedules") == [("default",)]
-    beat.take_over()
+    beat.take_over(default=None)
     assert beat.execute("SELECT index_name FROM vector_index.schedules") == []
+
+
+def test_deployments_that_share_a_database_leave_each_other_s_schedules_alone(beat: Beat) -> None:
+    """Each takes over, sends and lists what its own settings name."""
+    shop = Beat(beat.url)
+    beat.indexes, shop.indexes = ["default"], ["shop"]
+    shop.take_over(shop="60")
+    beat.take_over(default="60")
+    beat.wait(61)
+    assert [id.startswith("reindex-default-") for id in beat.look()] == [True]
+    assert [id.startswith("reindex-shop-") for id in shop.look()] == [True]
+    beat.take_over(default=None)
+    with connection.checkout(beat.url) as conn:
+        assert [row["index"] for row in schedule.listed(conn, beat.indexes)] == []
+        assert [row["index"] for row in schedule.listed(conn, shop.indexes)] == ["shop"]
 
 
 def test_a_claim_under_old_settings_does_not_undo_new_ones(beat: Beat) -> None:
     beat.take_over(default="60")
     beat.wait(61)
-    old = runs_to_send(beat.url)
+    old = runs_to_send(beat.url, beat.indexes)
     assert isinstance(next(old), Run)
     beat.take_over(default="7200")
     due_at = beat.due_at()
@@ -279,7 +295,7 @@ def test_the_list_has_the_newest_run_and_what_was_skipped_since(beat: Beat) -> N
         "VALUES ('default', 'late', 'skipped', 'the index was paused')"
     )
     with connection.checkout(beat.url) as conn:
-        default, other = schedule.listed(conn)
+        default, other = schedule.listed(conn, beat.indexes)
     assert (default["index"], default["schedule"], default["timezone"]) == ("default", "60", "Europe/Berlin")
     assert default["due_in_seconds"] == pytest.approx(60, abs=20)
     assert datetime.fromisoformat(default["due_at"]) == beat.due_at()

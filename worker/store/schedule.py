@@ -1,6 +1,6 @@
 """Due times of the sources of indexes: set from the settings, claimed by who sends them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -71,28 +71,33 @@ class Claim:
 
 
 @retry_on_deadlock
-def take_over(connection: Connection, schedules: Mapping[str, str], timezone: str) -> None:
-    """Make the schedules these, by the names of indexes. Any number of processes may call it at once.
+def take_over(connection: Connection, schedules: Mapping[str, str | None], timezone: str) -> None:
+    """Make the schedules of these indexes, by name, so; None: it has none. Any number of processes may do so at once.
+
+    Those of other indexes stay: they may be another deployment's, whose settings name these.
 
     What is new or changed is due for the first time after now; what is the same keeps its due time, missed or not.
     """
     row = connection.execute(statement("schedule.sql", "now")).fetchone()
     assert row is not None
-    connection.execute(statement("schedule.sql", "keep_only"), {"indexes": list(schedules)})
-    for index, schedule in sorted(schedules.items()):
+    wanted = {index: schedule for index, schedule in sorted(schedules.items()) if schedule is not None}
+    connection.execute(
+        statement("schedule.sql", "remove"), {"indexes": list(schedules.keys() - wanted.keys())}
+    )
+    for index, schedule in wanted.items():
         due_at = next_due(schedule, timezone, due=row[0], now=row[0])
         parameters = {"index": index, "schedule": schedule, "timezone": timezone, "due_at": due_at}
         connection.execute(statement("schedule.sql", "set"), parameters)
 
 
-def runs_to_send(url: str) -> Iterator[Run]:
-    """The runs that are due, each to one of those who ask: what is taken from here is to be sent before the next is.
+def runs_to_send(url: str, indexes: Sequence[str]) -> Iterator[Run]:
+    """The runs of these indexes that are due, each to one of those who ask.
 
-    Then it is written down as sent. Who dies in between, or fails, leaves a claim that runs out after CLAIM_SECONDS:
-    another sends the same run under the same id.
+    What is taken from here is to be sent before the next is. Then it is written down as sent. Who dies in between, or
+    fails, leaves a claim that runs out after CLAIM_SECONDS: another sends the same run under the same id.
     """
     with checkout(url) as conn:
-        claims = claim(conn)
+        claims = claim(conn, indexes)
     for each in claims:
         if each.run is not None:
             yield each.run
@@ -100,9 +105,12 @@ def runs_to_send(url: str) -> Iterator[Run]:
             settle(conn, each)
 
 
-def claim(connection: Connection) -> list[Claim]:
-    """What is to be looked at now; each to one of those who ask, until it is settled or CLAIM_SECONDS have passed."""
-    parameters = {"seconds": CLAIM_SECONDS, "patience": PATIENCE_SECONDS}
+def claim(connection: Connection, indexes: Sequence[str]) -> list[Claim]:
+    """What of these indexes is to be looked at now.
+
+    Each to one of those who ask, until it is settled or CLAIM_SECONDS have passed.
+    """
+    parameters = {"indexes": list(indexes), "seconds": CLAIM_SECONDS, "patience": PATIENCE_SECONDS}
     with connection.cursor(row_factory=class_row(Claim)) as cursor:
         return cursor.execute(statement("schedule.sql", "claim"), parameters).fetchall()
 
@@ -131,11 +139,11 @@ def settle(connection: Connection, claim: Claim) -> None:
     connection.execute(statement("schedule.sql", "settle"), parameters)
 
 
-def listed(connection: Connection) -> list[dict[str, Any]]:
-    """Every schedule by the names of indexes: when it is due next, its newest run, and what was skipped since.
+def listed(connection: Connection, indexes: Sequence[str]) -> list[dict[str, Any]]:
+    """The schedules of these indexes, by name: when it is due next, its newest run, and what was skipped since.
 
     Times are ISO 8601 with an offset; a run is its row in the history.
     """
     with connection.cursor(row_factory=dict_row) as cursor:
-        rows = cursor.execute(statement("schedule.sql", "list")).fetchall()
+        rows = cursor.execute(statement("schedule.sql", "list"), {"indexes": list(indexes)}).fetchall()
     return [row | {"due_at": row["due_at"].astimezone(UTC).isoformat()} for row in rows]

@@ -38,9 +38,9 @@ UPDATE vector_index.runs SET outcome = 'done', finished_at = clock_timestamp(), 
     message = %(message)s, cursor = %(cursor)s
 WHERE task_id = %(task_id)s
 
--- name: forget_runs: of the index, those that are too old
+-- name: forget_runs: of the index, those that are too old; the clock is asked once, else no index is looked into
 DELETE FROM vector_index.runs
-WHERE index_name = %(index)s AND started_at < clock_timestamp() - %(days)s * interval '1 day'
+WHERE index_name = %(index)s AND started_at < (SELECT clock_timestamp()) - %(days)s * interval '1 day'
 
 -- name: last_complete: what the source returned when it was read as a whole and nothing spoke against deleting
 SELECT read FROM vector_index.runs

@@ -10,14 +10,14 @@ ON CONFLICT (index_name) DO UPDATE
 SET schedule = excluded.schedule, timezone = excluded.timezone, due_at = excluded.due_at, claimed_until = NULL
 WHERE (s.schedule, s.timezone) <> (excluded.schedule, excluded.timezone)
 
--- name: keep_only: those of these indexes
-DELETE FROM vector_index.schedules WHERE index_name <> ALL(%(indexes)s)
+-- name: remove: of indexes that the settings name, and without a schedule; those of others may be another deployment's
+DELETE FROM vector_index.schedules WHERE index_name = ANY(%(indexes)s)
 
--- name: claim: what is due, and what was sent a while ago; each is given to one of those who ask, for a while
+-- name: claim: of these indexes, what is due, and what was sent a while ago; each is given to one of those who ask, for a while
 UPDATE vector_index.schedules s SET claimed_until = clock_timestamp() + %(seconds)s * interval '1 second'
 WHERE s.index_name IN (
     SELECT index_name FROM vector_index.schedules
-    WHERE coalesce(claimed_until < clock_timestamp(), true)
+    WHERE index_name = ANY(%(indexes)s) AND coalesce(claimed_until < clock_timestamp(), true)
         AND (due_at <= clock_timestamp() OR sent_at < clock_timestamp() - %(patience)s * interval '1 second')
     ORDER BY index_name FOR UPDATE SKIP LOCKED)
 RETURNING s.index_name AS index, s.schedule, s.timezone, s.due_at, s.claimed_until, s.task_id, s.scheduled_for,
@@ -46,7 +46,7 @@ INSERT INTO vector_index.runs (index_name, task_id, scheduled_for, finished_at, 
 SELECT %(index)s, %(task_id)s, %(due_at)s, clock_timestamp(), 'skipped', %(message)s
 WHERE NOT EXISTS (SELECT FROM again) ON CONFLICT DO NOTHING
 
--- name: list: every schedule, with the newest run that was not skipped, and what was skipped since
+-- name: list: the schedules of these indexes, with the newest run that was not skipped, and what was skipped since
 SELECT s.index_name AS index, s.schedule, s.timezone, s.due_at,
     extract(epoch FROM s.due_at - clock_timestamp())::float AS due_in_seconds, last.run AS last_run, skipped.run AS skipped
 FROM vector_index.schedules s
@@ -57,4 +57,4 @@ LEFT JOIN LATERAL (
     SELECT to_jsonb(r) - ARRAY['run', 'index_name', 'cursor'] AS run FROM vector_index.runs r
     WHERE r.index_name = s.index_name AND outcome = 'skipped' AND run > coalesce(last.number, 0)
     ORDER BY run DESC LIMIT 1) skipped ON true
-ORDER BY s.index_name
+WHERE s.index_name = ANY(%(indexes)s) ORDER BY s.index_name
