@@ -26,9 +26,9 @@ REQUIRED, OPTIONAL = ("id", "text"), ("title", "metadata", "version")
 CONNECT_TIMEOUT_SECONDS = 5
 ATTEMPTS = 4  # of a page, when the connection is lost
 PAGE = sql.SQL("SELECT source.*{more} FROM (\n{query}\n) AS source {condition} {order} {limit}")
-REPEATED = (
-    "is the key again"  # of a row: what Postgres says, as its collation may call equal what Python does not
-)
+# whether a row has the key of the one before: as Postgres says, whose types and collations may call equal what Python
+# does not
+REPEATED = "is the key again"
 REPEATS = sql.SQL(", lag({key}) OVER (ORDER BY {key}) = {key} AS {name}")
 NOTHING = sql.SQL("")
 TYPES = (
