@@ -41,7 +41,7 @@ logger = logging.getLogger("vector_index.outbox")
 def consume(url: str, index: IndexSettings, backend: EmbeddingBackend, *, max_bytes: int) -> bool:
     """Stage a page of what waits for the index, at most 100 documents; whether more waits.
 
-    Of a document, rows go together that all have a version, or all have none; what follows them is left to the next look.
+    Of a document, rows go together that all have a version, or none; what follows them is left to the next look.
     A document that cannot be staged stays in the outbox with its reason. Raises SettingsError or TemporaryError: all
     of the page waits.
     """
