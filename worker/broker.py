@@ -15,17 +15,17 @@ from billiard.exceptions import WorkerLostError
 from celery import Task, bootsteps
 from celery.beat import SchedulingError
 from celery.concurrency.asynpool import ResultHandler
-from celery.exceptions import Reject
+from celery.exceptions import CeleryError, Reject
 from celery.worker import state
 from celery.worker.consumer import consumer
 from celery.worker.consumer.tasks import Tasks
 from celery.worker.request import Request
-from kombu.exceptions import OperationalError
+from kombu.exceptions import KombuError, OperationalError
 from kombu.transport.redis import PRIORITY_STEPS, Channel
 
 from worker import configuration
 from worker.configuration.addresses import redis_url
-from worker.errors import InputError, InvalidQuery, ServiceUnreachable, VectorIndexError
+from worker.errors import Bug, InputError, InvalidQuery, ServiceUnreachable, VectorIndexError
 from worker.headroom import in_place, insist
 from worker.logs import keys
 from worker.summaries import summary
@@ -337,13 +337,22 @@ class HiddenTask(Task):  # type: ignore[misc]
     Request = "worker.broker:HiddenArguments"
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Raises InvalidQuery for arguments that are not the task's: a mistake of the sender, no bug of ours."""
+        """Raises InvalidQuery for arguments that are not the task's: a mistake of the sender, no bug of ours.
+
+        Of an exception that nobody expected, log, result and monitors have the kind and the place: its words may
+        quote a text.
+        """
         takes = signature(self.run)
         try:
             takes.bind(*args, **kwargs)
         except TypeError as error:
             raise InvalidQuery(f"{self.name}: {error}; it takes {', '.join(takes.parameters)}") from None
-        return super().__call__(*args, **kwargs)
+        try:
+            return super().__call__(*args, **kwargs)
+        except (VectorIndexError, CeleryError, KombuError):
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is
+            raise Bug.of(error) from None
 
     def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:
         self.request.began = time.time()

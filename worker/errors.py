@@ -14,6 +14,8 @@ VectorIndexError
 │   └── Refused                  the provider refuses this input for good
 └── SettingsError                mend the settings: no request can succeed until then
 
+Bug                              what nobody expected: its kind and its place, not its words
+
 A message is one sentence that names the value and the mend.
 It never carries a document's text, a question or a key.
 """
@@ -21,6 +23,20 @@ It never carries a document's text, a question or a key.
 
 class VectorIndexError(Exception):
     """Base of all errors that this project raises on purpose."""
+
+
+class Bug(Exception):
+    """Stands for an exception that nobody expected, whose words may be those of a document or of a row."""
+
+    @classmethod
+    def of(cls, error: BaseException) -> "Bug":
+        """Its class and those of its causes, with its traceback: lines of code, and no values."""
+        kinds, cause = [type(error).__name__], error.__cause__ or error.__context__
+        while cause is not None and len(kinds) < 5:
+            kinds.append(type(cause).__name__)
+            cause = cause.__cause__ or cause.__context__
+        said = f"a bug ({' from '.join(kinds)}; its words are left out, as they may quote a text): please report it"
+        return cls(said).with_traceback(error.__traceback__)
 
 
 class TemporaryError(VectorIndexError):

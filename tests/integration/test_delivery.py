@@ -27,6 +27,7 @@ def connection(broker_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Con
     monkeypatch.setattr(Channel, "_brpop_start", delivery.start)
     monkeypatch.setattr(Channel, "_brpop_read", delivery.read)
     monkeypatch.setattr(Channel, "QoS", delivery.InHand)
+    monkeypatch.setattr(Channel, "QoS", delivery.InHand)
     with Connection(broker_url, transport_options={"visibility_timeout": 0}) as connection:
         yield connection
 

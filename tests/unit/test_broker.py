@@ -7,11 +7,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from celery import Celery
 from celery.beat import SchedulingError
 from celery.concurrency.asynpool import ResultHandler
 from celery.worker.consumer import consumer
+from kombu.exceptions import OperationalError
 
-from worker.broker import HideBodies, OneLine, guard_results
+from worker.broker import HiddenTask, HideBodies, OneLine, guard_results
+from worker.errors import Bug, InputError
 from worker.logs import Text
 
 
@@ -82,3 +85,34 @@ def test_a_result_that_is_read_in_part_when_the_connection_ends_is_read_to_its_e
     assert [number for number, _ in got] == [1, 2]
     os.close(out)
     os.close(into)
+
+
+def test_of_a_bug_its_kind_and_its_place_are_told_and_not_its_words() -> None:
+    """They are those of Postgres about a row, or of a parser about a text: results and Flower show them for a week."""
+    app = Celery("broken", task_cls=HiddenTask, set_as_current=False)
+
+    @app.task(name="tasks.break")  # type: ignore[untyped-decorator]
+    def stumble(word: str) -> None:
+        try:
+            {}[word]
+        except KeyError as error:
+            raise ValueError(f"bad text: {word}") from error
+
+    result = stumble.apply(args=["Marrakesh"])
+    with pytest.raises(Bug, match=r"\(ValueError from KeyError; .*report it$"):
+        result.get()
+    assert "in stumble" in result.traceback
+    assert "Marrakesh" not in result.traceback
+
+
+def test_an_error_of_ours_and_a_broker_that_is_away_keep_their_words() -> None:
+    app = Celery("ending", task_cls=HiddenTask, set_as_current=False)
+    errors = [InputError("send less"), OperationalError("connection refused")]
+
+    @app.task(name="tasks.end")  # type: ignore[untyped-decorator]
+    def end(number: int) -> None:
+        raise errors[number]
+
+    for number, error in enumerate(errors):
+        with pytest.raises(type(error), match=str(error)):
+            end.apply(args=[number]).get()
