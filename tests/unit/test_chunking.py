@@ -315,6 +315,6 @@ def test_a_unit_that_is_halved_leaves_no_chunk_of_white_space(text: str) -> None
 
 def test_two_megabytes_of_one_line_take_seconds() -> None:
     text = HOSTILE["one long line"] * (2_000_000 // len(HOSTILE["one long line"]))
-    start = time.monotonic()
+    start = time.process_time()
     assert chunk(text, chunk_tokens=512, token_limit=8_191, count=counter(CL100K))
-    assert time.monotonic() - start < 10
+    assert time.process_time() - start < 10
