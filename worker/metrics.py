@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import KW_ONLY, dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from worker.errors import (
     InputError,
@@ -74,7 +74,7 @@ def start(folder: str | None = None, process: Callable[[], object] = os.getpid) 
     name the folder in PROMETHEUS_MULTIPROC_DIR, too.
     """
     import prometheus_client as prometheus  # 70 ms, which a process that is not scraped does not pay
-    from prometheus_client import multiprocess, values
+    from prometheus_client import values
 
     global _families
     registry = prometheus.CollectorRegistry()
@@ -86,8 +86,22 @@ def start(folder: str | None = None, process: Callable[[], object] = os.getpid) 
     else:
         values.ValueClass = values.MultiProcessValue(process)  # type: ignore[no-untyped-call]
         _families = _define(None)
-        multiprocess.MultiProcessCollector(registry, path=folder)  # type: ignore[no-untyped-call]
+        _collect_files(registry, folder)
     return registry
+
+
+def _collect_files(registry: "CollectorRegistry", folder: str) -> None:
+    """Let the registry read what the processes count into files of a folder."""
+    from prometheus_client.multiprocess import MultiProcessCollector
+
+    class Files(MultiProcessCollector):
+        def collect(self) -> Any:
+            try:
+                return super().collect()  # type: ignore[no-untyped-call]
+            except FileNotFoundError:  # this process ends, and has just removed its folder
+                return []
+
+    Files(registry, path=folder)  # type: ignore[no-untyped-call]
 
 
 def expect(indexes: Sequence[str], embedding: Sequence[str], chat: Sequence[str]) -> None:

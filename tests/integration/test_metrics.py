@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import urlsplit
 
@@ -49,6 +50,17 @@ def test_nobody_counts_and_the_client_is_not_imported_until_it_is_asked_for() ->
         "sys.exit('prometheus_client' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+def test_a_scrape_while_a_process_ends_and_removes_its_files_fails_nobody(tmp_path: Path) -> None:
+    code = (
+        "import os, sys; from worker import metrics\n"
+        "folder = os.environ['PROMETHEUS_MULTIPROC_DIR'] = sys.argv[1]\n"
+        "registry = metrics.start(folder); metrics.staged('default', None, ['1'], 1)\n"
+        "os.symlink('gone', folder + '/counter_1.db')  # is listed, and cannot be read\n"
+        "from prometheus_client import generate_latest; generate_latest(registry)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], timeout=60).returncode == 0
 
 
 def test_a_document_is_counted_on_its_way(application: Application, value: Value) -> None:  # noqa: F811

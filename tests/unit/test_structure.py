@@ -211,13 +211,16 @@ STATEMENT = re.compile(
 @each_file
 def test_sql_stands_only_in_the_store(file: Path) -> None:
     """But for making the embedded server's own database, which must stand before the store can connect, and for the
-    frame around an operator's own query, which reads another database.
+    frame around an operator's own query and the names of its types, which come from another database.
     """
     if room(module_name(file)) == "worker.store":
         return
     allowed = {
         "worker.services": ("SELECT 1", "CREATE DATABASE "),
-        "worker.sources": ("SELECT * FROM (\n{query}\n) AS source {condition} {order} {limit}",),
+        "worker.sources": (
+            "SELECT source.*{more} FROM (\n{query}\n) AS source {condition} {order} {limit}",
+            "SELECT format_type(oid, -1) AS name FROM unnest(%s::oid[]) WITH ORDINALITY AS t (oid, at) ORDER BY at",
+        ),
     }.get(str(room(module_name(file))), ())
     tree = ast.parse(file.read_text())
     prose = {
