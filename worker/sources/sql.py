@@ -143,11 +143,23 @@ class SQLSource:
             types = connection.columns(self._framed(limit=0))
             self._check_columns(list(types))
             if self._key:
-                first = self._framed([self._behind(types)], order=_column(self._key), limit=0)
-                connection.columns(first, {"last": None})
+                self._check_order(connection, types)
             yield connection, types
         finally:
             connection.close()
+
+    def _check_order(self, connection: "_Connection", types: Mapping[str, sql.SQL]) -> None:
+        """That pages can be read by the key."""
+        first = self._framed([self._behind(types)], order=_column(self._key), limit=0)
+        try:
+            connection.columns(first, {"last": None})
+        except SourceFailed as error:
+            if isinstance(error.__context__, pg.UndefinedFunction):
+                raise SourceFailed(
+                    f"KEY {self._key!r} is of type {types[self._key].as_string()}, which has no order: name a "
+                    "column of another type"
+                ) from None
+            raise
 
     def _by_key(
         self,
