@@ -4,9 +4,9 @@ import time
 from typing import Any
 
 from celery import Task
-from kombu.exceptions import OperationalError
 
 from worker import configuration, monitoring, process, staging
+from worker.broker import BROKER_ERRORS
 from worker.celery import app
 from worker.documents import document_ids, document_version
 from worker.errors import InvalidDocument, InvalidQuery, TemporaryError
@@ -17,7 +17,7 @@ LOOK_SECONDS = 0.1
 
 # What is accepted is safe in Postgres or in the broker; a task whose services are away waits for them.
 WAIT_FOR_SERVICES = {
-    "autoretry_for": (TemporaryError, OperationalError),
+    "autoretry_for": (TemporaryError, *BROKER_ERRORS),
     "max_retries": None,
     "retry_backoff": 1,
     "retry_backoff_max": 60,

@@ -10,8 +10,8 @@ from celery import Task
 
 from tasks.indexing import WAIT_FOR_SERVICES
 from worker import configuration, process, staging, verifying
-from worker.broker import EMBED
-from worker.celery import app, messages
+from worker.broker import EMBED, lengths
+from worker.celery import app
 from worker.documents import document_ids
 from worker.errors import BuildDropped, InvalidDocument, InvalidQuery
 from worker.logs import keys
@@ -69,8 +69,9 @@ def wake() -> None:
     Not of those that wait for a slot: with thousands of jobs a turn takes longer than QUIET_SECONDS, and every task
     that is sent beside another lengthens it.
     """
-    waiting = messages(EMBED)
-    with connection.checkout(process.addresses().database_url) as conn:
+    addresses = process.addresses()
+    waiting = lengths(addresses.broker_url, [EMBED])[EMBED]
+    with connection.checkout(addresses.database_url) as conn:
         quiet = upkeep.quiet_jobs(conn, seconds=QUIET_SECONDS, waiting=waiting)
     for task_id, index in quiet:
         app.send_task("tasks.embed", task_id=task_id, kwargs={"index": index})

@@ -42,6 +42,9 @@ JOB_HEADER = (
     "vector_index_job"  # of a task that stands for another: when that began, and its arguments' summary
 )
 
+# what a command raises where the broker is away or full: kombu wraps it in most places, and Celery in none
+BROKER_ERRORS = (OperationalError, redis.RedisError)
+
 logger = logging.getLogger("vector_index.broker")
 
 
@@ -339,8 +342,8 @@ class HiddenTask(Task):  # type: ignore[misc]
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Raises InvalidQuery for arguments that are not the task's: a mistake of the sender, no bug of ours.
 
-        Of an exception that nobody expected, log, result and monitors have the kind and the place: its words may
-        quote a text.
+        And ServiceUnreachable where the broker did not do its part. Of an exception that nobody expected, log, result
+        and monitors have the kind and the place: its words may quote a text.
         """
         takes = signature(self.run)
         try:
@@ -349,6 +352,8 @@ class HiddenTask(Task):  # type: ignore[misc]
             raise InvalidQuery(f"{self.name}: {error}; it takes {', '.join(takes.parameters)}") from None
         try:
             return super().__call__(*args, **kwargs)
+        except BROKER_ERRORS as error:
+            raise ServiceUnreachable(f"the broker does not do its part: {error}") from None
         except (VectorIndexError, CeleryError, KombuError):
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is
@@ -373,7 +378,7 @@ class HiddenTask(Task):  # type: ignore[misc]
         if state == "PROGRESS" and task_id is None and self.app.conf.worker_send_task_events and meta:
             counts = ", ".join(f"{count:,} {name}" for name, count in meta.items() if isinstance(count, int))
             known = {"name": self.request.shadow or self.name, "args": self.request.argsrepr}
-            with suppress(OperationalError):  # nothing is lost: the next one tells more
+            with suppress(*BROKER_ERRORS):  # nothing is lost: the next one tells more
                 self.send_event("task-progress", retry=False, result=counts, **known)
 
     def retry(self, *args: Any, **kwargs: Any) -> Any:

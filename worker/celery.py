@@ -151,12 +151,6 @@ def beat_entries() -> dict[str, Any]:
     return {"due": entry} if schedules else {}
 
 
-def messages(queue: str) -> int:
-    """How many wait in a queue. Raises kombu's OperationalError."""
-    with app.pool.acquire(block=True) as broker:
-        return int(broker.default_channel.queue_declare(queue).message_count)
-
-
 @signals.setup_logging.connect
 def log(loglevel: int, **_: Any) -> None:
     """In place of Celery's own lines, which hold results."""

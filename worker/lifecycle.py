@@ -15,11 +15,18 @@ import billiard
 from celery import Celery, Task, bootsteps, signals
 from celery.utils.log import current_process_index
 from celery.worker.components import Pool
-from kombu.exceptions import OperationalError
-from redis.exceptions import OutOfMemoryError
 
 from worker import configuration, logs, metrics, outbox, process, pulse
-from worker.broker import EMBED, QUEUES, HideBodies, LeaseHeartbeat, guard_reconnect, guard_results, lengths
+from worker.broker import (
+    BROKER_ERRORS,
+    EMBED,
+    QUEUES,
+    HideBodies,
+    LeaseHeartbeat,
+    guard_reconnect,
+    guard_results,
+    lengths,
+)
 from worker.delivery import take_whole
 from worker.draining import Drainer
 from worker.errors import ServiceUnreachable, VectorIndexError
@@ -128,7 +135,7 @@ def wake_staging(app: Celery, index: str) -> None:
         app.send_task(
             "tasks.outbox", kwargs={"index": index}, expires=WAKE_SECONDS, ignore_result=True, retry=False
         )
-    except (OperationalError, OutOfMemoryError) as error:
+    except BROKER_ERRORS as error:
         raise ServiceUnreachable(f"the broker takes no message: {error}") from error
 
 

@@ -7,14 +7,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import redis
 from celery import Celery
 from celery.beat import SchedulingError
 from celery.concurrency.asynpool import ResultHandler
 from celery.worker.consumer import consumer
 from kombu.exceptions import OperationalError
 
+from tasks.indexing import WAIT_FOR_SERVICES
 from worker.broker import HiddenTask, HideBodies, OneLine, guard_results
-from worker.errors import Bug, InputError
+from worker.errors import Bug, InputError, ServiceUnreachable
 from worker.logs import Text
 
 
@@ -91,7 +93,7 @@ def test_of_a_bug_its_kind_and_its_place_are_told_and_not_its_words() -> None:
     """They are those of Postgres about a row, or of a parser about a text: results and Flower show them for a week."""
     app = Celery("broken", task_cls=HiddenTask, set_as_current=False)
 
-    @app.task(name="tasks.break")  # type: ignore[untyped-decorator]
+    @app.task(name="tasks.break", shared=False)  # type: ignore[untyped-decorator]
     def stumble(word: str) -> None:
         try:
             {}[word]
@@ -105,14 +107,41 @@ def test_of_a_bug_its_kind_and_its_place_are_told_and_not_its_words() -> None:
     assert "Marrakesh" not in result.traceback
 
 
-def test_an_error_of_ours_and_a_broker_that_is_away_keep_their_words() -> None:
+@pytest.mark.parametrize(
+    ("raised", "told"),
+    [
+        (InputError("send less"), InputError),
+        (OperationalError("connection refused"), ServiceUnreachable),  # as kombu says it
+        (
+            redis.ConnectionError("connection refused"),
+            ServiceUnreachable,
+        ),  # and as it comes where kombu does not
+        (redis.exceptions.BusyLoadingError("loading"), ServiceUnreachable),
+    ],
+)
+def test_an_error_of_ours_and_a_broker_that_is_away_keep_their_words(
+    raised: Exception, told: type[Exception]
+) -> None:
     app = Celery("ending", task_cls=HiddenTask, set_as_current=False)
-    errors = [InputError("send less"), OperationalError("connection refused")]
 
-    @app.task(name="tasks.end")  # type: ignore[untyped-decorator]
-    def end(number: int) -> None:
-        raise errors[number]
+    @app.task(name="tasks.end", shared=False)  # type: ignore[untyped-decorator]
+    def end() -> None:
+        raise raised
 
-    for number, error in enumerate(errors):
-        with pytest.raises(type(error), match=str(error)):
-            end.apply(args=[number]).get()
+    with pytest.raises(told, match=str(raised)):
+        end.apply().get()
+
+
+@pytest.mark.parametrize("error", [OperationalError("refused"), redis.ConnectionError("closed")])
+def test_a_task_that_waits_for_services_waits_for_the_broker(error: Exception) -> None:
+    """A task of an application that looks at its result, and finds a failure where nothing had failed, sends again."""
+    app = Celery("waiting", task_cls=HiddenTask, set_as_current=False)
+    errors = [error]
+
+    @app.task(name="tasks.wait", shared=False, **WAIT_FOR_SERVICES)  # type: ignore[untyped-decorator]
+    def wait() -> str:
+        if errors:
+            raise errors.pop()
+        return "done"
+
+    assert wait.apply().get() == "done"
