@@ -10,13 +10,12 @@ import logging
 import random
 import threading
 import time
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 from worker.configuration import IndexSettings
 from worker.documents import Document, check_size
-from worker.errors import InputError, InvalidDocument, SettingsError, TemporaryError, VectorIndexError
+from worker.errors import Bug, InputError, InvalidDocument, SettingsError, TemporaryError, VectorIndexError
 from worker.recipes import EmbeddingBackend
 from worker.staging import ensure_index, prepare_and_commit, sliced
 from worker.store import connection, outbox
@@ -129,11 +128,12 @@ class _Stager:
                 continue
             except InputError as error:
                 self._reject([change], {change.id: str(error)})
-            except Exception as error:  # noqa: BLE001 - as above; where it happened is told, without what it says
-                where = "".join(traceback.format_tb(error.__traceback__))
-                name = type(error).__name__
+            except Exception as error:  # as above
                 logger.error(
-                    "document %r of index %r raised %s:\n%s", change.id, self._index.name, name, where
+                    "document %r of index %r cannot be staged",
+                    change.id,
+                    self._index.name,
+                    exc_info=Bug.of(error),
                 )
                 said = f"it could not be staged ({type(error).__name__}, see the worker's log): mend it and retry"
                 self._reject([change], {change.id: said})
@@ -210,8 +210,8 @@ class Poller:
                 self.look()
             except TemporaryError as error:
                 self._warn("postgres", "the outbox cannot be read, trying again: %s", error)
-            except Exception:  # the thread is the only one: a bug must not take it away for good
-                logger.exception("the outbox cannot be read")
+            except Exception as error:  # the thread is the only one: a bug must not take it away for good
+                logger.error("the outbox cannot be read", exc_info=Bug.of(error))
                 self._stopping.wait(PAUSE_SECONDS)
 
     def _stage(self, name: str) -> None:

@@ -296,9 +296,12 @@ def test_scrapes_share_a_reading_and_a_long_one_is_kept_for_longer(monkeypatch: 
 def test_a_mistake_in_a_reading_takes_no_other_metric_away(
     url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    state = scraping.State(url, lambda: {}["no such queue"])
+    row = "no such queue"
+    state = scraping.State(url, lambda: {}[row])
     assert ups(state) == (1, 0)
     assert "could not be read" in caplog.text
+    assert "KeyError" in caplog.text
+    assert "no such queue" not in caplog.text  # words of a bug may be those of a row
 
 
 def test_a_port_that_is_in_use_is_one_sentence_with_the_mend() -> None:

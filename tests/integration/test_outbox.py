@@ -19,6 +19,7 @@ import pytest
 from psycopg import errors as pg
 from psycopg import sql
 
+from tests.fixtures.system import PATIENCE_SECONDS, eventually
 from tests.integration.test_pipeline import Application, application  # noqa: F401
 from tests.simulation import Crash, Mortal, MortalPool, Weather
 from worker import outbox, staging
@@ -545,7 +546,8 @@ def test_a_document_that_cannot_be_split_fails_alone(
     assert database.failures() == {
         "bad": "it could not be staged (RuntimeError, see the worker's log): mend it and retry"
     }
-    assert "'bad' of index 'default' raised RuntimeError" in caplog.text
+    assert "'bad' of index 'default' cannot be staged" in caplog.text
+    assert "RuntimeError" in caplog.text
     assert "A poison" not in caplog.text
     assert database.retry() == 1
     database.consume()
@@ -625,6 +627,27 @@ def poller(
         return outbox.consume(used.url, used.index, used.backend, max_bytes=MAX_BYTES)
 
     return outbox.Poller(used.url, ["default"], consume or page, wake)
+
+
+def test_a_poller_outlives_a_bug_and_tells_its_kind(
+    database: Database, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not its words: those of Postgres quote a row."""
+    monkeypatch.setattr(outbox, "PAUSE_SECONDS", 0.01)
+    seen: list[str] = []
+
+    def stumble(name: str) -> bool:
+        seen.append(name)
+        raise ValueError(text)
+
+    text = "Words of Marrakesh."
+    database.put("a", text)
+    polling = poller(database, consume=stumble)
+    polling.start()
+    eventually(lambda: len(seen) > 1)
+    polling.stop(PATIENCE_SECONDS)
+    assert "ValueError" in caplog.text
+    assert "Marrakesh" not in caplog.text
 
 
 def test_rows_of_an_unknown_index_wait_and_are_told_of_once_a_minute(

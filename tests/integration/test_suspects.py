@@ -166,3 +166,26 @@ def test_a_suspect_that_meets_no_postgres_holds_up_nobody(
         with pytest.raises(ServiceUnreachable):
             application.drainer._settle_alone(claim)
     assert application.drainer._held == {}
+
+
+def test_a_slot_outlives_a_bug_and_tells_its_kind(
+    application: Application,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Not its words: those of Postgres quote a row."""
+    monkeypatch.setattr("worker.draining.PAUSE_SECONDS", 0.01)
+    task_id = application.stage({"id": "a", "text": "Words."})
+    claim, bugs = application.drainer._claim, [ValueError("Words of Marrakesh.")]
+
+    def stumble() -> Any:
+        if bugs:
+            raise bugs.pop()
+        return claim()
+
+    monkeypatch.setattr(application.drainer, "_claim", stumble)
+    application.drainer.start()
+    eventually(lambda: application.result(task_id))
+    assert application.drainer.stop(PATIENCE_SECONDS)
+    assert "ValueError" in caplog.text
+    assert "Marrakesh" not in caplog.text

@@ -20,7 +20,7 @@ from worker.configuration import EmbeddingBackendSettings
 from worker.draining.provider import NOT_ASKED, PAUSE_SECONDS, Provider
 from worker.draining.requests import Sender
 from worker.draining.settlement import Settlement
-from worker.errors import BuildDropped, TemporaryError
+from worker.errors import Bug, BuildDropped, TemporaryError
 from worker.logs import keys
 from worker.packing import fill
 from worker.recipes import EmbeddingBackend
@@ -121,8 +121,8 @@ class Drainer:
             except TemporaryError as error:
                 logger.warning("postgres_unreachable", extra=keys(error=str(error)))
                 self._stopping.wait(random.uniform(0.5, 2.0))  # noqa: S311
-            except Exception:  # the thread is the slot: a bug must not take it away for good
-                logger.exception("a claim was left to its lease")
+            except Exception as error:  # the thread is the slot: a bug must not take it away for good
+                logger.error("a claim was left to its lease", exc_info=Bug.of(error))
                 self._stopping.wait(PAUSE_SECONDS)
 
     def _next(self) -> Claim | None:

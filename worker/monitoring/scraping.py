@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from worker.errors import SettingsError, VectorIndexError
+from worker.errors import Bug, SettingsError, VectorIndexError
 from worker.store import connection, upkeep
 
 T = TypeVar("T")
@@ -68,9 +68,9 @@ class Reading(Generic[T]):
             self._last = (began, time.monotonic(), read)
         except VectorIndexError:
             self._last = None  # `vector_index_up` tells it
-        except Exception:  # a mistake of ours in one reading takes no other metric away
+        except Exception as error:  # a mistake of ours in one reading takes no other metric away
             self._last = None
-            logger.exception("what a service holds could not be read")
+            logger.error("what a service holds could not be read", exc_info=Bug.of(error))
 
 
 class State(Collector):
