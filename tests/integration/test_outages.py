@@ -71,6 +71,30 @@ def test_an_outage_of_any_length_fails_nothing_counts_nothing_and_all_is_live_on
         assert provider.stats().repeated == provider.times_embedded(PROBE) - 1
 
 
+def test_what_was_claimed_just_before_the_provider_went_away_is_not_sent_alone(
+    url: str, index: IndexSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would count as an attempt: as what took the provider down."""
+    with Provider(dimensions=32) as provider:
+        monkeypatch.setenv("OPENAI_BASE_URL", provider.url)
+        backend: Any = LLMEmbeddingBackend(
+            name="default", model_id="3-small", init_kwargs={"key": "secret-of-the-test"}, dimensions=32
+        )
+        drainer = Drainer(url, index.embedding_backend, backend)
+        ours = Application(url, index, backend, drainer)
+        task_id = ours.stage(*documents(1))
+        claim = drainer._claim()
+        assert claim
+        provider.inject("cut", times=None)
+        assert drainer._provider.ask()
+        provider.reset()
+        drainer._settle_alone(claim)
+        assert provider.stats().requests == 0
+        assert ours.rows(ATTEMPTS) == [(0,)]
+        eventually(lambda: [drainer.drain(), ours.result(task_id)][1])
+        assert (ours.result(task_id) or {})["indexed"] == 1
+
+
 def test_a_provider_that_cannot_be_connected_to_fails_nothing(
     url: str, index: IndexSettings, monkeypatch: pytest.MonkeyPatch, unused_port: int
 ) -> None:

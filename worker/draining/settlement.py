@@ -55,6 +55,9 @@ class Settlement:
         last_start = time.monotonic() + LEASE_MARGIN_SECONDS
         if not self._is_to_be_sent(claim):
             return
+        if alone and self.provider.failure is not None:  # it went away since: this would count as an attempt
+            self._write(lambda conn: queue.give_back(conn, claim, counted=False))
+            return
         try:
             Recipe.stored(claim.build.recipe).check(claim.build.index, self.sender.backend)
             results = self.sender.send(claim, last_start)
