@@ -2,7 +2,8 @@
 
 Redis refuses all that takes memory: a task could neither tell its result nor become the next one, and Celery 5.7 would
 acknowledge it without having run it. Whatever takes the place of a message in hand may pass, as that message goes: no
-more than what had been accepted before. Other messages are refused, as those of every sender.
+more than what had been accepted before. Other messages are refused, as those of every sender. Redis 6.2 and 7.0 refuse
+every command of a transaction there, so kombu has none: it reads, binds and acknowledges by the command.
 """
 
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from celery.backends.redis import RedisBackend
 from kombu.transport import redis as transport
 from kombu.transport.redis import Channel
 from kombu.utils.json import dumps
+from redis import Redis
 from redis.exceptions import OutOfMemoryError
 
 # A script that has begun with a command that needs no memory is let go on
@@ -39,8 +41,16 @@ def insist(client: Any, *command: Any) -> None:
     client.eval(PAST_LIMIT, 0, *command)
 
 
+class CommandByCommand(Redis):
+    """Whose pipelines are no transactions."""
+
+    def pipeline(self, transaction: bool = False, shard_hint: str | None = None) -> Any:
+        return super().pipeline(transaction, shard_hint)
+
+
 def guard_full() -> None:
     """Let results, successors, and the names of the queues that a worker writes as it starts pass."""
+    Channel._get_client = lambda channel: CommandByCommand  # type: ignore[method-assign]
     _let_pass(RedisBackend, "_set", _keep)
     _let_pass(Channel, "_put", _put)
     _let_pass(Channel, "_queue_bind", _bind)

@@ -9,7 +9,7 @@ import pytest
 import redis
 from kombu.exceptions import OperationalError
 
-from tests.fixtures.services import fresh_database, own_valkey
+from tests.fixtures.services import BROKERS, fresh_database, own_valkey
 from tests.fixtures.system import CHAT, EMBED, PROCESSES, System, eventually, user_environment
 from worker.services import Addresses
 
@@ -17,12 +17,14 @@ MESSAGES = 30
 IDLE_SECONDS = 3
 
 
-@pytest.fixture
-def system(services: Addresses, administrator: "psycopg.Connection", tmp_path: Path) -> Iterator[System]:
+@pytest.fixture(params=BROKERS)
+def system(
+    services: Addresses, administrator: "psycopg.Connection", tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[System]:
     """All but the staging worker, on a broker of their own."""
     with (
         fresh_database(services, administrator, "template1") as url,
-        own_valkey(tmp_path / "broker") as valkey,
+        own_valkey(tmp_path / "broker", request.param) as valkey,
     ):
         environment = user_environment(tmp_path, DATABASE_URL=url, BROKER_URL=valkey.url)
         system = System(folder=tmp_path, environment=environment)

@@ -272,3 +272,16 @@ def test_what_the_server_refuses_leaves_no_answer_for_the_next_look(
     client.delete("first")
     send(connection, "x")
     assert drain(connection, got, 1) == ["x"]
+
+
+def test_an_acknowledgement_that_is_cut_off_half_way_leaves_nothing_for_ever(
+    connection: Connection, consumer: Consumer, got: list[Any], client: "redis.Redis"
+) -> None:
+    send(connection, "x")
+    drain(connection, got, 1)
+    channel = connection.default_channel
+    commands = channel.qos._remove_from_indices(got[0][1].delivery_tag)
+    del commands.command_stack[1:]
+    commands.execute()
+    channel.qos.restore_visible()
+    assert (client.hlen("unacked"), client.zcard("unacked_index"), client.llen("first")) == (0, 0, 0)

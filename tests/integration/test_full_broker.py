@@ -12,13 +12,13 @@ from kombu.transport import redis as transport
 from kombu.transport.redis import Channel
 from redis.exceptions import OutOfMemoryError
 
-from tests.fixtures.services import own_valkey
+from tests.fixtures.services import BROKERS, own_valkey
 from worker import broker, delivery, headroom
 
 
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with own_valkey(tmp_path_factory.mktemp("home")) as valkey:
+@pytest.fixture(scope="module", params=BROKERS)
+def url(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[str]:
+    with own_valkey(tmp_path_factory.mktemp("home"), request.param) as valkey:
         yield valkey.url
 
 
@@ -35,7 +35,7 @@ def channel(url: str, client: "redis.Redis", monkeypatch: pytest.MonkeyPatch) ->
     """As in a worker."""
     for cls, name in (
         (Channel, "_brpop_start"), (Channel, "_brpop_read"), (Channel, "QoS"), (Channel, "_put"),
-        (Channel, "_queue_bind"), (RedisBackend, "_set"), (transport, "REFRESH_BINDING"),
+        (Channel, "_queue_bind"), (Channel, "_get_client"), (RedisBackend, "_set"), (transport, "REFRESH_BINDING"),
     ):  # fmt: skip
         monkeypatch.setattr(cls, name, getattr(cls, name))
     delivery.take_whole()
