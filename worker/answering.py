@@ -108,13 +108,13 @@ class Stream:
                 pipe.expire(self._key, STREAM_SECONDS)
                 pipe.execute()
         except redis.RedisError as error:
-            raise _unreachable(error) from error
+            raise _unreachable(error) from None
 
     def __enter__(self) -> Self:
         try:
             self._client.delete(self._key)
         except redis.RedisError as error:
-            raise _unreachable(error) from error
+            raise _unreachable(error) from None
         return self
 
     def __exit__(
@@ -230,6 +230,9 @@ def _done(
 
 
 def _unreachable(error: redis.RedisError) -> ServiceUnreachable:
+    said = str(error).rpartition("caused error: ")[
+        2
+    ]  # before that redis-py quotes the command, with the text
     return ServiceUnreachable(
-        f"the stream of the answer cannot be written ({error}): start the server of RESULT_BACKEND, or mend its address"
+        f"the stream of the answer cannot be written ({said}): start the server of RESULT_BACKEND, or mend its address"
     )

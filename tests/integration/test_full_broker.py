@@ -1,5 +1,6 @@
 """What a worker does with its messages on a broker that is full: it takes, keeps, gives back, and tells results."""
 
+import traceback
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,8 @@ from redis.exceptions import OutOfMemoryError
 
 from tests.fixtures.services import BROKERS, own_valkey
 from worker import broker, delivery, headroom
+from worker.answering import Stream
+from worker.errors import ServiceUnreachable
 
 
 @pytest.fixture(scope="module", params=BROKERS)
@@ -128,6 +131,16 @@ def test_the_names_of_queues_pass(channel: Any, client: "redis.Redis") -> None:
     Queue("first", exchange="one", routing_key="first", channel=channel).declare()
     Queue("second", exchange="two", routing_key="second", expires=10, channel=channel).declare()
     assert client.scard("_kombu.binding.one") == client.scard("_kombu.binding.two") == 1
+
+
+def test_a_stream_that_cannot_be_written_quotes_no_text(client: "redis.Redis", url: str) -> None:
+    """redis-py quotes the command of a pipeline that was refused."""
+    text = "Marrakesh"
+    fill(client)
+    with pytest.raises(ServiceUnreachable, match="maxmemory") as caught:
+        Stream(url, "7").write("token", text)
+    assert "Marrakesh" not in "".join(traceback.format_exception(caught.value))
+    assert "XADD" not in str(caught.value)
 
 
 def test_the_guards_are_put_on_once(channel: Any) -> None:
