@@ -38,6 +38,14 @@ def documents(number: int) -> list[dict[str, Any]]:
     return [{"id": n, "text": f"Words of document {n}."} for n in range(number)]
 
 
+def through_http(url: str, index: IndexSettings) -> Application:
+    """One whose provider stands at OPENAI_BASE_URL."""
+    backend: Any = LLMEmbeddingBackend(
+        name="default", model_id="3-small", init_kwargs={"key": "secret-of-the-test"}, dimensions=32
+    )
+    return Application(url, index, backend, Drainer(url, index.embedding_backend, backend))
+
+
 @pytest.mark.parametrize("fault", ["unavailable", "cut", "content_policy"])
 def test_an_outage_of_any_length_fails_nothing_counts_nothing_and_all_is_live_once_it_is_over(
     url: str, index: IndexSettings, monkeypatch: pytest.MonkeyPatch, fault: str
@@ -45,11 +53,8 @@ def test_an_outage_of_any_length_fails_nothing_counts_nothing_and_all_is_live_on
     """Many times as long as six attempts take, in eight slots; after one request each it gets words only."""
     with Provider(dimensions=32) as provider:
         monkeypatch.setenv("OPENAI_BASE_URL", provider.url)
-        backend: Any = LLMEmbeddingBackend(
-            name="default", model_id="3-small", init_kwargs={"key": "secret-of-the-test"}, dimensions=32
-        )
-        drainer = Drainer(url, index.embedding_backend, backend)
-        ours = Application(url, index, backend, drainer)
+        ours = through_http(url, index)
+        drainer = ours.drainer
         ours.put({"id": "before", "text": "Harmless words."})
         drainer.start()
         eventually(lambda: drainer._provider.failure is None)
@@ -77,11 +82,8 @@ def test_what_was_claimed_just_before_the_provider_went_away_is_not_sent_alone(
     """It would count as an attempt: as what took the provider down."""
     with Provider(dimensions=32) as provider:
         monkeypatch.setenv("OPENAI_BASE_URL", provider.url)
-        backend: Any = LLMEmbeddingBackend(
-            name="default", model_id="3-small", init_kwargs={"key": "secret-of-the-test"}, dimensions=32
-        )
-        drainer = Drainer(url, index.embedding_backend, backend)
-        ours = Application(url, index, backend, drainer)
+        ours = through_http(url, index)
+        drainer = ours.drainer
         task_id = ours.stage(*documents(1))
         claim = drainer._claim()
         assert claim
@@ -99,11 +101,8 @@ def test_a_provider_that_cannot_be_connected_to_fails_nothing(
     url: str, index: IndexSettings, monkeypatch: pytest.MonkeyPatch, unused_port: int
 ) -> None:
     monkeypatch.setenv("OPENAI_BASE_URL", f"http://127.0.0.1:{unused_port}/v1")
-    backend: Any = LLMEmbeddingBackend(
-        name="default", model_id="3-small", init_kwargs={"key": "secret-of-the-test"}, dimensions=32
-    )
-    drainer = Drainer(url, index.embedding_backend, backend)
-    ours = Application(url, index, backend, drainer)
+    ours = through_http(url, index)
+    drainer = ours.drainer
     task_id = ours.stage(*documents(3))
     for _ in range(2 * MAX_ATTEMPTS):
         drainer.drain()
@@ -158,11 +157,8 @@ def test_what_takes_the_provider_down_fails_alone_and_holds_nothing_up(
     monkeypatch.setattr("tests.provider.AWAY_SECONDS", 0.05)
     with Provider(dimensions=32, crash="A guilty one.") as provider:
         monkeypatch.setenv("OPENAI_BASE_URL", provider.url)
-        backend: Any = LLMEmbeddingBackend(
-            name="default", model_id="3-small", init_kwargs={"key": "secret-of-the-test"}, dimensions=32
-        )
-        drainer = Drainer(url, index.embedding_backend, backend)
-        ours = Application(url, index, backend, drainer)
+        ours = through_http(url, index)
+        drainer = ours.drainer
         drainer.start()
         task_id = ours.stage(*documents(300), {"id": "bad", "text": "A guilty one."})
         result = eventually(lambda: ours.result(task_id))
