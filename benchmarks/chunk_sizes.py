@@ -18,9 +18,9 @@ import llm
 import numpy as np
 from numpy.typing import NDArray
 
+from worker.backends.limits import embedding_limits
 from worker.chunking import chunk, embedding_title
 from worker.documents import embedding_text
-from worker.limits import embedding_limits
 from worker.sources import files
 from worker.tokens import counter
 

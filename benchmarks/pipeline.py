@@ -19,12 +19,13 @@ import psycopg
 from llm.default_plugins.openai_models import OpenAIEmbeddingModel
 
 from benchmarks.texts import documents
-from worker import configuration, services, staging
+from worker import configuration, services
 from worker.backends import warm_up
 from worker.chunking import chunk
-from worker.draining import Drainer
-from worker.process import make_backend
+from worker.indexing import staging
+from worker.indexing.draining.drainer import Drainer
 from worker.store import connection, schema
+from worker.wiring import make_backend
 
 DOCUMENTS = 500
 NAIVE_DOCUMENTS = 40

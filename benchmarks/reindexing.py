@@ -23,10 +23,11 @@ import numpy as np
 import psycopg
 from numpy.typing import NDArray
 
-from worker import configuration, reindexing, services
+from worker import configuration, services
 from worker.configuration import IndexSettings, SourceSettings
-from worker.draining import Drainer
-from worker.monitoring import report
+from worker.indexing import reindexing
+from worker.indexing.draining.drainer import Drainer
+from worker.indexing.jobs import report
 from worker.sources.sql import SQLSource
 from worker.store import connection, schema
 from worker.store.reindexing import Request

@@ -3,8 +3,8 @@
     python -m benchmarks.search
 
 Made vectors of 256 dimensions in clusters, words by a power law, four chunks a document, 16 tenants: one has 0.1% of
-the documents and one 5%. Questions are embedded beforehand; times are of `worker.retrieval` without that. Exact results
-come from NumPy.
+the documents and one 5%. Questions are embedded beforehand; times are of `worker.search.retrieval` without that.
+Exact results come from NumPy.
 """
 
 import statistics
@@ -25,7 +25,7 @@ from psycopg.types.json import Jsonb
 from worker import configuration, services
 from worker.configuration import IndexSettings
 from worker.recipes import Recipe
-from worker.retrieval import Query, retrieve
+from worker.search.retrieval import Query, retrieve
 from worker.store import builds, connection, hnsw, schema
 
 DOCUMENTS, CHUNKS, DIMENSIONS, CLUSTERS, WORDS = 12_500, 4, 256, 300, 20_000

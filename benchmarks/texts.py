@@ -72,7 +72,7 @@ def texts_to_edit() -> dict[str, str]:
             f"Entry {number}. {' '.join(sentences[:4])}" for number in range(250)
         ),
         "log": "\n".join(
-            f"2026-11-23 03:{number // 60 % 60:02}:{number % 60:02} INFO worker.draining request "
+            f"2026-11-23 03:{number // 60 % 60:02}:{number % 60:02} INFO worker.indexing.draining.drainer request "
             f"{chosen.randrange(10**6)} took {chosen.randrange(900)} ms"
             for number in range(1_500)
         ),

@@ -7,9 +7,12 @@ from celery import Task
 from celery.exceptions import Ignore
 from celery.worker import state
 
-from worker import answering, metrics, process, retrieval
-from worker.celery import app
+from worker import wiring
+from worker.celery.application import app
+from worker.chat import answering
 from worker.errors import InvalidQuery
+from worker.observability import events
+from worker.search import retrieval
 
 
 @app.task(name="tasks.chat", bind=True, resultrepr_maxsize=1)
@@ -31,16 +34,16 @@ def chat(
     """
     if not isinstance(stream, bool):
         raise InvalidQuery(f"stream must be true or false, not {stream!r:.40}")
-    writer = answering.Stream(process.result_backend(), self.request.id) if stream else None
+    writer = answering.Stream(wiring.result_backend(), self.request.id) if stream else None
     try:
         with writer or nullcontext():
             asked = answering.Question(text=question, history=() if history is None else history)
-            target = process.index(index)
-            backend = process.chat_backend(target.settings, chat_backend)
+            target = wiring.index(index)
+            backend = wiring.chat_backend(target.settings, chat_backend)
             wanted = retrieval.Query(
                 text=asked.text, limit=limit, filter=filter, similarity_threshold=similarity_threshold
             )
-            with metrics.chat(index):
+            with events.chat(index):
                 for attempt in answering.attempts():
                     with attempt:
                         passages = retrieval.retrieve(
@@ -53,7 +56,7 @@ def chat(
                     system=target.settings.query_prompt,
                     stream=writer,
                     revoked=lambda: self.request.id in state.revoked,
-                    budget=process.chat_budget(target.settings, chat_backend),
+                    budget=wiring.chat_budget(target.settings, chat_backend),
                 )
     except answering.Revoked as error:
         # on the threads pool Celery itself ends only what has not begun

@@ -6,8 +6,8 @@ from typing import Any
 from celery import Task
 
 from tasks.indexing import WAIT_FOR_SERVICES
-from worker import configuration, process
-from worker.celery import app
+from worker import configuration, wiring
+from worker.celery.application import app
 from worker.errors import InvalidQuery
 from worker.store import connection, indexes
 
@@ -20,7 +20,7 @@ def pause(self: Task, index: str = "default") -> dict[str, Any]:
     Final: an index that is not there.
     """
     _check(index)
-    with connection.checkout(process.addresses().database_url) as conn:
+    with connection.checkout(wiring.addresses().database_url) as conn:
         return _state(index, indexes.pause(conn, index, self.request.id))
 
 
@@ -28,7 +28,7 @@ def pause(self: Task, index: str = "default") -> dict[str, Any]:
 def resume(self: Task, index: str = "default") -> dict[str, Any]:
     """Go on with what waits in a paused index. Run again it changes nothing. Final: an index that is not there."""
     _check(index)
-    with connection.checkout(process.addresses().database_url) as conn:
+    with connection.checkout(wiring.addresses().database_url) as conn:
         return _state(index, indexes.resume(conn, index, self.request.id))
 
 
@@ -41,7 +41,7 @@ def drop(self: Task, index: str = "default") -> dict[str, Any]:
     """
     _check(index)
     configured = index in configuration.current().indexes
-    with connection.checkout(process.addresses().database_url) as conn:
+    with connection.checkout(wiring.addresses().database_url) as conn:
         report = indexes.drop(conn, index, self.request.id, configured=configured)
     return {"index": index, **report, "configured": configured}
 

@@ -5,11 +5,12 @@ from typing import Any
 
 from celery import Task
 
-from worker import configuration, monitoring, process, staging
-from worker.broker import BROKER_ERRORS
-from worker.celery import app
+from worker import configuration, wiring
+from worker.celery.application import app
+from worker.celery.broker import BROKER_ERRORS
 from worker.documents import document_ids, document_version
 from worker.errors import InvalidDocument, InvalidQuery, TemporaryError
+from worker.indexing import jobs, staging
 from worker.store import connection
 
 SLICE_SECONDS = 1.5  # how long a waiting task keeps its slot before the next one gets a turn
@@ -33,7 +34,7 @@ def index_documents(self: Task, documents: list[Any], index: str = "default") ->
     """
     if not isinstance(documents, list):
         raise InvalidQuery(f"documents must be a list of objects, not {type(documents).__name__}")
-    target = process.index(index)
+    target = wiring.index(index)
     limit = configuration.current().max_document_bytes
     staging.stage(target.url, target.settings, target.backend, self.request.id, documents, max_bytes=limit)
     raise self.replace(embed.si(index=index))
@@ -47,12 +48,12 @@ def embed(self: Task, index: str = "default") -> dict[str, Any]:
 
     It only looks: run twice, or never, the documents are indexed all the same.
     """
-    url = process.addresses().database_url
+    url = wiring.addresses().database_url
     deadline = time.monotonic() + SLICE_SECONDS
     while True:
         looked = time.monotonic()
         with connection.checkout(url) as conn:
-            result, progress = monitoring.report(conn, index, self.request.id)
+            result, progress = jobs.report(conn, index, self.request.id)
         if result is not None:
             return result
         # a job of a million documents takes a while to look at: at most half of the time
@@ -71,7 +72,7 @@ def delete_documents(
     index: str = "default",
 ) -> dict[str, Any]:
     """Delete by id, or by filter over metadata. Run again it deletes nothing and reports the same."""
-    target = process.index(index)
+    target = wiring.index(index)
     if (ids is None) == (filter is None):
         raise InvalidQuery("give ids or filter, one of them: which documents are to be deleted?")
     try:

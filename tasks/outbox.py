@@ -2,8 +2,8 @@
 
 import time
 
-from worker.celery import app
-from worker.lifecycle import stage_page
+from worker.celery.application import app
+from worker.celery.lifecycle import stage_page
 
 SLICE_SECONDS = 3.0  # how long it keeps its process before other messages get a turn
 

@@ -7,9 +7,10 @@ from celery import Task
 
 from tasks.indexing import WAIT_FOR_SERVICES, embed
 from tasks.schedule import SCHEDULED_FOR
-from worker import configuration, process, reindexing
-from worker.celery import app
+from worker import configuration, wiring
+from worker.celery.application import app
 from worker.errors import InvalidQuery, SourceFailed
+from worker.indexing import reindexing
 from worker.store.reindexing import Request
 
 
@@ -32,13 +33,13 @@ def reindex(
     scheduled_for = datetime.fromisoformat(due) if due else None
     request = Request(index=index, task_id=self.request.id, scheduled_for=scheduled_for)
     # a run without a row waits for a worker, as far as the schedule knows
-    with reindexing.written_down(process.addresses().database_url, request):
-        target = process.index(index)
+    with reindexing.written_down(wiring.addresses().database_url, request):
+        target = wiring.index(index)
     skipped = reindexing.reindex(
         target.url,
         target.settings,
         target.backend,
-        lambda: process.source(index),
+        lambda: wiring.source(index),
         request,
         max_bytes=configuration.current().max_document_bytes,
         full=full,

@@ -2,10 +2,11 @@
 
 from typing import Any
 
-from worker import configuration, process, retrieval
-from worker.celery import app
+from worker import configuration, wiring
+from worker.celery.application import app
 from worker.documents import document_id as checked_id
 from worker.errors import InvalidDocument, InvalidQuery
+from worker.search import retrieval
 
 
 @app.task(name="tasks.search", resultrepr_maxsize=1)
@@ -21,7 +22,7 @@ def search(
 ) -> list[dict[str, Any]]:
     """Passages as rows, best first. Changes nothing; an argument that is wrong or a service that is away is
     reported at once, as the caller is waiting."""
-    target = process.index(index)
+    target = wiring.index(index)
     wanted = retrieval.Query(
         text=query,
         limit=limit,
@@ -59,5 +60,5 @@ def find_similar(
         )
     except InvalidDocument as error:
         raise InvalidQuery(f"document_id: {error}") from error
-    found = retrieval.find_similar(process.addresses().database_url, settings, like)
+    found = retrieval.find_similar(wiring.addresses().database_url, settings, like)
     return [passage.as_json() for passage in found]

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from worker import configuration, process
-from worker.celery import app
+from worker import configuration, wiring
+from worker.celery.application import app
 from worker.store import connection, schedule
 
 SCHEDULED_FOR = "scheduled_for"  # a header of tasks.reindex: when the run was due, ISO 8601
@@ -17,7 +17,7 @@ def due() -> None:
     A run that is sent twice has one id: its second delivery does nothing.
     """
     indexes = list(configuration.current().indexes)
-    for run in schedule.runs_to_send(process.addresses().database_url, indexes):
+    for run in schedule.runs_to_send(wiring.addresses().database_url, indexes):
         app.send_task(
             "tasks.reindex",
             task_id=run.task_id,
@@ -31,5 +31,5 @@ def listed(index: str | None = None) -> dict[str, Any]:
     """The schedules: when each is due next, its last run, and what was skipped since. Changes nothing."""
     known = configuration.current()
     indexes = list(known.indexes) if index is None else [known.index(index).name]
-    with connection.checkout(process.addresses().database_url) as conn:
+    with connection.checkout(wiring.addresses().database_url) as conn:
         return {"schedules": schedule.listed(conn, indexes)}

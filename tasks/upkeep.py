@@ -9,12 +9,13 @@ from typing import Any
 from celery import Task
 
 from tasks.indexing import WAIT_FOR_SERVICES
-from worker import configuration, process, staging, verifying
-from worker.broker import EMBED, lengths
-from worker.celery import app
+from worker import configuration, wiring
+from worker.celery.application import app
+from worker.celery.broker import EMBED, lengths
 from worker.documents import document_ids
 from worker.errors import BuildDropped, InvalidDocument, InvalidQuery
-from worker.logs import keys
+from worker.indexing import staging, verification
+from worker.observability.logs import keys
 from worker.store import builds, connection, garbage, hnsw, indexes, outbox, upkeep
 from worker.store.builds import Build
 
@@ -35,7 +36,7 @@ def sweep() -> None:
 
     Any number may run at once.
     """
-    url = process.addresses().database_url
+    url = wiring.addresses().database_url
     with connection.checkout(url) as conn:
         written = upkeep.written_builds(conn)
     for build in written:
@@ -69,7 +70,7 @@ def wake() -> None:
     Not of those that wait for a slot: with thousands of jobs a turn takes longer than QUIET_SECONDS, and every task
     that is sent beside another lengthens it.
     """
-    addresses = process.addresses()
+    addresses = wiring.addresses()
     waiting = lengths(addresses.broker_url, [EMBED])[EMBED]
     with connection.checkout(addresses.database_url) as conn:
         quiet = upkeep.quiet_jobs(conn, seconds=QUIET_SECONDS, waiting=waiting)
@@ -85,7 +86,7 @@ def collect(index: str = "default") -> dict[str, Any]:
     within a second stays for the next time. What is left of dropped indexes goes too.
     """
     collected = garbage.Collected()
-    with connection.checkout(process.addresses().database_url) as conn:
+    with connection.checkout(wiring.addresses().database_url) as conn:
         build = builds.live(conn, index)
         if build is not None:
             collected = garbage.collect_index(conn, build.index_id)
@@ -99,7 +100,7 @@ def index_vectors(index: str = "default") -> dict[str, Any]:
 
     The sweep sends it. One that died is made again when its lease has ended.
     """
-    url = process.addresses().database_url
+    url = wiring.addresses().database_url
     with connection.checkout(url) as conn:
         written = [build for build in upkeep.written_builds(conn) if build.index == index]
     return {"index": index, "builds": [build.build for build in written if hnsw.make(url, build)]}
@@ -110,15 +111,15 @@ def verify(repair: bool = False, index: str = "default") -> dict[str, Any]:
     """Compare what must be with what is, under any load; with `repair`, mend it. Run again it finds what is left."""
     if not isinstance(repair, bool):
         raise InvalidQuery(f"repair must be true or false, not {repair!r}")
-    target = process.index(index)
-    verifier = verifying.Verifier(url=target.url, index=target.settings, backend=target.backend, wake=wake)
+    target = wiring.index(index)
+    verifier = verification.Verifier(url=target.url, index=target.settings, backend=target.backend, wake=wake)
     return verifier.verify(repair=repair)
 
 
 @app.task(name="tasks.status")
 def status(ids: list[Any] | None = None, index: str = "default") -> dict[str, Any]:
     """What is searchable, pending and failed; with ids, where each of these documents stands."""
-    target = process.index(index)
+    target = wiring.index(index)
     chosen = _checked(ids)
     with connection.checkout(target.url) as conn:
         build = builds.live(conn, index)
@@ -137,7 +138,7 @@ def failures(limit: int = 100, after: Any = "", index: str = "default") -> dict[
     if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= MAX_FAILURES:
         raise InvalidQuery(f"limit must be a whole number from 1 to {MAX_FAILURES:,}, not {limit!r}")
     known = _checked([after] if after != "" else [])
-    target = process.index(index)
+    target = wiring.index(index)
     with connection.checkout(target.url) as conn:
         build = builds.live(conn, index)
         page = (
@@ -151,7 +152,7 @@ def failures(limit: int = 100, after: Any = "", index: str = "default") -> dict[
 @app.task(name="tasks.retry", bind=True, **WAIT_FOR_SERVICES)
 def retry(self: Task, ids: list[Any] | None = None, index: str = "default") -> dict[str, Any]:
     """Try failed documents again: these, or all of the index; waits for none. Run again it finds what fails still."""
-    target = process.index(index)
+    target = wiring.index(index)
     chosen = _checked(ids)
     found = staging.failed_ids(target.url, index) if chosen is None else chosen
     done = staging.retry(target.url, index, found)

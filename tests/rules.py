@@ -23,7 +23,7 @@ import psycopg
 
 from tests.simulation import AWAY, CALM, FATAL, LATE, STORM, Simulation, Weather
 from worker import configuration
-from worker.draining.settlement import Settlement
+from worker.indexing.draining.settlement import Settlement
 from worker.services import running
 from worker.store import builds, garbage, queue, revisions, schema, writing
 from worker.store.connection import Connection

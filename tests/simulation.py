@@ -23,11 +23,11 @@ from psycopg import sql
 from psycopg_pool import ConnectionPool
 
 from tests.integration.conftest import HashBackend
-from worker import monitoring, outbox, reindexing, staging
 from worker.configuration import IndexSettings
 from worker.documents import digest
-from worker.draining import Drainer
 from worker.errors import ProviderUnavailable, Refused, TemporaryError, TooLarge
+from worker.indexing import jobs, outbox, reindexing, staging
+from worker.indexing.draining.drainer import Drainer
 from worker.recipes import PROBE
 from worker.store import builds, connection, garbage, upkeep
 from worker.store.reindexing import Request
@@ -264,9 +264,11 @@ class Simulation:
     def run(self, seconds: float, at_least: int = 0) -> None:
         """Let it go for a while, until so much was staged and so many have died; come to rest, and judge."""
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("worker.draining.settlement.LEASE_MARGIN_SECONDS", self.weather.lease_seconds / 2)
-            patch.setattr("worker.draining.provider.BACKOFF_SECONDS", 0.02)
-            patch.setattr("worker.draining.BUILDS_SECONDS", 0.2)
+            patch.setattr(
+                "worker.indexing.draining.settlement.LEASE_MARGIN_SECONDS", self.weather.lease_seconds / 2
+            )
+            patch.setattr("worker.indexing.draining.provider.BACKOFF_SECONDS", 0.02)
+            patch.setattr("worker.indexing.draining.drainer.BUILDS_SECONDS", 0.2)
             patch.setattr("worker.store.reindexing.LEASE_SECONDS", 1.0)
             patch.setattr(connection, "ConnectionPool", MortalPool)
             patch.setattr(Mortal, "crashes", 0)
@@ -517,7 +519,7 @@ class Simulation:
                 if version != self.versions.get(id):
                     self.violations["a version lost"] += 1
             for task_id in random.sample(self.jobs, min(len(self.jobs), 1_000)):
-                if monitoring.report(conn, "default", task_id)[0] is None:
+                if jobs.report(conn, "default", task_id)[0] is None:
                     self.violations["a job without a result"] += 1
             taken = Counter(hash for (hash,) in conn.execute("SELECT hash FROM taken"))
         if (

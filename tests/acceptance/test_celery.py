@@ -19,19 +19,20 @@ STUCK_SECONDS = 4  # more than STUCK_LOOKS heartbeats
 # `vector-index`, with times that a test can wait for and tasks of its own
 PROGRAM = f"""
 import os, sys, time
-from worker import broker
+from worker.celery import broker
 broker.HEARTBEAT_SECONDS = 0.3
-from worker import celery, lifecycle
+from worker.celery import application, lifecycle
 lifecycle.STOP_SECONDS = 2.0
-celery.STATIC["broker_transport_options"].update(visibility_timeout={VISIBILITY_SECONDS}, unacked_restore_interval=1)
+options = application.STATIC["broker_transport_options"]
+options.update(visibility_timeout={VISIBILITY_SECONDS}, unacked_restore_interval=1)
 
-@celery.app.task(name="tasks.long", ignore_result=True)
+@application.app.task(name="tasks.long", ignore_result=True)
 def long(name, seconds):
     open("started", "a").write(name + " ")
     time.sleep(seconds)
     open("ended", "a").write(name + " ")
 
-@celery.app.task(name="tasks.deadly", max_retries=None, default_retry_delay=1)
+@application.app.task(name="tasks.deadly", max_retries=None, default_retry_delay=1)
 def deadly():
     open("deaths", "a").write("x")
     os._exit(9)

@@ -14,8 +14,8 @@ import redis
 
 from tests.fixtures.system import CHAT, EMBED, PATIENCE_SECONDS, PROCESSES, STAGING, System, eventually
 from tests.provider import Provider
+from worker.celery.lifecycle import STOP_SECONDS
 from worker.cli.supervision import GRACE_SECONDS
-from worker.lifecycle import STOP_SECONDS
 from worker.recipes import PROBE
 
 DOCUMENTS, CONCURRENCY = 20, 4

@@ -61,10 +61,10 @@ def documents():
 # `vector-index`, with a visibility timeout that a test can wait for
 PROGRAM = """
 import sys
-from worker import broker
+from worker.celery import broker
 broker.HEARTBEAT_SECONDS = 0.3
-from worker import celery
-celery.STATIC["broker_transport_options"].update(visibility_timeout=3, unacked_restore_interval=1)
+from worker.celery import application
+application.STATIC["broker_transport_options"].update(visibility_timeout=3, unacked_restore_interval=1)
 from worker.cli import main
 sys.exit(main())
 """

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from worker import configuration
 from worker.configuration import IndexSettings
-from worker.draining import Drainer
+from worker.indexing.draining.drainer import Drainer
 from worker.recipes import PROBE
 from worker.store import connection
 

@@ -9,9 +9,9 @@ import pytest
 import redis
 
 from tests.unit.test_prompting import EXACT, passage
-from worker import answering
-from worker.answering import Question, Revoked, Stream, answer
 from worker.backends import Reply
+from worker.chat import answering
+from worker.chat.answering import Question, Revoked, Stream, answer
 from worker.errors import InvalidQuery, ProviderUnavailable, Refused, ServiceUnreachable, VectorIndexError
 
 PASSAGES = [passage("Owls hunt at night.", "Owls"), passage("Cats purr.", "Cats")]

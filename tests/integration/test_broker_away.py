@@ -10,7 +10,7 @@ from celery import Celery
 from celery.events import EventDispatcher
 
 from tests.fixtures.proxy import Proxy
-from worker.broker import HiddenTask
+from worker.celery.broker import HiddenTask
 
 
 @pytest.fixture

@@ -15,13 +15,14 @@ from tests.fixtures.system import eventually
 from tests.integration.conftest import HashBackend
 from tests.provider import Provider
 from tests.provider.http import Reply, Request
-from worker import budgets, staging
-from worker.budgets import KEY, PATIENCE_SECONDS, Budget
+from worker.backends import budgets
+from worker.backends.budgets import KEY, PATIENCE_SECONDS, Budget
 from worker.configuration import IndexSettings
-from worker.draining import Drainer
-from worker.draining.provider import PROBE_TOKENS
-from worker.draining.settlement import LEASE_MARGIN_SECONDS
 from worker.errors import ProviderUnavailable
+from worker.indexing import staging
+from worker.indexing.draining.drainer import Drainer
+from worker.indexing.draining.provider import PROBE_TOKENS
+from worker.indexing.draining.settlement import LEASE_MARGIN_SECONDS
 from worker.store import connection
 from worker.tokens import counter
 

@@ -11,7 +11,8 @@ from kombu import Connection, Consumer, Message, Queue
 from kombu.transport.redis import Channel, Mutex
 
 from tests.fixtures.system import eventually
-from worker import broker, delivery
+from worker.celery import broker
+from worker.celery.upstream import delivery
 
 QUEUES = [Queue("first"), Queue("second")]
 

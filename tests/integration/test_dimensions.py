@@ -13,8 +13,8 @@ from tests.integration.test_pipeline import Application, application  # noqa: F4
 from tests.provider import Provider
 from worker.backends.llm import LLMEmbeddingBackend
 from worker.configuration import IndexSettings
-from worker.draining import Drainer
 from worker.errors import SettingsError
+from worker.indexing.draining.drainer import Drainer
 from worker.recipes import PROBE
 from worker.store import builds, connection, upkeep
 
@@ -118,7 +118,7 @@ def test_the_start_of_an_embedding_worker_finds_it_out_without_a_document(
     connect: Connect, provider: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Until it is mended nothing but one tiny request is sent now and then: documents are not paid for in vain."""
-    monkeypatch.setattr("worker.draining.provider.PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr("worker.indexing.draining.provider.PAUSE_SECONDS", 0.1)
     application = connect(dimensions=512)  # noqa: F811
     application.put({"id": "a", "text": "Words."})
     provider.reset()
@@ -139,7 +139,7 @@ def test_the_start_of_an_embedding_worker_finds_it_out_without_a_document(
 def test_a_provider_that_is_away_at_the_start_does_not_hold_up_the_embedding_worker(
     connect: Connect, provider: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.draining.provider.BACKOFF_SECONDS", 0.01)
+    monkeypatch.setattr("worker.indexing.draining.provider.BACKOFF_SECONDS", 0.01)
     application = connect(dimensions=512)  # noqa: F811
     provider.inject("unavailable", times=4)
     task_id = application.stage({"id": "a", "text": "Words."})

@@ -17,8 +17,8 @@ from psycopg.types.json import Jsonb
 from tests.fixtures.system import eventually
 from tests.integration.test_pipeline import Application, application, faulty  # noqa: F401
 from tests.integration.test_verify import found, verify
-from worker import staging
 from worker.errors import Refused
+from worker.indexing import staging
 from worker.recipes import Recipe
 from worker.store import builds, connection, garbage, revisions
 from worker.store.filters import compile_filter

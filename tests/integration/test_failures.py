@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from tests.integration.test_pipeline import Application, application, faulty  # noqa: F401
-from worker import staging
 from worker.errors import Refused
+from worker.indexing import staging
 from worker.store import builds, connection, upkeep
 
 

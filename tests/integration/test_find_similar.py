@@ -9,7 +9,7 @@ from tests.integration.conftest import HashBackend
 from tests.integration.test_pipeline import Application, application  # noqa: F401
 from worker.configuration import IndexSettings
 from worker.errors import InvalidQuery
-from worker.retrieval import LikeDocument, find_similar
+from worker.search.retrieval import LikeDocument, find_similar
 from worker.store import connection
 
 PETS = [
@@ -89,7 +89,7 @@ def test_a_tenant_neither_finds_nor_asks_for_documents_of_another(
 
 
 def test_half_precision_vectors_have_a_mean_too(url: str, index: IndexSettings) -> None:
-    from worker.draining import Drainer
+    from worker.indexing.draining.drainer import Drainer
 
     wide = HashBackend(dimensions=2500)
     application = Application(url, index, wide, Drainer(url, index.embedding_backend, wide))  # noqa: F811

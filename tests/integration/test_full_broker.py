@@ -14,8 +14,9 @@ from kombu.transport.redis import Channel
 from redis.exceptions import OutOfMemoryError
 
 from tests.fixtures.services import BROKERS, own_valkey
-from worker import broker, delivery, headroom
-from worker.answering import Stream
+from worker.celery import broker
+from worker.celery.upstream import delivery, full_broker
+from worker.chat.answering import Stream
 from worker.errors import ServiceUnreachable
 
 
@@ -42,7 +43,7 @@ def channel(url: str, client: "redis.Redis", monkeypatch: pytest.MonkeyPatch) ->
     ):  # fmt: skip
         monkeypatch.setattr(cls, name, getattr(cls, name))
     delivery.take_whole()
-    headroom.guard_full()
+    full_broker.guard_full()
     with Connection(url, transport_options={"visibility_timeout": 0}) as connection:
         yield connection.default_channel
 
@@ -118,7 +119,7 @@ def test_results_and_successors_pass_and_nothing_else(channel: Any, client: "red
     assert 0 < client.ttl("celery-task-meta-id") <= 86_400
     with pytest.raises(OutOfMemoryError, match="maxmemory"):
         send(channel, "new")
-    with headroom.in_place():
+    with full_broker.in_place():
         send(channel, "instead")
     with pytest.raises(OutOfMemoryError, match="maxmemory"):
         send(channel, "new")
@@ -145,5 +146,5 @@ def test_a_stream_that_cannot_be_written_quotes_no_text(client: "redis.Redis", u
 
 def test_the_guards_are_put_on_once(channel: Any) -> None:
     before = Channel._put, RedisBackend._set, transport.REFRESH_BINDING
-    headroom.guard_full()
+    full_broker.guard_full()
     assert (Channel._put, RedisBackend._set, transport.REFRESH_BINDING) == before

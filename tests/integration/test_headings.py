@@ -1,9 +1,9 @@
 """What travels with a chunk into its embedding, from the document to the request."""
 
 from tests.integration.conftest import HashBackend
-from worker import staging
 from worker.configuration import IndexSettings
-from worker.draining import Drainer
+from worker.indexing import staging
+from worker.indexing.draining.drainer import Drainer
 
 SECTIONS = "# Handbook\n\n## Install\n\n" + "\n\n".join(
     f"Step {n} says what is to be done next." for n in range(20)

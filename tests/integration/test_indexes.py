@@ -12,9 +12,9 @@ import pytest
 
 from tests.integration.test_pipeline import Application, application, faulty  # noqa: F401
 from tests.integration.test_verify import found, verify
-from worker import staging
-from worker.draining import Drainer
 from worker.errors import BuildDropped, InvalidQuery, Refused, ServiceUnreachable
+from worker.indexing import staging
+from worker.indexing.draining.drainer import Drainer
 from worker.store import connection, indexes, upkeep
 
 # rows of the schema that belong to the index "default", by table; the tables of its builds are not there any more
@@ -87,7 +87,7 @@ def test_a_drainer_that_runs_takes_notice_within_the_time_that_it_trusts_its_lis
     application.put(*PETS)
     application.stage({"id": "ships", "text": "Ships cross the sea."})
     change(application, "pause")
-    monkeypatch.setattr("worker.draining.BUILDS_SECONDS", 0.0)
+    monkeypatch.setattr("worker.indexing.draining.drainer.BUILDS_SECONDS", 0.0)
     assert application.drainer.drain() == 0
     change(application, "resume")
     assert application.drainer.drain() == 1

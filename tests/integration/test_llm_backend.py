@@ -21,8 +21,8 @@ from worker.backends.llm import LLMEmbeddingBackend
 from worker.backends.llm.lookup import embedding_model
 from worker.configuration.objects import EmbeddingBackendSettings
 from worker.errors import ProviderUnavailable, Refused, SettingsError, TooLarge
-from worker.process import make_backend
 from worker.recipes import probe
+from worker.wiring import make_backend
 
 
 @pytest.fixture(name="provider")

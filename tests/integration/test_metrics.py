@@ -18,13 +18,13 @@ from tests.fixtures.proxy import Proxy
 from tests.fixtures.system import eventually
 from tests.integration.test_answering import Echo
 from tests.integration.test_pipeline import Application, application, faulty  # noqa: F401
-from worker import lifecycle, metrics
-from worker.answering import Question, answer
-from worker.broker import HiddenTask, lengths
-from worker.budgets import Budget
+from worker.backends.budgets import Budget
+from worker.celery import lifecycle
+from worker.celery.broker import HiddenTask, lengths
+from worker.chat.answering import Question, answer
 from worker.errors import InvalidQuery, ProviderUnavailable, Refused, SettingsError, VectorIndexError
-from worker.monitoring import scraping
-from worker.retrieval import LikeDocument, Query, find_similar, retrieve
+from worker.observability import events, scraping
+from worker.search.retrieval import LikeDocument, Query, find_similar, retrieve
 
 QUEUES = ("vector_index", "vector_index.embed")
 LEASE_OVER = """UPDATE vector_index.pending_1 SET attempts = 1, token = gen_random_uuid(),
@@ -36,17 +36,18 @@ Value = Callable[..., float | None]
 @pytest.fixture
 def value(monkeypatch: pytest.MonkeyPatch) -> Value:
     """Count from now on; the value of a sample: None where there is none, and nobody would count it."""
-    monkeypatch.setattr(metrics, "_families", None)
-    registry = metrics.start()
+    monkeypatch.setattr(events, "_families", None)
+    registry = events.start()
     return lambda name, **labels: registry.get_sample_value(f"vector_index_{name}", labels)
 
 
 def test_nobody_counts_and_the_client_is_not_imported_until_it_is_asked_for() -> None:
     code = (
-        "import sys, worker.celery, tasks.chat, tasks.indexing, tasks.retrieval, tasks.upkeep, worker.cli.processes\n"
-        "from worker import metrics\n"
-        "with metrics.Request('embedding:default', metrics.PROBE), metrics.search('default', 'text'): pass\n"
-        "metrics.staged('default', None, ['1'], 1); metrics.task('tasks.search', 'SUCCESS', 0.1)\n"
+        "import sys, worker.celery.application, worker.cli.processes\n"
+        "import tasks.chat, tasks.indexing, tasks.retrieval, tasks.upkeep\n"
+        "from worker.observability import events\n"
+        "with events.Request('embedding:default', events.PROBE), events.search('default', 'text'): pass\n"
+        "events.staged('default', None, ['1'], 1); events.task('tasks.search', 'SUCCESS', 0.1)\n"
         "sys.exit('prometheus_client' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
@@ -54,9 +55,9 @@ def test_nobody_counts_and_the_client_is_not_imported_until_it_is_asked_for() ->
 
 def test_a_scrape_while_a_process_ends_and_removes_its_files_fails_nobody(tmp_path: Path) -> None:
     code = (
-        "import os, sys; from worker import metrics\n"
+        "import os, sys; from worker.observability import events\n"
         "folder = os.environ['PROMETHEUS_MULTIPROC_DIR'] = sys.argv[1]\n"
-        "registry = metrics.start(folder); metrics.staged('default', None, ['1'], 1)\n"
+        "registry = events.start(folder); events.staged('default', None, ['1'], 1)\n"
         "os.symlink('gone', folder + '/counter_1.db')  # is listed, and cannot be read\n"
         "from prometheus_client import generate_latest; generate_latest(registry)\n"
     )
@@ -162,7 +163,7 @@ def test_an_answer_is_counted_with_its_tokens(application: Application, value: V
     ]
     assert value("request_tokens_total", backend="chat:mine", purpose="answer") == used["input_tokens"]
     assert value("answer_tokens_total", backend="chat:mine") == used["output_tokens"] > 0
-    with pytest.raises(RuntimeError), metrics.chat("default"):
+    with pytest.raises(RuntimeError), events.chat("default"):
         raise RuntimeError("a bug")
     assert value("chat_seconds_count", index="default", outcome="bug") == 1
 
@@ -208,7 +209,7 @@ def test_arguments_that_a_task_does_not_take_are_a_mistake_of_the_sender() -> No
 def test_what_will_be_counted_begins_at_zero(value: Value) -> None:
     """Else a rate misses the first failure of all."""
     assert value("documents_failed_total", index="default", reason="died") is None
-    metrics.expect(["default"], ["embedding:default"], ["chat:default"])
+    events.expect(["default"], ["embedding:default"], ["chat:default"])
     assert value("documents_failed_total", index="default", reason="died") == 0
     assert value("leases_expired_total", index="default") == 0
     assert value("pauses_total", backend="chat:default") == 0

@@ -11,14 +11,14 @@ from tests.fixtures.system import eventually
 from tests.integration.conftest import HashBackend
 from tests.integration.test_pipeline import Application, application, faulty  # noqa: F401
 from tests.provider import Provider
+from worker.backends.budgets import Budget
 from worker.backends.llm import LLMEmbeddingBackend
-from worker.budgets import Budget
 from worker.configuration import IndexSettings
-from worker.draining import Drainer
-from worker.draining.provider import Provider as Known
-from worker.draining.provider import backoff_seconds
-from worker.draining.settlement import LEASE_MARGIN_SECONDS, MAX_ATTEMPTS
 from worker.errors import ProviderUnavailable, Refused, TooLarge, VectorIndexError
+from worker.indexing.draining.drainer import Drainer
+from worker.indexing.draining.provider import Provider as Known
+from worker.indexing.draining.provider import backoff_seconds
+from worker.indexing.draining.settlement import LEASE_MARGIN_SECONDS, MAX_ATTEMPTS
 from worker.recipes import PROBE
 from worker.store import builds, connection, upkeep
 
@@ -29,9 +29,9 @@ ATTEMPTS = "SELECT max(attempts) FROM vector_index.pending_1"
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Six attempts take 62 ms instead of a minute."""
-    monkeypatch.setattr("worker.draining.provider.BACKOFF_SECONDS", 0.002)
-    monkeypatch.setattr("worker.draining.provider.PAUSE_SECONDS", 0.02)
-    monkeypatch.setattr("worker.draining.POLL_SECONDS", 0.01)
+    monkeypatch.setattr("worker.indexing.draining.provider.BACKOFF_SECONDS", 0.002)
+    monkeypatch.setattr("worker.indexing.draining.provider.PAUSE_SECONDS", 0.02)
+    monkeypatch.setattr("worker.indexing.draining.drainer.POLL_SECONDS", 0.01)
 
 
 def documents(number: int) -> list[dict[str, Any]]:
@@ -199,8 +199,8 @@ def test_a_poison_fails_under_the_smallest_of_budgets(
     url: str, index: IndexSettings, backend: HashBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is asked about it waits for its turn: else it would be sent again and again, for ever."""
-    monkeypatch.setattr("worker.budgets.WINDOW_SECONDS", 6.0)
-    monkeypatch.setattr("worker.budgets.PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr("worker.backends.budgets.WINDOW_SECONDS", 6.0)
+    monkeypatch.setattr("worker.backends.budgets.PATIENCE_SECONDS", 0.1)
     faulty(backend, lambda _: Refused("not this one"))
     drainer = Drainer(url, index.embedding_backend, backend, Budget("", "one", requests_per_minute=6))
     ours = Application(url, index, backend, drainer)
@@ -298,7 +298,7 @@ def test_nothing_is_sent_under_a_lease_that_is_over(
     """The length of a vector was not known, and asking for it hung: somebody else may have the contents by now."""
     late_by = [0.0]
     clock = SimpleNamespace(monotonic=lambda: time.monotonic() + late_by[0])
-    monkeypatch.setattr("worker.draining.requests.time", clock)
+    monkeypatch.setattr("worker.indexing.draining.sending.time", clock)
 
     class Slow(HashBackend):
         @property

@@ -22,8 +22,8 @@ from psycopg import sql
 from tests.fixtures.system import PATIENCE_SECONDS, eventually
 from tests.integration.test_pipeline import Application, application  # noqa: F401
 from tests.simulation import Crash, Mortal, MortalPool, Weather
-from worker import outbox, staging
 from worker.errors import ServiceUnreachable, TemporaryError
+from worker.indexing import outbox, staging
 from worker.store import builds, connection, upkeep
 from worker.store import outbox as rows
 
@@ -557,7 +557,8 @@ def test_a_document_that_cannot_be_split_fails_alone(
 FATAL = """
 import os
 from tests.integration.conftest import HashBackend
-from worker import configuration, outbox
+from worker import configuration
+from worker.indexing import outbox
 
 class Fatal(HashBackend):
     def count_tokens(self, text):

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from tests.integration.test_pipeline import Application, application  # noqa: F401
-from worker.retrieval import MODES, Query, retrieve
+from worker.search.retrieval import MODES, Query, retrieve
 from worker.store import connection
 
 NOUNS = "owl house window street river bridge tower market garden forest"

@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 
 from tests.integration.conftest import HashBackend
-from worker import staging
 from worker.configuration import IndexSettings
-from worker.draining import Drainer
 from worker.errors import ProviderUnavailable, Refused, ServiceUnreachable, SettingsError, TooLarge
-from worker.monitoring import report
+from worker.indexing import staging
+from worker.indexing.draining.drainer import Drainer
+from worker.indexing.jobs import report
 from worker.recipes import PROBE
-from worker.retrieval import Query, retrieve
+from worker.search.retrieval import Query, retrieve
 from worker.store import builds, connection, upkeep
 
 LONG = "\n\n".join(
@@ -411,7 +411,7 @@ def test_a_rate_limit_that_names_no_time_to_wait_is_not_asked_again_at_once(appl
 def test_after_six_failed_attempts_only_the_guilty_document_fails(
     application: Application, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.draining.provider.BACKOFF_SECONDS", 0.001)
+    monkeypatch.setattr("worker.indexing.draining.provider.BACKOFF_SECONDS", 0.001)
     down = ProviderUnavailable("the provider answers with 500")
     faulty(application.backend, lambda texts: down if any("guilty" in t for t in texts) else None)
     task_id = application.stage({"id": "bad", "text": "A guilty one."}, {"id": "good", "text": "Words."})

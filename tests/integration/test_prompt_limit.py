@@ -4,8 +4,8 @@ import random
 
 from tests.fixtures.provider import running_provider  # noqa: F401
 from tests.provider import Provider, prompt_tokens
-from worker import answering
 from worker.backends.llm import LLMChatBackend
+from worker.chat import answering
 from worker.documents import Passage
 
 WORDS = [

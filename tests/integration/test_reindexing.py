@@ -10,9 +10,9 @@ import pytest
 
 from tests.fixtures.system import eventually
 from tests.integration.test_pipeline import Application, application  # noqa: F401
-from worker import reindexing as product
 from worker.configuration import SourceSettings
 from worker.errors import SettingsError, SourceFailed, TemporaryError
+from worker.indexing import reindexing as product
 from worker.sources import Source
 from worker.sources.files import FolderSource
 from worker.store import builds, connection, reindexing, revisions, upkeep

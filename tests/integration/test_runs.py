@@ -10,9 +10,9 @@ from psycopg import sql
 
 from tests.integration.test_pipeline import Application, application  # noqa: F401
 from tests.integration.test_reindexing import Dead, Dying, Shelf, ids, reindex, run, shop  # noqa: F401
-from worker import reindexing as product
 from worker.configuration import SourceSettings
 from worker.errors import Refused, SettingsError, SourceFailed
+from worker.indexing import reindexing as product
 from worker.sources.files import Skipped
 from worker.sources.sql import SQLSource
 from worker.store import connection, upkeep

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from worker import process
-from worker.celery import beat_entries
-from worker.scheduling import next_due
+from worker import wiring
+from worker.celery.application import beat_entries
+from worker.sources.scheduling import next_due
 from worker.store import connection, schedule
 from worker.store.schedule import CLAIM_SECONDS, PATIENCE_SECONDS, Run, runs_to_send
 
@@ -75,7 +75,7 @@ def beat(url: str) -> Beat:
 def test_the_beat_looks_only_where_an_index_has_a_schedule(
     schedules: dict[str, str], seconds: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(process, "schedules", lambda: schedules)
+    monkeypatch.setattr(wiring, "schedules", lambda: schedules)
     found = beat_entries().get("due")
     assert (found and found["schedule"]) == seconds
 

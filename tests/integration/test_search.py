@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from tests.integration.conftest import HashBackend
 from tests.integration.test_pipeline import Application, application  # noqa: F401
 from tests.integration.test_store import filters
-from worker import staging
 from worker.configuration import IndexSettings
 from worker.documents import Passage
-from worker.draining import Drainer
 from worker.errors import InvalidQuery, SettingsError
-from worker.retrieval import MODES, Query, retrieve
+from worker.indexing import staging
+from worker.indexing.draining.drainer import Drainer
+from worker.search.retrieval import MODES, Query, retrieve
 from worker.store import connection, schema
 
 PETS = [

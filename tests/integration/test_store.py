@@ -146,7 +146,7 @@ def test_the_pipeline_works_on_an_older_postgres(tmp_path: Path, monkeypatch: py
     from tests.integration.conftest import HashBackend
     from tests.integration.test_pipeline import Application
     from worker import configuration
-    from worker.draining import Drainer
+    from worker.indexing.draining.drainer import Drainer
     from worker.services import postgres
 
     older = postgres.programs().parents[1] / "pginstall" / "bin"

@@ -14,8 +14,8 @@ from tests.fixtures.system import PATIENCE_SECONDS, eventually
 from tests.integration.conftest import HashBackend
 from tests.integration.test_pipeline import Application, application  # noqa: F401
 from worker.configuration import IndexSettings
-from worker.draining import Drainer
 from worker.errors import ServiceUnreachable
+from worker.indexing.draining.drainer import Drainer
 from worker.store import connection, queue, upkeep
 
 ABANDONED = """UPDATE vector_index.pending_1 SET attempts = 2, token = gen_random_uuid(),
@@ -174,7 +174,7 @@ def test_a_slot_outlives_a_bug_and_tells_its_kind(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Not its words: those of Postgres quote a row."""
-    monkeypatch.setattr("worker.draining.PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("worker.indexing.draining.drainer.PAUSE_SECONDS", 0.01)
     task_id = application.stage({"id": "a", "text": "Words."})
     claim, bugs = application.drainer._claim, [ValueError("Words of Marrakesh.")]
 

@@ -6,7 +6,7 @@ import psycopg
 import pytest
 
 from tests.integration.test_pipeline import Application, application  # noqa: F401
-from worker import staging
+from worker.indexing import staging
 from worker.store import builds, connection, garbage, indexes
 from worker.store.garbage import TOMBSTONE_DAYS
 

@@ -12,9 +12,9 @@ from tests.integration.test_pipeline import LONG, Application, application, faul
 from tests.provider import Provider
 from worker.backends.llm import LLMEmbeddingBackend
 from worker.configuration import IndexSettings
-from worker.draining import Drainer
-from worker.draining.settlement import LEASE_MARGIN_SECONDS
 from worker.errors import TooLarge
+from worker.indexing.draining.drainer import Drainer
+from worker.indexing.draining.settlement import LEASE_MARGIN_SECONDS
 from worker.recipes import PROBE
 from worker.store import connection, queue, upkeep
 from worker.tokens import counter
@@ -217,8 +217,8 @@ def test_a_long_halving_ends_with_the_lease_and_goes_on_with_another_claim(
     """Here each request takes longer than the margin of its lease."""
     late_by = [0.0]
     clock = SimpleNamespace(monotonic=lambda: time.monotonic() + late_by[0])
-    monkeypatch.setattr("worker.draining.requests.time", clock)
-    monkeypatch.setattr("worker.draining.provider.BACKOFF_SECONDS", 0.001)
+    monkeypatch.setattr("worker.indexing.draining.sending.time", clock)
+    monkeypatch.setattr("worker.indexing.draining.provider.BACKOFF_SECONDS", 0.001)
 
     def answer(texts: Sequence[str]) -> TooLarge | None:
         late_by[0] += LEASE_MARGIN_SECONDS + 1

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from tests.integration.test_pipeline import Application, application, faulty  # noqa: F401
-from worker import staging, verifying
-from worker.draining import Drainer
 from worker.errors import Refused
+from worker.indexing import staging, verification
+from worker.indexing.draining.drainer import Drainer
+from worker.indexing.verification import Verifier
 from worker.store import builds, connection, garbage, upkeep
 from worker.store.verify import CHECKS
-from worker.verifying import Verifier
 
 SHORT = "Ships cross the sea."
 LONG = "\n\n".join(
@@ -24,7 +24,7 @@ LONG = "\n\n".join(
 
 @pytest.fixture(autouse=True)
 def look_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verifying, "LOOKS_SECONDS", (0.01,))
+    monkeypatch.setattr(verification, "LOOKS_SECONDS", (0.01,))
 
 
 def verify(application: Application, *, repair: bool = False) -> dict[str, Any]:  # noqa: F811
@@ -256,7 +256,7 @@ def test_load_raises_no_alarm(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Given four that stage, delete and drain the same documents, each look of verify finds no fault."""
-    monkeypatch.setattr(verifying, "LOOKS_SECONDS", (0.2, 0.5, 1.5, 3.0))
+    monkeypatch.setattr(verification, "LOOKS_SECONDS", (0.2, 0.5, 1.5, 3.0))
     over = threading.Event()
     errors: list[BaseException] = []
 

@@ -15,9 +15,9 @@ from celery.worker.consumer import consumer
 from kombu.exceptions import OperationalError
 
 from tasks.indexing import WAIT_FOR_SERVICES
-from worker.broker import HiddenTask, HideBodies, OneLine, guard_results
+from worker.celery.broker import HiddenTask, HideBodies, OneLine, guard_results
 from worker.errors import Bug, InputError, ServiceUnreachable
-from worker.logs import Text
+from worker.observability.logs import Text
 
 
 @pytest.mark.parametrize(

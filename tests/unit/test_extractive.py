@@ -4,9 +4,9 @@ import llm
 import pytest
 
 from tests.unit.test_prompting import EXACT, passage
-from worker import prompting
 from worker.backends import Reply, warm_up
 from worker.backends.llm import LLMChatBackend
+from worker.chat import prompting
 
 PASSAGES = [
     passage(

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from worker import lifecycle, pulse
+from worker.celery import lifecycle, liveness
 
 A_CHILD_THAT_WAS_WAITED_FOR = """
 import os
 import billiard
-from worker import lifecycle
+from worker.celery import lifecycle
 
 child = billiard.Process(target=int)
 child.start()
@@ -35,7 +35,7 @@ def test_a_worker_that_has_removed_its_pulse_writes_none_again(
     monkeypatch.setenv("VECTOR_INDEX_HOME", str(tmp_path))
     monkeypatch.setattr(lifecycle, "_nodes", ["embed@host"])
     lifecycle.beat()
-    assert [found.worker for found in pulse.read(tmp_path)] == ["embed@host"]
+    assert [found.worker for found in liveness.read(tmp_path)] == ["embed@host"]
     lifecycle.clean_up()
     lifecycle.beat()
-    assert list(pulse.read(tmp_path)) == []
+    assert list(liveness.read(tmp_path)) == []

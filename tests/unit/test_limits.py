@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from worker.limits import chat_limits, embedding_limits
+from worker.backends.limits import chat_limits, embedding_limits
 from worker.tokens import counter
 
-TABLE = tomllib.loads((files("worker") / "limits.toml").read_text())
+TABLE = tomllib.loads((files("worker.backends") / "limits.toml").read_text())
 EMBEDDING = [name for row in TABLE["embedding"] for name in row["models"]]
 CHAT = [name for row in TABLE["chat"] for name in row["models"]]
 
@@ -55,7 +55,7 @@ def test_no_model_has_two_rows_and_no_name_has_a_form_that_is_not_looked_up(name
 def test_every_model_that_llm_ships_is_known(tmp_path: Path) -> None:
     """A new release of llm brings new models: their rows are then missing here, not in somebody's settings."""
     code = (
-        "import llm; from worker.limits import chat_limits, embedding_limits; "
+        "import llm; from worker.backends.limits import chat_limits, embedding_limits; "
         "print([m.model_id for m in llm.get_embedding_models() if not embedding_limits(m.model_id)]"
         " + [m.model_id for m in llm.get_models() if not chat_limits(m.model_id)])"
     )

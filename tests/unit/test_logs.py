@@ -9,8 +9,8 @@ from collections.abc import Mapping
 import pytest
 import stamina
 
-from worker import logs
-from worker.logs import JSONLines, Text, keys
+from worker.observability import logs
+from worker.observability.logs import JSONLines, Text, keys
 
 EVENTS = {"Task %(name)s[%(id)s] ended in %(runtime)ss: %(return_value)s": "task_succeeded"}
 

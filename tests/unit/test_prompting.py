@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from worker.chat.prompting import RULES, SYSTEM, Messages, cited, compose, declines
 from worker.documents import Passage
 from worker.errors import InvalidQuery
-from worker.prompting import RULES, SYSTEM, Messages, cited, compose, declines
 from worker.tokens import counter
 
 EXACT = counter("cl100k_base")

@@ -6,25 +6,25 @@ from pathlib import Path
 
 import pytest
 
-from worker import pulse
+from worker.celery import liveness
 from worker.cli import run
 
 
 def test_who_ends_is_missed_by_nobody(tmp_path: Path) -> None:
-    pulse.beat(tmp_path, "embed@host")
-    assert [(found.worker, found.pid) for found in pulse.read(tmp_path)] == [("embed@host", os.getpid())]
-    pulse.end(tmp_path, "embed@host")
-    assert list(pulse.read(tmp_path)) == []
-    pulse.end(tmp_path, "embed@host")  # also where there is none
+    liveness.beat(tmp_path, "embed@host")
+    assert [(found.worker, found.pid) for found in liveness.read(tmp_path)] == [("embed@host", os.getpid())]
+    liveness.end(tmp_path, "embed@host")
+    assert list(liveness.read(tmp_path)) == []
+    liveness.end(tmp_path, "embed@host")  # also where there is none
 
 
 def test_who_ends_takes_no_file_of_the_one_that_took_its_name(tmp_path: Path) -> None:
     """As where a new worker is ready before the old one has ended: it would count as dead until it writes again."""
-    pulse.beat(tmp_path, "embed@host")
+    liveness.beat(tmp_path, "embed@host")
     [kept] = (tmp_path / "alive").iterdir()
     kept.write_text(json.dumps(json.loads(kept.read_text()) | {"pid": os.getppid()}))
-    pulse.end(tmp_path, "embed@host")
-    assert [found.pid for found in pulse.read(tmp_path)] == [os.getppid()]
+    liveness.end(tmp_path, "embed@host")
+    assert [found.pid for found in liveness.read(tmp_path)] == [os.getppid()]
 
 
 @pytest.mark.parametrize("worker", [[], ["--worker", "embed"]])

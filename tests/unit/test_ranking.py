@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.ranking import MAX_MERGED, WINDOW, fuse, merge_neighbours
+from worker.search.ranking import MAX_MERGED, WINDOW, fuse, merge_neighbours
 
 RANKING = st.lists(st.integers(0, 30), unique=True)
 PLACES = st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 12)), unique=True)

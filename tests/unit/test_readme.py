@@ -8,7 +8,7 @@ import click
 import pytest
 
 from settings import VECTOR_INDEX
-from worker.celery import STATIC
+from worker.celery.application import STATIC
 from worker.cli import COMMANDS, cli
 
 ROOT = Path(__file__).parents[2]
@@ -82,6 +82,6 @@ def _code(text: str) -> list[str]:
 
 
 def _task_modules() -> list[str]:
-    from worker.celery import TASK_MODULES
+    from worker.celery.application import TASK_MODULES
 
     return list(TASK_MODULES)

@@ -9,7 +9,7 @@ from celery.schedules import crontab
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worker.scheduling import FIELDS, Crontab, look_seconds, next_due
+from worker.sources.scheduling import FIELDS, Crontab, look_seconds, next_due
 
 BERLIN = "Europe/Berlin"
 CELERY = Celery(set_as_current=False)  # in UTC

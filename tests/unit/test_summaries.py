@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.summaries import summary
+from worker.celery.argument_summary import summary
 
 INDEXING = ("documents", "index")
 SEARCH = ("query", "limit", "offset", "filter", "similarity_threshold", "mode", "per_document", "index")

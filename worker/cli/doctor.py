@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from worker import backends, process
+from worker import backends, wiring
 from worker.cli.client import Client
 from worker.cli.models import surroundings
 from worker.configuration import (
@@ -117,7 +117,7 @@ def _llm() -> str:
 
 
 def _embedding(settings: EmbeddingBackendSettings, offline: bool) -> str:
-    backend = process.make_backend(settings)
+    backend = wiring.make_backend(settings)
     if offline:
         return f"{backend.model_id}, not asked"
     started = time.monotonic()
@@ -127,7 +127,7 @@ def _embedding(settings: EmbeddingBackendSettings, offline: bool) -> str:
 
 
 def _chat(settings: ChatBackendSettings, offline: bool) -> str:
-    backend = process.make_chat_backend(settings)
+    backend = wiring.make_chat_backend(settings)
     if offline:
         return f"{backend.model_id}, not asked"
     started = time.monotonic()
@@ -153,7 +153,7 @@ def _indexes(configuration: Configuration) -> str:
             live = builds.live(conn, name)
         if live is not None:
             recipe = Recipe.stored(live.recipe)
-            recipe.check(name, process.make_backend(index.embedding_backend))
+            recipe.check(name, wiring.make_backend(index.embedding_backend))
             found.append(f"{name} of {recipe.model}")
     return ", ".join(found) or "none holds documents yet"
 
@@ -177,7 +177,7 @@ def _outbox(configuration: Configuration) -> str:
 
 def _source(settings: SourceSettings, configuration: Configuration) -> str:
     """Whether a reading can begin; none of its documents is read."""
-    source = process.make_source(settings, configuration, partial(_database_url, configuration))
+    source = wiring.make_source(settings, configuration, partial(_database_url, configuration))
     if isinstance(source, SQLSource | FolderSource | CallableSource):
         return f"{settings.name}: {source.check()}"
     return f"{settings.name}: {settings.class_path} was made, and is not asked before a run"

@@ -18,7 +18,7 @@ from worker.cli.client import CHAT, LOOK_SECONDS, STAGING, Client, TaskFailed, W
 from worker.configuration import load
 from worker.documents import document_ids
 from worker.errors import InvalidQuery
-from worker.packing import batches
+from worker.indexing.packing import batches
 from worker.sources import files
 
 # A message is stored base64 in the broker, and again while its task runs: about 100 kB each is kind to it.

@@ -23,7 +23,7 @@ from worker.cli.documents import filter_of, options
 from worker.configuration import load
 from worker.documents import document_id, document_ids
 from worker.errors import InvalidDocument, InvalidQuery
-from worker.retrieval import MODES
+from worker.search.retrieval import MODES
 
 CUTOFFS = (1, 5)  # of Hit@k, beside the limit
 STATUS_IDS = 1000  # per message

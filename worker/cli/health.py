@@ -2,10 +2,10 @@
 
 import click
 
-from worker import pulse
+from worker.celery import liveness
+from worker.celery.liveness import Pulse
 from worker.configuration import load
 from worker.errors import ServiceUnreachable
-from worker.pulse import Pulse
 
 # a worker writes every 10 s, or 20 where its broker does not answer
 SILENT_SECONDS = 60.0
@@ -36,7 +36,7 @@ def live(worker: str | None, seconds: float) -> int:
     killed, is stopped, or whose loop hangs is not.
     """
     home = load().home
-    found = [p for p in pulse.read(home) if worker in (None, p.worker, p.worker.partition("@")[0])]
+    found = [p for p in liveness.read(home) if worker in (None, p.worker, p.worker.partition("@")[0])]
     reasons = [reason for p in found if (reason := _silent(p, seconds))]
     if not found:
         named = f" {worker}" if worker else ""

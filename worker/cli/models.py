@@ -13,10 +13,10 @@ from rich import box
 from rich.console import Console, JustifyMethod
 from rich.table import Table
 
-from worker import backends, process
+from worker import backends, wiring
+from worker.backends.limits import ChatLimits, EmbeddingLimits, chat_limits, embedding_limits
 from worker.configuration import ChatBackendSettings, EmbeddingBackendSettings, load
 from worker.errors import SettingsError
-from worker.limits import ChatLimits, EmbeddingLimits, chat_limits, embedding_limits
 from worker.tokens import ESTIMATE
 
 Settings = TypeVar("Settings", EmbeddingBackendSettings, ChatBackendSettings)
@@ -78,8 +78,8 @@ def models(as_json: bool) -> int:
     configuration = load()
     backends.warm_up()
     names = llm.get_embedding_model_aliases()
-    embedding = _rows(names, embedding_limits, configuration.embedding_backends, process.make_backend)
-    chat = _rows(llm.get_model_aliases(), chat_limits, configuration.chat_backends, process.make_chat_backend)
+    embedding = _rows(names, embedding_limits, configuration.embedding_backends, wiring.make_backend)
+    chat = _rows(llm.get_model_aliases(), chat_limits, configuration.chat_backends, wiring.make_chat_backend)
     found = {"embedding": embedding, "chat": chat}
     if as_json:
         rows = {kind: [asdict(row) for row in rows] for kind, rows in found.items()}

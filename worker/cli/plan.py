@@ -17,13 +17,13 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from worker import process
+from worker import wiring
 from worker.cli.documents import Report, options, output, read
 from worker.configuration import IndexSettings, load
 from worker.documents import Chunk, Document
-from worker.packing import batches
+from worker.indexing.packing import batches
+from worker.indexing.staging import split
 from worker.recipes import EmbeddingBackend, Recipe
-from worker.staging import split
 from worker.store.builds import Build
 from worker.tokens import ESTIMATE
 
@@ -42,7 +42,7 @@ def plan(paths: tuple[Path, ...], index: str, as_json: bool) -> int:
     settings = configuration.index(index)
     report = Report()
     values = read(paths, configuration.max_document_bytes, report)
-    backend = process.make_backend(settings.embedding_backend)
+    backend = wiring.make_backend(settings.embedding_backend)
     found = Plan(backend=backend, price_per_million_tokens=configuration.price_per_million_tokens)
     with _progress() as advance:
         documents = (

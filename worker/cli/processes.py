@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-from worker import process
+from worker import wiring
 from worker.cli.client import Client
 from worker.cli.interruption import Interruption
 from worker.cli.monitor import Monitor, check_port, complete
@@ -145,7 +145,7 @@ def up(services_only: bool, loglevel: str, as_json: bool) -> None:
     for notice in configuration.notices:
         _say(notice)
     if not services_only:
-        process.check_models()  # told once and before anything starts, not by each worker
+        wiring.check_models()  # told once and before anything starts, not by each worker
     interruption = Interruption()
     interruption.install()
     try:
@@ -258,7 +258,7 @@ def _celery(command: str, *arguments: str) -> int:
     _import_tasks()
     # as root: the danger it tells of is pickle, which our workers refuse
     warnings.filterwarnings("ignore", message="You're running the worker with superuser")
-    app = import_module("worker.celery").app
+    app = import_module("worker.celery.application").app
     return int(app.start(["--quiet", command, *arguments]) or 0)
 
 

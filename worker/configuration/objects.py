@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
 
 from worker.configuration.messages import nearest, shown
 from worker.errors import UnknownIndex
-from worker.scheduling import Crontab
+from worker.sources.scheduling import Crontab
 
 
 def _no_boolean(value: object) -> object:

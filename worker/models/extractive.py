@@ -1,6 +1,6 @@
 """Extractive: a chat model that answers by quoting, offline and the same every time.
 
-It reads the numbered passages and the question out of the messages that `worker.prompting` composes, and quotes
+It reads the numbered passages and the question out of the messages that `worker.chat.prompting` composes, and quotes
 the sentences that are nearest to the question, each with the number of its passage. It makes up nothing.
 
 A sentence is scored by the question's words in it and in its passage, weighted by their rarity among the

@@ -19,7 +19,7 @@ import openai
 from llm.models import EmbeddingModel
 from numpy.typing import NDArray
 
-from worker.limits import embedding_limits
+from worker.backends.limits import embedding_limits
 
 _making = Lock()
 

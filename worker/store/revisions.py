@@ -11,8 +11,8 @@ from typing import Any
 
 from psycopg.types.json import Jsonb
 
-from worker import metrics
 from worker.errors import BuildDropped
+from worker.observability import events
 from worker.store import builds, erasure, garbage
 from worker.store.builds import Build
 from worker.store.connection import DROPPED, Connection, retry_on_deadlock
@@ -105,7 +105,7 @@ def publish(connection: Connection, build: Build, docs: Sequence[int]) -> int:
             live = [row[0] for row in connection.execute(build.sql("revisions.sql", "publish"), parameters)]
         published += len(live)
         if build.state == "live":
-            metrics.published(build.index, live)
+            events.published(build.index, live)
     return published
 
 

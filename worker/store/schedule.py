@@ -7,7 +7,7 @@ from typing import Any
 
 from psycopg.rows import class_row, dict_row
 
-from worker.scheduling import next_due
+from worker.sources.scheduling import next_due
 from worker.store.connection import Connection, checkout, retry_on_deadlock
 from worker.store.statements import statement
 

@@ -11,13 +11,13 @@ from llm.models import Model, Prompt, Response
 
 from worker.backends import Reply
 from worker.backends.failures import classify
+from worker.backends.limits import chat_limits
 from worker.backends.llm.deadline import each_within
 from worker.backends.llm.lookup import chat_model, known_name, secrets
 from worker.backends.llm.openai_client import OPENAI_CLASSES, with_lasting_client
 from worker.backends.llm.options import PromptOptions, prompt_options
 from worker.errors import ProviderUnavailable, SettingsError, VectorIndexError
-from worker.limits import chat_limits
-from worker.logs import keys
+from worker.observability.logs import keys
 from worker.tokens import ESTIMATE, counter
 
 # tokens kept for the answer where PROMPT_KWARGS has no max_tokens; a quarter of a small window

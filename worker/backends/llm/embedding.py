@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.backends.failures import classify
+from worker.backends.limits import embedding_limits
 from worker.backends.llm.deadline import within
 from worker.backends.llm.lookup import embedding_model, known_name, secrets
 from worker.errors import ProviderUnavailable, Refused, SettingsError, VectorIndexError
-from worker.limits import embedding_limits
 from worker.tokens import ESTIMATE, OPENAI_ENCODINGS, counter, tokenizer_file
 
 DEFAULT_BATCH_SIZE = 100

@@ -3,7 +3,7 @@
 Each function says one thing that happened, in the words of the place that calls it. Until `start` nobody counts, and
 `prometheus_client` is not even imported. Labels are names of the settings and the few words below, never anything of
 a document, a task or an error: the number of series is bounded. What stands in Postgres and in the broker is not
-counted but read, in worker/monitoring/scraping.py.
+counted but read, in worker/observability/scraping.py.
 """
 
 import logging
@@ -23,7 +23,7 @@ from worker.errors import (
     TooLarge,
     VectorIndexError,
 )
-from worker.logs import documents, keys
+from worker.observability.logs import documents, keys
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry, Counter, Histogram

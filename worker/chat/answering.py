@@ -11,9 +11,9 @@ from typing import Any, Protocol, Self
 import redis
 import stamina
 
-from worker import metrics, prompting
 from worker.backends import Reply
-from worker.budgets import Budget
+from worker.backends.budgets import Budget
+from worker.chat import prompting
 from worker.configuration.addresses import redis_url
 from worker.documents import Passage, clean
 from worker.errors import (
@@ -23,6 +23,7 @@ from worker.errors import (
     TemporaryError,
     VectorIndexError,
 )
+from worker.observability import events
 
 STREAM_KEY = "vector-index:chat:"  # and the task's id
 STREAM_SECONDS = 600
@@ -170,7 +171,7 @@ def answer(
     room = backend.token_limit - backend.prompt_tokens  # for the answer
     tokens = room + sum(backend.count_tokens(message["content"]) for message in prompt.messages)
     for attempt in attempts(unless=lambda: stream is not None and stream.begun):
-        with attempt, budget.first(tokens), metrics.Request(budget.name, metrics.ANSWER) as request:
+        with attempt, budget.first(tokens), events.Request(budget.name, events.ANSWER) as request:
             sent = time.monotonic()
             reply = backend.reply(prompt.messages, say if stream else None)
             request.tokens, request.answer_tokens = reply.input_tokens, reply.output_tokens

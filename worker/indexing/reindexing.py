@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 from worker.configuration import IndexSettings
 from worker.documents import Document, clean
 from worker.errors import BuildDropped, SourceFailed, TemporaryError, VectorIndexError
-from worker.logs import keys
-from worker.packing import batches
+from worker.indexing.packing import batches
+from worker.indexing.staging import SLICE_CHARACTERS, ensure_index, sliced, sort, stage_slice
+from worker.observability.logs import keys
 from worker.recipes import EmbeddingBackend
 from worker.sources import Source
 from worker.sources.files import Skipped
 from worker.sources.sql import SQLSource
-from worker.staging import SLICE_CHARACTERS, ensure_index, sliced, sort, stage_slice
 from worker.store import builds, connection, indexes, reindexing, revisions, upkeep
 from worker.store.reindexing import DOCUMENTS_AT_ONCE, LEASE_SECONDS, Cursor, Figures, Request, Run
 from worker.store.revisions import DOCUMENTS_PER_TRANSACTION, Job

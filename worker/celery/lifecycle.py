@@ -16,8 +16,9 @@ from celery import Celery, Task, bootsteps, signals
 from celery.utils.log import current_process_index
 from celery.worker.components import Pool
 
-from worker import configuration, logs, metrics, outbox, process, pulse
-from worker.broker import (
+from worker import configuration, wiring
+from worker.celery import liveness
+from worker.celery.broker import (
     BROKER_ERRORS,
     EMBED,
     QUEUES,
@@ -27,10 +28,12 @@ from worker.broker import (
     guard_results,
     lengths,
 )
-from worker.delivery import take_whole
-from worker.draining import Drainer
+from worker.celery.upstream.delivery import take_whole
+from worker.celery.upstream.full_broker import guard_full, in_place
 from worker.errors import ServiceUnreachable, VectorIndexError
-from worker.headroom import guard_full, in_place
+from worker.indexing import outbox
+from worker.indexing.draining.drainer import Drainer
+from worker.observability import events, logs
 from worker.store import connection
 
 SWEEP_SECONDS = 30.0
@@ -59,7 +62,7 @@ def start(sender: Any, **_: Any) -> None:
     if EMBED in sender.app.amqp.queues.consume_from and "thread" not in str(sender.pool_cls):
         end(f"the queue {EMBED} needs --pool=threads: its requests run in threads of the worker process", 2)
     try:
-        for notice in process.prepare():
+        for notice in wiring.prepare():
             logger.warning(notice)
         serve_metrics(forks="prefork" in str(sender.pool_cls))
     except VectorIndexError as error:
@@ -72,15 +75,15 @@ def serve_metrics(*, forks: bool) -> None:
     settings = configuration.current()
     if settings.metrics_port is None:
         return
-    from worker.monitoring import scraping  # it imports prometheus_client
+    from worker.observability import scraping
 
     folder = None
     if forks:
         _metrics_folder.append(TemporaryDirectory(prefix="vector-index-metrics-", ignore_cleanup_errors=True))
         folder = configuration.environment()["PROMETHEUS_MULTIPROC_DIR"] = _metrics_folder[0].name
-    registry = metrics.start(folder, process=lambda: current_process_index() or "parent")
-    metrics.expect(*process.measured())
-    addresses = process.addresses()
+    registry = events.start(folder, process=lambda: current_process_index() or "parent")
+    events.expect(*wiring.measured())
+    addresses = wiring.addresses()
     registry.register(scraping.State(addresses.database_url, lambda: lengths(addresses.broker_url, QUEUES)))
     listening = scraping.serve(settings.metrics_address, settings.metrics_port, registry)
     if forks:  # a child that outlives this process would keep the port; the solo pool sends the signal, too
@@ -94,7 +97,7 @@ def begin_task(task: Task, **_: Any) -> None:
 
 
 def count_task(task: Task, state: str | None, **_: Any) -> None:
-    metrics.task(task.name, state, time.monotonic() - task.request.counted_from)
+    events.task(task.name, state, time.monotonic() - task.request.counted_from)
 
 
 @signals.worker_ready.connect
@@ -108,12 +111,12 @@ def start_draining(sender: Any, **_: Any) -> None:
     LeaseHeartbeat.on_turn = beat
     beat()
     if EMBED in sender.app.amqp.queues.consume_from:
-        _drainers[:] = process.drainers()
+        _drainers[:] = wiring.drainers()
         for drainer in _drainers:
             drainer.start()
         names = list(configuration.current().indexes)
         wake = partial(wake_staging, sender.app)
-        _pollers[:] = [outbox.Poller(process.addresses().database_url, names, stage_page, wake)]
+        _pollers[:] = [outbox.Poller(wiring.addresses().database_url, names, stage_page, wake)]
         _pollers[0].start()
         with in_place():  # a full broker takes this one: a worker starts there, too
             sender.app.send_task("tasks.sweep", expires=SWEEP_SECONDS)
@@ -124,7 +127,7 @@ def start_draining(sender: Any, **_: Any) -> None:
 
 def stage_page(index: str) -> bool:
     """Stage a page of the outbox; whether more waits."""
-    target = process.index(index)
+    target = wiring.index(index)
     limit = configuration.current().max_document_bytes
     return outbox.consume(target.url, target.settings, target.backend, max_bytes=limit)
 
@@ -143,7 +146,7 @@ def beat() -> None:
     """Let `vector-index live` see that this process lives."""
     try:
         for node in list(_nodes):
-            pulse.beat(configuration.current().home, node)
+            liveness.beat(configuration.current().home, node)
     except OSError as error:
         logger.warning("pulse_not_written", extra=logs.keys(error=str(error), mend="set VECTOR_INDEX_HOME"))
 
@@ -216,7 +219,7 @@ def clean_up() -> None:
         folder.cleanup()
     while _nodes:
         with suppress(OSError):
-            pulse.end(configuration.current().home, _nodes.pop())
+            liveness.end(configuration.current().home, _nodes.pop())
 
 
 def let_go() -> None:

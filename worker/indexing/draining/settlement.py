@@ -7,9 +7,6 @@ from dataclasses import dataclass, replace
 
 import stamina
 
-from worker import metrics
-from worker.draining.provider import PAUSE_SECONDS, Provider, backoff_seconds
-from worker.draining.requests import Sender, Sent
 from worker.errors import (
     BuildDropped,
     InputError,
@@ -18,7 +15,10 @@ from worker.errors import (
     TemporaryError,
     VectorIndexError,
 )
-from worker.logs import keys
+from worker.indexing.draining.provider import PAUSE_SECONDS, Provider, backoff_seconds
+from worker.indexing.draining.sending import Sender, Sent
+from worker.observability import events
+from worker.observability.logs import keys
 from worker.recipes import Recipe
 from worker.store import builds, connection, queue, revisions
 from worker.store.connection import Connection
@@ -87,7 +87,7 @@ class Settlement:
             spent = [item for item in claim.inputs if item.attempts > MAX_ATTEMPTS]
             for item in spent:
                 reason = f"given up after {MAX_ATTEMPTS} attempts: the worker died each time it was embedded"
-                metrics.failed(claim.build.index, queue.fail(conn, claim, item.hash, reason), None)
+                events.failed(claim.build.index, queue.fail(conn, claim, item.hash, reason), None)
         return bool(claim.inputs) and not spent
 
     def _set_aside(self, claim: Claim, error: SettingsError) -> None:
@@ -154,7 +154,7 @@ class Settlement:
         if isinstance(error, InputError):
             self._fail(conn, claim, sent, error)
             return
-        metrics.retried(claim.build.index, len(sent.inputs), error)
+        events.retried(claim.build.index, len(sent.inputs), error)
         if isinstance(error, SettingsError):
             self.provider.failure = (
                 error  # a word tells whether they are mended, not a request that is paid for
@@ -174,7 +174,7 @@ class Settlement:
 
     def _fail(self, conn: Connection, claim: Claim, sent: Sent, error: VectorIndexError) -> None:
         for item in sent.inputs:
-            metrics.failed(claim.build.index, queue.fail(conn, claim, item.hash, str(error)), error)
+            events.failed(claim.build.index, queue.fail(conn, claim, item.hash, str(error)), error)
 
 
 def _is_unanswered(sent: Sent) -> bool:

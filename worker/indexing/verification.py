@@ -11,10 +11,10 @@ from itertools import islice
 from typing import Any
 from uuid import uuid4
 
-from worker import staging
 from worker.configuration import IndexSettings
 from worker.documents import Document
-from worker.draining.settlement import MAX_ATTEMPTS
+from worker.indexing import staging
+from worker.indexing.draining.settlement import MAX_ATTEMPTS
 from worker.recipes import EmbeddingBackend
 from worker.store import builds, connection, upkeep, verify
 from worker.store.builds import Build

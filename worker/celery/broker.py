@@ -24,11 +24,11 @@ from kombu.exceptions import KombuError, OperationalError
 from kombu.transport.redis import PRIORITY_STEPS, Channel
 
 from worker import configuration
+from worker.celery.argument_summary import summary
+from worker.celery.upstream.full_broker import in_place, insist
 from worker.configuration.addresses import redis_url
 from worker.errors import Bug, InputError, InvalidQuery, ServiceUnreachable, VectorIndexError
-from worker.headroom import in_place, insist
-from worker.logs import keys
-from worker.summaries import summary
+from worker.observability.logs import keys
 
 STAGING, EMBED, CHAT = "vector_index", "vector_index.embed", "vector_index.chat"
 QUEUES = (STAGING, EMBED, CHAT)
@@ -337,7 +337,7 @@ class HiddenTask(Task):  # type: ignore[misc]
     abstract = True
     default_retry_delay = 5  # seconds; after the death of its process
     throws = (VectorIndexError,)  # said in one line of the log; any other error is a bug, with its traceback
-    Request = "worker.broker:HiddenArguments"
+    Request = "worker.celery.broker:HiddenArguments"
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Raises InvalidQuery for arguments that are not the task's: a mistake of the sender, no bug of ours.

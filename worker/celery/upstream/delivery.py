@@ -22,8 +22,8 @@ from kombu.transport.redis import Channel, QoS
 from kombu.utils.json import dumps, loads
 from redis.exceptions import OutOfMemoryError
 
-from worker.headroom import NOTHING
-from worker.logs import keys as log_keys
+from worker.celery.upstream.full_broker import NOTHING
+from worker.observability.logs import keys as log_keys
 
 WAIT_SECONDS = 1.0  # of the server, for a message in an empty queue
 TURN_SECONDS = 0.05  # the same for each of several queues in turn: it can wait for one only

@@ -9,8 +9,8 @@ from inspect import signature
 from typing import Any, ParamSpec, TypeVar
 
 from worker import backends, configuration, services
-from worker.answering import ChatBackend
-from worker.budgets import CHAT_BURST, Budget
+from worker.backends.budgets import CHAT_BURST, Budget
+from worker.chat.answering import ChatBackend
 from worker.configuration import (
     ChatBackendSettings,
     Configuration,
@@ -18,8 +18,8 @@ from worker.configuration import (
     IndexSettings,
     SourceSettings,
 )
-from worker.draining import Drainer
 from worker.errors import InvalidQuery, SettingsError
+from worker.indexing.draining.drainer import Drainer
 from worker.recipes import EmbeddingBackend
 from worker.services import Addresses
 from worker.sources import Source

@@ -1,4 +1,4 @@
-"""The Celery app: queues, routes and settings. What a worker does from start to end: worker/lifecycle.py.
+"""The Celery app: queues, routes and settings. What a worker does from start to end: worker/celery/lifecycle.py.
 
 Nothing is read or connected at import; Celery asks for its settings when a command needs them.
 """
@@ -14,8 +14,8 @@ from celery.app import trace
 from celery.apps import worker as celery_worker
 from kombu.entity import Queue
 
-from worker import configuration, logs, monitors, process
-from worker.broker import (
+from worker import configuration, wiring
+from worker.celery.broker import (
     CHAT,
     EMBED,
     QUEUES,
@@ -25,9 +25,11 @@ from worker.broker import (
     LeaseHeartbeat,
     OneLine,
 )
+from worker.celery.lifecycle import SWEEP_SECONDS, EndInTime, end, end_with
+from worker.celery.upstream import flower
 from worker.errors import VectorIndexError
-from worker.lifecycle import SWEEP_SECONDS, EndInTime, end, end_with
-from worker.scheduling import look_seconds
+from worker.observability import logs
+from worker.sources.scheduling import look_seconds
 from worker.store import connection
 
 TASK_MODULES = (
@@ -61,7 +63,7 @@ STATIC: dict[str, Any] = {
     "accept_content": ["json"],
     "result_accept_content": ["json"],
     "task_acks_late": True,
-    # a process of the pool that dies: its message is sent again, and fails the third time (worker/broker.py)
+    # a process of the pool that dies: its message is sent again, and fails the third time (worker/celery/broker.py)
     "task_retry_on_worker_lost": True,
     "task_reject_on_worker_lost": True,  # where it cannot be sent, it stays
     "task_track_started": True,
@@ -75,7 +77,7 @@ STATIC: dict[str, Any] = {
     "broker_connection_retry_on_startup": True,
     "broker_connection_max_retries": None,
     "broker_transport_options": {
-        "visibility_timeout": VISIBILITY_TIMEOUT_SECONDS,  # short, as leases are renewed: worker/broker.py
+        "visibility_timeout": VISIBILITY_TIMEOUT_SECONDS,  # short, as leases are renewed: worker/celery/broker.py
         # names of our own: by Celery's, our workers would deliver again what an application's hold for longer
         "unacked_key": "vector_index:unacked",
         "unacked_index_key": "vector_index:unacked_index",
@@ -107,7 +109,7 @@ TASK_EVENTS = {
 }
 
 # no fixups: where DJANGO_SETTINGS_MODULE is set for a source, Celery's would set up the application's Django in here
-app = Celery("vector_index", task_cls="worker.broker:HiddenTask", fixups=())
+app = Celery("vector_index", task_cls="worker.celery.broker:HiddenTask", fixups=())
 app.steps["consumer"].add(LeaseHeartbeat)
 app.steps["worker"].add(EndInTime)
 
@@ -126,10 +128,10 @@ def configure(sender: Celery, **_: Any) -> None:
     # Celery imports our modules with the working folder first on the path: what is loaded stays ours
     import_module("tasks")
     try:
-        broker, results = process.addresses().broker_url, process.result_backend()
+        broker, results = wiring.addresses().broker_url, wiring.result_backend()
     except VectorIndexError as error:
         end_with(error)
-    monitors.guard()
+    flower.guard()
     entries = STATIC["beat_schedule"] | beat_entries()
     sender.config_from_object(
         {
@@ -144,7 +146,7 @@ def configure(sender: Celery, **_: Any) -> None:
 
 def beat_entries() -> dict[str, Any]:
     """A look for what is due, where the settings have a schedule."""
-    schedules = process.schedules().values()
+    schedules = wiring.schedules().values()
     # a message is good for as long as a sweep's, not until the next one: clocks of machines differ by seconds
     options = {"expires": SWEEP_SECONDS}
     entry = {"task": "tasks.due", "schedule": look_seconds(schedules), "options": options}
@@ -164,7 +166,7 @@ def log(loglevel: int, **_: Any) -> None:
 def start_beat(**_: Any) -> None:
     """What has changed in the settings is due from now on, whichever process is started first."""
     try:
-        process.take_over_schedules()
+        wiring.take_over_schedules()
     except VectorIndexError as error:
         end_with(error)
     connection.close_pools()

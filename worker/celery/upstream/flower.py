@@ -1,6 +1,6 @@
 """Flower, and other monitors that run on our app: what they must not show, whoever sent it.
 
-Workers tell no arguments and no results of searches (worker/broker.py); these are the two ways around them.
+Workers tell no arguments and no results of searches (worker/celery/broker.py); these are the two ways around them.
 """
 
 import sys

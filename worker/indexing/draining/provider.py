@@ -5,10 +5,10 @@ import random
 import threading
 import time
 
-from worker import metrics
-from worker.budgets import PATIENCE_SECONDS, Budget
+from worker.backends.budgets import PATIENCE_SECONDS, Budget
 from worker.errors import ProviderUnavailable, VectorIndexError
-from worker.logs import keys
+from worker.observability import events
+from worker.observability.logs import keys
 from worker.recipes import EmbeddingBackend, probe
 
 PROBE_TOKENS = 8  # at most, of a word
@@ -79,7 +79,7 @@ class Provider:
         try:
             with (
                 self._budget.first(PROBE_TOKENS, patience_seconds=patience_seconds),
-                metrics.Request(self._budget.name, metrics.PROBE),
+                events.Request(self._budget.name, events.PROBE),
             ):
                 probe(self._backend)
         except VectorIndexError as error:

@@ -1,7 +1,7 @@
 """Scrape: what Prometheus gets when it asks a worker process.
 
-What happened in the process stands in its memory (worker/metrics.py). What stands in Postgres and in the broker is
-read when somebody asks, by a thread of its own: a service that is away or hangs costs its figures, not the scrape.
+What happened in the process is counted in its memory (worker/observability/events.py). What Postgres and the broker
+hold is read during the scrape, by a thread of its own: a service that is away costs its figures, not the scrape.
 """
 
 import logging

@@ -18,10 +18,10 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from worker import metrics
 from worker.configuration.addresses import redis_url
 from worker.errors import ProviderUnavailable
-from worker.logs import keys
+from worker.observability import events
+from worker.observability.logs import keys
 
 # What a rate lets through at once, as a share of its limit; the rest is spread evenly. A request of a drainer takes
 # half of it at most, so that one that comes late misses nothing. Questions come singly and are large.
@@ -83,7 +83,9 @@ class Budget:
             self._client = redis.Redis.from_url(
                 redis_url(url), socket_timeout=1, socket_connect_timeout=1, retry=Retry(NoBackoff(), 0)
             )
-            self._script = self._client.register_script((files("worker") / "budgets.lua").read_text())
+            self._script = self._client.register_script(
+                (files("worker.backends") / "budgets.lua").read_text()
+            )
         self._lock = threading.Lock()
         self._alone_until = 0.0  # monotonic seconds
         self._times = [0.0, 0.0, 0.0]  # as the script's, of this process, in monotonic seconds
@@ -112,7 +114,7 @@ class Budget:
         """Let nobody send for so long, MAX_PAUSE_SECONDS at most; the seconds."""
         seconds = min(seconds, MAX_PAUSE_SECONDS)
         if seconds > 0:
-            metrics.pause(self.name, seconds)
+            events.pause(self.name, seconds)
             self._run(seconds, 0.0, (0.0, 0.0))
         return seconds
 
@@ -133,7 +135,7 @@ class Budget:
                 rate_limited=True,
             )
         self.give_back(tokens=-owed, held_seconds=0.0)
-        metrics.budget_wait(self.name, wait)
+        events.budget_wait(self.name, wait)
         time.sleep(wait)
         try:
             yield

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from worker import metrics
-from worker.budgets import Budget
+from worker.backends.budgets import Budget
 from worker.chunking import chunk
 from worker.configuration import IndexSettings
 from worker.documents import Passage, clean, embedding_text
 from worker.errors import InvalidQuery
-from worker.ranking import WINDOW, fuse, merge_neighbours
+from worker.observability import events
 from worker.recipes import EmbeddingBackend, Recipe
+from worker.search.ranking import WINDOW, fuse, merge_neighbours
 from worker.store import builds, connection, search
 from worker.store.builds import Build
 from worker.store.connection import Connection
@@ -98,7 +98,7 @@ def retrieve(
     Raises InvalidQuery for a filter that cannot be compiled or lacks the tenant, SettingsError when the backend
     makes other vectors than the index holds, TemporaryError when Postgres or the provider does not answer.
     """
-    with metrics.search(index.name, query.mode):
+    with events.search(index.name, query.mode):
         return _retrieve(url, index, backend, query, budget or Budget("", backend.model_id))
 
 
@@ -117,7 +117,7 @@ def _retrieve(
         recipe.check(index.name, backend)
         question = _question(query.text, recipe, backend)
         tokens = backend.count_tokens(question)
-        with budget.first(tokens), metrics.Request(budget.name, metrics.SEARCH, tokens=tokens):
+        with budget.first(tokens), events.Request(budget.name, events.SEARCH, tokens=tokens):
             vector = backend.embed([question])[0]
 
     wanted = query.offset + query.limit
@@ -199,7 +199,7 @@ def find_similar(url: str, index: IndexSettings, like: LikeDocument) -> list[Pas
     The mean of the document's vectors is the question. None for a document that shows readers no vectors yet.
     Raises InvalidQuery for a document that the index, or with TENANT_FIELD the tenant, does not have.
     """
-    with metrics.search(index.name, "similar"):
+    with events.search(index.name, "similar"):
         return _find_similar(url, index, like)
 
 

@@ -14,15 +14,15 @@ from collections.abc import Sequence
 from contextlib import suppress
 from uuid import UUID
 
-from worker import metrics
-from worker.budgets import MAX_PAUSE_SECONDS, Budget
+from worker.backends.budgets import MAX_PAUSE_SECONDS, Budget
 from worker.configuration import EmbeddingBackendSettings
-from worker.draining.provider import NOT_ASKED, PAUSE_SECONDS, Provider
-from worker.draining.requests import Sender
-from worker.draining.settlement import Settlement
 from worker.errors import Bug, BuildDropped, TemporaryError
-from worker.logs import keys
-from worker.packing import fill
+from worker.indexing.draining.provider import NOT_ASKED, PAUSE_SECONDS, Provider
+from worker.indexing.draining.sending import Sender
+from worker.indexing.draining.settlement import Settlement
+from worker.indexing.packing import fill
+from worker.observability import events
+from worker.observability.logs import keys
 from worker.recipes import EmbeddingBackend
 from worker.store import builds, connection, queue, upkeep
 from worker.store.builds import Build
@@ -188,7 +188,7 @@ class Drainer:
         patience = MAX_PAUSE_SECONDS if self._heavy_tokens else 0.0  # it would find others before it for ever
         wait = self._budget.take(tokens, patience_seconds=patience)
         wait_now = wait if wait <= patience else min(wait, 1.0)
-        metrics.budget_wait(self._budget.name, wait_now)
+        events.budget_wait(self._budget.name, wait_now)
         self._stopping.wait(wait_now)
         if wait > patience:
             return None
@@ -216,7 +216,7 @@ class Drainer:
                 held_seconds=time.monotonic() - taken,
             )
         if claim is not None:
-            metrics.expired(build.index, claim.expired)
+            events.expired(build.index, claim.expired)
             self._heavy_tokens = 0
             self._held[claim.token] = claim
         return claim

@@ -64,7 +64,7 @@ def _row(kind: str, model_id: str) -> dict[str, Any] | None:
 
 @cache
 def _rows(kind: str) -> dict[str, dict[str, Any]]:
-    table = tomllib.loads((files("worker") / "limits.toml").read_text())
+    table = tomllib.loads((files("worker.backends") / "limits.toml").read_text())
     return {
         name: {key: value for key, value in row.items() if key != "models"}
         for row in table[kind]

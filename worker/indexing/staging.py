@@ -9,12 +9,12 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from worker import metrics
 from worker.chunking import chunk, embedding_title
 from worker.configuration import IndexSettings
 from worker.documents import MAX_ID_CHARACTERS, Chunk, Document, clean
 from worker.errors import BuildDropped, InputError, InvalidDocument, TemporaryError, VectorIndexError
-from worker.packing import batches
+from worker.indexing.packing import batches
+from worker.observability import events
 from worker.recipes import EmbeddingBackend, Recipe, probe
 from worker.store import builds, connection, erasure, outbox, revisions, upkeep
 from worker.store.builds import Build
@@ -88,7 +88,7 @@ def ensure_index(url: str, index: IndexSettings, backend: EmbeddingBackend) -> i
     def recipe() -> Mapping[str, Any]:
         # what is away now may come back: what is accepted waits for it
         name = f"embedding:{index.embedding_backend.name}"
-        with suppress(TemporaryError, InputError), metrics.Request(name, metrics.PROBE):
+        with suppress(TemporaryError, InputError), events.Request(name, events.PROBE):
             probe(backend)
         return Recipe.of(index, backend).as_json()
 
@@ -281,7 +281,7 @@ def prepare_and_commit(
         try:
             with connection.checkout(url) as conn:
                 staged = commit(conn, prepared, written)
-                metrics.staged(index, task_id, list(hashes), len(staged))
+                events.staged(index, task_id, list(hashes), len(staged))
                 for build in written:
                     revisions.publish(conn, build, staged)
                 return staged

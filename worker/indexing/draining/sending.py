@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from worker import metrics
-from worker.budgets import Budget
+from worker.backends.budgets import Budget
 from worker.chunking import MIN_TOKENS, chunk
 from worker.documents import Chunk, embedding_text
-from worker.draining.provider import Provider
 from worker.errors import ProviderUnavailable, Refused, SettingsError, TooLarge, VectorIndexError
+from worker.indexing.draining.provider import Provider
+from worker.observability import events
 from worker.recipes import EmbeddingBackend, Recipe
 from worker.store.queue import Claim, Input
 
@@ -56,7 +56,7 @@ class Sender:
                 with self._counted(inputs):
                     vectors = self.backend.embed(texts)
                 self.provider.answered()
-                metrics.embedded(claim.build.index, len(inputs))
+                events.embedded(claim.build.index, len(inputs))
                 ended.append(Sent(inputs=inputs, vectors=vectors))
             except (TooLarge, Refused) as error:
                 takes_words = takes_words or self.takes_words(last_start - time.monotonic())
@@ -97,15 +97,15 @@ class Sender:
                 f"{self.backend.model_id}: halving a request that is too large, or holds what is refused, "
                 "took too long for its lease; the rest is tried again later"
             )
-        metrics.budget_wait(self.budget.name, wait)
+        events.budget_wait(self.budget.name, wait)
         return not self.stopping.wait(wait)
 
-    def _counted(self, inputs: Sequence[Input]) -> metrics.Request:
+    def _counted(self, inputs: Sequence[Input]) -> events.Request:
         """Around a request of these inputs."""
         tokens = sum(item.tokens for item in inputs)
         fill = max(tokens / self.backend.batch_token_limit, len(inputs) / self.backend.batch_size)
-        return metrics.Request(
-            self.budget.name, metrics.DOCUMENTS, inputs=len(inputs), tokens=tokens, fill=fill
+        return events.Request(
+            self.budget.name, events.DOCUMENTS, inputs=len(inputs), tokens=tokens, fill=fill
         )
 
     def _cut(self, recipe: Recipe, item: Input) -> Sequence[Chunk]:

@@ -1,0 +1,1 @@
+"""Chat: passages become a prompt, the prompt an answer with citations."""

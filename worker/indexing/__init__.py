@@ -1,0 +1,1 @@
+"""Indexing: stage documents, wait for their vectors, publish whole revisions."""

@@ -1,0 +1,1 @@
+"""Search: a question becomes a vector and words, their matches become ranked passages."""
