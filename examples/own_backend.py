@@ -8,7 +8,7 @@
 
 in the settings file of workers that can import this module. Each process makes one object and uses it in many
 threads; the keys of CONFIG arrive as keyword arguments, None where absent (EMBEDDING_OUTPUT_DIMENSIONS: `dimensions`).
-All that is asked of the classes: `EmbeddingBackend` in worker/recipes.py, `ChatBackend` in worker/chat/answering.py.
+All that is asked of the classes: `EmbeddingBackend` and `ChatBackend` in worker/protocols.py.
 """
 
 import re
@@ -16,8 +16,8 @@ import zlib
 
 import numpy as np
 
-from worker.backends import Reply
 from worker.errors import Refused
+from worker.protocols import Reply
 
 
 class HashedWords:

@@ -11,10 +11,11 @@ from celery import Task
 from tasks.indexing import WAIT_FOR_SERVICES
 from worker import configuration, wiring
 from worker.celery.application import app
-from worker.celery.broker import EMBED, lengths
+from worker.celery.broker import lengths
 from worker.documents import document_ids
 from worker.errors import BuildDropped, InvalidDocument, InvalidQuery
 from worker.indexing import staging, verification
+from worker.keyspace import EMBED
 from worker.observability.logs import keys
 from worker.store import builds, connection, garbage, hnsw, indexes, outbox, upkeep
 from worker.store.builds import Build

@@ -1,43 +1,13 @@
 """The recipe of a build: everything that its chunks, vectors and lexemes depend on."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 from worker.chunking import CHUNKER
 from worker.configuration import IndexSettings
 from worker.errors import Refused, SettingsError, TooLarge
-
-
-class EmbeddingBackend(Protocol):
-    """What the pipeline asks of an embedding backend, ours or a user's own class."""
-
-    model_id: str
-    token_limit: int  # tokens of one input
-    batch_token_limit: int  # tokens of one request
-    batch_size: int  # inputs of one request
-    tokenizer: str  # its name; a change of it changes the chunks
-    chunk_tokens: int  # the chunk size that suits the model
-    document_prefix: str
-    query_prefix: str
-
-    @property
-    def dimensions(self) -> int:
-        """Length of a vector; may ask the provider once."""
-
-    @property
-    def count_tokens(self) -> Callable[[str], int]:
-        """Tokens of a text, never under the provider's own count."""
-
-    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """One request: an array (len(texts), dimensions), in the order of the texts, of finite non-zero rows.
-
-        Raises TooLarge, ProviderUnavailable, Refused or SettingsError, and nothing else; never Refused for PROBE.
-        """
-
+from worker.protocols import EmbeddingBackend
 
 PROBE = "dimensions"  # what a provider is asked to embed, to see the length of its vectors
 

@@ -3,14 +3,13 @@
 import os
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import wraps
 from inspect import signature
 from typing import Any, ParamSpec, TypeVar
 
 from worker import backends, configuration, services
 from worker.backends.budgets import CHAT_BURST, Budget
-from worker.chat.answering import ChatBackend
 from worker.configuration import (
     ChatBackendSettings,
     Configuration,
@@ -19,10 +18,10 @@ from worker.configuration import (
     SourceSettings,
 )
 from worker.errors import InvalidQuery, SettingsError
+from worker.index import Index
 from worker.indexing.draining.drainer import Drainer
-from worker.recipes import EmbeddingBackend
+from worker.protocols import ChatBackend, EmbeddingBackend, Source
 from worker.services import Addresses
-from worker.sources import Source
 from worker.sources.callable import CallableSource
 from worker.sources.files import FolderSource
 from worker.sources.sql import SQLSource
@@ -50,16 +49,6 @@ def once_per_process(make: Callable[P, T]) -> Callable[P, T]:
             return made[key]
 
     return get
-
-
-@dataclass(frozen=True, kw_only=True)
-class Index:
-    """An index with all that it takes to work on it."""
-
-    url: str  # of Postgres
-    settings: IndexSettings
-    backend: EmbeddingBackend
-    budget: Budget  # of the backend
 
 
 @once_per_process

@@ -9,10 +9,10 @@ import pytest
 import redis
 
 from tests.unit.test_prompting import EXACT, passage
-from worker.backends import Reply
-from worker.chat import answering
+from worker import keyspace
 from worker.chat.answering import Question, Revoked, Stream, answer
 from worker.errors import InvalidQuery, ProviderUnavailable, Refused, ServiceUnreachable, VectorIndexError
+from worker.protocols import Reply
 
 PASSAGES = [passage("Owls hunt at night.", "Owls"), passage("Cats purr.", "Cats")]
 OWLS = Question(text="When do owls hunt?")
@@ -50,7 +50,7 @@ def stream(broker_url: str) -> Stream:
 
 def entries(url: str) -> list[tuple[str, Any]]:
     with redis.Redis.from_url(url, decode_responses=True) as client:
-        found: Any = client.xrange(answering.STREAM_KEY + "task")
+        found: Any = client.xrange(keyspace.STREAM + "task")
     return [(entry["event"], json.loads(entry["data"])) for _, entry in found]
 
 
@@ -121,7 +121,7 @@ def test_a_stream_is_sources_tokens_and_the_whole_result(stream: Stream, broker_
         ("done", result),
     ]
     with redis.Redis.from_url(broker_url) as client:
-        assert 590 < client.ttl(answering.STREAM_KEY + "task") <= 600
+        assert 590 < client.ttl(keyspace.STREAM + "task") <= 600
 
 
 def test_a_stream_without_passages_has_no_token(stream: Stream, broker_url: str) -> None:

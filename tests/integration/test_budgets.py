@@ -16,13 +16,14 @@ from tests.integration.conftest import HashBackend
 from tests.provider import Provider
 from tests.provider.http import Reply, Request
 from worker.backends import budgets
-from worker.backends.budgets import KEY, PATIENCE_SECONDS, Budget
+from worker.backends.budgets import PATIENCE_SECONDS, Budget
 from worker.configuration import IndexSettings
 from worker.errors import ProviderUnavailable
 from worker.indexing import staging
 from worker.indexing.draining.drainer import Drainer
 from worker.indexing.draining.provider import PROBE_TOKENS
 from worker.indexing.draining.settlement import LEASE_MARGIN_SECONDS
+from worker.keyspace import BUDGET
 from worker.store import connection
 from worker.tokens import counter
 
@@ -373,8 +374,8 @@ def test_a_budget_leaves_nothing_behind_in_redis(broker_url: str) -> None:
     budget.take(40)
     budget.give_back(tokens=40, requests=1, held_seconds=0.0)
     with redis.Redis.from_url(broker_url) as client:
-        assert 0 < client.pttl(KEY + budget.name) <= 120_000
-        assert client.keys("*") == [(KEY + budget.name).encode()]
+        assert 0 < client.pttl(BUDGET + budget.name) <= 120_000
+        assert client.keys("*") == [(BUDGET + budget.name).encode()]
 
 
 def test_a_limit_below_one_question_costs_a_minute_not_hours(clock: Clock) -> None:

@@ -13,7 +13,7 @@ from tests.integration.test_pipeline import Application, application  # noqa: F4
 from worker.configuration import SourceSettings
 from worker.errors import SettingsError, SourceFailed, TemporaryError
 from worker.indexing import reindexing as product
-from worker.sources import Source
+from worker.protocols import Source
 from worker.sources.files import FolderSource
 from worker.store import builds, connection, reindexing, revisions, upkeep
 from worker.store.reindexing import Request

@@ -4,9 +4,10 @@ import llm
 import pytest
 
 from tests.unit.test_prompting import EXACT, passage
-from worker.backends import Reply, warm_up
+from worker.backends import warm_up
 from worker.backends.llm import LLMChatBackend
 from worker.chat import prompting
+from worker.protocols import Reply
 
 PASSAGES = [
     passage(

@@ -14,11 +14,12 @@ ROOT = Path(__file__).parents[2]
 
 # From the ground up. A room imports the floors below it and no room of its own floor.
 FLOORS = [
-    {"settings", "worker.errors"},
-    {"worker.documents", "worker.observability", "worker.tokens"},
+    {"settings", "worker.errors", "worker.keyspace"},
+    {"worker.documents", "worker.observability", "worker.protocols", "worker.tokens"},
     {"worker.chunking", "worker.services", "worker.sources"},
     {"worker.configuration", "worker.store"},
     {"worker.backends", "worker.observability.scraping", "worker.recipes"},
+    {"worker.index"},
     {"worker.chat", "worker.indexing", "worker.models", "worker.search"},
     {"worker.wiring"},
     {"worker.celery"},

@@ -1,6 +1,5 @@
 """What talks to models. A backend is a class that the settings name by its dotted path."""
 
-from dataclasses import dataclass
 from importlib import import_module
 from threading import Lock
 from traceback import walk_tb
@@ -12,15 +11,6 @@ _BROKEN = (ImportError, SyntaxError, AttributeError, KeyError, TypeError, ValueE
 
 _lock = Lock()
 _warm = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reply:
-    """What a chat model answered."""
-
-    text: str
-    input_tokens: int  # as the provider counted, else as we do
-    output_tokens: int
 
 
 def load(path: str) -> type:

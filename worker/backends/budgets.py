@@ -18,6 +18,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from worker import keyspace
 from worker.configuration.addresses import redis_url
 from worker.errors import ProviderUnavailable
 from worker.observability import events
@@ -33,8 +34,6 @@ MAX_PAUSE_SECONDS = (
     600.0  # then one request asks again: an operator may have mended what a long pause was for
 )
 ALONE_SECONDS = 5.0  # until Redis is tried again
-
-KEY = "vector-index:budget:"  # and the kind and the name of the backend
 
 logger = logging.getLogger("vector_index.budget")
 
@@ -154,7 +153,9 @@ class Budget:
         if self._shared():
             times = (pause, patience, costs[0], bursts[0], costs[1], bursts[1])
             try:
-                wait = self._script(keys=[KEY + self.name], args=[_microseconds(time) for time in times])
+                wait = self._script(
+                    keys=[keyspace.BUDGET + self.name], args=[_microseconds(time) for time in times]
+                )
                 return float(wait) / 1e6
             except redis.RedisError as error:
                 self._go_alone(error)
@@ -177,7 +178,7 @@ class Budget:
             try:
                 with self._client.pipeline(transaction=False) as pipe:
                     for field, seconds in zip(("requests", "tokens"), back, strict=True):
-                        pipe.hincrby(KEY + self.name, field, -_microseconds(seconds))
+                        pipe.hincrby(keyspace.BUDGET + self.name, field, -_microseconds(seconds))
                     pipe.execute()
             except redis.RedisError as error:
                 self._go_alone(error)

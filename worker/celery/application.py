@@ -15,19 +15,11 @@ from celery.apps import worker as celery_worker
 from kombu.entity import Queue
 
 from worker import configuration, wiring
-from worker.celery.broker import (
-    CHAT,
-    EMBED,
-    QUEUES,
-    RESTORE_SECONDS,
-    STAGING,
-    VISIBILITY_TIMEOUT_SECONDS,
-    LeaseHeartbeat,
-    OneLine,
-)
+from worker.celery.broker import RESTORE_SECONDS, VISIBILITY_TIMEOUT_SECONDS, LeaseHeartbeat, OneLine
 from worker.celery.lifecycle import SWEEP_SECONDS, EndInTime, end, end_with
 from worker.celery.upstream import flower
 from worker.errors import VectorIndexError
+from worker.keyspace import CHAT, EMBED, QUEUES, STAGING, UNACKED, UNACKED_INDEX
 from worker.observability import logs
 from worker.sources.scheduling import look_seconds
 from worker.store import connection
@@ -78,9 +70,8 @@ STATIC: dict[str, Any] = {
     "broker_connection_max_retries": None,
     "broker_transport_options": {
         "visibility_timeout": VISIBILITY_TIMEOUT_SECONDS,  # short, as leases are renewed: worker/celery/broker.py
-        # names of our own: by Celery's, our workers would deliver again what an application's hold for longer
-        "unacked_key": "vector_index:unacked",
-        "unacked_index_key": "vector_index:unacked_index",
+        "unacked_key": UNACKED,
+        "unacked_index_key": UNACKED_INDEX,
         "unacked_restore_interval": RESTORE_SECONDS,
         "health_check_interval": 25,
         "socket_connect_timeout": 5,

@@ -30,8 +30,6 @@ from worker.configuration.addresses import redis_url
 from worker.errors import Bug, InputError, InvalidQuery, ServiceUnreachable, VectorIndexError
 from worker.observability.logs import keys
 
-STAGING, EMBED, CHAT = "vector_index", "vector_index.embed", "vector_index.chat"
-QUEUES = (STAGING, EMBED, CHAT)
 VISIBILITY_TIMEOUT_SECONDS = 60  # after which the messages of a dead worker are taken by another
 RESTORE_SECONDS = 10  # between two looks for such messages
 HEARTBEAT_SECONDS = 10

@@ -20,8 +20,6 @@ from worker import configuration, wiring
 from worker.celery import liveness
 from worker.celery.broker import (
     BROKER_ERRORS,
-    EMBED,
-    QUEUES,
     HideBodies,
     LeaseHeartbeat,
     guard_reconnect,
@@ -33,6 +31,7 @@ from worker.celery.upstream.full_broker import guard_full, in_place
 from worker.errors import ServiceUnreachable, VectorIndexError
 from worker.indexing import outbox
 from worker.indexing.draining.drainer import Drainer
+from worker.keyspace import EMBED, QUEUES
 from worker.observability import events, logs
 from worker.store import connection
 

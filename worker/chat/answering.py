@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import redis
 import stamina
 
-from worker.backends import Reply
+from worker import keyspace
 from worker.backends.budgets import Budget
 from worker.chat import prompting
 from worker.configuration.addresses import redis_url
@@ -24,8 +24,8 @@ from worker.errors import (
     VectorIndexError,
 )
 from worker.observability import events
+from worker.protocols import ChatBackend
 
-STREAM_KEY = "vector-index:chat:"  # and the task's id
 STREAM_SECONDS = 600
 MAX_STREAM_ENTRIES = 200_000  # above the tokens of the longest answer of any known model
 
@@ -35,19 +35,6 @@ LONGEST_WAIT_SECONDS = 5.0
 
 ROLES = ("user", "assistant")
 NOTHING_FOUND = f"This question {prompting.NO_ANSWER}."
-
-
-class ChatBackend(Protocol):
-    """What answering asks of a chat backend, ours or a user's own class."""
-
-    model_id: str
-    token_limit: int  # tokens of a prompt with its answer
-    prompt_tokens: int  # tokens of a prompt, at most; room for the answer is kept already
-    system: str | None  # wins over the index's QUERY_PROMPT
-    count_tokens: Callable[[str], int]  # never under the provider's own count
-
-    def reply(self, messages: Sequence[Mapping[str, str]], say: Callable[[str], None] | None = None) -> Reply:
-        """The answer to messages {"role", "content"}; `say` takes each piece as it comes, and may raise."""
 
 
 class Revoked(VectorIndexError):
@@ -87,7 +74,7 @@ class Question:
 
 
 class Stream:
-    """An answer as it comes, in the Redis stream STREAM_KEY + id: entries of `event` and `data` (JSON).
+    """An answer as it comes, in the Redis stream keyspace.STREAM + id: entries of `event` and `data` (JSON).
 
     `sources` (rows as of search), `token` (a string) as often as the model says something, then `done` (the whole
     result) or `error` (a sentence). Kept for STREAM_SECONDS after the last entry. A task that runs again starts the
@@ -96,7 +83,7 @@ class Stream:
 
     def __init__(self, url: str, id: str) -> None:
         self._client = redis.Redis.from_url(redis_url(url), socket_timeout=10, socket_connect_timeout=5)
-        self._key = STREAM_KEY + id
+        self._key = keyspace.STREAM + id
         self.begun = False  # whether a reader has seen tokens
 
     def write(self, event: str, data: object) -> None:

@@ -10,12 +10,12 @@ import click
 import redis
 from celery.result import AsyncResult
 
-from worker.cli.client import CHAT, LOOK_SECONDS, Client, Waiting
+from worker import keyspace
+from worker.cli.client import LOOK_SECONDS, Client, Waiting
 from worker.cli.documents import options
 from worker.configuration import load
 from worker.configuration.addresses import redis_url
-
-STREAM_KEY = "vector-index:chat:"  # as the contract names it, to any application
+from worker.keyspace import CHAT
 
 
 @click.command()
@@ -52,7 +52,7 @@ def _pieces(client: Client, url: str, task: "AsyncResult[Any]") -> Iterator[str]
     with client.reachable(), redis.Redis.from_url(redis_url(url), decode_responses=True) as stream:
         while True:
             ended = task.ready()  # looked at before the stream is read: what was written by then is read
-            entries: Any = stream.xread({STREAM_KEY + str(task.id): last})
+            entries: Any = stream.xread({keyspace.STREAM + str(task.id): last})
             for id, entry in entries[0][1] if entries else ():
                 last = id
                 if entry["event"] == "token":

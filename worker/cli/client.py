@@ -15,7 +15,6 @@ from worker.configuration.addresses import redacted
 from worker.errors import ServiceUnreachable, VectorIndexError
 from worker.services import attach
 
-STAGING, CHAT = "vector_index", "vector_index.chat"
 PATIENCE_SECONDS = 10  # without a sign of the task, before the workers are asked
 LOOK_SECONDS = 0.05
 

@@ -20,13 +20,14 @@ from typing import Any
 import click
 from rich.console import Console
 
-from worker.cli.client import CHAT, STAGING, Client
+from worker.cli.client import Client
 from worker.cli.interruption import Interruption
 from worker.cli.processes import PROCESSES, await_workers, command_line
 from worker.cli.supervision import Supervisor
 from worker.configuration import environment, load
 from worker.configuration.layers import SCALARS
 from worker.errors import VectorIndexError
+from worker.keyspace import CHAT, STAGING
 from worker.services import running
 
 QUESTIONS = (

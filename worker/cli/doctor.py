@@ -22,6 +22,7 @@ from worker.configuration import (
     load,
 )
 from worker.errors import InputError, ServiceUnreachable, SettingsError, VectorIndexError
+from worker.keyspace import QUEUES
 from worker.recipes import Recipe, probe
 from worker.services import attach
 from worker.sources.callable import CallableSource
@@ -33,7 +34,6 @@ MINIMUM_REDIS = (6, 2)
 MEMORY_SHARE = 0.8  # of the broker's maxmemory
 PROMPT = "Say ok."
 SHOWN_CHARACTERS = 40  # of an answer
-QUEUES = ("vector_index", "vector_index.embed", "vector_index.chat")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,11 +14,12 @@ from celery.result import AsyncResult
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from worker.cli.client import CHAT, LOOK_SECONDS, STAGING, Client, TaskFailed, Waiting, outcome
+from worker.cli.client import LOOK_SECONDS, Client, TaskFailed, Waiting, outcome
 from worker.configuration import load
 from worker.documents import document_ids
 from worker.errors import InvalidQuery
 from worker.indexing.packing import batches
+from worker.keyspace import CHAT, STAGING
 from worker.sources import files
 
 # A message is stored base64 in the broker, and again while its task runs: about 100 kB each is kind to it.

@@ -18,11 +18,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
-from worker.cli.client import CHAT, PATIENCE_SECONDS, STAGING, Client, outcome
+from worker.cli.client import PATIENCE_SECONDS, Client, outcome
 from worker.cli.documents import filter_of, options
 from worker.configuration import load
 from worker.documents import document_id, document_ids
 from worker.errors import InvalidDocument, InvalidQuery
+from worker.keyspace import CHAT, STAGING
 from worker.search.retrieval import MODES
 
 CUTOFFS = (1, 5)  # of Hit@k, beside the limit

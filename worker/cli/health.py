@@ -6,13 +6,14 @@ from worker.celery import liveness
 from worker.celery.liveness import Pulse
 from worker.configuration import load
 from worker.errors import ServiceUnreachable
+from worker.keyspace import CHAT, EMBED, STAGING
 
 # a worker writes every 10 s, or 20 where its broker does not answer
 SILENT_SECONDS = 60.0
 KINDS: dict[str, set[str]] = {
-    "staging": {"vector_index"},
-    "embed": {"vector_index.embed"},
-    "chat": {"vector_index.chat"},
+    "staging": {STAGING},
+    "embed": {EMBED},
+    "chat": {CHAT},
 }
 KINDS["all"] = set().union(*KINDS.values())
 kinds = click.Choice(tuple(KINDS))

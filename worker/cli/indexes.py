@@ -5,10 +5,11 @@ from typing import Any
 
 import click
 
-from worker.cli.client import CHAT, STAGING, Client
+from worker.cli.client import Client
 from worker.cli.documents import options, output
 from worker.configuration import load
 from worker.errors import InvalidQuery
+from worker.keyspace import CHAT, STAGING
 
 
 @click.command()

@@ -23,7 +23,8 @@ from worker.configuration import IndexSettings, load
 from worker.documents import Chunk, Document
 from worker.indexing.packing import batches
 from worker.indexing.staging import split
-from worker.recipes import EmbeddingBackend, Recipe
+from worker.protocols import EmbeddingBackend
+from worker.recipes import Recipe
 from worker.store.builds import Build
 from worker.tokens import ESTIMATE
 

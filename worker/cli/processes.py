@@ -24,6 +24,7 @@ from worker.cli.supervision import Supervisor
 from worker.configuration import Configuration, environment, load
 from worker.configuration.addresses import redacted
 from worker.errors import ServiceUnreachable, SettingsError
+from worker.keyspace import CHAT, EMBED, QUEUES, STAGING
 from worker.services import running
 from worker.store import schema
 
@@ -40,12 +41,10 @@ class Pool:
 # Staging parses and hashes, on cores; the others wait for a provider or for Postgres, in threads.
 # `processes` is Celery's prefork: `--pool prefork` Celery takes for not given, and the app's own setting wins.
 POOLS = {
-    "staging": Pool(queues=["vector_index"], kind="processes", concurrency=None),
-    "embed": Pool(queues=["vector_index.embed"], kind="threads", concurrency=64),
-    "chat": Pool(queues=["vector_index.chat"], kind="threads", concurrency=16),
-    "all": Pool(
-        queues=["vector_index", "vector_index.embed", "vector_index.chat"], kind="threads", concurrency=64
-    ),
+    "staging": Pool(queues=[STAGING], kind="processes", concurrency=None),
+    "embed": Pool(queues=[EMBED], kind="threads", concurrency=64),
+    "chat": Pool(queues=[CHAT], kind="threads", concurrency=16),
+    "all": Pool(queues=QUEUES, kind="threads", concurrency=64),
 }
 PROCESSES = ("staging", "embed", "chat")  # of `up`: a backlog must not delay an answer
 

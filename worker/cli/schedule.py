@@ -7,9 +7,10 @@ from zoneinfo import ZoneInfo
 
 import click
 
-from worker.cli.client import CHAT, Client
+from worker.cli.client import Client
 from worker.cli.documents import output
 from worker.configuration import load
+from worker.keyspace import CHAT
 
 OVERDUE_SECONDS = 60.0  # more than the longest time between two looks: nobody looks
 COUNTS = ("read", "staged", "unchanged", "deleted", "rejected")

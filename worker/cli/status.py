@@ -16,9 +16,10 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from worker.cli.client import CHAT, Client
+from worker.cli.client import Client
 from worker.cli.documents import output
 from worker.configuration import load
+from worker.keyspace import CHAT
 
 RATE_SECONDS = 10.0  # over which rates are taken
 COLOURS = {"live": "green", "pending": "yellow", "failed": "red"}  # of figures that are not 0

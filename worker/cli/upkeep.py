@@ -5,10 +5,11 @@ from typing import Any
 
 import click
 
-from worker.cli.client import CHAT, STAGING, Client
+from worker.cli.client import Client
 from worker.cli.documents import MAX_SHOWN, options, output
 from worker.configuration import load
 from worker.documents import document_ids
+from worker.keyspace import CHAT, STAGING
 
 FAILURES_AT_ONCE = 1000
 RETRY_IDS = 1000  # per message

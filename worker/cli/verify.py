@@ -5,9 +5,10 @@ from typing import Any
 
 import click
 
-from worker.cli.client import STAGING, Client
+from worker.cli.client import Client
 from worker.cli.documents import options, output
 from worker.configuration import load
+from worker.keyspace import STAGING
 
 
 @click.command()

@@ -17,7 +17,7 @@ from worker.configuration import IndexSettings
 from worker.documents import Document, check_size
 from worker.errors import Bug, InputError, InvalidDocument, SettingsError, TemporaryError, VectorIndexError
 from worker.indexing.staging import ensure_index, prepare_and_commit, sliced
-from worker.recipes import EmbeddingBackend
+from worker.protocols import EmbeddingBackend
 from worker.store import connection, outbox
 from worker.store.outbox import Change, Content
 from worker.store.writing import PreparedInVain

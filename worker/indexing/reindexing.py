@@ -24,8 +24,7 @@ from worker.errors import BuildDropped, SourceFailed, TemporaryError, VectorInde
 from worker.indexing.packing import batches
 from worker.indexing.staging import SLICE_CHARACTERS, ensure_index, sliced, sort, stage_slice
 from worker.observability.logs import keys
-from worker.recipes import EmbeddingBackend
-from worker.sources import Source
+from worker.protocols import EmbeddingBackend, Source
 from worker.sources.files import Skipped
 from worker.sources.sql import SQLSource
 from worker.store import builds, connection, indexes, reindexing, revisions, upkeep

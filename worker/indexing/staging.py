@@ -15,7 +15,8 @@ from worker.documents import MAX_ID_CHARACTERS, Chunk, Document, clean
 from worker.errors import BuildDropped, InputError, InvalidDocument, TemporaryError, VectorIndexError
 from worker.indexing.packing import batches
 from worker.observability import events
-from worker.recipes import EmbeddingBackend, Recipe, probe
+from worker.protocols import EmbeddingBackend
+from worker.recipes import Recipe, probe
 from worker.store import builds, connection, erasure, outbox, revisions, upkeep
 from worker.store.builds import Build
 from worker.store.connection import Connection

@@ -15,7 +15,7 @@ from worker.configuration import IndexSettings
 from worker.documents import Document
 from worker.indexing import staging
 from worker.indexing.draining.settlement import MAX_ATTEMPTS
-from worker.recipes import EmbeddingBackend
+from worker.protocols import EmbeddingBackend
 from worker.store import builds, connection, upkeep, verify
 from worker.store.builds import Build
 from worker.store.garbage import Key

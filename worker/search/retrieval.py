@@ -19,7 +19,8 @@ from worker.configuration import IndexSettings
 from worker.documents import Passage, clean, embedding_text
 from worker.errors import InvalidQuery
 from worker.observability import events
-from worker.recipes import EmbeddingBackend, Recipe
+from worker.protocols import EmbeddingBackend
+from worker.recipes import Recipe
 from worker.search.ranking import WINDOW, fuse, merge_neighbours
 from worker.store import builds, connection, search
 from worker.store.builds import Build

@@ -9,7 +9,6 @@ import llm
 from llm.default_plugins.openai_models import Completion
 from llm.models import Model, Prompt, Response
 
-from worker.backends import Reply
 from worker.backends.failures import classify
 from worker.backends.limits import chat_limits
 from worker.backends.llm.deadline import each_within
@@ -18,6 +17,7 @@ from worker.backends.llm.openai_client import OPENAI_CLASSES, with_lasting_clien
 from worker.backends.llm.options import PromptOptions, prompt_options
 from worker.errors import ProviderUnavailable, SettingsError, VectorIndexError
 from worker.observability.logs import keys
+from worker.protocols import Reply
 from worker.tokens import ESTIMATE, counter
 
 # tokens kept for the answer where PROMPT_KWARGS has no max_tokens; a quarter of a small window

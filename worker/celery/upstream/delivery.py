@@ -22,7 +22,7 @@ from kombu.transport.redis import Channel, QoS
 from kombu.utils.json import dumps, loads
 from redis.exceptions import OutOfMemoryError
 
-from worker.celery.upstream.full_broker import NOTHING
+from worker.keyspace import NOTHING
 from worker.observability.logs import keys as log_keys
 
 WAIT_SECONDS = 1.0  # of the server, for a message in an empty queue

@@ -18,8 +18,9 @@ from kombu.utils.json import dumps
 from redis import Redis
 from redis.exceptions import OutOfMemoryError
 
+from worker.keyspace import NOTHING
+
 # A script that has begun with a command that needs no memory is let go on
-NOTHING = "vector_index:nothing"  # a key that never holds anything
 BEGIN = f"redis.call('DEL', '{NOTHING}')\n"
 PAST_LIMIT = BEGIN + "return redis.call(unpack(ARGV))"
 

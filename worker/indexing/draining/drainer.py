@@ -23,7 +23,7 @@ from worker.indexing.draining.settlement import Settlement
 from worker.indexing.packing import fill
 from worker.observability import events
 from worker.observability.logs import keys
-from worker.recipes import EmbeddingBackend
+from worker.protocols import EmbeddingBackend
 from worker.store import builds, connection, queue, upkeep
 from worker.store.builds import Build
 from worker.store.queue import Claim

@@ -9,7 +9,8 @@ from worker.backends.budgets import PATIENCE_SECONDS, Budget
 from worker.errors import ProviderUnavailable, VectorIndexError
 from worker.observability import events
 from worker.observability.logs import keys
-from worker.recipes import EmbeddingBackend, probe
+from worker.protocols import EmbeddingBackend
+from worker.recipes import probe
 
 PROBE_TOKENS = 8  # at most, of a word
 BACKOFF_SECONDS = 2.0  # after the first failure, doubled each time, with jitter

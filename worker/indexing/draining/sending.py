@@ -14,7 +14,8 @@ from worker.documents import Chunk, embedding_text
 from worker.errors import ProviderUnavailable, Refused, SettingsError, TooLarge, VectorIndexError
 from worker.indexing.draining.provider import Provider
 from worker.observability import events
-from worker.recipes import EmbeddingBackend, Recipe
+from worker.protocols import EmbeddingBackend
+from worker.recipes import Recipe
 from worker.store.queue import Claim, Input
 
 
