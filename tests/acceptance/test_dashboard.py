@@ -21,9 +21,9 @@ import prometheus_client
 import psycopg
 import pytest
 
-from tests.acceptance.test_up import Up, up
 from tests.fixtures.ports import free_ports
 from tests.fixtures.system import CHAT, PATIENCE_SECONDS, System, eventually, read_json, user_environment
+from tests.fixtures.up import Up, up
 from tests.provider import Provider
 from worker.cli.processes import PROCESSES
 from worker.observability import events

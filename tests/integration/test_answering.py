@@ -1,46 +1,19 @@
 """From passages to an answer: citations, attempts, and the stream that any number of readers reads."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 import redis
 
-from tests.unit.test_prompting import EXACT, passage
+from tests.fixtures.echo import Echo
+from tests.fixtures.passages import passage
 from worker import keyspace
 from worker.chat.answering import Question, Revoked, Stream, answer
 from worker.errors import InvalidQuery, ProviderUnavailable, Refused, ServiceUnreachable, VectorIndexError
-from worker.protocols import Reply
 
 PASSAGES = [passage("Owls hunt at night.", "Owls"), passage("Cats purr.", "Cats")]
 OWLS = Question(text="When do owls hunt?")
-
-
-@dataclass
-class Echo:
-    """A user's own chat backend: it says what the test wants, after it has failed as often as the test wants."""
-
-    text: str = "At night [1]."
-    failures: list[VectorIndexError] = field(default_factory=list)
-    fail_after: int = 0  # words
-    prompts: list[Sequence[Mapping[str, str]]] = field(default_factory=list)
-    model_id: str = "echo"
-    token_limit: int = 1_200
-    prompt_tokens: int = 1_000
-    system: str | None = None
-    count_tokens: Callable[[str], int] = EXACT
-
-    def reply(self, messages: Sequence[Mapping[str, str]], say: Callable[[str], None] | None = None) -> Reply:
-        self.prompts.append(messages)
-        words = self.text.split(" ")
-        for at, word in enumerate(words):
-            if self.failures and at == self.fail_after:
-                raise self.failures.pop(0)
-            if say:
-                say(word if at == 0 else f" {word}")
-        return Reply(text=self.text, input_tokens=100, output_tokens=len(words))
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ VECTOR_INDEX = {
         "files": {"CLASS": FOLDER, "CONFIG": {"PATHS": ["HERE/handbook"]}},
         "lost": {"CLASS": FOLDER, "CONFIG": {"PATHS": ["HERE/nowhere"]}},
         "pipe": {"CLASS": FOLDER, "CONFIG": {"PATHS": ["HERE/odd"]}},
-        "own": {"CLASS": "tests.integration.test_reindexing.Shelf", "CONFIG": {"TEXTS": {"a": "b"}}},
+        "own": {"CLASS": "tests.fixtures.shelf.Shelf", "CONFIG": {"TEXTS": {"a": "b"}}},
         "typo": {"CLASS": FOLDER, "CONFIG": {"PATH": ["HERE/handbook"]}},
     },
     "INDEXES": {"default": {}} | {

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from tests.integration.test_pipeline import Application, application  # noqa: F401
+from tests.fixtures.application import Application
 from worker.search.retrieval import MODES, Query, retrieve
 from worker.store import connection
 
@@ -16,7 +16,7 @@ NOUNS = "owl house window street river bridge tower market garden forest"
     ("mode", "threshold"), [*((mode, 0.0) for mode in MODES), ("vector", 0.65), ("hybrid", 0.65)]
 )
 def test_pages_are_the_whole_whatever_is_left_out_and_merged(
-    application: Application,  # noqa: F811
+    application: Application,
     mode: str,
     threshold: float,
     per_document: int | None,

@@ -2,7 +2,6 @@
 
 import random
 
-from tests.fixtures.provider import running_provider  # noqa: F401
 from tests.provider import Provider, prompt_tokens
 from worker.backends.llm import LLMChatBackend
 from worker.chat import answering
