@@ -25,13 +25,14 @@ SPREAD := -n 3 --dist worksteal
 # What the surrounding environment says about services is not meant for the demo and the tests.
 unexport DATABASE_URL BROKER_URL RESULT_BACKEND $(filter CELERY_%,$(.VARIABLES))
 
-.PHONY: help demo test test-all soak lint bench lock clean
+.PHONY: help demo test test-all soak lint docs bench lock clean
 
 help:
 	@echo "make demo      index real text with real services, ask it questions, stop everything"
 	@echo "make test      the tests on real services; make test-all: the long ones too"
 	@echo "make soak      every fault at length, ten minutes of simulation, each rule taken away: over an hour"
 	@echo "make lint      ruff and mypy; make bench: the benchmarks"
+	@echo "make docs      the reference pages anew, from the code"
 	@echo "make lock      the locks anew from pyproject.toml (needs uv); make clean: what make has made"
 
 demo: $(INSTALLED)
@@ -47,6 +48,9 @@ lint: $(INSTALLED)
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
+
+docs: $(INSTALLED)
+	@$(BIN)/python -m docs.generate
 
 soak: $(INSTALLED)
 	@$(BIN)/python -m tests.soak

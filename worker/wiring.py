@@ -176,13 +176,12 @@ def make_source(settings: SourceSettings, known: Configuration, database_url: Ca
             )
         if key not in keywords:
             keywords[key] = offered[setting]()
-    where = f'VECTOR_INDEX["SOURCES"]["{settings.name}"]["CONFIG"]'
     try:
         signature(made).bind(**keywords)
     except TypeError as error:
         names = ", ".join(map(str.upper, signature(made).parameters))
         raise SettingsError(
-            f"{where} does not fit {settings.class_path} ({error}): its keys are {names}"
+            f"CONFIG of source {settings.name!r} does not fit {settings.class_path} ({error}); its keys are {names}"
         ) from error
     found: Source = made(**keywords)
     return found
