@@ -29,8 +29,8 @@ from worker.errors import ProviderUnavailable, Refused, TemporaryError, TooLarge
 from worker.indexing import jobs, outbox, reindexing, staging
 from worker.indexing.draining.drainer import Drainer
 from worker.recipes import PROBE
-from worker.store import builds, connection, garbage, upkeep
-from worker.store.reindexing import Request
+from worker.store import builds, connection, garbage, status, sweep
+from worker.store.reindexing import ReindexRequest
 from worker.store.statements import tables
 
 DOCUMENTS = 25
@@ -381,7 +381,7 @@ class Simulation:
             self.index,
             self.backend,
             lambda: Shelf(self),
-            Request(index="default", task_id=task_id),
+            ReindexRequest(index="default", task_id=task_id),
             max_bytes=10**6,
             allow_shrink=True,
         )
@@ -452,7 +452,7 @@ class Simulation:
 
     def sweep_once(self, *, unchecked_seconds: float) -> None:
         with connection.checkout(self.url) as conn:
-            repairs = upkeep.sweep(conn, self.build, unchecked_seconds=unchecked_seconds)
+            repairs = sweep.sweep_build(conn, self.build, unchecked_seconds=unchecked_seconds)
         self.violations["neither embedded nor pending"] += repairs.queued
 
     def collect(self) -> None:
@@ -503,7 +503,7 @@ class Simulation:
 
     def stuck(self) -> int:
         with connection.checkout(self.url) as conn:
-            figures = upkeep.figures(conn, self.build)
+            figures = status.index_status(conn, self.build)
         return int(figures["documents"]["pending"] + figures["pending_chunks"])
 
     def judge(self) -> None:

@@ -31,7 +31,7 @@ def test_an_operator_sees_what_is_wrong_and_has_it_mended(system: System, index:
     mended = system.command("verify", "--index", index, "--repair", "--json")
     assert mended.returncode == 0
     [row] = [row for row in json.loads(mended.stdout)["checks"] if row["found"]]
-    assert (row["check"], row["examples"], row["repaired"]) == ("vectorless", ["a"], 1)
+    assert (row["check"], row["examples"], row["repaired"]) == ("missing_vectors", ["a"], 1)
     eventually(lambda: system.command("verify", "--index", index).returncode == 0)
 
 

@@ -15,9 +15,9 @@ from worker.errors import SettingsError, SourceFailed, TemporaryError
 from worker.indexing import reindexing as product
 from worker.protocols import Source
 from worker.sources.files import FolderSource
-from worker.store import builds, connection, reindexing, revisions, upkeep
-from worker.store.reindexing import Request
-from worker.store.writing import PreparedInVain
+from worker.store import builds, connection, jobs, reindexing, writing
+from worker.store.reindexing import ReindexRequest
+from worker.store.writing import StalePreparation
 
 
 @dataclass
@@ -62,7 +62,7 @@ def shop(application: Application) -> Application:  # noqa: F811
 
 def reindex(shop: Application, source: Source, task_id: str, **options: Any) -> str | None:
     """What the task does in a worker; a sentence where it was skipped."""
-    request = Request(index=shop.index.name, task_id=task_id)
+    request = ReindexRequest(index=shop.index.name, task_id=task_id)
     return product.reindex(
         shop.url, shop.index, shop.backend, lambda: source, request, max_bytes=10_000, **options
     )
@@ -273,17 +273,17 @@ def take_over(shop: Application) -> None:
     """As the next run does, once the lease is over."""
     with connection.checkout(shop.url) as conn:
         conn.execute("UPDATE vector_index.reindexing SET until = now() - interval '1 second'")
-        assert reindexing.begin(conn, 1, Request(index="default", task_id="other"))
+        assert reindexing.begin(conn, 1, ReindexRequest(index="default", task_id="other"))
 
 
 def test_a_page_that_others_change_again_and_again_is_tried_later(
     shop: Application, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def overtaken(*_: Any, **__: Any) -> list[int]:
-        raise PreparedInVain
+        raise StalePreparation
 
     with monkeypatch.context() as patch:
-        patch.setattr(revisions, "stage", overtaken)
+        patch.setattr(writing, "stage", overtaken)
         with pytest.raises(TemporaryError, match="changed again and again"):
             run(shop, shelf, "run")
     assert run(shop, shelf, "run")["indexed"] == 250
@@ -293,7 +293,7 @@ def test_a_waiting_task_that_was_lost_is_sent_again(shop: Application, shelf: Sh
     assert reindex(shop, shelf, "run") is None
     with connection.checkout(shop.url) as conn:
         conn.execute("UPDATE vector_index.jobs SET touched_at = now() - interval '5 minutes'")
-        assert upkeep.quiet_jobs(conn, seconds=60) == [("run", "default")]
+        assert jobs.quiet(conn, seconds=60) == [("run", "default")]
 
 
 def test_a_folder_is_followed(shop: Application, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from worker import keyspace
 from worker.configuration.addresses import redis_url
 from worker.errors import ProviderUnavailable
 from worker.observability import events
-from worker.observability.logs import keys
+from worker.observability.logs import log_fields
 
 # What a rate lets through at once, as a share of its limit; the rest is spread evenly. A request of a drainer takes
 # half of it at most, so that one that comes late misses nothing. Questions come singly and are large.
@@ -195,7 +195,7 @@ class Budget:
             now = time.monotonic()
             bursts = (self._requests.burst_seconds, self._tokens.burst_seconds)
             if now - self._alone_until > ALONE_SECONDS:
-                logger.warning("limits_not_shared", extra=keys(backend=self.name, error=str(error)))
+                logger.warning("limits_not_shared", extra=log_fields(backend=self.name, error=str(error)))
                 self._times[1:] = [now + burst for burst in bursts]
             self._alone_until = now + ALONE_SECONDS
 

@@ -158,7 +158,7 @@ def answer(
     room = backend.token_limit - backend.prompt_tokens  # for the answer
     tokens = room + sum(backend.count_tokens(message["content"]) for message in prompt.messages)
     for attempt in attempts(unless=lambda: stream is not None and stream.begun):
-        with attempt, budget.first(tokens), events.Request(budget.name, events.ANSWER) as request:
+        with attempt, budget.first(tokens), events.ProviderRequest(budget.name, "answer") as request:
             sent = time.monotonic()
             reply = backend.reply(prompt.messages, say if stream else None)
             request.tokens, request.answer_tokens = reply.input_tokens, reply.output_tokens

@@ -162,8 +162,8 @@ def _outbox(configuration: Configuration) -> str:
     """What applications enqueued in their own transactions; raises SettingsError where nobody will ever take it."""
     known = list(configuration.indexes)
     with connection.checkout(_database_url(configuration)) as conn:
-        strangers = outbox.strangers(conn, known)
-        figures = [outbox.figures(conn, name) for name in known]
+        strangers = outbox.rows_of_unknown_indexes(conn, known)
+        figures = [outbox.counts(conn, name) for name in known]
     if strangers:
         rows = ", ".join(f"{count:,} rows for {name!r:.100}" for name, count in strangers.items())
         raise SettingsError(

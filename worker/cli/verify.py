@@ -39,13 +39,13 @@ def _lines(result: dict[str, Any], repair: bool) -> Iterator[str]:
     last = "repaired" if repair else ""
     yield f"{'check':<54} {'found':>8}  {'--repair':<38} {last}".rstrip()
     for check in checks:
-        says = f"build {check['build']}: {check['says']}" if several else check["says"]
+        problem = f"build {check['build']}: {check['problem']}" if several else check["problem"]
         mended = f"{check['repaired']:,}" if repair and check["found"] else ""
-        yield f"{says:<54} {check['found']:>8,}  {check['mends']:<38} {mended}".rstrip()
+        yield f"{problem:<54} {check['found']:>8,}  {check['remedy']:<38} {mended}".rstrip()
     for check in checks:
         if check["examples"] and check["fault"]:
             more = ", ..." if check["found"] > len(check["examples"]) else ""
-            yield f"{check['says']}: {', '.join(check['examples'])}{more}"
+            yield f"{check['problem']}: {', '.join(check['examples'])}{more}"
     queued = sum(repairs["queued"] for repairs in result["swept"].values())
     if queued:
         yield f"so far the sweep has found {queued:,} contents neither embedded nor queued: each is a bug, report it"

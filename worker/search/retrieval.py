@@ -22,11 +22,11 @@ from worker.observability import events
 from worker.protocols import EmbeddingBackend
 from worker.recipes import Recipe
 from worker.search.ranking import WINDOW, fuse, merge_neighbours
-from worker.store import builds, connection, search
+from worker.store import builds, connection, filters, search
 from worker.store.builds import Build
 from worker.store.connection import Connection
-from worker.store.filters import compile_filter
-from worker.store.search import Filter, Found, Hit
+from worker.store.filters import Filter, compile_filter
+from worker.store.search import Found, Hit
 
 MODES = ("hybrid", "vector", "text")
 MAX_LIMIT = 100
@@ -118,7 +118,7 @@ def _retrieve(
         recipe.check(index.name, backend)
         question = _question(query.text, recipe, backend)
         tokens = backend.count_tokens(question)
-        with budget.first(tokens), events.Request(budget.name, events.SEARCH, tokens=tokens):
+        with budget.first(tokens), events.ProviderRequest(budget.name, "search", tokens=tokens):
             vector = backend.embed([question])[0]
 
     wanted = query.offset + query.limit
@@ -210,7 +210,7 @@ def _find_similar(url: str, index: IndexSettings, like: LikeDocument) -> list[Pa
     own = {index.tenant_field: (like.filter or {})[index.tenant_field]} if index.tenant_field else None
     with connection.checkout(url) as conn, search.snapshot(conn):
         build = builds.live(conn, index.name)
-        asked = search.asked(conn, build, like.id, where=compile_filter(own)) if build else None
+        asked = search.reference_document(conn, build, like.id, where=compile_filter(own)) if build else None
         if build is None or asked is None:
             raise InvalidQuery(
                 f"there is no document {like.id!r} in index {index.name!r}: index it first, or mend document_id"
@@ -218,7 +218,7 @@ def _find_similar(url: str, index: IndexSettings, like: LikeDocument) -> list[Pa
         _check_threshold(like.similarity_threshold, build)
         if asked.embedding is None or not asked.embedding.any():
             return []
-        where = condition if like.include_self else search.both(condition, asked.others)
+        where = condition if like.include_self else filters.both(condition, asked.others)
         candidates = max(FIRST_CANDIDATES, 10 * like.limit)
         while True:
             found = search.nearest(
