@@ -28,7 +28,7 @@ from worker.store import builds, connection, upkeep
 from worker.store import outbox as rows
 
 ROOT = Path(__file__).parents[2]
-GRANTS = re.search(r"```sql\n(GRANT .*?)```", (ROOT / "docs/transactions.md").read_text(), re.DOTALL)
+GRANTS = re.search(r"```sql\n(GRANT .*?)```", (ROOT / "docs/how-to/transactions.md").read_text(), re.DOTALL)
 DOCUMENT = "SELECT vector_index.enqueue_document('default', %s, %s, version => %s)"
 DELETE = "SELECT vector_index.enqueue_delete('default', %s, %s)"
 MAX_BYTES = 1_000
