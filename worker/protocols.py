@@ -3,14 +3,22 @@
 Set `CLASS` in VECTOR_INDEX to the dotted path of your class. It needs no base class: only these attributes and methods.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ChatBackend", "EmbeddingBackend", "Reply", "Source"]
+__all__ = [
+    "ChatBackend",
+    "CheckedSource",
+    "EmbeddingBackend",
+    "IncrementalSource",
+    "Reply",
+    "Skipped",
+    "Source",
+]
 
 
 class EmbeddingBackend(Protocol):
@@ -82,15 +90,63 @@ class ChatBackend(Protocol):
         """
 
 
+@dataclass(frozen=True, kw_only=True)
+class Skipped:
+    """A document that a source cannot deliver. Yield it instead of the document; the run continues."""
+
+    path: str  # shown to the operator: a file, a line as in `file.jsonl:7`, or a row
+    reason: str
+    # of the document, which stays as it is in the index; None: not known, so the run deletes no document
+    id: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
 class Source(Protocol):
     """Yields the documents of an index, so that `reindex` and SCHEDULE can read them.
 
-    Each run makes one object, with the keys of CONFIG as keyword arguments, in lower case.
-    Raise SettingsError from `__init__` if the CONFIG cannot work.
+    `__init__` gets the keys of the source's CONFIG as keyword arguments, in lower case. Raise SettingsError from it if
+    the CONFIG cannot work. Do not connect in it: every worker makes the sources of all indexes when it starts.
+
+    The optional class attribute `defaults_from_settings` fills keys that are missing in CONFIG from settings. With
+    `{"dsn": "DATABASE_URL"}`, the URL of the worker's Postgres arrives as `dsn`. MAX_DOCUMENT_BYTES and
+    SETTINGS_FOLDER, the folder of the settings file, work in the same way.
     """
 
     def documents(self) -> Iterator[Any]:
-        """Yield every document, in the form that `tasks.index_documents` takes.
+        """Yield every document, in the form that `tasks.index_documents` takes, or a Skipped for it.
 
-        An exception ends the run as failed. In that case no document is deleted.
+        After a complete run, the index deletes the documents that were not yielded. An exception ends the run as
+        failed, and in that case no document is deleted.
+        """
+
+
+@runtime_checkable
+class CheckedSource(Source, Protocol):
+    """A source that `vector-index doctor` can check."""
+
+    def check(self) -> str:
+        """Describe in one line what a run would read, without reading a document.
+
+        Raise SettingsError or SourceFailed, with the fix, if a run would fail.
+        """
+
+
+@runtime_checkable
+class IncrementalSource(Source, Protocol):
+    """A source that can yield only the documents that changed since the last run."""
+
+    def fingerprint(self) -> str:
+        """Identify the data of a cursor, such as a server and a query. After a change, a run starts from the beginning.
+
+        Return an empty string if this source has no cursor with its CONFIG: then `documents` is called.
+        """
+
+    def documents_since(self, cursor: str | None) -> Generator[Any, None, str | None]:
+        """Yield the documents that changed since the cursor, or all for None. Return the cursor of the next run.
+
+        A cursor is any text without NUL characters. Return None to keep the last cursor. An incremental run deletes no
+        document. A full run (`vector-index reindex --full`) passes None and deletes the documents that were not
+        yielded.
         """

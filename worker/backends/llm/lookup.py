@@ -12,7 +12,7 @@ import llm
 import openai
 from llm.models import EmbeddingModel, Model
 
-from worker.backends import warm_up
+from worker.backends import load_plugins
 from worker.errors import SettingsError
 
 AnyModel = TypeVar("AnyModel", EmbeddingModel, Model)
@@ -28,7 +28,7 @@ def embedding_model(name: str, model_id: str, init_kwargs: Mapping[str, Any]) ->
 
     Raises SettingsError.
     """
-    warm_up()
+    load_plugins()
     owner = f"embedding backend {name!r}"
     try:
         model: EmbeddingModel = copy.copy(llm.get_embedding_model(model_id))  # type: ignore[no-untyped-call]
@@ -45,7 +45,7 @@ def chat_model(name: str, model_id: str, init_kwargs: Mapping[str, Any]) -> Mode
 
     Raises SettingsError.
     """
-    warm_up()
+    load_plugins()
     owner = f"chat backend {name!r}"
     try:
         model: Model = copy.copy(llm.get_model(model_id))
