@@ -109,7 +109,7 @@ def _settings(configuration: Configuration) -> str:
 
 
 def _llm() -> str:
-    backends.warm_up()
+    backends.load_plugins()
     here = surroundings()
     return f"folder {here['folder']}, plugins {', '.join(here['plugins'])}"
 
