@@ -1,4 +1,4 @@
-"""`vector-index up` as a user runs it: from nothing to a search, through every way of ending it."""
+"""`vector-index up` as a user runs it: from an empty home to a search, and every way to stop it."""
 
 import json
 import re
@@ -30,15 +30,17 @@ REGISTERED = {"tasks.index_documents", "tasks.delete_documents", "tasks.search",
 
 @dataclass(frozen=True, kw_only=True)
 class Up:
-    """A running `up` that has said `ready`."""
+    """A running `up` that has printed `ready`."""
 
     process: "subprocess.Popen[str]"
-    addresses: dict[str, str]  # what it printed before
+    addresses: dict[str, str]  # printed before `ready`
     folder: Path
-    variables: dict[str, str] = field(default_factory=dict)  # of its environment, beside those of any user
+    variables: dict[str, str] = field(
+        default_factory=dict
+    )  # of its environment, in addition to those of any user
 
     def run(self, *arguments: str) -> Any:
-        """What a command of another terminal prints as JSON."""
+        """Run a command in another terminal; return the JSON that it prints."""
         output = subprocess.check_output(
             [VECTOR_INDEX, *arguments, "--json"],
             env=user_environment(self.folder, **self.variables),
@@ -48,7 +50,7 @@ class Up:
         return json.loads(output)
 
     def workers(self) -> dict[str, psutil.Process]:
-        """The processes of Python below `up` by what they serve."""
+        """Return the worker processes of `up` by their queues."""
         found = {}
         for process in filter(lives, psutil.Process(self.process.pid).children()):
             if named := re.search(r"worker --queues (\w+)", " ".join(process.cmdline())):
@@ -58,7 +60,7 @@ class Up:
 
 @contextmanager
 def up(folder: Path, **variables: str) -> Iterator[Up]:
-    """Run `up`; whatever a test leaves of it is ended and counts as a failure."""
+    """Run `up`. A process that outlives it is killed, and fails the test."""
     with (folder / "up.log").open("ab") as log:
         process = subprocess.Popen(
             [VECTOR_INDEX, "up", "--json"],
@@ -94,7 +96,7 @@ def until_ready(output: IO[str]) -> Iterator[dict[str, str]]:
         yield printed
 
 
-def test_documents_and_addresses_outlive_a_stop_by_sigterm_and_by_ctrl_c(tmp_path: Path) -> None:
+def test_documents_and_addresses_survive_sigterm_and_ctrl_c(tmp_path: Path) -> None:
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts/pets.md").write_text("# Pets\n\nCats chase mice.\n")
     (tmp_path / "texts/ships.txt").write_text("Ships cross the sea.\n")
@@ -115,14 +117,14 @@ def test_documents_and_addresses_outlive_a_stop_by_sigterm_and_by_ctrl_c(tmp_pat
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel ties children to their parent on Linux only")
-def test_a_killed_worker_starts_again_and_a_killed_up_leaves_nothing(tmp_path: Path) -> None:
+def test_a_killed_worker_is_restarted_and_a_killed_up_leaves_no_process(tmp_path: Path) -> None:
     with up(tmp_path) as running:
         environment = user_environment(tmp_path)
         inspect = [CELERY, "-A", "worker", "inspect", "--json", "registered"]
 
         def answers() -> Any:
-            said = subprocess.run(inspect, env=environment, stdout=subprocess.PIPE, timeout=PATIENCE_SECONDS)
-            return json.loads(said.stdout) if said.returncode == 0 else {}  # nobody answered within a second
+            done = subprocess.run(inspect, env=environment, stdout=subprocess.PIPE, timeout=PATIENCE_SECONDS)
+            return json.loads(done.stdout) if done.returncode == 0 else {}  # no reply within a second
 
         nodes = eventually(lambda: len(found := answers()) == 3 and found)
         assert all(set(names) >= REGISTERED for names in nodes.values())
@@ -131,7 +133,7 @@ def test_a_killed_worker_starts_again_and_a_killed_up_leaves_nothing(tmp_path: P
         assert before.keys() == {"staging", "embed", "chat"}
         before["chat"].kill()
         eventually(lambda: running.workers().get("chat", before["chat"]) != before["chat"])
-        assert "chat was killed by SIGKILL: it starts again in 1 s" in (tmp_path / "up.log").read_text()
+        assert "chat was killed by SIGKILL; restarting in 1 s" in (tmp_path / "up.log").read_text()
         assert running.run("status")["documents"]["live"] == 0
         assert running.run("search", "anything")["results"] == []
         assert running.workers()["embed"] == before["embed"]
