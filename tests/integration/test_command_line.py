@@ -16,7 +16,6 @@ import psycopg
 import pytest
 import redis
 
-from tests.fixtures.provider import running_provider  # noqa: F401
 from tests.provider import Provider
 from worker import configuration, wiring
 from worker.cli import COMMANDS, cli, client, run

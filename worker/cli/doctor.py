@@ -26,9 +26,7 @@ from worker.errors import InputError, ServiceUnreachable, SettingsError, VectorI
 from worker.keyspace import QUEUES
 from worker.recipes import Recipe, probe
 from worker.services import attach
-from worker.sources.callable import CallableSource
-from worker.sources.files import FolderSource
-from worker.sources.sql import SQLSource
+from worker.sources import reading
 from worker.store import builds, connection, outbox, schema
 
 MINIMUM_REDIS = (6, 2)
@@ -183,9 +181,11 @@ def _outbox(configuration: Configuration) -> str:
 def _source(settings: SourceSettings, configuration: Configuration) -> str:
     """Check that the source can be read, without reading a document."""
     source = wiring.make_source(settings, configuration, partial(_database_url, configuration))
-    if isinstance(source, SQLSource | FolderSource | CallableSource):
-        return f"{settings.name}: {source.check()}"
-    return f"{settings.name}: {settings.class_path} was created; it is first read by a sync"
+    facts = (
+        reading.check(source, settings.name)
+        or f"{settings.class_path} has no check: the first sync will show whether it works"
+    )
+    return f"{settings.name}: {facts}"
 
 
 def _database_url(configuration: Configuration) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from worker.cli.output import first_lines
 from worker.errors import InvalidQuery
+from worker.protocols import Skipped
 from worker.sources import files
 
 MAX_SHOWN = 20  # problems on a terminal; --json prints all
@@ -24,7 +25,7 @@ class InputFiles:
     def documents(self) -> Iterator[dict[str, Any]]:
         """Yield each document, as `tasks.index_documents` takes it, and record what is skipped."""
         for item in self._items:
-            if isinstance(item, files.Skipped):
+            if isinstance(item, Skipped):
                 self._record(item)
             else:
                 yield item
@@ -44,7 +45,7 @@ class InputFiles:
         problems = [*failed, *self.unread]
         yield from first_lines([f"failed: {': '.join(item.values())}" for item in problems], MAX_SHOWN)
 
-    def _record(self, skipped: files.Skipped) -> None:
+    def _record(self, skipped: Skipped) -> None:
         path = Path(skipped.path)
         if path.suffix.lower() not in files.ENDINGS and path not in self.paths and path.is_file():
             self.passed_over += 1
