@@ -83,13 +83,13 @@ def restart_broker(rig: Rig) -> None:
 def cut_broker(rig: Rig) -> None:
     rig.proxy.cut()
     time.sleep(rig.pause_seconds)
-    rig.proxy.mend()
+    rig.proxy.restore()
 
 
 def stall_broker(rig: Rig) -> None:
     rig.proxy.stall()
     time.sleep(rig.pause_seconds)
-    rig.proxy.mend()
+    rig.proxy.restore()
 
 
 def end_sessions(rig: Rig) -> None:

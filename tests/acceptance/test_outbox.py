@@ -134,7 +134,7 @@ def test_documents_are_taken_and_embedded_while_the_broker_is_away(
                 eventually(lambda: len(live(conn, "default")) == 250)
                 print(f"\n250 documents without a broker: {time.monotonic() - began:.1f} s")
         finally:
-            proxy.mend()
+            proxy.restore()
             system.stop()
 
 
