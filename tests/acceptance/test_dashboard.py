@@ -31,7 +31,7 @@ from worker.observability import events
 ROOT = Path(__file__).parents[2]
 DASHBOARD = json.loads((ROOT / "grafana/dashboard.json").read_text())
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
-DOCS = (ROOT / "docs/monitoring.md").read_text()
+DOCS = (ROOT / "docs/how-to/monitoring.md").read_text()
 
 PROMETHEUS = shutil.which("prometheus")
 SCRAPE_SECONDS, RATE_SECONDS = 1, 8

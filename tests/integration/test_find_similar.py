@@ -8,7 +8,8 @@ import pytest
 from tests.fixtures.application import Application, HashBackend
 from worker.configuration import IndexSettings
 from worker.errors import InvalidQuery
-from worker.search.retrieval import LikeDocument, find_similar
+from worker.search.queries import SimilarQuery
+from worker.search.similar import find_similar
 from worker.store import connection
 
 PETS = [
@@ -19,7 +20,7 @@ PETS = [
 
 
 def similar(application: Application, id: str, **options: Any) -> list[str]:
-    found = find_similar(application.url, application.index, LikeDocument(id=id, **options))
+    found = find_similar(application.target, SimilarQuery(id=id, **options))
     return [passage.document_id for passage in found]
 
 
@@ -37,7 +38,7 @@ def test_each_document_comes_once_with_its_best_passage(application: Application
     sea = "Ships cross wide oceans slowly and carefully, day by day, without ever stopping anywhere at all."
     land = "Dogs chase cats in the garden, all day long, until someone comes home and calls them in."
     application.put(PETS[2], {"id": "both", "text": f"{land}\n\n{sea}\n\n{land[:-1]} again."})
-    [passage] = find_similar(application.url, application.index, LikeDocument(id="ships"))
+    [passage] = find_similar(application.target, SimilarQuery(id="ships"))
     assert (passage.document_id, passage.text.split()[0]) == ("both", "Ships")
 
 
@@ -100,4 +101,4 @@ def test_half_precision_vectors_have_a_mean_too(url: str, index: IndexSettings) 
 @pytest.mark.parametrize("wrong", [{"limit": 0}, {"similarity_threshold": 2}, {"include_self": "no"}])
 def test_a_wrong_argument_is_named(wrong: dict[str, Any]) -> None:
     with pytest.raises(InvalidQuery, match=next(iter(wrong))):
-        LikeDocument(id="a", **wrong)
+        SimilarQuery(id="a", **wrong)

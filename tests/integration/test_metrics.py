@@ -21,10 +21,12 @@ from tests.fixtures.system import eventually
 from worker.backends.budgets import Budget
 from worker.celery import lifecycle
 from worker.celery.broker import HiddenTask, lengths
-from worker.chat.answering import Question, answer
+from worker.chat.answering import ask
+from worker.chat.questions import ChatQuestion
 from worker.errors import InvalidQuery, ProviderUnavailable, Refused, SettingsError, VectorIndexError
 from worker.observability import events, scraping
-from worker.search.retrieval import LikeDocument, Query, find_similar, retrieve
+from worker.search.queries import SimilarQuery
+from worker.search.similar import find_similar
 
 QUEUES = ("vector_index", "vector_index.embed")
 LEASE_OVER = """UPDATE vector_index.pending_1 SET attempts = 1, token = gen_random_uuid(),
@@ -140,9 +142,9 @@ def test_searches_are_timed_by_mode_and_outcome(application: Application, value:
     application.put({"id": "a", "text": "Cats chase mice."}, {"id": "b", "text": "Ships cross the sea."})
     application.search("cats", mode="text")
     application.search("cats")
-    find_similar(application.url, application.index, LikeDocument(id="a"))
+    find_similar(application.target, SimilarQuery(id="a"))
     with pytest.raises(InvalidQuery):
-        retrieve(application.url, application.index, application.backend, Query(text="a", filter={"$no": 1}))
+        application.passages("a", filter={"$no": 1})
     seconds = {
         (mode, outcome): value("search_seconds_count", index="default", mode=mode, outcome=outcome)
         for mode in ("text", "hybrid", "similar")
@@ -156,13 +158,11 @@ def test_searches_are_timed_by_mode_and_outcome(application: Application, value:
 
 def test_an_answer_is_counted_with_its_tokens(application: Application, value: Value) -> None:
     application.put({"id": "a", "text": "Cats chase mice."})
-    passages = retrieve(application.url, application.index, application.backend, Query(text="cats"))
-    backend = Echo()
-    used = answer(backend, Question(text="What do cats do?"), passages, budget=Budget("", "chat:mine"))[
-        "usage"
-    ]
+    question = ChatQuestion(text="What do cats do?")
+    used = ask(application.target, Echo(), Budget("", "chat:mine"), question)["usage"]
     assert value("request_tokens_total", backend="chat:mine", purpose="answer") == used["input_tokens"]
     assert value("answer_tokens_total", backend="chat:mine") == used["output_tokens"] > 0
+    assert value("chat_seconds_count", index="default", outcome="ok") == 1
     with pytest.raises(RuntimeError), events.chat("default"):
         raise RuntimeError("a bug")
     assert value("chat_seconds_count", index="default", outcome="bug") == 1

@@ -29,7 +29,7 @@ from worker.store import connection
 from worker.store import outbox as rows
 
 ROOT = Path(__file__).parents[2]
-GRANTS = re.search(r"```sql\n(GRANT .*?)```", (ROOT / "docs/transactions.md").read_text(), re.DOTALL)
+GRANTS = re.search(r"```sql\n(GRANT .*?)```", (ROOT / "docs/how-to/transactions.md").read_text(), re.DOTALL)
 
 
 @pytest.fixture

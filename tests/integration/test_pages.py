@@ -5,7 +5,7 @@ import random
 import pytest
 
 from tests.fixtures.application import Application
-from worker.search.retrieval import MODES, Query, retrieve
+from worker.search.queries import MODES
 from worker.store import connection
 
 NOUNS = "owl house window street river bridge tower market garden forest"
@@ -35,15 +35,14 @@ def test_pages_are_the_whole_whatever_is_left_out_and_merged(
         conn.execute("ANALYZE")  # how rare a word is rests on it, and autovacuum may come between two pages
 
     def rows(limit: int, offset: int = 0) -> list[tuple[str, tuple[int, int], float]]:
-        query = Query(
-            text="the owl at the window of the tower",
+        found = application.passages(
+            "the owl at the window of the tower",
             mode=mode,
             limit=limit,
             offset=offset,
             similarity_threshold=threshold,
             per_document=per_document,
         )
-        found = retrieve(application.url, application.index, application.backend, query)
         return [(row.document_id, row.chunks, row.score) for row in found]
 
     whole = rows(12)

@@ -7,7 +7,6 @@ import pytest
 from tests.fixtures.application import LONG, Application, faulty
 from worker.errors import ProviderUnavailable, Refused, ServiceUnreachable, SettingsError, TooLarge
 from worker.indexing import staging
-from worker.search.retrieval import Query, retrieve
 from worker.store import builds, connection, upkeep
 
 
@@ -36,11 +35,11 @@ def test_nothing_is_searchable_and_no_result_is_given_before_the_vectors_are_the
 def test_readers_see_the_old_revision_until_the_new_one_is_complete(application: Application) -> None:
     application.put({"id": "a", "text": "Cats chase mice.", "title": "Old", "metadata": {"colour": "red"}})
     application.stage({"id": "a", "text": "Dogs chase cats.", "title": "New", "metadata": {"colour": "blue"}})
-    [passage] = retrieve(application.url, application.index, application.backend, Query(text="chase"))
+    [passage] = application.passages("chase")
     assert (passage.title, passage.metadata, passage.text) == ("Old", {"colour": "red"}, "Cats chase mice.")
     assert application.search("chase", filter={"colour": "blue"}) == []
     application.drainer.drain()
-    [passage] = retrieve(application.url, application.index, application.backend, Query(text="chase"))
+    [passage] = application.passages("chase")
     assert (passage.title, passage.metadata, passage.text) == ("New", {"colour": "blue"}, "Dogs chase cats.")
 
 
@@ -248,7 +247,7 @@ def test_nul_and_lone_surrogates_are_cleaned_and_offsets_count_the_stored_text(
     application: Application,
 ) -> None:
     application.put({"id": "a", "text": "a\x00b \ud800 c\U0001f600d", "metadata": {"k\x00": "v\udfff"}})
-    [passage] = retrieve(application.url, application.index, application.backend, Query(text="ab"))
+    [passage] = application.passages("ab")
     assert passage.text == "ab \ufffd c\U0001f600d"
     assert (passage.start, passage.end) == (0, 8)
     assert passage.metadata == {"k": "v\ufffd"}

@@ -1,7 +1,7 @@
 """The history of reindexing, and what a run does to documents that it does not have to touch."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from tests.fixtures.shelf import DyingSource, Shelf, WorkerKilled, ids, reindex,
 from worker.configuration import SourceSettings
 from worker.errors import Refused, SettingsError, SourceFailed
 from worker.indexing import reindexing as product
-from worker.sources.files import Skipped
+from worker.protocols import Skipped
 from worker.sources.sql import SQLSource
 from worker.store import connection, upkeep
 from worker.store.reindexing import Request
@@ -314,8 +314,8 @@ def test_a_run_that_failed_does_not_move_the_cursor(table: Application) -> None:
         conn.execute("UPDATE page SET body = 'New', changed = 100 WHERE id = 3")
 
     class Breaking(SQLSource):
-        def documents_since(self, since: str | None) -> Iterator[dict[str, Any]]:
-            yield from super().documents_since(since)
+        def documents_since(self, cursor: str | None) -> Generator[dict[str, Any], None, str | None]:
+            yield from super().documents_since(cursor)
             raise ConnectionError
 
     broken = Breaking(

@@ -10,11 +10,10 @@ from hypothesis import strategies as st
 from tests.fixtures.application import Application, HashBackend
 from tests.fixtures.filters import filters
 from worker.configuration import IndexSettings
-from worker.documents import Passage
 from worker.errors import InvalidQuery, SettingsError
 from worker.indexing import staging
 from worker.indexing.draining.drainer import Drainer
-from worker.search.retrieval import MODES, Query, retrieve
+from worker.search.queries import MODES, SearchQuery
 from worker.store import connection, schema
 
 PETS = [
@@ -22,10 +21,6 @@ PETS = [
     {"id": "dogs", "text": "Dogs chase cats in the garden.", "metadata": {"owner": "ann"}},
     {"id": "ships", "text": "Ships cross wide oceans slowly.", "metadata": {"owner": "bob"}},
 ]
-
-
-def passages(application: Application, text: str, **options: Any) -> list[Passage]:
-    return retrieve(application.url, application.index, application.backend, Query(text=text, **options))
 
 
 def test_words_are_found_in_their_other_forms_and_the_rarer_counts_more(
@@ -45,7 +40,7 @@ def test_a_title_is_found_by_its_words(application: Application) -> None:
 def test_text_mode_asks_no_provider_and_gives_no_similarity(application: Application) -> None:
     application.put(*PETS)
     requests = len(application.backend.requests)
-    [found] = passages(application, "oceans", mode="text")
+    [found] = application.passages("oceans", mode="text")
     assert (found.similarity, len(application.backend.requests)) == (None, requests)
 
 
@@ -54,13 +49,11 @@ def test_hybrid_is_the_default_and_finds_by_word_and_by_vector_with_a_similarity
 ) -> None:
     """The one that both rankings have high comes first; scores fall; nothing is lost that only one of them has."""
     application.put(*PETS)
-    found = passages(application, "cats and oceans")
+    found = application.passages("cats and oceans")
     assert {row.document_id for row in found} == {"cats", "dogs", "ships"}
     assert [row.score for row in found] == sorted((row.score for row in found), reverse=True)
     assert all(row.similarity is not None and -1.0 <= row.similarity <= 1.001 for row in found)
-    near = {
-        row.document_id: row.similarity for row in passages(application, "cats and oceans", mode="vector")
-    }
+    near = {row.document_id: row.similarity for row in application.passages("cats and oceans", mode="vector")}
     assert {row.document_id: pytest.approx(row.similarity) for row in found} == near
 
 
@@ -123,7 +116,7 @@ def test_the_same_text_comes_once_whatever_its_title(application: Application) -
     copies = [{"id": f"copy{n}", "title": f"Title {n}", "text": "All rights reserved."} for n in range(60)]
     application.put(*copies, *PETS)
     for mode in ("hybrid", "vector"):
-        found = passages(application, "Are all the rights of cats reserved?", mode=mode, limit=4)
+        found = application.passages("Are all the rights of cats reserved?", mode=mode, limit=4)
         assert sorted(row.document_id for row in found if "copy" not in row.document_id) == [
             "cats",
             "dogs",
@@ -160,7 +153,7 @@ def test_pages_fit_together_and_all_rows_are_found(application: Application, mod
 def test_neighbours_are_one_passage_of_the_stored_text(application: Application) -> None:
     text = "\n\n".join(f"The {n}th owl sat at the window of the {n}th house, and said so." for n in range(40))
     application.put({"id": "owls", "text": text}, *PETS)
-    found = passages(application, "owl at the window", limit=20)
+    found = application.passages("owl at the window", limit=20)
     assert all(text[row.start : row.end] == row.text for row in found if row.document_id == "owls")
     assert any(row.chunks[0] < row.chunks[1] for row in found)
     numbers = [
@@ -179,20 +172,20 @@ def test_per_document_bounds_the_rows_of_one(application: Application) -> None:
 
 def test_a_threshold_is_of_similarity_and_needs_one(application: Application) -> None:
     application.put(*PETS)
-    [cats] = passages(application, "Cats chase mice in the garden.", similarity_threshold=0.99)
+    [cats] = application.passages("Cats chase mice in the garden.", similarity_threshold=0.99)
     assert cats.document_id == "cats"
     with pytest.raises(InvalidQuery, match="similarity_threshold needs vectors"):
-        Query(text="x", mode="text", similarity_threshold=0.5)
+        SearchQuery(text="x", mode="text", similarity_threshold=0.5)
     with pytest.raises(InvalidQuery, match="mode must be one of hybrid, vector, text, not 'both'"):
-        Query(text="x", mode="both")
+        SearchQuery(text="x", mode="both")
 
 
 def test_rows_below_the_threshold_take_no_place_on_a_page(application: Application) -> None:
     application.put(*[{"id": n, "text": f"{'owl ' * (n % 4)}bird number {n}"} for n in range(40)])
-    near = [row for row in passages(application, "owl owl bird", limit=100) if (row.similarity or 0) >= 0.5]
+    near = [row for row in application.passages("owl owl bird", limit=100) if (row.similarity or 0) >= 0.5]
     assert 10 < len(near) < 40
     pages = [
-        passages(application, "owl owl bird", limit=7, offset=at, similarity_threshold=0.5)
+        application.passages("owl owl bird", limit=7, offset=at, similarity_threshold=0.5)
         for at in range(0, 40, 7)
     ]
     assert [row.document_id for page in pages for row in page] == [row.document_id for row in near]
@@ -204,7 +197,7 @@ def test_no_question_and_no_filter_shows_a_row_of_another_tenant(
     tenants: Application, text: str, filter: Any, mode: str
 ) -> None:
     try:
-        found = passages(tenants, text, filter={**filter, "owner": "ann"}, mode=mode, limit=100)
+        found = tenants.passages(text, filter={**filter, "owner": "ann"}, mode=mode, limit=100)
     except InvalidQuery:
         return
     assert {row.document_id for row in found} <= {"cats", "dogs"}

@@ -9,7 +9,7 @@ everything anew, and what it staged before is unchanged by then, which costs no 
 import logging
 import threading
 from array import array
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
 from itertools import count
@@ -20,13 +20,12 @@ from numpy.typing import NDArray
 
 from worker.configuration import IndexSettings
 from worker.documents import Document, clean
-from worker.errors import BuildDropped, SourceFailed, TemporaryError, VectorIndexError
+from worker.errors import BuildDropped, TemporaryError, VectorIndexError
 from worker.indexing.packing import batches
 from worker.indexing.staging import SLICE_CHARACTERS, ensure_index, sliced, sort, stage_slice
 from worker.observability.logs import keys
-from worker.protocols import EmbeddingBackend, Source
-from worker.sources.files import Skipped
-from worker.sources.sql import SQLSource
+from worker.protocols import EmbeddingBackend, Skipped, Source
+from worker.sources.reading import Reading
 from worker.store import builds, connection, indexes, reindexing, revisions, upkeep
 from worker.store.reindexing import DOCUMENTS_AT_ONCE, LEASE_SECONDS, Cursor, Figures, Request, Run
 from worker.store.revisions import DOCUMENTS_PER_TRANSACTION, Job
@@ -154,17 +153,20 @@ class _Reading:
         self._nameless = 0  # what could not be taken, and may be or hold any document
 
     def carry_out(self, source: Source, full: bool, allow_shrink: bool, tell: Callable[[int], None]) -> None:
+        reading = Reading(source, self._index.source.name if self._index.source else "")
         with connection.checkout(self._url) as conn:
             ledger = upkeep.job_ledger(conn, self._task_id)
             self._staged_before = reindexing.begin_again(conn, self._task_id)
             before = reindexing.last_complete(conn, self._index.name)
-            since = self._since(conn, source) if not full else None
+            since = None
+            if reading.fingerprint and not full:
+                since = reindexing.last_cursor(conn, self._index.name, reading.fingerprint)
             held = reindexing.count_documents(conn, self._run.index_id) if before is None else 0
         self._deleted = ledger.counts.get("deleted", 0)
         self._numbers = count(ledger.slices)
         if not ledger.slices:
             self._stage([])
-        with closing(_items(source, self._name, since)) as items:
+        with closing(reading.documents(since)) as items:
             for page in batches(
                 items, _characters, weight_limit=SLICE_CHARACTERS, size_limit=DOCUMENTS_AT_ONCE
             ):
@@ -176,17 +178,7 @@ class _Reading:
             warning = self._objection(len(met) + self._rejected, before, held, allow_shrink)
             if warning is None:
                 self._sweep(_distinct(met, self._spared))
-        self._finish(source, since, len(met), warning)
-
-    @property
-    def _name(self) -> str:
-        return self._index.source.name if self._index.source else ""
-
-    def _since(self, conn: connection.Connection, source: Source) -> str | None:
-        """Where the source is to be read from; None: from its beginning."""
-        if not isinstance(source, SQLSource) or source.fingerprint is None:
-            return None
-        return reindexing.last_cursor(conn, self._index.name, source.fingerprint)
+        self._finish(reading, since, len(met), warning)
 
     def _take(self, page: Sequence[object]) -> None:
         """Look at a page, and stage what is not searchable as the source has it."""
@@ -246,7 +238,7 @@ class _Reading:
                     heads = {id: gone[id] for id in some}
                     self._deleted += revisions.delete(conn, job, some, None, heads=heads)["deleted"]
 
-    def _finish(self, source: Source, since: str | None, met: int, warning: str | None) -> None:
+    def _finish(self, reading: Reading, since: str | None, met: int, warning: str | None) -> None:
         """Write down what the run came to, and the last slice, which completes the job."""
         staged = _distinct(self._staged, self._staged_before)
         unchanged = len(_distinct(self._settled, staged)) - len(staged)
@@ -257,10 +249,8 @@ class _Reading:
             deleted=self._deleted,
             rejected=self._rejected,
         )
-        cursor = None
-        if isinstance(source, SQLSource) and source.fingerprint is not None:
-            reached = source.reached or since
-            cursor = Cursor(query=source.fingerprint, reached=reached) if reached else None
+        reached = reading.cursor or since
+        cursor = Cursor(query=reading.fingerprint, reached=reached) if reached else None
         with connection.checkout(self._url) as conn:
             self._hold(conn)
             reindexing.finish(
@@ -286,23 +276,6 @@ class _Reading:
     def _hold(self, conn: connection.Connection) -> None:
         if not reindexing.renew(conn, self._run):
             raise LeaseLost(f"another run of reindex has taken over the index {self._index.name!r}")
-
-
-def _items(source: Source, name: str, since: str | None) -> Generator[object, None, None]:
-    """What the source yields; whatever it raises becomes one sentence."""
-    read = 0
-    try:
-        for item in source.documents_since(since) if isinstance(source, SQLSource) else source.documents():
-            yield item
-            read += 1
-    except Exception as error:
-        # a source is the operator's own code and may fail in any way; what must not happen is a sweep after it
-        first_line = (str(error).strip().splitlines() or [""])[0][:200]
-        said = first_line if isinstance(error, VectorIndexError) else f"{type(error).__name__}: {first_line}"
-        raise SourceFailed(
-            f"source {name!r} failed after {read:,} documents ({said}): nothing was deleted; mend it and run "
-            "reindex again"
-        ) from error
 
 
 def _is_named(item: object) -> bool:
