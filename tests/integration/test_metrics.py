@@ -271,7 +271,7 @@ def test_a_scrape_neither_fails_nor_hangs_when_a_service_is_away_or_stalls(
                 break_service(proxy)
                 eventually(lambda expected=ups_then: ups(state) == expected)
                 assert ("queue_messages", "vector_index") not in samples_of(state) or proxy is postgres
-                proxy.mend()
+                proxy.restore()
                 eventually(lambda: ups(state) == (1, 1))
 
 

@@ -42,7 +42,7 @@ def _lines(result: dict[str, Any], repair: bool) -> Iterator[str]:
     last = "repaired" if repair else ""
     yield f"{'check':<54} {'found':>8}  {'--repair':<38} {last}".rstrip()
     for check in checks:
-        problem = f"build {check['build']}: {check['problem']}" if several else check["says"]
+        problem = f"build {check['build']}: {check['problem']}" if several else check["problem"]
         repaired = f"{check['repaired']:,}" if repair and check["found"] else ""
         yield f"{problem:<54} {check['found']:>8,}  {check['remedy']:<38} {repaired}".rstrip()
     for check in checks:
