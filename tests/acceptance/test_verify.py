@@ -25,7 +25,7 @@ def test_an_operator_sees_what_is_wrong_and_has_it_mended(system: System, index:
     execute(system, "DELETE FROM vector_index.embeddings_{build}", index)
     broken = system.command("verify", "--index", index)
     assert broken.returncode == 1
-    assert "searchable documents that lack a vector: a\n" in broken.stdout
+    assert "searchable documents with a missing vector: a\n" in broken.stdout
     assert broken.stdout.endswith("something is wrong: run `vector-index verify --repair`\n")
 
     mended = system.command("verify", "--index", index, "--repair", "--json")
