@@ -45,7 +45,7 @@ def value(monkeypatch: pytest.MonkeyPatch) -> Value:
 
 def test_nobody_counts_and_the_client_is_not_imported_until_it_is_asked_for() -> None:
     code = (
-        "import sys, worker.celery.application, worker.cli.processes\n"
+        "import sys, worker.celery.application, worker.cli.worker, worker.cli.up\n"
         "import tasks.chat, tasks.indexing, tasks.retrieval, tasks.upkeep\n"
         "from worker.observability import events\n"
         "with events.ProviderRequest('embedding:default', 'probe'), events.search('default', 'text'): pass\n"
@@ -271,7 +271,7 @@ def test_a_scrape_neither_fails_nor_hangs_when_a_service_is_away_or_stalls(
                 break_service(proxy)
                 eventually(lambda expected=ups_then: ups(state) == expected)
                 assert ("queue_messages", "vector_index") not in samples_of(state) or proxy is postgres
-                proxy.mend()
+                proxy.restore()
                 eventually(lambda: ups(state) == (1, 1))
 
 

@@ -199,7 +199,7 @@ def test_a_poison_fails_under_the_smallest_of_budgets(
 ) -> None:
     """What is asked about it waits for its turn: else it would be sent again and again, for ever."""
     monkeypatch.setattr("worker.backends.budgets.WINDOW_SECONDS", 6.0)
-    monkeypatch.setattr("worker.backends.budgets.PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr("worker.backends.budgets.MAX_WAIT_SECONDS", 0.1)
     faulty(backend, lambda _: Refused("not this one"))
     drainer = Drainer(url, index.embedding_backend, backend, Budget("", "one", requests_per_minute=6))
     ours = Application(url, index, backend, drainer)

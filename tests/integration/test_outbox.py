@@ -22,7 +22,7 @@ from psycopg import sql
 from tests.fixtures.application import Application
 from tests.fixtures.outbox import DELETE, DOCUMENT, MAX_BYTES, Database
 from tests.fixtures.system import PATIENCE_SECONDS, eventually
-from tests.simulation import Crash, Mortal, MortalPool, Weather
+from tests.simulation import Crash, CrashingConnection, CrashingPool, Weather
 from worker.errors import ServiceUnreachable, TemporaryError
 from worker.indexing import outbox, staging
 from worker.store import connection
@@ -696,13 +696,13 @@ def test_whoever_dies_when_nothing_is_lost_doubled_or_put_back(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Four consumers that die at any statement, and three applications that enqueue under the locks of their rows."""
-    used, over, crashes = database.application, threading.Event(), Mortal.crashes
+    used, over, crashes = database.application, threading.Event(), CrashingConnection.crashes
     database.conn.execute(SENT)
     database.conn.execute("INSERT INTO pages SELECT n, 0 FROM generate_series(0, 39) n")
     staging.ensure_index(used.url, used.index, used.backend)
     connection.close_pools()
-    monkeypatch.setattr(connection, "ConnectionPool", MortalPool)
-    monkeypatch.setattr(Mortal, "weather", STORM)
+    monkeypatch.setattr(connection, "ConnectionPool", CrashingPool)
+    monkeypatch.setattr(CrashingConnection, "weather", STORM)
     monkeypatch.setattr(outbox, "REST_SECONDS", 0.0)
     monkeypatch.setattr(outbox, "ATTEMPTS", 1_000)  # here they die of the weather
     errors: list[BaseException] = []
@@ -747,8 +747,8 @@ def test_whoever_dies_when_nothing_is_lost_doubled_or_put_back(
     over.set()
     for thread in consumers:
         thread.join()
-    monkeypatch.setattr(Mortal, "weather", Weather(crashes=0, pauses=0))
-    assert Mortal.crashes > crashes
+    monkeypatch.setattr(CrashingConnection, "weather", Weather(crashes=0, pauses=0))
+    assert CrashingConnection.crashes > crashes
     assert not errors
     database.consume()
     assert database.waiting() == 0

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.fixtures.application import Application
-from tests.fixtures.shelf import Dead, Dying, Shelf, ids, reindex, run
+from tests.fixtures.shelf import DyingSource, Shelf, WorkerKilled, ids, reindex, run
 from tests.fixtures.system import eventually
 from worker.errors import SettingsError, SourceFailed, TemporaryError
 from worker.indexing import reindexing as product
@@ -108,8 +108,8 @@ def test_a_run_that_died_is_carried_through_by_its_redelivery(
     """Given two pages are staged and one document changes, then every document counts once."""
     monkeypatch.setattr(product, "DOCUMENTS_AT_ONCE", 100)
 
-    with pytest.raises(Dying):
-        reindex(shop, Dead(shelf.texts), "run")
+    with pytest.raises(WorkerKilled):
+        reindex(shop, DyingSource(shelf.texts), "run")
     assert shop.result("run") is None
     shelf.texts["3"] = "Changed in between."
     del shelf.texts["249"]

@@ -9,7 +9,7 @@ import pytest
 from psycopg import sql
 
 from tests.fixtures.application import Application
-from tests.fixtures.shelf import Dead, Dying, Shelf, ids, reindex, run
+from tests.fixtures.shelf import DyingSource, Shelf, WorkerKilled, ids, reindex, run
 from worker.configuration import SourceSettings
 from worker.errors import Refused, SettingsError, SourceFailed
 from worker.indexing import reindexing as product
@@ -124,8 +124,8 @@ def test_a_paused_index_is_not_read(shop: Application, shelf: Shelf) -> None:
 
 def test_a_run_that_died_and_is_delivered_again_is_one_row(shop: Application, shelf: Shelf) -> None:
     large = Shelf({str(number): f"Book number {number}." for number in range(250)})
-    with pytest.raises(Dying):
-        reindex(shop, Dead(large.texts), "one")
+    with pytest.raises(WorkerKilled):
+        reindex(shop, DyingSource(large.texts), "one")
     assert history(shop, "task_id, outcome") == [("one", "running")]
     run(shop, large, "one")
     assert history(shop) == [("one", "done", 250, 250, 0, 0, 0, None)]
@@ -133,8 +133,8 @@ def test_a_run_that_died_and_is_delivered_again_is_one_row(shop: Application, sh
 
 def test_a_run_whose_worker_died_for_good_is_closed_by_the_next(shop: Application, shelf: Shelf) -> None:
     large = {str(number): f"Book number {number}." for number in range(250)}
-    with pytest.raises(Dying):
-        reindex(shop, Dead(large), "one")
+    with pytest.raises(WorkerKilled):
+        reindex(shop, DyingSource(large), "one")
     run(shop, shelf, "two")
     assert history(shop, "task_id, outcome") == [("one", "failed"), ("two", "done")]
     assert "its worker died or was stuck" in history(shop, "message")[0][0]
@@ -348,8 +348,8 @@ def test_a_waiting_task_of_a_run_is_not_sent_again_before_all_is_staged(
     shelf: Shelf,
 ) -> None:
     large = {str(number): f"Book number {number}." for number in range(250)}
-    with pytest.raises(Dying):
-        reindex(shop, Dead(large), "one")
+    with pytest.raises(WorkerKilled):
+        reindex(shop, DyingSource(large), "one")
     with connection.checkout(shop.url) as conn:
         conn.execute("UPDATE vector_index.jobs SET touched_at = now() - interval '5 minutes'")
         assert jobs.quiet(conn, seconds=60) == []

@@ -6,8 +6,8 @@ from worker.store.builds import Build
 from worker.store.connection import Connection, connect
 from worker.store.statements import SCHEMA, statement, statements, tables
 
-# Vectors times dimensions, as in 50,000 vectors of 256. Comparing fewer takes some 50 ms and is exact. Among thousands of
-# similar texts the index misses some, whatever its settings. See docs/internals/decisions.md.
+# Vectors times dimensions, as in 50,000 vectors of 256. Comparing fewer takes some 50 ms and is exact. Among thousands
+# of similar texts the index misses some, whatever its settings. See docs/internals/decisions.md.
 MIN_NUMBERS = 12_800_000
 MAX_DIMENSIONS = 4_000  # of halfvec in an HNSW index; see builds.py for vector
 LEASE_SECONDS = 3600.0  # then another worker may try, unless Postgres is still building the index

@@ -103,7 +103,7 @@ def claim(
 
 @retry_on_deadlock
 def renew(connection: Connection, held: Claim, *, lease_seconds: float) -> bool:
-    """Restart the lease of a claim that waited for its turn; False if another worker has claimed one of its contents."""
+    """Restart the lease of a claim that waited for its turn; False if another worker has one of its contents."""
     parameters = {
         "hashes": [item.hash for item in held.inputs],
         "token": held.token,

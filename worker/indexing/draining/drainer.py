@@ -186,7 +186,7 @@ class Drainer:
         if share is not None:
             tokens = max(min(tokens, share, most_tokens), self._heavy_tokens)
         patience = MAX_PAUSE_SECONDS if self._heavy_tokens else 0.0  # it would find others before it for ever
-        wait = self._budget.take(tokens, patience_seconds=patience)
+        wait = self._budget.take(tokens, max_wait_seconds=patience)
         wait_now = wait if wait <= patience else min(wait, 1.0)
         events.budget_wait(self._budget.name, wait_now)
         self._stopping.wait(wait_now)
@@ -210,7 +210,7 @@ class Drainer:
                 )
         finally:
             inputs = claim.inputs if claim else ()
-            self._budget.give_back(
+            self._budget.refund(
                 requests=0 if inputs else 1,
                 tokens=tokens - sum(item.tokens for item in inputs),
                 held_seconds=time.monotonic() - taken,

@@ -92,7 +92,7 @@ class Sender:
         if inputs is claim.inputs:
             return time.monotonic() < last_start
         left = last_start - time.monotonic()
-        wait = self.budget.take(sum(item.tokens for item in inputs), patience_seconds=left)
+        wait = self.budget.take(sum(item.tokens for item in inputs), max_wait_seconds=left)
         if wait > left:
             raise ProviderUnavailable(
                 f"{self.backend.model_id}: halving a request that is too large, or holds what is refused, "
