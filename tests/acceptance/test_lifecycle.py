@@ -69,7 +69,7 @@ def test_an_index_is_dropped_by_whoever_types_its_name(system: System, index: st
     missing = system.command("pause", "--index", "never")
     assert (missing.returncode, missing.stderr) == (
         2,
-        "vector-index: there is no index 'never': it is made with its first document\n",
+        "vector-index: index 'never' does not exist: it is created with its first document\n",
     )
     done = system.call(
         "tasks.index_documents", documents=[{"id": "a", "text": "Ships cross the sea."}], index=index

@@ -115,7 +115,9 @@ def test_a_late_message_does_not_undo_a_later_one(application: Application) -> N
 
 @pytest.mark.parametrize("what", ["pause", "resume"])
 def test_an_index_that_is_not_there_cannot_be_paused(application: Application, what: str) -> None:
-    with pytest.raises(InvalidQuery, match="there is no index 'default': it is made with its first document"):
+    with pytest.raises(
+        InvalidQuery, match="index 'default' does not exist: it is created with its first document"
+    ):
         change(application, what)
 
 

@@ -556,11 +556,11 @@ def test_of_two_that_look_at_once_one_begins(database: Database) -> None:
     database.put("a", "Words.")
     database.delete("b")
     with connection.checkout(database.application.url) as conn:
-        looked = rows.oldest(conn, "default", limit=10)
-        assert {change.id for change in rows.begin(conn, "default", looked)} == {"a", "b"}
-        assert {change.id for change in rows.begin(conn, "default", looked)} == {"b"}
-        rows.survived(conn, "default", looked)
-        assert {change.id for change in rows.begin(conn, "default", looked)} == {"a", "b"}
+        looked = rows.oldest_changes(conn, "default", limit=10)
+        assert {change.id for change in rows.begin_attempts(conn, "default", looked)} == {"a", "b"}
+        assert {change.id for change in rows.begin_attempts(conn, "default", looked)} == {"b"}
+        rows.cancel_attempts(conn, "default", looked)
+        assert {change.id for change in rows.begin_attempts(conn, "default", looked)} == {"a", "b"}
 
 
 def poller(

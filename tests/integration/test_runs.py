@@ -37,7 +37,7 @@ def history(shop: Application, columns: str = COLUMNS) -> list[tuple[Any, ...]]:
 @pytest.mark.parametrize(
     ("name", "condition"),
     [
-        ("forget_runs", r"Index Cond: .*\(started_at < "),
+        ("delete_old_runs", r"Index Cond: .*\(started_at < "),
         ("last_complete", "Index Scan Backward using runs_done"),
     ],
 )

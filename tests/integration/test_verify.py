@@ -24,7 +24,7 @@ LONG = "\n\n".join(
 
 @pytest.fixture(autouse=True)
 def look_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verification, "LOOKS_SECONDS", (0.01,))
+    monkeypatch.setattr(verification, "RECHECK_SECONDS", (0.01,))
 
 
 def execute(application: Application, *statements: str) -> None:
@@ -162,7 +162,7 @@ def test_a_document_whose_text_is_gone_is_mended_by_sending_it_again(application
     application.put({"id": "a", "text": SHORT})
     execute(application, "DELETE FROM vector_index.revisions")
     verify(application, repair=True)
-    assert application.state("a")["error"] == "the stored text is gone: send the document again"
+    assert application.state("a")["error"] == "the stored text is missing: send the document again"
     assert application.put({"id": "a", "text": SHORT})["indexed"] == 1
     assert application.search("ships") == ["a"]
 
@@ -242,7 +242,7 @@ def test_load_raises_no_alarm(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Given four that stage, delete and drain the same documents, each look of verify finds no fault."""
-    monkeypatch.setattr(verification, "LOOKS_SECONDS", (0.2, 0.5, 1.5, 3.0))
+    monkeypatch.setattr(verification, "RECHECK_SECONDS", (0.2, 0.5, 1.5, 3.0))
     over = threading.Event()
     errors: list[BaseException] = []
 

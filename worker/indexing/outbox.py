@@ -46,12 +46,14 @@ def consume(url: str, index: IndexSettings, backend: EmbeddingBackend, *, max_by
     """
     with connection.checkout(url) as conn:
         waiting = [
-            change for change in outbox.oldest(conn, index.name, limit=WINDOW) if not _is_resting(change)
+            change
+            for change in outbox.oldest_changes(conn, index.name, limit=WINDOW)
+            if not _is_resting(change)
         ]
         if not waiting:
             return False
         page = _page(waiting, max_bytes)
-        begun = outbox.begin(conn, index.name, page)
+        begun = outbox.begin_attempts(conn, index.name, page)
     stager = _Stager(url, index, backend, max_bytes)
     try:
         stager.stage(begun)
@@ -61,7 +63,7 @@ def consume(url: str, index: IndexSettings, backend: EmbeddingBackend, *, max_by
         stager.stage_each(begun)
     finally:
         with suppress(TemporaryError), connection.checkout(url) as conn:
-            outbox.survived(conn, index.name, begun)
+            outbox.cancel_attempts(conn, index.name, begun)
     return (
         stager.left_older
         or len(page) < len(waiting)

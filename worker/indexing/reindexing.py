@@ -83,7 +83,7 @@ def reindex(
                     f"an earlier delivery of this reindexing of {index.name!r} may still run"
                 )
             reason = (PAUSED if paused else OVERLAPS).format(index.name)
-            reindexing.give_up(conn, request, "skipped", reason)
+            reindexing.abort(conn, request, "skipped", reason)
             logger.info(
                 "reindex_skipped", extra=log_fields(index=index.name, task_id=request.task_id, reason=reason)
             )
@@ -116,7 +116,7 @@ def _held(url: str, run: ReindexRun) -> Iterator[None]:
         over.set()
         thread.join()
         with connection.checkout(url) as conn:
-            reindexing.end(conn, run)
+            reindexing.release(conn, run)
 
 
 @contextmanager
@@ -132,7 +132,7 @@ def written_down(url: str, request: ReindexRequest) -> Iterator[None]:
         said = log_fields(index=request.index, task_id=request.task_id, error=message)
         logger.warning("reindex_failed", extra=said)  # a run of the schedule has no caller who would see it
         with suppress(TemporaryError), connection.checkout(url) as conn:
-            reindexing.give_up(conn, request, "failed", message)
+            reindexing.abort(conn, request, "failed", message)
         raise
 
 
@@ -164,7 +164,7 @@ class _Reading:
         reading = Reading(source, self._index.source.name if self._index.source else "")
         with connection.checkout(self._url) as conn:
             ledger = jobs.ledger(conn, self._task_id)
-            self._staged_before = reindexing.begin_again(conn, self._task_id)
+            self._staged_before = reindexing.restart(conn, self._task_id)
             before = reindexing.last_complete(conn, self._index.name)
             since = None
             if reading.fingerprint and not full:
@@ -199,7 +199,9 @@ class _Reading:
             build = builds.live(conn, self._index.name)
             if build is None:
                 raise BuildDropped(connection.DROPPED)
-            known = reindexing.look(conn, build, message.documents, [entry["id"] for entry in rejected])
+            known = reindexing.known_documents(
+                conn, build, message.documents, [entry["id"] for entry in rejected]
+            )
         changed = []
         for document in message.documents:
             found = known.get(document.id)
@@ -235,7 +237,7 @@ class _Reading:
         after = ""
         while True:
             with connection.checkout(self._url) as conn:
-                page = reindexing.documents_before(conn, self._run, after)
+                page = reindexing.unchanged_documents(conn, self._run, after)
             if not page:
                 return
             after = page[-1][0]

@@ -1,7 +1,7 @@
-"""Verify: find what is not as it must be, look again, mend.
+"""Verify: check the builds of an index, check the findings again, and repair them.
 
-Everything that commits together is checked in one snapshot, so load alone raises no alarm. What may stand for a
-moment between two commits (complete, and not yet published) is looked at again and again: only what stays is found.
+Each check sees what commits together in one snapshot, so load alone causes no findings. Some states exist for a moment
+between two commits (complete but not yet published): they are checked again, and only what remains is a finding.
 """
 
 import time
@@ -22,17 +22,17 @@ from worker.store.garbage import Key
 from worker.store.jobs import JobSlice
 from worker.store.verify import Check, StoredRevision
 
-LOOKS_SECONDS = (0.5, 1.5, 3.0)  # between the looks at what was found
-EXAMPLES = 5  # names of what was found, of each check
+RECHECK_SECONDS = (0.5, 1.5, 3.0)  # waits before the findings are checked again
+EXAMPLES = 5  # names of findings shown for each check
 
 
 @dataclass(kw_only=True)
 class CheckResult:
-    """What a check of one build found."""
+    """The findings of one check in one build."""
 
     build: Build
     check: Check
-    names: dict[Key, str]  # by key; of garbage a few
+    names: dict[Key, str]  # by key; only some of garbage
     found: int
     repaired: int = 0
 
@@ -51,7 +51,7 @@ class CheckResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Verifier:
-    """An index with what it takes to look at it and to mend it."""
+    """An index, with what it takes to check and to repair it."""
 
     url: str
     index: IndexSettings
@@ -59,10 +59,10 @@ class Verifier:
     wake: Callable[[], object]  # sends the waiting tasks of quiet jobs again
 
     def verify(self, *, repair: bool) -> dict[str, Any]:
-        """Check every build of the index that is written; the result of `tasks.verify`.
+        """Check every build of the index that is being written; the result of `tasks.verify`.
 
-        Any number may run at once, under load too, and be begun again. A fault counts as repaired once its repair
-        has begun: a document that was queued is searchable when it is embedded.
+        Any number may run at the same time, under load, and be restarted. A finding counts as repaired once its repair
+        has begun: a queued document becomes searchable when it is embedded.
         """
         began = time.monotonic()
         with connection.checkout(self.url) as conn:
@@ -70,12 +70,12 @@ class Verifier:
             written = [] if live is None else builds.writable(conn, live.index_id)
             counts = status.index_status(conn, live)
         findings = [
-            self._look(build, check)
+            self._run(build, check)
             for build in written
             for check in verify.CHECKS
             if build == live or not check.live_only
         ]
-        self._look_again(findings)
+        self._recheck(findings)
         if repair:
             self._repair(findings)
         return {
@@ -87,25 +87,25 @@ class Verifier:
             "seconds": round(time.monotonic() - began, 2),
         }
 
-    def _look(self, build: Build, check: Check) -> CheckResult:
+    def _run(self, build: Build, check: Check) -> CheckResult:
         names: dict[Key, str] = {}
         found = 0
         with connection.checkout(self.url) as conn:
             for some in verify.find(conn, build, check, max_attempts=MAX_ATTEMPTS):
                 found += len(some)
-                if check.fault or len(names) < EXAMPLES:  # there may be millions of old vectors
+                if check.fault or len(names) < EXAMPLES:  # there may be millions of unreferenced vectors
                     names |= some
         return CheckResult(build=build, check=check, names=names, found=len(names) if check.fault else found)
 
-    def _look_again(self, findings: Sequence[CheckResult]) -> None:
-        """Forget what does not stay."""
-        for seconds in LOOKS_SECONDS:
+    def _recheck(self, findings: Sequence[CheckResult]) -> None:
+        """Check the findings again and drop those that are gone."""
+        for seconds in RECHECK_SECONDS:
             suspects = [item for item in findings if item.check.fault and item.found]
             if not suspects:
                 return
             time.sleep(seconds)
             for item in suspects:
-                still = self._look(item.build, item.check).names
+                still = self._run(item.build, item.check).names
                 item.names = {key: name for key, name in item.names.items() if still.get(key) == name}
                 item.found = len(item.names)
 
@@ -127,7 +127,7 @@ class Verifier:
             item.repaired = item.found
 
     def _restage(self, index_id: int, docs: Sequence[Any]) -> None:
-        """Split stored texts anew, as new revisions: readers see the old ones until these are complete."""
+        """Stage stored texts as new revisions; searches see the old ones until the new ones are complete."""
         for some in staging.sliced(self._stored(docs), lambda item: len(item.text or "")):
             there = [item for item in some if item.text is not None]
             documents = [
