@@ -26,7 +26,7 @@ from tests.simulation import CALM, LATE_REFUSALS, OUTAGES, PROVIDER_CRASHES, STO
 from worker import configuration
 from worker.indexing.draining.settlement import Settlement
 from worker.services import running
-from worker.store import builds, garbage, queue, revisions, schema, writing
+from worker.store import builds, deletion, garbage, jobs, publishing, queue, schema, writing
 from worker.store.connection import Connection
 from worker.store.statements import statements
 
@@ -54,33 +54,42 @@ def rewrite(file: str, names: str, old: str, new: str) -> Callable[[], None]:
     return remove
 
 
-def unlock(module: Any) -> Callable[[], None]:
-    """Let the transactions of a store module skip the lock on the index."""
+def unlock(*modules: Any) -> Callable[[], None]:
+    """Let the transactions of these store modules skip the lock on the index."""
 
     @contextmanager
     def unlocked(conn: Connection, index_id: int, *, exclusive: bool) -> Iterator[None]:
         with conn.transaction():
             yield
 
-    return lambda: setattr(module, "builds", SimpleNamespace(**{**vars(builds), "locked": unlocked}))
+    def remove() -> None:
+        for module in modules:
+            module.builds = SimpleNamespace(**{**vars(builds), "locked": unlocked})
+
+    return remove
 
 
 def stage_redeliveries_again() -> None:
-    enter = revisions._enter
-    rewrite("revisions.sql", "insert_job_documents", "::text[])", "::text[]) ON CONFLICT DO NOTHING")()
-    revisions._enter = lambda connection, job: [enter(connection, job)] != []
+    enter = jobs.begin_slice
+    rewrite("jobs.sql", "insert_job_documents", "::text[])", "::text[]) ON CONFLICT DO NOTHING")()
+    jobs.begin_slice = lambda connection, job: [enter(connection, job)] != []
+
+
+def lock_served_in_any_order() -> None:
+    rewrite("writing.sql", "lock_served", "ORDER BY doc", "ORDER BY random()")()
+    rewrite("publishing.sql", "lock_wanted", "ORDER BY doc", "ORDER BY random()")()
 
 
 def publish_skips_locked_rows() -> None:
-    rewrite("revisions.sql", "lock_wanted", "FOR UPDATE", "FOR UPDATE SKIP LOCKED")()
+    rewrite("publishing.sql", "lock_wanted", "FOR UPDATE", "FOR UPDATE SKIP LOCKED")()
 
     def publish(connection: Connection, build: builds.Build, docs: Sequence[int]) -> int:
         with connection.transaction():
-            locked = connection.execute(build.sql("revisions.sql", "lock_wanted"), {"docs": list(docs)})
+            locked = connection.execute(build.sql("publishing.sql", "lock_wanted"), {"docs": list(docs)})
             found = {"docs": [row[0] for row in locked.fetchall()]}
-            return len(connection.execute(build.sql("revisions.sql", "publish"), found).fetchall())
+            return len(connection.execute(build.sql("publishing.sql", "publish"), found).fetchall())
 
-    revisions.publish = publish
+    publishing.publish = publish
 
 
 def never_count_single_inputs() -> None:
@@ -92,7 +101,7 @@ RULES = [
     Rule(
         name="control: all rules in place", weathers=(CALM, STORM, LATE_REFUSALS, OUTAGES, PROVIDER_CRASHES)
     ),
-    Rule(name="staging, retry and delete hold the index's shared lock", remove=unlock(revisions)),
+    Rule(name="staging, retry and delete hold the index's shared lock", remove=unlock(writing, deletion)),
     Rule(
         name="giving up, splitting and dropping contents hold the index's exclusive lock",
         remove=unlock(queue),
@@ -108,22 +117,22 @@ RULES = [
     Rule(name="a redelivered message is staged once", remove=stage_redeliveries_again),
     Rule(
         name="publishing locks rows before it reads them",
-        remove=rewrite("revisions.sql", "lock_wanted", "FOR UPDATE", ""),
+        remove=rewrite("publishing.sql", "lock_wanted", "FOR UPDATE", ""),
     ),
     Rule(name="publishing waits for locked rows", remove=publish_skips_locked_rows, weathers=(CALM,)),
     Rule(
         name="documents are locked in id order",
-        remove=rewrite("revisions.sql", "lock_documents", "ORDER BY doc", "ORDER BY random()"),
+        remove=rewrite("writing.sql", "lock_documents", "ORDER BY doc", "ORDER BY random()"),
         weathers=(CALM,),
     ),
     Rule(
         name="served rows are locked in id order",
-        remove=rewrite("revisions.sql", "lock_served lock_wanted", "ORDER BY doc", "ORDER BY random()"),
+        remove=lock_served_in_any_order,
         weathers=(CALM,),
     ),
     Rule(
         name="contents are queued in hash order",
-        remove=rewrite("revisions.sql", "queue_chunks", "ORDER BY c.hash", "ORDER BY random()"),
+        remove=rewrite("writing.sql", "queue_chunks", "ORDER BY c.hash", "ORDER BY random()"),
         weathers=(CALM,),
     ),
     Rule(

@@ -30,8 +30,8 @@ from worker.errors import ProviderUnavailable, Refused, TemporaryError, TooLarge
 from worker.indexing import jobs, outbox, reindexing, staging
 from worker.indexing.draining.drainer import Drainer
 from worker.recipes import PROBE
-from worker.store import builds, connection, garbage, upkeep
-from worker.store.reindexing import Request
+from worker.store import builds, connection, garbage, status, sweep
+from worker.store.reindexing import ReindexRequest
 from worker.store.statements import tables
 
 DOCUMENTS = 25
@@ -388,7 +388,7 @@ class Simulation:
             self.index,
             self.backend,
             lambda: SampledSource(self),
-            Request(index="default", task_id=task_id),
+            ReindexRequest(index="default", task_id=task_id),
             max_bytes=10**6,
             allow_shrink=True,
         )
@@ -459,7 +459,7 @@ class Simulation:
 
     def sweep_once(self, *, unchecked_seconds: float) -> None:
         with connection.checkout(self.url) as conn:
-            repairs = upkeep.sweep(conn, self.build, unchecked_seconds=unchecked_seconds)
+            repairs = sweep.sweep_build(conn, self.build, unchecked_seconds=unchecked_seconds)
         self.violations["chunk without a vector or a queue entry"] += repairs.queued
 
     def collect(self) -> None:
@@ -510,7 +510,7 @@ class Simulation:
 
     def unfinished(self) -> int:
         with connection.checkout(self.url) as conn:
-            figures = upkeep.figures(conn, self.build)
+            figures = status.index_status(conn, self.build)
         return int(figures["documents"]["pending"] + figures["pending_chunks"])
 
     def check_final_state(self) -> None:

@@ -179,16 +179,16 @@ def test_schedule_continues_after_broker_outages_and_a_killed_beat(
                 eventually(lambda: "Couldn't apply scheduled task due" in system.log("beat"))
                 proxy.restore()
                 more_runs()
-                assert beat.children[0].deaths == 0
+                assert beat.children["beat"].deaths == 0
                 proxy.cut()
-                process = beat.children[0].process
+                process = beat.children["beat"].process
                 assert process
                 process.kill()
                 process.wait()
-                eventually(lambda: beat.check() or beat.children[0].process not in (None, process))
+                eventually(lambda: beat.check() or beat.children["beat"].process not in (None, process))
                 proxy.restore()
                 more_runs()
-                assert beat.children[0].deaths == 1
+                assert beat.children["beat"].deaths == 1
         assert "Traceback" not in bare.log("beat")
         assert (tally(bare).overlaps, tally(bare).doubles) == (0, 0)
 

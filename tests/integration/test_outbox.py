@@ -427,7 +427,7 @@ def test_what_only_a_worker_can_judge_fails_alone_and_is_listed_with_its_reason(
         "error": failures["large"],
     }
     with connection.checkout(database.application.url) as conn:
-        assert rows.figures(conn, "default") == {"waiting": 0, "oldest_seconds": 0.0, "rejected": 3}
+        assert rows.counts(conn, "default") == {"waiting": 0, "oldest_seconds": 0.0, "rejected": 3}
 
 
 def test_a_retry_stages_what_failed_once_the_limit_is_higher(database: Database) -> None:
@@ -610,8 +610,8 @@ def test_rows_of_an_unknown_index_wait_and_are_told_of_once_a_minute(
     assert "1 rows of the outbox are for the index 'pagse', which the settings do not have" in caplog.text
     assert database.waiting() == 1
     with connection.checkout(database.application.url) as conn:
-        assert rows.strangers(conn, ["default"]) == {"pagse": 1}
-        assert rows.strangers(conn, ["default", "pagse"]) == {}
+        assert rows.rows_of_unknown_indexes(conn, ["default"]) == {"pagse": 1}
+        assert rows.rows_of_unknown_indexes(conn, ["default", "pagse"]) == {}
 
 
 def test_a_backlog_is_a_page_for_the_poller_and_the_rest_for_those_whom_it_wakes(database: Database) -> None:
@@ -674,7 +674,7 @@ def test_an_idle_look_is_one_query_that_reads_an_index_alone(database: Database)
     for n in range(2_000):
         database.conn.execute("SELECT vector_index.enqueue_delete('elsewhere', %s)", [n])
     database.conn.execute("ANALYZE vector_index.outbox")
-    query = rows.statement("outbox.sql", "filled")
+    query = rows.statement("outbox.sql", "indexes_with_rows")
     plan = "\n".join(
         row[0] for row in database.conn.execute(sql.SQL("EXPLAIN ") + query, {"names": ["default", "other"]})
     )

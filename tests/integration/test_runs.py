@@ -15,8 +15,8 @@ from worker.errors import Refused, SettingsError, SourceFailed
 from worker.indexing import reindexing as product
 from worker.protocols import Skipped
 from worker.sources.sql import SQLSource
-from worker.store import connection, upkeep
-from worker.store.reindexing import Request
+from worker.store import connection, jobs
+from worker.store.reindexing import ReindexRequest
 from worker.store.statements import statement
 
 COLUMNS = "task_id, outcome, read, staged, unchanged, deleted, rejected, message"
@@ -81,7 +81,7 @@ def test_settings_that_do_not_serve_are_in_the_history_too(shop: Application) ->
     def broken() -> Any:
         raise SettingsError("PATHS of FolderSource is []: give a list")
 
-    request = Request(index="default", task_id="one")
+    request = ReindexRequest(index="default", task_id="one")
     with pytest.raises(SettingsError):
         product.reindex(shop.url, shop.index, shop.backend, broken, request, max_bytes=99)
     assert history(shop, "outcome, message") == [("failed", "PATHS of FolderSource is []: give a list")]
@@ -352,4 +352,4 @@ def test_a_waiting_task_of_a_run_is_not_sent_again_before_all_is_staged(
         reindex(shop, DyingSource(large), "one")
     with connection.checkout(shop.url) as conn:
         conn.execute("UPDATE vector_index.jobs SET touched_at = now() - interval '5 minutes'")
-        assert upkeep.quiet_jobs(conn, seconds=60) == []
+        assert jobs.quiet(conn, seconds=60) == []
