@@ -26,7 +26,7 @@ from tests.fixtures.system import CHAT, PATIENCE_SECONDS, System, eventually, re
 from tests.fixtures.up import Up, up
 from tests.provider import Provider
 from worker.cli.pools import UP_POOLS
-from worker.observability import events
+from worker.observability import metrics
 
 ROOT = Path(__file__).parents[2]
 DASHBOARD = json.loads((ROOT / "grafana/dashboard.json").read_text())
@@ -235,7 +235,7 @@ def test_grafana_can_import_the_dashboard() -> None:
 
 
 def test_the_dashboard_and_the_docs_name_every_metric_and_no_other() -> None:
-    families = events._define(prometheus_client.CollectorRegistry())
+    families = metrics.define_families(prometheus_client.CollectorRegistry())
     counted = {family.describe()[0].name for family in vars(families).values()}
     named = re.findall(r"`(vector_index_\w+)`", DOCS)
     shorthands = [f"vector_index_{stem}_tokens_total" for stem in ("request", "pending")]  # `…_tokens`

@@ -75,7 +75,7 @@ def started(start_system: Callable[..., Any], tmp_path: Path) -> Iterator[tuple[
         finally:
             for process in system.processes.values():
                 process.send_signal(signal.SIGCONT)
-            proxy.mend()
+            proxy.restore()
 
 
 def live(system: System, seconds: float = SILENT_SECONDS) -> tuple[int, str]:
@@ -123,7 +123,7 @@ def test_a_worker_without_its_broker_is_live_but_not_ready(
             time.sleep(2)
         done = system.command("ready")
         assert (done.returncode, "no worker consumes" in done.stderr) == (3, True)
-        proxy.mend()
+        proxy.restore()
         eventually(lambda: system.command("ready").returncode == 0)
 
 

@@ -13,8 +13,8 @@ from tests.fixtures.system import (
     CELERY,
     PATIENCE_SECONDS,
     eventually,
-    family_of,
-    left,
+    process_tree,
+    still_running,
     user_environment,
 )
 from tests.fixtures.up import up
@@ -64,7 +64,7 @@ def test_a_killed_worker_is_restarted_and_a_killed_up_leaves_no_process(tmp_path
         assert running.run("search", "anything")["results"] == []
         assert running.workers()["embed"] == before["embed"]
 
-        family = family_of(running.process.pid)
+        family = process_tree(running.process.pid)
         running.process.kill()
         assert running.process.wait() == -signal.SIGKILL
-        assert not left(family, PATIENCE_SECONDS)
+        assert not still_running(family, PATIENCE_SECONDS)

@@ -31,7 +31,7 @@ def test_verify_reports_and_repairs_a_missing_vector(system: System, index: str)
     repaired = system.command("verify", "--index", index, "--repair", "--json")
     assert repaired.returncode == 0
     [row] = [row for row in json.loads(repaired.stdout)["checks"] if row["found"]]
-    assert (row["check"], row["examples"], row["repaired"]) == ("vectorless", ["a"], 1)
+    assert (row["check"], row["examples"], row["repaired"]) == ("missing_vectors", ["a"], 1)
     eventually(lambda: system.command("verify", "--index", index).returncode == 0)
 
 

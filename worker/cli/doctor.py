@@ -115,7 +115,7 @@ def _settings(configuration: Configuration) -> str:
 
 
 def _llm() -> str:
-    backends.warm_up()
+    backends.load_plugins()
     installation = llm_installation()
     return f"folder {installation['folder']}, plugins {', '.join(installation['plugins'])}"
 
@@ -167,8 +167,8 @@ def _outbox(configuration: Configuration) -> str:
     """Count the changes that applications enqueued. Raises SettingsError for rows of an index that is not set."""
     known = list(configuration.indexes)
     with connection.checkout(_database_url(configuration)) as conn:
-        strangers = outbox.strangers(conn, known)
-        figures = [outbox.figures(conn, name) for name in known]
+        strangers = outbox.rows_of_unknown_indexes(conn, known)
+        figures = [outbox.counts(conn, name) for name in known]
     if strangers:
         rows = ", ".join(f"{counted(count, 'row')} for {name!r:.100}" for name, count in strangers.items())
         raise SettingsError(

@@ -77,7 +77,7 @@ def models(as_json: bool) -> int:
     model, but a plugin may ask its own server for a list. Exit code 2: a backend in the settings cannot be created.
     """
     configuration = load()
-    backends.warm_up()
+    backends.load_plugins()
     names = llm.get_embedding_model_aliases()
     embedding = _rows(names, embedding_limits, configuration.embedding_backends, wiring.make_backend)
     chat = _rows(llm.get_model_aliases(), chat_limits, configuration.chat_backends, wiring.make_chat_backend)

@@ -42,13 +42,13 @@ def _lines(result: dict[str, Any], repair: bool) -> Iterator[str]:
     last = "repaired" if repair else ""
     yield f"{'check':<54} {'found':>8}  {'--repair':<38} {last}".rstrip()
     for check in checks:
-        says = f"build {check['build']}: {check['says']}" if several else check["says"]
+        problem = f"build {check['build']}: {check['problem']}" if several else check["problem"]
         repaired = f"{check['repaired']:,}" if repair and check["found"] else ""
-        yield f"{says:<54} {check['found']:>8,}  {check['mends']:<38} {repaired}".rstrip()
+        yield f"{problem:<54} {check['found']:>8,}  {check['remedy']:<38} {repaired}".rstrip()
     for check in checks:
         if check["examples"] and check["fault"]:
             more = ", ..." if check["found"] > len(check["examples"]) else ""
-            yield f"{check['says']}: {', '.join(check['examples'])}{more}"
+            yield f"{check['problem']}: {', '.join(check['examples'])}{more}"
     queued = sum(repairs["queued"] for repairs in result["swept"].values())
     if queued:
         yield (
