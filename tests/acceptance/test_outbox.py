@@ -84,9 +84,9 @@ def test_doctor_reports_outbox_rows_of_an_unknown_index(system: System) -> None:
         finally:
             conn.execute("DELETE FROM vector_index.outbox WHERE index_name = 'pagse'")
     assert done.returncode == 2
-    assert "FAIL  outbox            nobody takes 1 rows for 'pagse'" in done.stdout
-    assert "outbox: 1 rows wait for the index 'pagse', which the settings do not have" in state.stdout
-    assert "0 rows wait" in system.command("doctor", "--offline").stdout
+    assert "FAIL  outbox            the outbox has 1 row for 'pagse'" in done.stdout
+    assert "outbox: 1 row for the index 'pagse', which is not in INDEXES" in state.stdout
+    assert "0 rows pending" in system.command("doctor", "--offline").stdout
 
 
 @pytest.mark.slow
