@@ -236,7 +236,7 @@ def test_without_redis_each_process_keeps_the_limit_and_returns_to_the_shared_on
                 sent.append((clock.now, 10.0))
         assert worst([(at, 1) for at, _ in sent], 60) <= REQUESTS
         assert len(sent) > REQUESTS / 2
-        proxy.mend()
+        proxy.restore()
         limited(broker_url).pause(60)
         clock.now += budgets.REDIS_RETRY_SECONDS
         assert budget.take(10) > 50

@@ -19,7 +19,7 @@ from worker.indexing.draining.provider import Provider as Known
 from worker.indexing.draining.provider import backoff_seconds
 from worker.indexing.draining.settlement import LEASE_MARGIN_SECONDS, MAX_ATTEMPTS
 from worker.recipes import PROBE
-from worker.store import builds, connection, upkeep
+from worker.store import builds, connection, status
 
 DOWN = ProviderUnavailable("it is away")
 ATTEMPTS = "SELECT max(attempts) FROM vector_index.pending_1"
@@ -67,7 +67,7 @@ def test_an_outage_of_any_length_fails_nothing_counts_nothing_and_all_is_live_on
         # of each slot one, of all the words that follow
         assert sum(texts != [PROBE] for texts in inputs) <= index.embedding_backend.concurrency
         with connection.checkout(url) as conn:
-            assert upkeep.figures(conn, builds.live(conn, "default"))["last_error"]
+            assert status.index_status(conn, builds.live(conn, "default"))["last_error"]
         provider.reset()
         eventually(lambda: ours.result(task_id))
         assert drainer.stop(60)
@@ -127,7 +127,7 @@ def test_a_provider_that_begins_to_refuse_everything_fails_no_document(
     assert {application.state(str(n))["state"] for n in range(3)} == {"pending"}
     assert application.rows(ATTEMPTS) == [(0,)]
     with connection.checkout(application.url) as conn:
-        told = upkeep.figures(conn, builds.live(conn, "default"))["last_error"]
+        told = status.index_status(conn, builds.live(conn, "default"))["last_error"]
     assert f"{refusal}, even the one word 'dimensions': mend MODEL_ID" in told
     refuses[0] = False
     application.drainer.drain()

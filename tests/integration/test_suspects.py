@@ -15,7 +15,7 @@ from tests.fixtures.system import PATIENCE_SECONDS, eventually
 from worker.configuration import IndexSettings
 from worker.errors import ServiceUnreachable
 from worker.indexing.draining.drainer import Drainer
-from worker.store import connection, queue, upkeep
+from worker.store import builds, connection, queue
 
 ABANDONED = """UPDATE vector_index.pending_1 SET attempts = 2, token = gen_random_uuid(),
 visible_at = clock_timestamp() - interval '1 second' WHERE hash IN (
@@ -77,7 +77,7 @@ def test_a_content_that_is_wanted_again_just_before_it_is_forgotten_waits_for_no
 ) -> None:
     application.stage({"id": "a", "text": "Words."})
     application.stage({"id": "a", "text": "Other words."})  # nobody wants the first any more
-    forget = queue.forget
+    forget = queue.delete_orphans
 
     def overtaken(*args: Any) -> None:
         application.stage({"id": "b", "text": "Words."})
@@ -136,7 +136,7 @@ def test_a_look_at_the_queue_ends_where_the_leased_begin(application: Applicatio
     """Where a million wait for a later attempt, a look that walks them takes 300 ms of Postgres; this one 0.1 ms."""
     application.stage({"id": "a", "text": "Words."})
     with connection.checkout(application.url) as conn:
-        [build] = upkeep.written_builds(conn)
+        [build] = builds.all_writable(conn)
         conn.execute("SET enable_seqscan = off")
         text = b"EXPLAIN " + build.sql("queue.sql", name).as_bytes(conn)
         plan = "\n".join(

@@ -16,7 +16,7 @@ from worker.errors import TooLarge
 from worker.indexing.draining.drainer import Drainer
 from worker.indexing.draining.settlement import LEASE_MARGIN_SECONDS
 from worker.recipes import PROBE
-from worker.store import connection, queue, upkeep
+from worker.store import connection, queue, sweep
 from worker.tokens import counter
 
 LIMIT = 60  # tokens that the provider really takes; the settings claim 8,191
@@ -205,7 +205,9 @@ def test_a_vector_that_comes_late_wins_over_a_split(application: Application) ->
     application.rows("UPDATE vector_index.pending_1 SET visible_at = now() RETURNING 1")
     application.drainer.drain()
     with connection.checkout(application.url) as conn:
-        upkeep.sweep(conn, late[0].build, unchecked_seconds=0.0)  # the other server would have published it
+        sweep.sweep_build(
+            conn, late[0].build, unchecked_seconds=0.0
+        )  # the other server would have published it
     assert (application.result(task_id) or {})["indexed"] == 1
     assert chunks(application, "a") == [TEXT]
 

@@ -23,7 +23,7 @@ from worker import keyspace
 from worker.configuration.addresses import redis_url
 from worker.errors import ProviderUnavailable
 from worker.observability import events
-from worker.observability.logs import keys
+from worker.observability.logs import log_fields
 
 # The burst as a share of the limit; the rest is spread evenly over the minute. A request of a drainer takes at most
 # half of the burst, so that a late request wastes nothing. Questions come one by one and are large.
@@ -195,7 +195,7 @@ class Budget:
             now = time.monotonic()
             bursts = (self._requests.burst_seconds, self._tokens.burst_seconds)
             if now - self._local_until > REDIS_RETRY_SECONDS:
-                logger.warning("limits_not_shared", extra=keys(backend=self.name, error=str(error)))
+                logger.warning("limits_not_shared", extra=log_fields(backend=self.name, error=str(error)))
                 self._times[1:] = [now + burst for burst in bursts]
             self._local_until = now + REDIS_RETRY_SECONDS
 

@@ -100,7 +100,7 @@ def _send(backend: ChatBackend, budget: Budget, prompt: Prompt, stream: AnswerSt
     """Send one request within the budget, and return the tokens that it did not use."""
     answer_tokens = backend.token_limit - backend.prompt_tokens
     tokens = answer_tokens + sum(backend.count_tokens(message["content"]) for message in prompt.messages)
-    with budget.reserve(tokens), events.Request(budget.name, events.ANSWER) as request:
+    with budget.reserve(tokens), events.ProviderRequest(budget.name, "answer") as request:
         sent = time.monotonic()
         reply = backend.reply(prompt.messages, stream.write_token if stream else None)
         request.tokens, request.answer_tokens = reply.input_tokens, reply.output_tokens

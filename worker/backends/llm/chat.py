@@ -16,7 +16,7 @@ from worker.backends.llm.lookup import chat_model, name_for_limits, secrets
 from worker.backends.llm.openai_client import OPENAI_CLASSES, with_persistent_client
 from worker.backends.llm.options import PromptOptions, prompt_options
 from worker.errors import ProviderUnavailable, SettingsError, VectorIndexError
-from worker.observability.logs import keys
+from worker.observability.logs import log_fields
 from worker.protocols import Reply
 from worker.tokens import ESTIMATE, counter
 
@@ -105,7 +105,8 @@ class LLMChatBackend:
             )
         if reason in TRUNCATED:
             logger.warning(
-                "answer_cut_off", extra=keys(model=self.model_id, fix="raise max_tokens in PROMPT_KWARGS")
+                "answer_cut_off",
+                extra=log_fields(model=self.model_id, fix="raise max_tokens in PROMPT_KWARGS"),
             )
         input_tokens, output_tokens = _usage(self._model, response)
         return Reply(

@@ -8,7 +8,7 @@ import time
 from worker.backends.budgets import MAX_WAIT_SECONDS, Budget
 from worker.errors import ProviderUnavailable, VectorIndexError
 from worker.observability import events
-from worker.observability.logs import keys
+from worker.observability.logs import log_fields
 from worker.protocols import EmbeddingBackend
 from worker.recipes import probe
 
@@ -80,14 +80,14 @@ class Provider:
         try:
             with (
                 self._budget.reserve(PROBE_TOKENS, max_wait_seconds=patience_seconds),
-                events.Request(self._budget.name, events.PROBE),
+                events.ProviderRequest(self._budget.name, "probe"),
             ):
                 probe(self._backend)
         except VectorIndexError as error:
             self.failure = error
             self._failures += 1
             self._window = 1
-            logger.warning("backend_unusable", extra=keys(backend=self._name, error=str(error)))
+            logger.warning("backend_unusable", extra=log_fields(backend=self._name, error=str(error)))
             self.pause(backoff_seconds(self._failures, PAUSE_SECONDS))
         else:
             self.failure, self._failures = None, 0
