@@ -205,7 +205,7 @@ def test_ollama_models_work_while_the_server_is_up(run: Callable[..., Any]) -> N
 def test_doctor_says_to_start_the_ollama_server(
     run: Callable[..., Any],
 ) -> None:
-    fix = "start the server that the plugin ollama asks for its models"
+    fix = "start the server of the plugin ollama"
     variables = {"EMBEDDING_MODEL": "ollama/nomic-embed-text", "CHAT_MODEL": "ollama/tiny:1b"}
     found = checks(run("doctor", "--json", **variables))
     for backend in ("embedding default", "chat default"):

@@ -55,7 +55,7 @@ def test_a_length_that_the_provider_does_not_return_is_told_before_anything_is_a
     connect: Connect, config: dict[str, int], said: int
 ) -> None:
     application = connect(**config)
-    mend = f"returns vectors of length 512, where {said} were expected: set EMBEDDING_OUTPUT_DIMENSIONS"
+    mend = f"returns vectors of length 512 instead of {said}: set EMBEDDING_OUTPUT_DIMENSIONS"
     with pytest.raises(SettingsError, match=mend):
         application.stage({"id": "a", "text": "Words."})
     assert application.rows("SELECT count(*) FROM vector_index.indexes") == [(0,)]
@@ -105,7 +105,7 @@ def test_another_length_halfway_loses_nothing_and_goes_on_when_it_is_mended(
     application.drainer.drain()
     assert application.state("a") == {"state": "pending", "version": None, "searchable": True, "error": None}
     assert application.rows("SELECT max(attempts) FROM vector_index.pending_1") == [(0,)]
-    assert "returns vectors of length 511, 512, where 512 were expected" in last_error(application)
+    assert "returns vectors of length 511, 512 instead of 512" in last_error(application)
     provider.reset()
     make_visible(application)
     application.drainer.drain()
