@@ -10,8 +10,11 @@ import pytest
 from numpy.typing import NDArray
 
 from worker import configuration
+from worker.backends.budgets import Budget
 from worker.configuration import IndexSettings
+from worker.index import Index
 from worker.indexing.draining.drainer import Drainer
+from worker.protocols import EmbeddingBackend
 from worker.recipes import PROBE
 from worker.store import connection
 
@@ -46,6 +49,14 @@ def vector(text: str, dimensions: int = 16) -> NDArray[np.float64]:
     for word in re.findall(r"\w+", text.lower()) or [""]:
         total += np.random.default_rng(zlib.crc32(word.encode())).normal(size=dimensions)
     return total / np.linalg.norm(total)
+
+
+def make_index(
+    url: str, settings: IndexSettings, backend: EmbeddingBackend, budget: Budget | None = None
+) -> Index:
+    """An index as worker/wiring.py makes it, with any backend; no budget: no rate limits."""
+    budget = budget or Budget("", settings.embedding_backend.name)
+    return Index(url=url, settings=settings, backend=backend, budget=budget)
 
 
 @pytest.fixture

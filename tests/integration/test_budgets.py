@@ -12,7 +12,7 @@ import redis
 
 from tests.fixtures.proxy import Proxy
 from tests.fixtures.system import eventually
-from tests.integration.conftest import HashBackend
+from tests.integration.conftest import HashBackend, make_index
 from tests.provider import Provider
 from tests.provider.http import Reply, Request
 from worker.backends import budgets
@@ -242,7 +242,7 @@ def test_without_redis_each_process_keeps_the_limit_and_comes_back(broker_url: s
 
 def stage(url: str, index: IndexSettings, backend: HashBackend, *texts: str) -> None:
     documents = [{"id": at, "text": text} for at, text in enumerate(texts)]
-    staging.stage(url, index, backend, "task", documents, max_bytes=1_000_000)
+    staging.stage(make_index(url, index, backend), "task", documents, max_bytes=1_000_000)
 
 
 def queued(url: str) -> list[tuple[int, bool]]:

@@ -15,6 +15,7 @@ import pytest
 import redis
 
 from tests.fixtures.provider import running_provider  # noqa: F401
+from tests.integration.conftest import make_index
 from tests.provider import Provider
 from worker import configuration, wiring
 from worker.cli import COMMANDS, client, run
@@ -197,7 +198,7 @@ def test_doctor_tells_a_model_from_what_it_was(
     detail = checks(capsys, code=3)["embedding default"]["detail"]
     assert "returns vectors of length 8, where 1536 were expected: set EMBEDDING_OUTPUT_DIMENSIONS" in detail
     wordllama = configuration.load({}).index("default")
-    ensure_index(database_url, wordllama, wiring.make_backend(wordllama.embedding_backend))
+    ensure_index(make_index(database_url, wordllama, wiring.make_backend(wordllama.embedding_backend)))
     connection.close_pools()
     detail = checks(capsys, code=3)["indexes"]["detail"]
     assert (

@@ -50,9 +50,7 @@ def enqueue(application: Application, id: str, text: str, metadata: dict[str, An
 
 def delete_matching(application: Application, filter: dict[str, Any], **options: Any) -> staging.Deleted:  # noqa: F811
     task_id = options.get("task_id", str(uuid4()))
-    return staging.delete_matching(
-        application.url, application.index, task_id, filter, options.get("version")
-    )
+    return staging.delete_matching(application.target, task_id, filter, options.get("version"))
 
 
 def tables_with_marker(application: Application) -> set[str]:  # noqa: F811
@@ -414,9 +412,7 @@ def test_nothing_is_left_however_deleting_meets_staging_and_saving(
             {"id": random.randrange(8), "text": "\n\n".join(random.sample(texts, 2)), "metadata": {"n": 1}}
             for _ in range(3)
         ]
-        staging.stage(
-            application.url, application.index, application.backend, str(uuid4()), documents, max_bytes=1000
-        )
+        staging.stage(application.target, str(uuid4()), documents, max_bytes=1000)
         done["stagings"] += 1
 
     def delete() -> None:
@@ -424,7 +420,7 @@ def test_nothing_is_left_however_deleting_meets_staging_and_saving(
             delete_matching(application, {"n": 1})
         else:
             ids = [str(random.randrange(8)) for _ in range(2)]
-            staging.delete(application.url, "default", str(uuid4()), ids, None)
+            staging.delete(application.target, str(uuid4()), ids, None)
         done["deletions"] += 1
 
     def drain() -> None:

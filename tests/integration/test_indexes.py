@@ -286,9 +286,7 @@ def test_who_writes_meanwhile_is_asked_to_try_again_and_finds_what_is_there_then
     steps: dict[str, Any] = {
         "stage": lambda: application.stage({"id": "ships", "text": "Ships cross the sea."}, task_id="late"),
         "delete": lambda: application.delete("cats"),
-        "delete matching": lambda: staging.delete_matching(
-            application.url, application.index, "late", {}, None
-        ),
+        "delete matching": lambda: staging.delete_matching(application.target, "late", {}, None),
     }
     with pytest.raises(BuildDropped):
         steps[what]()
@@ -308,7 +306,7 @@ def test_who_waits_for_documents_of_a_dropped_index_is_told(
     task_id = application.stage(*PETS)
     monkeypatch.setattr(indexes, "purge", lambda _: None)  # at once, not when the last row is gone
     drop(application)
-    with pytest.raises(InvalidQuery, match=f"nothing was staged by the task {task_id}"):
+    with pytest.raises(InvalidQuery, match=f"job {task_id} is unknown"):
         application.result(task_id)
 
 
@@ -328,9 +326,7 @@ def test_an_index_made_and_dropped_at_once_has_one_build_or_none(application: Ap
                 return
 
     def put() -> None:
-        staging.stage(
-            application.url, application.index, application.backend, str(uuid4()), PETS, max_bytes=1000
-        )
+        staging.stage(application.target, str(uuid4()), PETS, max_bytes=1000)
 
     def search() -> None:
         application.search("dogs bark")

@@ -49,7 +49,7 @@ class Database:
     def consume(self, *, max_bytes: int = MAX_BYTES) -> None:
         """All that waits."""
         used = self.application
-        while outbox.consume(used.url, used.index, used.backend, max_bytes=max_bytes):
+        while outbox.stage_page(used.target, max_bytes=max_bytes):
             pass
         used.drainer.drain()
 
@@ -81,8 +81,8 @@ class Database:
             return {row["id"]: row["error"] for row in upkeep.failures(conn, build, after="", limit=1000)}
 
     def retry(self) -> int:
-        url = self.application.url
-        return staging.retry(url, "default", staging.failed_ids(url, "default")).rows
+        index = self.application.target
+        return staging.retry(index, staging.failed_ids(index)).rows
 
 
 @pytest.fixture
@@ -420,7 +420,7 @@ def test_a_document_of_which_somebody_holds_an_older_row_is_left_to_wait(databas
         other.execute("SELECT FROM vector_index.outbox WHERE id = 'a' FOR UPDATE")
         database.put("a", "Newer.")
         used = database.application
-        outbox.consume(used.url, used.index, used.backend, max_bytes=MAX_BYTES)
+        outbox.stage_page(used.target, max_bytes=MAX_BYTES)
         assert database.waiting() == 2
     database.consume()
     assert database.texts() == {"a": "Newer.", "b": "Other."}
@@ -457,7 +457,7 @@ def test_the_same_again_costs_no_request_and_an_unknown_deletion_nothing(databas
 
 BAD = {
     "large": ("x" * 2_000, "{}", "text has 2,000 bytes, over MAX_DOCUMENT_BYTES (1,000): split the document"),
-    "endless": ("x", json.dumps({"n": 1})[:-2] + "9" * 5_000 + "}", "metadata cannot be read (ValueError)"),
+    "endless": ("x", json.dumps({"n": 1})[:-2] + "9" * 5_000 + "}", "metadata cannot be parsed (ValueError)"),
     "deep": ("x", '{"n": ' + "[" * 40 + "]" * 40 + "}", "nested more than 32 levels deep"),
 }
 
@@ -544,7 +544,7 @@ def test_a_document_that_cannot_be_split_fails_alone(
         database.consume()
     assert database.texts() == {"good": "Words.", "refused": "Fine but for one."}
     assert database.failures() == {
-        "bad": "it could not be staged (RuntimeError, see the worker's log): mend it and retry"
+        "bad": "staging failed (RuntimeError, see the worker's log): fix the cause and retry it"
     }
     assert "'bad' of index 'default' cannot be staged" in caplog.text
     assert "RuntimeError" in caplog.text
@@ -558,6 +558,8 @@ FATAL = """
 import os
 from tests.integration.conftest import HashBackend
 from worker import configuration
+from worker.backends.budgets import Budget
+from worker.index import Index
 from worker.indexing import outbox
 
 class Fatal(HashBackend):
@@ -565,7 +567,9 @@ class Fatal(HashBackend):
         return os._exit(137) if "poison" in text else super().count_tokens(text)
 
 outbox.REST_SECONDS = 0.0
-while outbox.consume({url!r}, configuration.load({{}}).index("default"), Fatal(), max_bytes=10_000):
+settings = configuration.load({{}}).index("default")
+index = Index(url={url!r}, settings=settings, backend=Fatal(), budget=Budget("", "default"))
+while outbox.stage_page(index, max_bytes=10_000):
     pass
 """
 
@@ -582,7 +586,7 @@ def test_a_document_that_kills_whoever_stages_it_is_given_up_and_takes_no_other_
     deaths = 0
     while (code := subprocess.run([sys.executable, "-c", program], cwd=ROOT, timeout=60).returncode) == 137:
         deaths += 1
-    assert (code, deaths) == (0, outbox.ATTEMPTS)
+    assert (code, deaths) == (0, outbox.MAX_ATTEMPTS)
     database.consume()
     assert database.texts() == {f"good {n}": f"Words {n}." for n in range(3)}
     assert database.failures() == {"bad": outbox.KILLED}
@@ -620,21 +624,21 @@ def test_of_two_that_look_at_once_one_begins(database: Database) -> None:
 def poller(
     database: Database,
     wake: Callable[[str], None] = lambda name: None,
-    consume: Callable[[str], bool] | None = None,
+    stage_page: Callable[[str], bool] | None = None,
 ) -> outbox.Poller:
     used = database.application
 
     def page(name: str) -> bool:
-        return outbox.consume(used.url, used.index, used.backend, max_bytes=MAX_BYTES)
+        return outbox.stage_page(used.target, max_bytes=MAX_BYTES)
 
-    return outbox.Poller(used.url, ["default"], consume or page, wake)
+    return outbox.Poller(used.url, ["default"], stage_page or page, wake)
 
 
 def test_a_poller_outlives_a_bug_and_tells_its_kind(
     database: Database, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not its words: those of Postgres quote a row."""
-    monkeypatch.setattr(outbox, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("worker.indexing.background.PAUSE_SECONDS", 0.01)
     seen: list[str] = []
 
     def stumble(name: str) -> bool:
@@ -643,7 +647,7 @@ def test_a_poller_outlives_a_bug_and_tells_its_kind(
 
     text = "Words of Marrakesh."
     database.put("a", text)
-    polling = poller(database, consume=stumble)
+    polling = poller(database, stage_page=stumble)
     polling.start()
     eventually(lambda: len(seen) > 1)
     polling.stop(PATIENCE_SECONDS)
@@ -661,7 +665,7 @@ def test_rows_of_an_unknown_index_wait_and_are_told_of_once_a_minute(
         polling.look()
         polling.look()
     assert len(caplog.messages) == 1
-    assert "1 rows of the outbox are for the index 'pagse', which the settings do not have" in caplog.text
+    assert "1 outbox rows belong to index 'pagse', which is not in INDEXES" in caplog.text
     assert database.waiting() == 1
     with connection.checkout(database.application.url) as conn:
         assert rows.strangers(conn, ["default"]) == {"pagse": 1}
@@ -696,7 +700,8 @@ def test_wrong_settings_hold_up_their_own_index_and_lose_nothing(
     used = database.application
     other = replace(used.backend, model_id="another")
     polling = poller(
-        database, consume=lambda name: outbox.consume(used.url, used.index, other, max_bytes=MAX_BYTES)
+        database,
+        stage_page=lambda name: outbox.stage_page(replace(used.target, backend=other), max_bytes=MAX_BYTES),
     )
     with caplog.at_level(logging.WARNING):
         polling.look()
@@ -717,7 +722,7 @@ def test_a_provider_that_is_away_leaves_all_of_it_waiting(
 
     database.put("a", "Words.")
     monkeypatch.setattr(outbox, "ensure_index", away)
-    for _ in range(outbox.ATTEMPTS + 1):
+    for _ in range(outbox.MAX_ATTEMPTS + 1):
         with pytest.raises(TemporaryError):
             database.consume()
     assert database.waiting() == 1
@@ -753,12 +758,12 @@ def test_whoever_dies_when_nothing_is_lost_doubled_or_put_back(
     used, over, crashes = database.application, threading.Event(), Mortal.crashes
     database.conn.execute(SENT)
     database.conn.execute("INSERT INTO pages SELECT n, 0 FROM generate_series(0, 39) n")
-    staging.ensure_index(used.url, used.index, used.backend)
+    staging.ensure_index(used.target)
     connection.close_pools()
     monkeypatch.setattr(connection, "ConnectionPool", MortalPool)
     monkeypatch.setattr(Mortal, "weather", STORM)
     monkeypatch.setattr(outbox, "REST_SECONDS", 0.0)
-    monkeypatch.setattr(outbox, "ATTEMPTS", 1_000)  # here they die of the weather
+    monkeypatch.setattr(outbox, "MAX_ATTEMPTS", 1_000)  # here they die of the weather
     errors: list[BaseException] = []
 
     def apply(first: int) -> None:
@@ -784,7 +789,7 @@ def test_whoever_dies_when_nothing_is_lost_doubled_or_put_back(
     def consume() -> None:
         while not over.is_set():
             try:
-                outbox.consume(used.url, used.index, used.backend, max_bytes=MAX_BYTES)
+                outbox.stage_page(used.target, max_bytes=MAX_BYTES)
             except (Crash, TemporaryError):
                 continue
             except BaseException as error:

@@ -5,12 +5,13 @@ from typing import Any
 
 import pytest
 
-from tests.integration.conftest import HashBackend
+from tests.integration.conftest import HashBackend, make_index
 from worker.configuration import IndexSettings
 from worker.errors import ProviderUnavailable, Refused, ServiceUnreachable, SettingsError, TooLarge
+from worker.index import Index
 from worker.indexing import staging
 from worker.indexing.draining.drainer import Drainer
-from worker.indexing.jobs import report
+from worker.indexing.jobs import job_result
 from worker.recipes import PROBE
 from worker.search.retrieval import Query, retrieve
 from worker.store import builds, connection, upkeep
@@ -27,15 +28,19 @@ class Application:
         self.url, self.index, self.backend, self.drainer = url, index, backend, drainer
         self.jobs = 0
 
+    @property
+    def target(self) -> Index:
+        return make_index(self.url, self.index, self.backend)
+
     def stage(self, *documents: Any, task_id: str | None = None) -> str:
         self.jobs += 1
         task_id = task_id or f"job-{self.jobs}"
-        staging.stage(self.url, self.index, self.backend, task_id, documents, max_bytes=10_000)
+        staging.stage(self.target, task_id, documents, max_bytes=10_000)
         return task_id
 
     def result(self, task_id: str) -> dict[str, Any] | None:
         with connection.checkout(self.url) as conn:
-            return report(conn, self.index.name, task_id)[0]
+            return job_result(conn, self.index.name, task_id)[0]
 
     def put(self, *documents: Any) -> dict[str, Any]:
         task_id = self.stage(*documents)
@@ -46,7 +51,7 @@ class Application:
 
     def delete(self, *ids: str, version: int | None = None) -> staging.Deleted:
         self.jobs += 1
-        return staging.delete(self.url, self.index.name, f"job-{self.jobs}", ids, version)
+        return staging.delete(self.target, f"job-{self.jobs}", ids, version)
 
     def search(self, text: str, **options: Any) -> list[str]:
         found = retrieve(self.url, self.index, self.backend, Query(text=text, **options))
@@ -215,10 +220,10 @@ def test_a_delete_by_filter_takes_what_matches_and_a_second_delivery_nothing(
 ) -> None:
     application.put(*[{"id": n, "text": f"Words {n}.", "metadata": {"even": n % 2 == 0}} for n in range(250)])
     for _ in range(2):
-        done = staging.delete_matching(application.url, application.index, "delete", {"even": True}, None)
+        done = staging.delete_matching(application.target, "delete", {"even": True}, None)
         assert done == staging.Deleted(deleted=125)
     application.put({"id": 0, "text": "Words again.", "metadata": {"even": True}})
-    staging.delete_matching(application.url, application.index, "delete", {"even": True}, None)
+    staging.delete_matching(application.target, "delete", {"even": True}, None)
     assert application.state("0")["state"] == "live"
 
 

@@ -51,7 +51,7 @@ def test_a_document_that_changes_while_it_is_deleted_by_filter_stays(
         return delete(*args, **options)
 
     monkeypatch.setattr(staging.revisions, "delete", overtaken)
-    done = staging.delete_matching(application.url, application.index, "delete", {"old": True}, None)
+    done = staging.delete_matching(application.target, "delete", {"old": True}, None)
     assert done == staging.Deleted(deleted=1)
     application.drainer.drain()
     assert application.state("1")["state"] == "live"
@@ -194,8 +194,8 @@ def test_retrying_all_that_failed_takes_one_connection_at_a_time(
     connection.close_pools()
     monkeypatch.setattr(connection, "CHECKOUT_TIMEOUT_SECONDS", 1)
     connection.pool(application.url, max_size=1)
-    failed = staging.failed_ids(application.url, "default")
-    assert len(staging.retry(application.url, "default", failed).docs) == 150
+    failed = staging.failed_ids(application.target)
+    assert len(staging.retry(application.target, failed).docs) == 150
 
 
 def test_threads_that_come_first_wait_until_the_pool_is_open(
@@ -257,7 +257,7 @@ def test_a_look_at_a_job_does_not_read_its_documents_one_by_one(application: App
 
 def test_a_job_that_the_database_does_not_know_is_no_endless_wait(application: Application) -> None:  # noqa: F811
     application.put({"id": "a", "text": "Words."})
-    with pytest.raises(InvalidQuery, match="nothing was staged by the task unknown"):
+    with pytest.raises(InvalidQuery, match="job unknown is unknown"):
         application.result("unknown")
 
 

@@ -63,9 +63,7 @@ def shop(application: Application) -> Application:  # noqa: F811
 def reindex(shop: Application, source: Source, task_id: str, **options: Any) -> str | None:
     """What the task does in a worker; a sentence where it was skipped."""
     request = Request(index=shop.index.name, task_id=task_id)
-    return product.reindex(
-        shop.url, shop.index, shop.backend, lambda: source, request, max_bytes=10_000, **options
-    )
+    return product.reindex(shop.target, lambda: source, request, max_bytes=10_000, **options)
 
 
 def run(shop: Application, source: Source, task_id: str | None = None, **options: Any) -> dict[str, Any]:
@@ -199,12 +197,12 @@ def test_two_runs_of_one_index_do_not_overlap(shop: Application, shelf: Shelf) -
     class Slow(Shelf):
         def documents(self) -> Iterator[dict[str, Any]]:
             others.append(reindex(shop, Shelf(), "other"))
-            with pytest.raises(TemporaryError, match="may still run"):
+            with pytest.raises(TemporaryError, match="may still be reindexing"):
                 reindex(shop, Shelf(), "run")
             yield from super().documents()
 
     assert run(shop, Slow(shelf.texts), "run")["indexed"] == 250
-    assert others == ["another run of reindex is reading the source of 'default': this one did nothing"]
+    assert others == ["another run of reindex is reading the source of index 'default': this run did nothing"]
     assert run(shop, shelf, "other")["unchanged"] == 250
 
 
@@ -284,7 +282,7 @@ def test_a_page_that_others_change_again_and_again_is_tried_later(
 
     with monkeypatch.context() as patch:
         patch.setattr(revisions, "stage", overtaken)
-        with pytest.raises(TemporaryError, match="changed again and again"):
+        with pytest.raises(TemporaryError, match="changed 5 times while"):
             run(shop, shelf, "run")
     assert run(shop, shelf, "run")["indexed"] == 250
 

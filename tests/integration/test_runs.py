@@ -83,7 +83,7 @@ def test_settings_that_do_not_serve_are_in_the_history_too(shop: Application) ->
 
     request = Request(index="default", task_id="one")
     with pytest.raises(SettingsError):
-        product.reindex(shop.url, shop.index, shop.backend, broken, request, max_bytes=99)
+        product.reindex(shop.target, broken, request, max_bytes=99)
     assert history(shop, "outcome, message") == [("failed", "PATHS of FolderSource is []: give a list")]
 
 

@@ -114,7 +114,7 @@ def test_a_text_that_a_tsvector_cannot_hold_is_indexed_all_the_same(
     application = Application(url, index, wide, Drainer(url, index.embedding_backend, wide))  # noqa: F811
     words = " ".join(f"word{n}" for n in range(150_000))
     documents = [{"id": "wide", "text": words}]
-    staging.stage(url, application.index, wide, "job", documents, max_bytes=10_000_000)
+    staging.stage(application.target, "job", documents, max_bytes=10_000_000)
     application.drainer.drain()
     assert application.search("word7", mode="text") == ["wide"]
     connection.close_pools()

@@ -32,7 +32,7 @@ def verify(application: Application, *, repair: bool = False) -> dict[str, Any]:
         with connection.checkout(application.url) as conn:
             upkeep.quiet_jobs(conn, seconds=1)
 
-    verifier = Verifier(url=application.url, index=application.index, backend=application.backend, wake=wake)
+    verifier = Verifier(index=application.target, wake=wake)
     return verifier.verify(repair=repair)
 
 
@@ -265,16 +265,9 @@ def test_load_raises_no_alarm(
             ids = random.sample(range(12), 3)
             texts = ["\n\n".join(random.choices(LONG.split("\n\n"), k=random.randint(0, 5))) for _ in ids]
             documents = [{"id": id, "text": text} for id, text in zip(ids, texts, strict=True)]
-            staging.stage(
-                application.url,
-                application.index,
-                application.backend,
-                f"{producer}-{n}",
-                documents,
-                max_bytes=10**6,
-            )
+            staging.stage(application.target, f"{producer}-{n}", documents, max_bytes=10**6)
             if n % 5 == 0:
-                staging.delete(application.url, "default", f"d{producer}-{n}", [str(ids[0])], None)
+                staging.delete(application.target, f"d{producer}-{n}", [str(ids[0])], None)
             if over.is_set():
                 return
 
@@ -422,7 +415,7 @@ def test_a_failure_without_a_text_is_not_tried_again(application: Application) -
     application.put({"id": "a", "text": SHORT})
     execute(application, "DELETE FROM vector_index.revisions")
     verify(application, repair=True)
-    assert staging.retry(application.url, "default", ["a"]).docs == []
+    assert staging.retry(application.target, ["a"]).docs == []
     assert application.state("a")["state"] == "failed"
 
 

@@ -109,7 +109,7 @@ app.steps["worker"].add(EndInTime)
 def configure(sender: Celery, **_: Any) -> None:
     """Read the settings at the last moment; a mistake in them ends the command with its sentence."""
     spec = find_spec("tasks")
-    ours = Path(__file__).parent.parent / "tasks"
+    ours = Path(__file__).parents[2] / "tasks"
     if spec is None or spec.origin is None or Path(spec.origin).parent != ours:
         where = spec.origin if spec else "nothing"
         end(

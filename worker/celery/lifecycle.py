@@ -128,7 +128,7 @@ def stage_page(index: str) -> bool:
     """Stage a page of the outbox; whether more waits."""
     target = wiring.index(index)
     limit = configuration.current().max_document_bytes
-    return outbox.consume(target.url, target.settings, target.backend, max_bytes=limit)
+    return outbox.stage_page(target, max_bytes=limit)
 
 
 def wake_staging(app: Celery, index: str) -> None:
