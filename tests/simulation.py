@@ -270,8 +270,8 @@ class Simulation:
             patch.setattr(
                 "worker.indexing.draining.settlement.LEASE_MARGIN_SECONDS", self.weather.lease_seconds / 2
             )
-            patch.setattr("worker.indexing.draining.provider.BACKOFF_SECONDS", 0.02)
-            patch.setattr("worker.indexing.draining.drainer.BUILDS_SECONDS", 0.2)
+            patch.setattr("worker.indexing.draining.backoff.BACKOFF_SECONDS", 0.02)
+            patch.setattr("worker.indexing.draining.claiming.BUILDS_SECONDS", 0.2)
             patch.setattr("worker.store.reindexing.LEASE_SECONDS", 1.0)
             patch.setattr(connection, "ConnectionPool", MortalPool)
             patch.setattr(Mortal, "crashes", 0)

@@ -2,7 +2,7 @@
 
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -41,6 +41,19 @@ class HashBackend:
         if list(texts) != [PROBE]:
             self.requests.append(list(texts))
         return np.array([vector(text, self.dimensions) for text in texts], dtype=np.float32)
+
+
+def during_request(backend: HashBackend, action: Callable[[], object]) -> None:
+    """Run the action while the next request for documents is in flight, and only then."""
+    embed = backend.embed
+
+    def interrupted(texts: Sequence[str]) -> NDArray[np.float32]:
+        if list(texts) != [PROBE]:
+            backend.embed = embed  # type: ignore[method-assign]
+            action()
+        return embed(texts)
+
+    backend.embed = interrupted  # type: ignore[method-assign]
 
 
 def vector(text: str, dimensions: int = 16) -> NDArray[np.float64]:

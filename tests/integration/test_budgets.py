@@ -260,7 +260,7 @@ def test_who_waits_for_the_budget_holds_nothing_counts_nothing_and_stops_at_once
     assert not budget.take(1)
     drainer = Drainer(url, index.embedding_backend, backend, budget)
     drainer.start()
-    drainer._provider.failure = None  # as if it had been asked
+    drainer.provider.failure = None  # as if it had answered a probe
     time.sleep(0.5)
     assert not backend.requests
     assert queued(url) == [(0, False)]
@@ -297,7 +297,7 @@ def test_the_providers_wait_holds_for_the_drainers_of_all_processes(
     drainer = Drainer(url, index.embedding_backend, backend, limited)
 
     def answer(texts: object) -> None:
-        drainer._stopping.set()
+        drainer.stop(0.0)
         raise ProviderUnavailable("too many", retry_after_seconds=200, rate_limited=True)
 
     backend.embed = answer  # type: ignore[method-assign,assignment]

@@ -118,7 +118,7 @@ def test_the_start_of_an_embedding_worker_finds_it_out_without_a_document(
     connect: Connect, provider: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Until it is mended nothing but one tiny request is sent now and then: documents are not paid for in vain."""
-    monkeypatch.setattr("worker.indexing.draining.provider.PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr("worker.indexing.draining.backoff.PAUSE_SECONDS", 0.1)
     application = connect(dimensions=512)  # noqa: F811
     application.put({"id": "a", "text": "Words."})
     provider.reset()
@@ -139,7 +139,7 @@ def test_the_start_of_an_embedding_worker_finds_it_out_without_a_document(
 def test_a_provider_that_is_away_at_the_start_does_not_hold_up_the_embedding_worker(
     connect: Connect, provider: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.indexing.draining.provider.BACKOFF_SECONDS", 0.01)
+    monkeypatch.setattr("worker.indexing.draining.backoff.BACKOFF_SECONDS", 0.01)
     application = connect(dimensions=512)  # noqa: F811
     provider.inject("unavailable", times=4)
     task_id = application.stage({"id": "a", "text": "Words."})
@@ -169,7 +169,7 @@ def test_an_index_of_another_length_waits_and_holds_up_no_other(application: App
     other = Application(application.url, replace(application.index, name="other"), backend, drainer)
     other.jobs = 100  # tasks of its own
     assert other.put({"id": "b", "text": "Words."})["indexed"] == 1
-    assert drainer._provider.paused_seconds <= 0
+    assert drainer.provider.paused_seconds <= 0
     assert application.state("a")["state"] == "pending"
     assert "(16 dimensions), but its embedding backend is hash (8 dimensions)" in last_error(application)
     make_visible(application)

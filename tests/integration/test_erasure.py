@@ -15,6 +15,7 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from tests.fixtures.system import eventually
+from tests.integration.conftest import during_request
 from tests.integration.test_pipeline import Application, application, faulty  # noqa: F401
 from tests.integration.test_verify import found, verify
 from worker.errors import Refused
@@ -188,11 +189,13 @@ def test_the_vector_goes_with_the_last_document_that_has_the_content(application
 
 def test_a_vector_that_comes_after_the_deletion_is_not_kept(application: Application) -> None:  # noqa: F811
     application.stage({"id": "a", "text": "Words of one."}, {"id": "b", "text": "Words of the other."})
-    claim = application.drainer._claim()
-    assert claim is not None
-    application.delete("a")
-    assert application.rows("SELECT count(*) FROM vector_index.pending_1") == [(1,)]
-    application.drainer._settle(claim)
+
+    def delete() -> None:
+        application.delete("a")
+        assert application.rows("SELECT count(*) FROM vector_index.pending_1") == [(1,)]
+
+    during_request(application.backend, delete)
+    assert application.drainer.step()
     assert application.rows("SELECT count(*) FROM vector_index.embeddings_1") == [(1,)]
     assert application.search("words") == ["b"]
     # and what is sent again is embedded again

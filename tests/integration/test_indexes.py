@@ -10,6 +10,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 
+from tests.integration.conftest import during_request
 from tests.integration.test_pipeline import Application, application, faulty  # noqa: F401
 from tests.integration.test_verify import found, verify
 from worker.errors import BuildDropped, InvalidQuery, Refused, ServiceUnreachable
@@ -87,7 +88,7 @@ def test_a_drainer_that_runs_takes_notice_within_the_time_that_it_trusts_its_lis
     application.put(*PETS)
     application.stage({"id": "ships", "text": "Ships cross the sea."})
     change(application, "pause")
-    monkeypatch.setattr("worker.indexing.draining.drainer.BUILDS_SECONDS", 0.0)
+    monkeypatch.setattr("worker.indexing.draining.claiming.BUILDS_SECONDS", 0.0)
     assert application.drainer.drain() == 0
     change(application, "resume")
     assert application.drainer.drain() == 1
@@ -237,13 +238,15 @@ def test_what_is_in_flight_for_a_dropped_index_ends_quietly_and_others_go_on(
 ) -> None:
     default = application.index
     application.stage(*PETS)
-    claim = application.drainer._claim()
-    assert claim is not None
-    application.index = replace(default, name="other")
-    application.stage({"id": "ships", "text": "Ships cross the sea."})
     began = time.monotonic()
-    drop(application)
-    application.drainer._settle(claim)
+
+    def drop_and_stage() -> None:
+        drop(application)
+        application.index = replace(default, name="other")
+        application.stage({"id": "ships", "text": "Ships cross the sea."})
+
+    during_request(application.backend, drop_and_stage)
+    assert application.drainer.step()
     assert application.drainer.drain() == 1
     assert application.state("ships")["state"] == "live"
     assert time.monotonic() - began < 10
@@ -342,7 +345,7 @@ def test_an_index_made_and_dropped_at_once_has_one_build_or_none(application: Ap
     for thread in threads:
         thread.join(30)
     assert not errors
-    application.drainer._builds = (0.0, [])
+    application.drainer = Drainer(application.url, application.index.embedding_backend, application.backend)
     application.put(*PETS)
     assert application.search("dogs bark")[0] == "dogs"
     assert application.rows("SELECT count(*) FROM vector_index.builds") == [(1,)]

@@ -15,12 +15,13 @@ from worker.backends.budgets import Budget
 from worker.backends.llm import LLMEmbeddingBackend
 from worker.configuration import IndexSettings
 from worker.errors import ProviderUnavailable, Refused, TooLarge, VectorIndexError
+from worker.indexing.draining.backoff import backoff_seconds
 from worker.indexing.draining.drainer import Drainer
+from worker.indexing.draining.outcomes import MAX_ATTEMPTS
 from worker.indexing.draining.provider import Provider as Known
-from worker.indexing.draining.provider import backoff_seconds
-from worker.indexing.draining.settlement import LEASE_MARGIN_SECONDS, MAX_ATTEMPTS
+from worker.indexing.draining.settlement import LEASE_MARGIN_SECONDS
 from worker.recipes import PROBE
-from worker.store import builds, connection, upkeep
+from worker.store import builds, connection, queue, upkeep
 
 DOWN = ProviderUnavailable("it is away")
 ATTEMPTS = "SELECT max(attempts) FROM vector_index.pending_1"
@@ -29,8 +30,8 @@ ATTEMPTS = "SELECT max(attempts) FROM vector_index.pending_1"
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Six attempts take 62 ms instead of a minute."""
-    monkeypatch.setattr("worker.indexing.draining.provider.BACKOFF_SECONDS", 0.002)
-    monkeypatch.setattr("worker.indexing.draining.provider.PAUSE_SECONDS", 0.02)
+    monkeypatch.setattr("worker.indexing.draining.backoff.BACKOFF_SECONDS", 0.002)
+    monkeypatch.setattr("worker.indexing.draining.backoff.PAUSE_SECONDS", 0.02)
     monkeypatch.setattr("worker.indexing.draining.drainer.POLL_SECONDS", 0.01)
 
 
@@ -55,9 +56,9 @@ def test_an_outage_of_any_length_fails_nothing_counts_nothing_and_all_is_live_on
         monkeypatch.setenv("OPENAI_BASE_URL", provider.url)
         ours = through_http(url, index)
         drainer = ours.drainer
-        ours.put({"id": "before", "text": "Harmless words."})
         drainer.start()
-        eventually(lambda: drainer._provider.failure is None)
+        before = ours.stage({"id": "before", "text": "Harmless words."})
+        eventually(lambda: ours.result(before))
         provider.reset()
         provider.inject(fault, times=None)
         task_id = ours.stage(*documents(100))
@@ -85,12 +86,18 @@ def test_what_was_claimed_just_before_the_provider_went_away_is_not_sent_alone(
         ours = through_http(url, index)
         drainer = ours.drainer
         task_id = ours.stage(*documents(1))
-        claim = drainer._claim()
-        assert claim
-        provider.inject("cut", times=None)
-        assert drainer._provider.ask()
-        provider.reset()
-        drainer._settle_alone(claim)
+        claim = queue.claim
+
+        def claim_and_go_away(*arguments: Any, **options: Any) -> Any:
+            claimed = claim(*arguments, **options)
+            provider.inject("cut", times=None)
+            assert drainer.provider.probe()
+            provider.reset()
+            return claimed
+
+        with monkeypatch.context() as patch:
+            patch.setattr(queue, "claim", claim_and_go_away)
+            assert drainer.step()
         assert provider.stats().requests == 0
         assert ours.rows(ATTEMPTS) == [(0,)]
         eventually(lambda: [drainer.drain(), ours.result(task_id)][1])
@@ -213,7 +220,7 @@ def test_an_outage_counts_no_attempt_where_the_worker_ends_meanwhile(application
     """Nothing more is sent then, so what is to blame stays open."""
 
     def end(_: list[str]) -> Exception:
-        application.drainer._stopping.set()
+        application.drainer.stop(0.0)
         return DOWN
 
     application.stage({"id": "a", "text": "Words."})
@@ -242,7 +249,7 @@ def test_the_lease_lasts_while_the_provider_is_asked_what_is_to_blame(
     assert leases == [(True,)]
 
 
-def test_one_word_answers_all_whose_requests_failed_at_once(backend: HashBackend) -> None:
+def test_one_word_answers_all_whose_requests_failed_at_once(index: IndexSettings) -> None:
     """Of eight slots in an outage one asks; the others take its answer, whatever that was."""
     for failure, asked in ((None, 1), (DOWN, 1)):
         words: list[int] = []
@@ -255,14 +262,14 @@ def test_one_word_answers_all_whose_requests_failed_at_once(backend: HashBackend
 
         asking = HashBackend()
         faulty(asking, answer, words=True)
-        known = Known("default", asking, Budget("", "default"))
+        known = Known(index.embedding_backend, asking, Budget("", "default"))
         told: list[Any] = []
 
         def fail(known: Known = known, told: list[Any] = told, met: Any = all_failed) -> None:
             met.wait()
             failed_at = time.monotonic()
             met.wait()
-            told.append(known.ask_after(failed_at, patience_seconds=60.0))
+            told.append(known.probe_after(failed_at, patience_seconds=60.0))
 
         threads = [threading.Thread(target=fail) for _ in range(8)]
         for thread in threads:
@@ -273,22 +280,24 @@ def test_one_word_answers_all_whose_requests_failed_at_once(backend: HashBackend
         assert len(words) == asked
 
 
-def test_a_word_that_was_taken_before_a_request_failed_says_nothing_of_it(backend: HashBackend) -> None:
-    known = Known("default", backend, Budget("", "default"))
-    assert known.ask() is None
+def test_a_word_that_was_taken_before_a_request_failed_says_nothing_of_it(
+    index: IndexSettings, backend: HashBackend
+) -> None:
+    known = Known(index.embedding_backend, backend, Budget("", "default"))
+    assert known.probe() is None
     faulty(backend, lambda _: DOWN, words=True)
-    assert known.ask_after(time.monotonic(), patience_seconds=1.0) is DOWN
+    assert known.probe_after(time.monotonic(), patience_seconds=1.0) is DOWN
 
 
 def test_an_outage_of_months_is_still_asked_about() -> None:
     assert 0.01 <= backoff_seconds(10**6, 0.02) <= 0.03
 
 
-def test_a_pause_that_a_503_asks_for_holds_for_all_processes(broker_url: str) -> None:
+def test_a_pause_that_a_503_asks_for_holds_for_all_processes(index: IndexSettings, broker_url: str) -> None:
     ours, other = (Budget(broker_url, "embedding:one") for _ in range(2))
     backend = HashBackend()
     faulty(backend, lambda _: ProviderUnavailable("busy", retry_after_seconds=200), words=True)
-    assert Known("default", backend, ours).ask() is not None
+    assert Known(index.embedding_backend, backend, ours).probe() is not None
     assert 100 < other.take(1) <= 200
 
 
@@ -315,9 +324,7 @@ def test_nothing_is_sent_under_a_lease_that_is_over(
     ours = Application(url, index, backend, drainer)
     task_id = ours.stage({"id": "a", "text": "Words."})
     late_by[0] = -1.0
-    claim = drainer._claim()
-    assert claim is not None
-    drainer._settle(claim)
+    assert drainer.step()
     assert backend.requests == []
     assert ours.rows("SELECT attempts, token FROM vector_index.pending_1") == [(0, None)]
     drainer.drain()

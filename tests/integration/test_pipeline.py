@@ -396,7 +396,7 @@ def test_a_rate_limit_is_no_attempt_and_pauses_the_backend(application: Applicat
     task_id = application.stage({"id": "a", "text": "Words."})
     application.drainer.drain()
     assert application.rows("SELECT attempts FROM vector_index.pending_1") == [(0,)]
-    assert application.drainer._budget.take(1) > 0
+    assert application.drainer.provider.budget.take(1) > 0
     while application.result(task_id) is None:
         application.drainer.drain()
     assert application.result(task_id)["indexed"] == 1  # type: ignore[index]
@@ -416,7 +416,7 @@ def test_a_rate_limit_that_names_no_time_to_wait_is_not_asked_again_at_once(appl
 def test_after_six_failed_attempts_only_the_guilty_document_fails(
     application: Application, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.indexing.draining.provider.BACKOFF_SECONDS", 0.001)
+    monkeypatch.setattr("worker.indexing.draining.backoff.BACKOFF_SECONDS", 0.001)
     down = ProviderUnavailable("the provider answers with 500")
     faulty(application.backend, lambda texts: down if any("guilty" in t for t in texts) else None)
     task_id = application.stage({"id": "bad", "text": "A guilty one."}, {"id": "good", "text": "Words."})

@@ -91,9 +91,7 @@ def test_an_index_with_a_backlog_does_not_hold_up_another(application: Applicati
     application.index = replace(first, name="other")
     application.stage({"id": "urgent", "text": "A word that has no time."})
     for _ in range(2):
-        claim = application.drainer._claim()
-        assert claim is not None
-        application.drainer._settle(claim)
+        assert application.drainer.step()
     assert application.state("urgent")["state"] == "live"
 
 
@@ -126,9 +124,10 @@ def test_the_ledger_of_a_job_that_waits_still_outlives_a_week(application: Appli
 
 def test_what_is_given_back_is_found_by_its_key(application: Application) -> None:  # noqa: F811
     application.stage({"id": "a", "text": "Words."})
-    claim = application.drainer._claim()
-    assert claim is not None
     with connection.checkout(application.url) as conn:
+        [build] = upkeep.written_builds(conn)
+        claim = queue.claim(conn, build, limit=1, fill=len, lease_seconds=60.0)
+        assert claim is not None
         conn.execute("SET enable_seqscan = off")
         plan = conn.execute(
             b"EXPLAIN " + claim.build.sql("queue.sql", "give_back").as_bytes(conn),

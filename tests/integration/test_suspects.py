@@ -153,10 +153,7 @@ def test_a_suspect_that_meets_no_postgres_holds_up_nobody(
 ) -> None:
     """It is in hand no more, so the next one does not wait until it ends."""
     application.stage({"id": "a", "text": "A suspect."})
-    application.rows(ABANDONED)
-    claim = application.drainer._claim()
-    assert claim is not None
-    assert claim.suspect
+    assert len(application.rows(ABANDONED)) == 1
 
     def away(*_: Any, **__: Any) -> None:
         raise ServiceUnreachable("Postgres is away")
@@ -164,8 +161,8 @@ def test_a_suspect_that_meets_no_postgres_holds_up_nobody(
     with monkeypatch.context() as patch:
         patch.setattr(queue, "renew", away)
         with pytest.raises(ServiceUnreachable):
-            application.drainer._settle_alone(claim)
-    assert application.drainer._held == {}
+            application.drainer.step()
+    assert application.drainer.in_flight == 0
 
 
 def test_a_slot_outlives_a_bug_and_tells_its_kind(
@@ -174,16 +171,16 @@ def test_a_slot_outlives_a_bug_and_tells_its_kind(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Not its words: those of Postgres quote a row."""
-    monkeypatch.setattr("worker.indexing.draining.drainer.PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("worker.indexing.background.PAUSE_SECONDS", 0.01)
     task_id = application.stage({"id": "a", "text": "Words."})
-    claim, bugs = application.drainer._claim, [ValueError("Words of Marrakesh.")]
+    claim, bugs = queue.claim, [ValueError("Words of Marrakesh.")]
 
-    def stumble() -> Any:
+    def stumble(*arguments: Any, **options: Any) -> Any:
         if bugs:
             raise bugs.pop()
-        return claim()
+        return claim(*arguments, **options)
 
-    monkeypatch.setattr(application.drainer, "_claim", stumble)
+    monkeypatch.setattr(queue, "claim", stumble)
     application.drainer.start()
     eventually(lambda: application.result(task_id))
     assert application.drainer.stop(PATIENCE_SECONDS)

@@ -1,5 +1,6 @@
 """What a provider calls too large gives way to smaller chunks: on real Postgres, over HTTP and under races."""
 
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -8,10 +9,13 @@ from typing import Any
 
 import pytest
 
+from tests.fixtures.system import PATIENCE_SECONDS
+from tests.integration.conftest import HashBackend, during_request
 from tests.integration.test_pipeline import LONG, Application, application, faulty  # noqa: F401
 from tests.provider import Provider
 from worker.backends.llm import LLMEmbeddingBackend
 from worker.configuration import IndexSettings
+from worker.documents import digest
 from worker.errors import TooLarge
 from worker.indexing.draining.drainer import Drainer
 from worker.indexing.draining.settlement import LEASE_MARGIN_SECONDS
@@ -167,19 +171,36 @@ def test_a_document_with_the_same_chunk_that_is_staged_meanwhile_is_cut_too(
     assert len(sent) == len(set(sent))
 
 
-def test_of_two_claims_of_one_content_only_the_one_that_holds_it_cuts(application: Application) -> None:  # noqa: F811
+def test_of_two_claims_of_one_content_only_the_one_that_holds_it_cuts_and_only_once(
+    application: Application,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     application.backend.chunk_tokens = 30
-    faulty(application.backend, words_over(12))
+    holder_backend = HashBackend()
+    claimed, late_is_settled = threading.Event(), threading.Event()
+    for backend in (application.backend, holder_backend):
+        faulty(backend, words_over(12))
+    holder = Drainer(application.url, application.index.embedding_backend, holder_backend)
+    thread = threading.Thread(target=holder.step)
+
+    def hold() -> None:
+        claimed.set()
+        assert late_is_settled.wait(PATIENCE_SECONDS)
+
+    def lose_lease() -> None:
+        application.rows("UPDATE vector_index.pending_1 SET visible_at = now() RETURNING 1")
+        thread.start()
+        assert claimed.wait(PATIENCE_SECONDS)
+
     task_id = application.stage({"id": "a", "text": TEXT})
-    late = application.drainer._claim()
-    application.rows("UPDATE vector_index.pending_1 SET visible_at = now() RETURNING 1")
-    holder = application.drainer._claim()
-    assert late is not None
-    assert holder is not None
-    application.drainer._settle(late)
+    during_request(holder_backend, hold)
+    during_request(application.backend, lose_lease)
+    assert application.drainer.step()
     assert application.rows("SELECT count(*) FROM vector_index.chunks_1") == [(1,)]
-    application.drainer._settle(holder)
-    application.drainer._settle(holder)
+    split = queue.split
+    monkeypatch.setattr(queue, "split", lambda *arguments: [split(*arguments), split(*arguments)][0])
+    late_is_settled.set()
+    thread.join(PATIENCE_SECONDS)
     application.drainer.drain()
     assert (application.result(task_id) or {})["indexed"] == 1
     assert len(chunks(application, "a")) > 1
@@ -189,23 +210,22 @@ def test_a_vector_that_comes_late_wins_over_a_split(application: Application) ->
     """Another server of the provider took the content: it is embedded, and stays whole."""
     application.backend.chunk_tokens = 30
     embed = application.backend.embed
-    late: list[queue.Claim] = []
 
     def save_elsewhere(texts: Sequence[str]) -> Any:
         vectors = embed(texts)
         if list(texts) == [PROBE]:
             return vectors
         with connection.checkout(application.url) as conn:
-            queue.save(conn, late[0].build, [item.hash for item in late[0].inputs], vectors)
+            [build] = upkeep.written_builds(conn)
+            queue.save(conn, build, [digest(text) for text in texts], vectors)
         raise TooLarge("too large")
 
     application.backend.embed = save_elsewhere  # type: ignore[method-assign]
     task_id = application.stage({"id": "a", "text": TEXT})
-    late.append(application.drainer._claim())  # type: ignore[arg-type]
-    application.rows("UPDATE vector_index.pending_1 SET visible_at = now() RETURNING 1")
     application.drainer.drain()
     with connection.checkout(application.url) as conn:
-        upkeep.sweep(conn, late[0].build, unchecked_seconds=0.0)  # the other server would have published it
+        [build] = upkeep.written_builds(conn)
+        upkeep.sweep(conn, build, unchecked_seconds=0.0)  # the other server would have published it
     assert (application.result(task_id) or {})["indexed"] == 1
     assert chunks(application, "a") == [TEXT]
 
@@ -218,7 +238,7 @@ def test_a_long_halving_ends_with_the_lease_and_goes_on_with_another_claim(
     late_by = [0.0]
     clock = SimpleNamespace(monotonic=lambda: time.monotonic() + late_by[0])
     monkeypatch.setattr("worker.indexing.draining.sending.time", clock)
-    monkeypatch.setattr("worker.indexing.draining.provider.BACKOFF_SECONDS", 0.001)
+    monkeypatch.setattr("worker.indexing.draining.backoff.BACKOFF_SECONDS", 0.001)
 
     def answer(texts: Sequence[str]) -> TooLarge | None:
         late_by[0] += LEASE_MARGIN_SECONDS + 1
@@ -230,8 +250,7 @@ def test_a_long_halving_ends_with_the_lease_and_goes_on_with_another_claim(
     while (result := application.result(task_id)) is None:
         before = len(application.backend.requests)
         late_by[0] = 0.0
-        if (claim := application.drainer._claim()) is not None:
-            application.drainer._settle(claim)
+        if application.drainer.step():
             claims.append(len(application.backend.requests) - before)
     assert result["indexed"] == 8
     assert set(claims) == {1}

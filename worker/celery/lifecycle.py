@@ -224,7 +224,7 @@ def clean_up() -> None:
 def let_go() -> None:
     for drainer in _drainers:
         drainer.stop(0.0)
-        drainer.let_go()
+        drainer.release_in_flight()
     LeaseHeartbeat.let_go()
 
 

@@ -15,7 +15,7 @@ from uuid import uuid4
 from worker.documents import Document
 from worker.index import Index
 from worker.indexing import staging
-from worker.indexing.draining.settlement import MAX_ATTEMPTS
+from worker.indexing.draining.outcomes import MAX_ATTEMPTS
 from worker.store import builds, connection, upkeep, verify
 from worker.store.builds import Build
 from worker.store.garbage import Key
