@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from psycopg import sql
 from psycopg_pool import ConnectionPool
 
-from tests.integration.conftest import HashBackend
+from tests.fixtures.application import HashBackend
 from worker.backends.budgets import Budget
 from worker.configuration import IndexSettings
 from worker.documents import digest

@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tests import rules
-from tests.acceptance.test_faults import FAULTS, Fault, Outcome, complaints, run
+from tests.faults import FAULTS, Fault, Outcome, complaints, run
 from tests.fixtures.rig import running_rig
 from tests.rules import fresh_database, fresh_postgres, silence
 from tests.simulation import STORM, Simulation

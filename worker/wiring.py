@@ -22,9 +22,6 @@ from worker.index import Index
 from worker.indexing.draining.drainer import Drainer
 from worker.protocols import ChatBackend, EmbeddingBackend, Source
 from worker.services import Addresses
-from worker.sources.callable import CallableSource
-from worker.sources.files import FolderSource
-from worker.sources.sql import SQLSource
 from worker.store import connection, schedule, schema
 
 P = ParamSpec("P")
@@ -167,12 +164,18 @@ def make_source(settings: SourceSettings, known: Configuration, database_url: Ca
     """A new source of the settings' CLASS. Raises SettingsError."""
     keywords = {str(key).lower(): value for key, value in settings.config.items() if value is not None}
     made = backends.load(settings.class_path)
-    if issubclass(made, FolderSource):
-        keywords.setdefault("max_bytes", known.max_document_bytes)
-    elif issubclass(made, CallableSource):
-        keywords.setdefault("folder", str(known.folder))
-    elif issubclass(made, SQLSource) and "dsn" not in keywords:
-        keywords["dsn"] = database_url()
+    offered: dict[str, Callable[[], object]] = {
+        "DATABASE_URL": database_url,
+        "MAX_DOCUMENT_BYTES": lambda: known.max_document_bytes,
+        "SETTINGS_FOLDER": lambda: str(known.folder),
+    }
+    for key, setting in getattr(made, "defaults_from_settings", {}).items():
+        if setting not in offered:
+            raise SettingsError(
+                f"defaults_from_settings of {settings.class_path} names {setting!r:.100}: choose {', '.join(offered)}"
+            )
+        if key not in keywords:
+            keywords[key] = offered[setting]()
     where = f'VECTOR_INDEX["SOURCES"]["{settings.name}"]["CONFIG"]'
     try:
         signature(made).bind(**keywords)

@@ -21,9 +21,9 @@ import prometheus_client
 import psycopg
 import pytest
 
-from tests.acceptance.test_up import Up, up
 from tests.fixtures.ports import free_ports
 from tests.fixtures.system import CHAT, PATIENCE_SECONDS, System, eventually, read_json, user_environment
+from tests.fixtures.up import Up, up
 from tests.provider import Provider
 from worker.cli.processes import PROCESSES
 from worker.observability import events
@@ -31,7 +31,7 @@ from worker.observability import events
 ROOT = Path(__file__).parents[2]
 DASHBOARD = json.loads((ROOT / "grafana/dashboard.json").read_text())
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
-DOCS = (ROOT / "docs/monitoring.md").read_text()
+DOCS = (ROOT / "docs/how-to/monitoring.md").read_text()
 
 PROMETHEUS = shutil.which("prometheus")
 SCRAPE_SECONDS, RATE_SECONDS = 1, 8

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import redis
 
+from tests.fixtures.application import HashBackend, make_index
 from tests.fixtures.proxy import Proxy
 from tests.fixtures.system import eventually
-from tests.integration.conftest import HashBackend, make_index
 from tests.provider import Provider
 from tests.provider.http import Reply, Request
 from worker.backends import budgets

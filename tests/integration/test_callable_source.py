@@ -11,9 +11,9 @@ import pytest
 
 from tests.fixtures.system import eventually, lives
 from worker.errors import SettingsError, SourceFailed
+from worker.protocols import Skipped
 from worker.sources import calling
 from worker.sources.callable import CallableSource
-from worker.sources.files import Skipped
 
 ME = psutil.Process()
 

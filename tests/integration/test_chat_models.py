@@ -14,7 +14,6 @@ from llm.models import Conversation, Model, Options, Prompt, Response
 from llm.plugins import pm
 from pydantic import Field
 
-from tests.fixtures.provider import running_provider  # noqa: F401
 from tests.fixtures.system import eventually
 from tests.provider import Provider
 from worker.backends import warm_up

@@ -14,8 +14,7 @@ import psycopg
 import pytest
 import redis
 
-from tests.fixtures.provider import running_provider  # noqa: F401
-from tests.integration.conftest import make_index
+from tests.fixtures.application import make_index
 from tests.provider import Provider
 from worker import configuration, wiring
 from worker.cli import COMMANDS, client, run

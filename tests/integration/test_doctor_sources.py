@@ -31,7 +31,7 @@ VECTOR_INDEX = {
         "files": {"CLASS": FOLDER, "CONFIG": {"PATHS": ["HERE/handbook"]}},
         "lost": {"CLASS": FOLDER, "CONFIG": {"PATHS": ["HERE/nowhere"]}},
         "pipe": {"CLASS": FOLDER, "CONFIG": {"PATHS": ["HERE/odd"]}},
-        "own": {"CLASS": "tests.integration.test_reindexing.Shelf", "CONFIG": {"TEXTS": {"a": "b"}}},
+        "own": {"CLASS": "tests.fixtures.shelf.Shelf", "CONFIG": {"TEXTS": {"a": "b"}}},
         "typo": {"CLASS": FOLDER, "CONFIG": {"PATH": ["HERE/handbook"]}},
     },
     "INDEXES": {"default": {}} | {
@@ -75,7 +75,7 @@ def test_each_source_is_one_line_that_tells_whether_it_can_be_read(
     assert said["files"] == f"files: 2 files in {tmp_path}/handbook"
     assert f"{tmp_path}/nowhere does not exist: name files or folders" in said["lost"]
     assert said["pipe"] == f"{tmp_path}/odd/d.md: is no regular file: mend it, or name other PATHS"
-    assert "Shelf was made, and is not asked before a run" in said["own"]
+    assert "Shelf has no check; a run will show whether it works" in said["own"]
     assert 'VECTOR_INDEX["SOURCES"]["typo"]["CONFIG"] does not fit' in said["typo"]
     assert said["shop:documents"] == f"shop:documents: shop:documents in {tmp_path}"
     assert "AttributeError: module 'shop' has no attribute 'document'" in said["shop:document"]

@@ -14,19 +14,20 @@ import redis
 from celery import Celery, signals
 from prometheus_client import CollectorRegistry
 
+from tests.fixtures.application import Application, HashBackend, during_request, faulty
+from tests.fixtures.echo import Echo
 from tests.fixtures.proxy import Proxy
 from tests.fixtures.system import eventually
-from tests.integration.conftest import HashBackend, during_request
-from tests.integration.test_answering import Echo
-from tests.integration.test_pipeline import Application, application, faulty  # noqa: F401
 from worker.backends.budgets import Budget
 from worker.celery import lifecycle
 from worker.celery.broker import HiddenTask, lengths
-from worker.chat.answering import Question, answer
+from worker.chat.answering import ask
+from worker.chat.questions import ChatQuestion
 from worker.errors import InvalidQuery, ProviderUnavailable, Refused, SettingsError, VectorIndexError
 from worker.indexing.draining.drainer import Drainer
 from worker.observability import events, scraping
-from worker.search.retrieval import LikeDocument, Query, find_similar, retrieve
+from worker.search.queries import SimilarQuery
+from worker.search.similar import find_similar
 
 QUEUES = ("vector_index", "vector_index.embed")
 LEASE_OVER = """UPDATE vector_index.pending_1 SET attempts = 1, token = gen_random_uuid(),
@@ -66,7 +67,7 @@ def test_a_scrape_while_a_process_ends_and_removes_its_files_fails_nobody(tmp_pa
     assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], timeout=60).returncode == 0
 
 
-def test_a_document_is_counted_on_its_way(application: Application, value: Value) -> None:  # noqa: F811
+def test_a_document_is_counted_on_its_way(application: Application, value: Value) -> None:
     application.put(
         {"id": "a", "text": "Cats chase mice."}, {"id": "b", "text": "Ships.\n\n" + "At sea. " * 20}
     )
@@ -98,7 +99,7 @@ def test_a_document_is_counted_on_its_way(application: Application, value: Value
     ],
 )
 def test_what_is_sent_again_is_counted_by_its_class(
-    application: Application,  # noqa: F811
+    application: Application,
     value: Value,
     error: VectorIndexError,
     outcome: str,
@@ -112,7 +113,7 @@ def test_what_is_sent_again_is_counted_by_its_class(
     assert value("chunks_embedded_total", index="default") is None
 
 
-def test_documents_that_fail_are_counted_by_their_reason(application: Application, value: Value) -> None:  # noqa: F811
+def test_documents_that_fail_are_counted_by_their_reason(application: Application, value: Value) -> None:
     faulty(application.backend, lambda texts: Refused("not this") if "poison" in " ".join(texts) else None)
     application.put(*[{"id": n, "text": "The same poison."} for n in "ab"], {"id": "c", "text": "Fine."})
     assert value("documents_failed_total", index="default", reason="input") == 2
@@ -120,7 +121,7 @@ def test_documents_that_fail_are_counted_by_their_reason(application: Applicatio
 
 
 def test_a_lease_that_ended_is_counted_and_a_claim_that_was_given_back_is_not(
-    application: Application,  # noqa: F811
+    application: Application,
     value: Value,
 ) -> None:
     application.stage({"id": "a", "text": "Cats chase mice."})
@@ -139,13 +140,13 @@ def test_a_lease_that_ended_is_counted_and_a_claim_that_was_given_back_is_not(
     assert value("leases_expired_total", index="default") == 1
 
 
-def test_searches_are_timed_by_mode_and_outcome(application: Application, value: Value) -> None:  # noqa: F811
+def test_searches_are_timed_by_mode_and_outcome(application: Application, value: Value) -> None:
     application.put({"id": "a", "text": "Cats chase mice."}, {"id": "b", "text": "Ships cross the sea."})
     application.search("cats", mode="text")
     application.search("cats")
-    find_similar(application.url, application.index, LikeDocument(id="a"))
+    find_similar(application.target, SimilarQuery(id="a"))
     with pytest.raises(InvalidQuery):
-        retrieve(application.url, application.index, application.backend, Query(text="a", filter={"$no": 1}))
+        application.passages("a", filter={"$no": 1})
     seconds = {
         (mode, outcome): value("search_seconds_count", index="default", mode=mode, outcome=outcome)
         for mode in ("text", "hybrid", "similar")
@@ -157,15 +158,13 @@ def test_searches_are_timed_by_mode_and_outcome(application: Application, value:
     assert value("requests_total", backend="hash", purpose="search", outcome="ok") == 1
 
 
-def test_an_answer_is_counted_with_its_tokens(application: Application, value: Value) -> None:  # noqa: F811
+def test_an_answer_is_counted_with_its_tokens(application: Application, value: Value) -> None:
     application.put({"id": "a", "text": "Cats chase mice."})
-    passages = retrieve(application.url, application.index, application.backend, Query(text="cats"))
-    backend = Echo()
-    used = answer(backend, Question(text="What do cats do?"), passages, budget=Budget("", "chat:mine"))[
-        "usage"
-    ]
+    question = ChatQuestion(text="What do cats do?")
+    used = ask(application.target, Echo(), Budget("", "chat:mine"), question)["usage"]
     assert value("request_tokens_total", backend="chat:mine", purpose="answer") == used["input_tokens"]
     assert value("answer_tokens_total", backend="chat:mine") == used["output_tokens"] > 0
+    assert value("chat_seconds_count", index="default", outcome="ok") == 1
     with pytest.raises(RuntimeError), events.chat("default"):
         raise RuntimeError("a bug")
     assert value("chat_seconds_count", index="default", outcome="bug") == 1
@@ -220,7 +219,7 @@ def test_what_will_be_counted_begins_at_zero(value: Value) -> None:
 
 
 def test_the_figures_of_the_services_are_those_that_stand_there(
-    application: Application,  # noqa: F811
+    application: Application,
     broker_url: str,
 ) -> None:
     application.put({"id": "a", "text": "Cats chase mice."})

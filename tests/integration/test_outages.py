@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
+from tests.fixtures.application import Application, HashBackend, faulty
 from tests.fixtures.system import eventually
-from tests.integration.conftest import HashBackend
-from tests.integration.test_pipeline import Application, application, faulty  # noqa: F401
 from tests.provider import Provider
 from worker.backends.budgets import Budget
 from worker.backends.llm import LLMEmbeddingBackend
@@ -121,7 +120,7 @@ def test_a_provider_that_cannot_be_connected_to_fails_nothing(
 
 @pytest.mark.parametrize("refusal", [Refused("no, thank you"), TooLarge("too large")])
 def test_a_provider_that_begins_to_refuse_everything_fails_no_document(
-    application: Application,  # noqa: F811
+    application: Application,
     refusal: VectorIndexError,
 ) -> None:
     """Even one word: that is a matter of settings, or of the provider. Nothing is cut either."""
@@ -145,7 +144,7 @@ def test_a_provider_that_begins_to_refuse_everything_fails_no_document(
 
 @pytest.mark.parametrize("failure", [DOWN, Refused("not this one")])
 def test_what_fails_alone_while_the_provider_takes_words_fails_and_costs_nobody_else_anything(
-    application: Application,  # noqa: F811
+    application: Application,
     failure: VectorIndexError,
 ) -> None:
     """A poison for which the provider answers 500, or refuses; also where the others were embedded long ago."""
@@ -216,7 +215,7 @@ def test_a_poison_fails_under_the_smallest_of_budgets(
     assert ours.state("bad")["state"] == "failed"
 
 
-def test_an_outage_counts_no_attempt_where_the_worker_ends_meanwhile(application: Application) -> None:  # noqa: F811
+def test_an_outage_counts_no_attempt_where_the_worker_ends_meanwhile(application: Application) -> None:
     """Nothing more is sent then, so what is to blame stays open."""
 
     def end(_: list[str]) -> Exception:
@@ -231,7 +230,7 @@ def test_an_outage_counts_no_attempt_where_the_worker_ends_meanwhile(application
 
 
 def test_the_lease_lasts_while_the_provider_is_asked_what_is_to_blame(
-    application: Application,  # noqa: F811
+    application: Application,
 ) -> None:
     """The request has hung as long as it may, and so may the word."""
     leases: list[Any] = []

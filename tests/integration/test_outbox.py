@@ -19,74 +19,21 @@ import pytest
 from psycopg import errors as pg
 from psycopg import sql
 
+from tests.fixtures.application import Application
+from tests.fixtures.outbox import DELETE, DOCUMENT, MAX_BYTES, Database
 from tests.fixtures.system import PATIENCE_SECONDS, eventually
-from tests.integration.test_pipeline import Application, application  # noqa: F401
 from tests.simulation import Crash, Mortal, MortalPool, Weather
 from worker.errors import ServiceUnreachable, TemporaryError
 from worker.indexing import outbox, staging
-from worker.store import builds, connection, upkeep
+from worker.store import connection
 from worker.store import outbox as rows
 
 ROOT = Path(__file__).parents[2]
-GRANTS = re.search(r"```sql\n(GRANT .*?)```", (ROOT / "docs/transactions.md").read_text(), re.DOTALL)
-DOCUMENT = "SELECT vector_index.enqueue_document('default', %s, %s, version => %s)"
-DELETE = "SELECT vector_index.enqueue_delete('default', %s, %s)"
-MAX_BYTES = 1_000
-
-
-class Database:
-    """An application with a connection of its own, and the worker that takes what it enqueues."""
-
-    def __init__(self, application: Application, conn: psycopg.Connection[Any]) -> None:  # noqa: F811
-        self.application, self.conn = application, conn
-
-    def put(self, id: Any, text: str, version: int | None = None) -> None:
-        self.conn.execute(DOCUMENT, [id, text, version])
-
-    def delete(self, id: Any, version: int | None = None) -> None:
-        self.conn.execute(DELETE, [id, version])
-
-    def consume(self, *, max_bytes: int = MAX_BYTES) -> None:
-        """All that waits."""
-        used = self.application
-        while outbox.stage_page(used.target, max_bytes=max_bytes):
-            pass
-        used.drainer.drain()
-
-    def waiting(self) -> int:
-        return int(self.one("SELECT count(*) FROM vector_index.outbox"))
-
-    def one(self, query: str) -> Any:
-        row = self.conn.execute(query.encode()).fetchone()
-        return row[0] if row else None
-
-    def state(self, id: str) -> str:
-        return str(self.application.state(id)["state"])
-
-    def texts(self) -> dict[str, str]:
-        """What is served, by id."""
-        with connection.checkout(self.application.url) as conn:
-            build = builds.live(conn, "default")
-        assert build is not None
-        query = sql.SQL(
-            "SELECT d.id, r.text FROM {served} s JOIN vector_index.documents d USING (doc) "
-            "JOIN vector_index.revisions r ON r.rev = s.live_rev"
-        ).format(**builds.tables(build.build))
-        return dict(self.conn.execute(query).fetchall())
-
-    def failures(self) -> dict[str, str]:
-        with connection.checkout(self.application.url) as conn:
-            build = builds.live(conn, "default")
-            assert build is not None
-            return {row["id"]: row["error"] for row in upkeep.failures(conn, build, after="", limit=1000)}
-
-    def retry(self) -> int:
-        index = self.application.target
-        return staging.retry(index, staging.failed_ids(index)).rows
+GRANTS = re.search(r"```sql\n(GRANT .*?)```", (ROOT / "docs/how-to/transactions.md").read_text(), re.DOTALL)
 
 
 @pytest.fixture
-def database(application: Application) -> Iterator[Database]:  # noqa: F811
+def database(application: Application) -> Iterator[Database]:
     with psycopg.connect(application.url, autocommit=True) as conn:
         yield Database(application, conn)
 
@@ -556,7 +503,6 @@ def test_a_document_that_cannot_be_split_fails_alone(
 
 FATAL = """
 import os
-from tests.integration.conftest import HashBackend
 from worker import configuration
 from worker.backends.budgets import Budget
 from worker.index import Index

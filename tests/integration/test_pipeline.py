@@ -1,74 +1,13 @@
 """Stage, drain, publish, delete: what becomes of documents, on real Postgres."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from tests.integration.conftest import HashBackend, make_index
-from worker.configuration import IndexSettings
+from tests.fixtures.application import LONG, Application, faulty
 from worker.errors import ProviderUnavailable, Refused, ServiceUnreachable, SettingsError, TooLarge
-from worker.index import Index
 from worker.indexing import staging
-from worker.indexing.draining.drainer import Drainer
-from worker.indexing.jobs import job_result
-from worker.recipes import PROBE
-from worker.search.retrieval import Query, retrieve
 from worker.store import builds, connection, upkeep
-
-LONG = "\n\n".join(
-    f"Paragraph {n} says that number {n} follows number {n - 1} in the list." for n in range(1, 60)
-)
-
-
-class Application:
-    """Enqueues as an application does, with the tasks' own functions, in this process."""
-
-    def __init__(self, url: str, index: IndexSettings, backend: HashBackend, drainer: Drainer) -> None:
-        self.url, self.index, self.backend, self.drainer = url, index, backend, drainer
-        self.jobs = 0
-
-    @property
-    def target(self) -> Index:
-        return make_index(self.url, self.index, self.backend)
-
-    def stage(self, *documents: Any, task_id: str | None = None) -> str:
-        self.jobs += 1
-        task_id = task_id or f"job-{self.jobs}"
-        staging.stage(self.target, task_id, documents, max_bytes=10_000)
-        return task_id
-
-    def result(self, task_id: str) -> dict[str, Any] | None:
-        with connection.checkout(self.url) as conn:
-            return job_result(conn, self.index.name, task_id)[0]
-
-    def put(self, *documents: Any) -> dict[str, Any]:
-        task_id = self.stage(*documents)
-        self.drainer.drain()
-        result = self.result(task_id)
-        assert result is not None
-        return result
-
-    def delete(self, *ids: str, version: int | None = None) -> staging.Deleted:
-        self.jobs += 1
-        return staging.delete(self.target, f"job-{self.jobs}", ids, version)
-
-    def search(self, text: str, **options: Any) -> list[str]:
-        found = retrieve(self.url, self.index, self.backend, Query(text=text, **options))
-        return [passage.document_id for passage in found]
-
-    def state(self, id: str) -> dict[str, Any]:
-        with connection.checkout(self.url) as conn:
-            return upkeep.document_states(conn, builds.live(conn, self.index.name), [id])[id]
-
-    def rows(self, statement: str) -> list[tuple[Any, ...]]:
-        with connection.checkout(self.url) as conn:
-            return conn.execute(statement.encode()).fetchall()
-
-
-@pytest.fixture
-def application(url: str, index: IndexSettings, backend: HashBackend, drainer: Drainer) -> Application:
-    return Application(url, index, backend, drainer)
 
 
 def test_documents_are_searchable_when_the_job_is_done(application: Application) -> None:
@@ -96,11 +35,11 @@ def test_nothing_is_searchable_and_no_result_is_given_before_the_vectors_are_the
 def test_readers_see_the_old_revision_until_the_new_one_is_complete(application: Application) -> None:
     application.put({"id": "a", "text": "Cats chase mice.", "title": "Old", "metadata": {"colour": "red"}})
     application.stage({"id": "a", "text": "Dogs chase cats.", "title": "New", "metadata": {"colour": "blue"}})
-    [passage] = retrieve(application.url, application.index, application.backend, Query(text="chase"))
+    [passage] = application.passages("chase")
     assert (passage.title, passage.metadata, passage.text) == ("Old", {"colour": "red"}, "Cats chase mice.")
     assert application.search("chase", filter={"colour": "blue"}) == []
     application.drainer.drain()
-    [passage] = retrieve(application.url, application.index, application.backend, Query(text="chase"))
+    [passage] = application.passages("chase")
     assert (passage.title, passage.metadata, passage.text) == ("New", {"colour": "blue"}, "Dogs chase cats.")
 
 
@@ -308,7 +247,7 @@ def test_nul_and_lone_surrogates_are_cleaned_and_offsets_count_the_stored_text(
     application: Application,
 ) -> None:
     application.put({"id": "a", "text": "a\x00b \ud800 c\U0001f600d", "metadata": {"k\x00": "v\udfff"}})
-    [passage] = retrieve(application.url, application.index, application.backend, Query(text="ab"))
+    [passage] = application.passages("ab")
     assert passage.text == "ab \ufffd c\U0001f600d"
     assert (passage.start, passage.end) == (0, 8)
     assert passage.metadata == {"k": "v\ufffd"}
@@ -336,21 +275,6 @@ def test_no_request_is_over_the_limits_and_full_requests_go_across_documents(
     for texts in backend.requests:
         assert sum(map(backend.count_tokens, texts)) <= backend.batch_token_limit
         assert max(map(backend.count_tokens, texts)) <= backend.chunk_tokens
-
-
-def faulty(
-    backend: HashBackend, raises: Callable[[list[str]], Exception | None], *, words: bool = False
-) -> None:
-    """Let the backend fail where `raises` says so; the word that it is asked for is taken, unless `words` fail too."""
-    embed = backend.embed
-
-    def embed_or_raise(texts: Any) -> Any:
-        if (words or list(texts) != [PROBE]) and (error := raises(list(texts))) is not None:
-            backend.requests.append([])
-            raise error
-        return embed(texts)
-
-    backend.embed = embed_or_raise  # type: ignore[method-assign]
 
 
 def test_one_refused_item_fails_its_document_alone_and_the_old_revision_is_served(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from psycopg import sql
 
-from tests.integration.conftest import HashBackend
+from tests.fixtures.application import HashBackend
 from worker.recipes import Recipe
 from worker.store import builds, connection, hnsw, search
 from worker.store.builds import Build

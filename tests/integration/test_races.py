@@ -13,8 +13,8 @@ import stamina
 from celery import Celery
 from celery.exceptions import Reject
 
-from tests.integration.test_pipeline import Application, application, faulty  # noqa: F401
-from tests.integration.test_reindexing import Shelf, run, shop  # noqa: F401
+from tests.fixtures.application import Application, faulty
+from tests.fixtures.shelf import Shelf, run
 from worker.errors import InvalidQuery, Refused, ServiceUnreachable
 from worker.indexing import reindexing, staging
 from worker.store import builds, connection, queue, revisions, upkeep
@@ -22,7 +22,7 @@ from worker.store.revisions import Job
 
 
 def test_a_document_that_is_sent_while_reindexing_lists_what_is_gone_stays(
-    shop: Application,  # noqa: F811
+    shop: Application,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     run(shop, Shelf({"kept": "A book.", "gone": "An old book.", "sent": "A former book."}))
@@ -40,7 +40,7 @@ def test_a_document_that_is_sent_while_reindexing_lists_what_is_gone_stays(
 
 
 def test_a_document_that_changes_while_it_is_deleted_by_filter_stays(
-    application: Application,  # noqa: F811
+    application: Application,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     application.put(*[{"id": n, "text": f"Words {n}.", "metadata": {"old": True}} for n in range(2)])
@@ -58,7 +58,7 @@ def test_a_document_that_changes_while_it_is_deleted_by_filter_stays(
 
 
 def test_deleting_and_publishing_the_same_documents_lock_them_in_one_order(
-    application: Application,  # noqa: F811
+    application: Application,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     application.put({"id": "a", "text": "Words."}, {"id": "b", "text": "More words."})
@@ -85,7 +85,7 @@ def test_deleting_and_publishing_the_same_documents_lock_them_in_one_order(
     assert application.state("a")["state"] == application.state("b")["state"] == "absent"
 
 
-def test_an_index_with_a_backlog_does_not_hold_up_another(application: Application) -> None:  # noqa: F811
+def test_an_index_with_a_backlog_does_not_hold_up_another(application: Application) -> None:
     first = application.index
     application.stage(*[{"id": n, "text": f"Words number {n}."} for n in range(100)])
     application.index = replace(first, name="other")
@@ -96,14 +96,14 @@ def test_an_index_with_a_backlog_does_not_hold_up_another(application: Applicati
 
 
 def test_the_lowest_version_of_all_is_taken_with_unchanged_content(
-    application: Application,  # noqa: F811
+    application: Application,
 ) -> None:
     application.put({"id": "a", "text": "Words."})
     assert application.put({"id": "a", "text": "Words.", "version": -(2**63)})["unchanged"] == 1
     assert application.state("a")["version"] == -(2**63)
 
 
-def test_the_ledger_of_a_job_that_waits_still_outlives_a_week(application: Application) -> None:  # noqa: F811
+def test_the_ledger_of_a_job_that_waits_still_outlives_a_week(application: Application) -> None:
     finished = application.stage({"id": "b", "text": "Other words."})
     application.drainer.drain()
     assert application.result(finished) is not None
@@ -122,7 +122,7 @@ def test_the_ledger_of_a_job_that_waits_still_outlives_a_week(application: Appli
         assert upkeep.forget_jobs(conn) == 2
 
 
-def test_what_is_given_back_is_found_by_its_key(application: Application) -> None:  # noqa: F811
+def test_what_is_given_back_is_found_by_its_key(application: Application) -> None:
     application.stage({"id": "a", "text": "Words."})
     with connection.checkout(application.url) as conn:
         [build] = upkeep.written_builds(conn)
@@ -145,7 +145,7 @@ def test_what_is_given_back_is_found_by_its_key(application: Application) -> Non
 
 
 def test_vectors_that_were_paid_for_outlive_a_restart_of_postgres(
-    application: Application,  # noqa: F811
+    application: Application,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     away = [ServiceUnreachable("Postgres is away"), ServiceUnreachable("Postgres is away")]
@@ -185,7 +185,7 @@ def test_a_caller_who_came_while_postgres_was_away_is_served_once_it_is_back(
 
 
 def test_retrying_all_that_failed_takes_one_connection_at_a_time(
-    application: Application,  # noqa: F811
+    application: Application,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     faulty(application.backend, lambda _: Refused("no"))
@@ -245,7 +245,7 @@ def test_whoever_logs_retries_sees_no_documents() -> None:
     assert "private" not in repr((details.args, details.kwargs))
 
 
-def test_a_look_at_a_job_does_not_read_its_documents_one_by_one(application: Application) -> None:  # noqa: F811
+def test_a_look_at_a_job_does_not_read_its_documents_one_by_one(application: Application) -> None:
     task_id = application.stage(*[{"id": n, "text": f"Words number {n}."} for n in range(250)])
     with connection.checkout(application.url) as conn:
         build = builds.live(conn, "default")
@@ -254,7 +254,7 @@ def test_a_look_at_a_job_does_not_read_its_documents_one_by_one(application: App
     assert (alike.state, alike.documents, alike.failed) == ("pending", 250, [])
 
 
-def test_a_job_that_the_database_does_not_know_is_no_endless_wait(application: Application) -> None:  # noqa: F811
+def test_a_job_that_the_database_does_not_know_is_no_endless_wait(application: Application) -> None:
     application.put({"id": "a", "text": "Words."})
     with pytest.raises(InvalidQuery, match="job unknown is unknown"):
         application.result("unknown")

@@ -2,83 +2,20 @@
 
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.fixtures.application import Application
+from tests.fixtures.shelf import Dead, Dying, Shelf, ids, reindex, run
 from tests.fixtures.system import eventually
-from tests.integration.test_pipeline import Application, application  # noqa: F401
-from worker.configuration import SourceSettings
 from worker.errors import SettingsError, SourceFailed, TemporaryError
 from worker.indexing import reindexing as product
-from worker.protocols import Source
 from worker.sources.files import FolderSource
 from worker.store import builds, connection, reindexing, revisions, upkeep
 from worker.store.reindexing import Request
 from worker.store.writing import PreparedInVain
-
-
-@dataclass
-class Shelf:
-    """A user's own source."""
-
-    texts: dict[str, str] = field(default_factory=dict)
-    breaks_after: int | None = None  # documents
-
-    def documents(self) -> Iterator[dict[str, Any]]:
-        for number, (id, text) in enumerate(self.texts.items()):
-            if number == self.breaks_after:
-                raise ConnectionError("the shelf fell down")
-            yield {"id": id, "text": text}
-
-
-class Dying(BaseException):
-    """The worker is killed."""
-
-
-class Dead(Shelf):
-    """Its worker is killed when 200 documents are staged."""
-
-    def documents(self) -> Iterator[dict[str, Any]]:
-        for number, document in enumerate(super().documents()):
-            if number == 201:
-                raise Dying
-            yield document
-
-
-@pytest.fixture
-def shelf() -> Shelf:
-    return Shelf({str(number): f"Book number {number}." for number in range(250)})
-
-
-@pytest.fixture
-def shop(application: Application) -> Application:  # noqa: F811
-    source = SourceSettings(name="shelf", class_path="tests.integration.test_reindexing.Shelf")
-    application.index = replace(application.index, source=source)
-    return application
-
-
-def reindex(shop: Application, source: Source, task_id: str, **options: Any) -> str | None:
-    """What the task does in a worker; a sentence where it was skipped."""
-    request = Request(index=shop.index.name, task_id=task_id)
-    return product.reindex(shop.target, lambda: source, request, max_bytes=10_000, **options)
-
-
-def run(shop: Application, source: Source, task_id: str | None = None, **options: Any) -> dict[str, Any]:
-    """A run to its end, and its result."""
-    shop.jobs += 1
-    task_id = task_id or f"run-{shop.jobs}"
-    assert reindex(shop, source, task_id, **options) is None
-    shop.drainer.drain()
-    result = shop.result(task_id)
-    assert result is not None
-    return result
-
-
-def ids(shop: Application) -> set[str]:
-    return {str(row[0]) for row in shop.rows("SELECT id FROM vector_index.documents WHERE NOT deleted")}
 
 
 def test_everything_is_searchable_and_counted_and_the_same_again_costs_no_request(

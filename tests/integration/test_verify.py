@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from tests.integration.test_pipeline import Application, application, faulty  # noqa: F401
+from tests.fixtures.application import Application, faulty
+from tests.fixtures.verification import found, verify
 from worker.errors import Refused
 from worker.indexing import staging, verification
 from worker.indexing.draining.drainer import Drainer
-from worker.indexing.verification import Verifier
 from worker.store import builds, connection, garbage, upkeep
 from worker.store.verify import CHECKS
 
@@ -27,21 +27,7 @@ def look_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verification, "LOOKS_SECONDS", (0.01,))
 
 
-def verify(application: Application, *, repair: bool = False) -> dict[str, Any]:  # noqa: F811
-    def wake() -> None:
-        with connection.checkout(application.url) as conn:
-            upkeep.quiet_jobs(conn, seconds=1)
-
-    verifier = Verifier(index=application.target, wake=wake)
-    return verifier.verify(repair=repair)
-
-
-def found(result: dict[str, Any], *, garbage: bool = True) -> dict[str, int]:
-    checks = [check for check in result["checks"] if check["fault"] or garbage]
-    return {check["check"]: check["found"] for check in checks if check["found"]}
-
-
-def execute(application: Application, *statements: str) -> None:  # noqa: F811
+def execute(application: Application, *statements: str) -> None:
     with connection.checkout(application.url) as conn:
         for statement in statements:
             conn.execute(statement.encode())
@@ -143,7 +129,7 @@ def test_every_check_has_a_damage_that_it_finds() -> None:
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_each_damage_is_found_and_mended(application: Application, damage: str) -> None:  # noqa: F811
+def test_each_damage_is_found_and_mended(application: Application, damage: str) -> None:
     check, statements = DAMAGES[damage]
     application.put({"id": "a", "text": LONG}, {"id": "b", "text": SHORT, "title": "Travel"})
     application.stage({"id": "c", "text": "A text that waits."})
@@ -172,7 +158,7 @@ def test_each_damage_is_found_and_mended(application: Application, damage: str) 
     assert {id: application.state(id)["state"] for id in "abc"} == states
 
 
-def test_a_document_whose_text_is_gone_is_mended_by_sending_it_again(application: Application) -> None:  # noqa: F811
+def test_a_document_whose_text_is_gone_is_mended_by_sending_it_again(application: Application) -> None:
     application.put({"id": "a", "text": SHORT})
     execute(application, "DELETE FROM vector_index.revisions")
     verify(application, repair=True)
@@ -181,7 +167,7 @@ def test_a_document_whose_text_is_gone_is_mended_by_sending_it_again(application
     assert application.search("ships") == ["a"]
 
 
-def test_readers_see_the_old_chunks_until_the_document_is_staged_anew(application: Application) -> None:  # noqa: F811
+def test_readers_see_the_old_chunks_until_the_document_is_staged_anew(application: Application) -> None:
     application.put({"id": "a", "text": SHORT, "version": 7})
     execute(application, "UPDATE vector_index.chunks_1 SET text = 'Ships!'")
     verify(application, repair=True)
@@ -194,7 +180,7 @@ def test_readers_see_the_old_chunks_until_the_document_is_staged_anew(applicatio
 
 
 def test_a_repair_never_puts_a_stored_text_over_a_newer_one(
-    application: Application,  # noqa: F811
+    application: Application,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     application.put({"id": "a", "text": SHORT})
@@ -212,7 +198,7 @@ def test_a_repair_never_puts_a_stored_text_over_a_newer_one(
     assert application.rows("SELECT text FROM vector_index.chunks_1") == [("Newer words.",)]
 
 
-def test_vectors_of_half_precision_are_compared_too(application: Application) -> None:  # noqa: F811
+def test_vectors_of_half_precision_are_compared_too(application: Application) -> None:
     application.backend.dimensions = 2_001
     application.put({"id": "a", "text": SHORT})
     assert found(verify(application)) == {}
@@ -225,7 +211,7 @@ def test_vectors_of_half_precision_are_compared_too(application: Application) ->
 
 
 def test_a_content_that_was_queued_again_is_told_as_wrong_until_it_has_its_vector(
-    application: Application,  # noqa: F811
+    application: Application,
 ) -> None:
     application.put({"id": "a", "text": SHORT})
     execute(application, "DELETE FROM vector_index.embeddings_1")
@@ -233,14 +219,14 @@ def test_a_content_that_was_queued_again_is_told_as_wrong_until_it_has_its_vecto
     assert found(verify(application)) == {"vectorless": 1}
 
 
-def test_what_has_failed_is_no_fault(application: Application) -> None:  # noqa: F811
+def test_what_has_failed_is_no_fault(application: Application) -> None:
     faulty(application.backend, lambda _: Refused("no"))
     application.put({"id": "a", "text": SHORT}, {"id": "b", "text": " \n"})
     result = verify(application)
     assert (result["healthy"], found(result), result["documents"]["failed"]) == (True, {}, 1)
 
 
-def test_a_backlog_is_no_fault_however_old(application: Application) -> None:  # noqa: F811
+def test_a_backlog_is_no_fault_however_old(application: Application) -> None:
     application.stage({"id": "a", "text": SHORT}, {"id": "b", "text": "Other words."})
     execute(
         application,
@@ -252,7 +238,7 @@ def test_a_backlog_is_no_fault_however_old(application: Application) -> None:  #
 
 
 def test_load_raises_no_alarm(
-    application: Application,  # noqa: F811
+    application: Application,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Given four that stage, delete and drain the same documents, each look of verify finds no fault."""
@@ -317,13 +303,13 @@ def test_load_raises_no_alarm(
 # The collection
 
 
-def collected(application: Application, **options: Any) -> garbage.Collected:  # noqa: F811
+def collected(application: Application, **options: Any) -> garbage.Collected:
     with connection.checkout(application.url) as conn:
         [build] = upkeep.written_builds(conn)
         return garbage.collect(conn, build, **options)
 
 
-def test_old_texts_are_deleted_and_what_is_shown_wanted_or_newest_stays(application: Application) -> None:  # noqa: F811
+def test_old_texts_are_deleted_and_what_is_shown_wanted_or_newest_stays(application: Application) -> None:
     application.put({"id": "a", "text": "First words."})
     application.put({"id": "a", "text": "Second words."})
     application.stage({"id": "a", "text": "Third words."})
@@ -338,7 +324,7 @@ def test_old_texts_are_deleted_and_what_is_shown_wanted_or_newest_stays(applicat
 
 
 def test_the_newest_text_stays_though_no_build_serves_it_as_it_is_staged_from_again(
-    application: Application,  # noqa: F811
+    application: Application,
 ) -> None:
     application.put({"id": "a", "text": SHORT})
     execute(application, "DELETE FROM vector_index.served_1")
@@ -348,7 +334,7 @@ def test_the_newest_text_stays_though_no_build_serves_it_as_it_is_staged_from_ag
     assert application.search("ships") == ["a"]
 
 
-def test_vectors_stay_for_what_comes_again_until_a_fifth_is_unreferenced(application: Application) -> None:  # noqa: F811
+def test_vectors_stay_for_what_comes_again_until_a_fifth_is_unreferenced(application: Application) -> None:
     application.put(*[{"id": n, "text": f"Words number {n}."} for n in range(10)])
     application.put(*[{"id": n, "text": "Words number 9."} for n in (0, 1)])
     assert collected(application) == garbage.Collected(kept=2, revisions=2)
@@ -360,7 +346,7 @@ def test_vectors_stay_for_what_comes_again_until_a_fifth_is_unreferenced(applica
 
 
 def test_a_collection_goes_through_more_than_one_slice(
-    application: Application,  # noqa: F811
+    application: Application,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(garbage, "SLICE", 3)
@@ -371,7 +357,7 @@ def test_a_collection_goes_through_more_than_one_slice(
 
 
 def test_a_vector_that_a_staging_has_just_relied_on_is_not_collected(
-    application: Application,  # noqa: F811
+    application: Application,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The race of the protocol: the collection finds a candidate, a staging relies on it, the collection deletes."""
@@ -390,7 +376,7 @@ def test_a_vector_that_a_staging_has_just_relied_on_is_not_collected(
     assert found(verify(application)) == {}
 
 
-def test_a_collection_waits_for_a_staging_that_relies_on_a_vector(application: Application) -> None:  # noqa: F811
+def test_a_collection_waits_for_a_staging_that_relies_on_a_vector(application: Application) -> None:
     """A staging that has looked and not committed holds the lock: the vector stays, whoever waited gives up."""
     application.put({"id": "a", "text": SHORT})
     application.put({"id": "a", "text": ""})
@@ -402,7 +388,7 @@ def test_a_collection_waits_for_a_staging_that_relies_on_a_vector(application: A
     assert collected(application).embeddings == 1
 
 
-def test_a_collection_is_due_once_an_hour_for_one_of_those_who_ask(application: Application) -> None:  # noqa: F811
+def test_a_collection_is_due_once_an_hour_for_one_of_those_who_ask(application: Application) -> None:
     application.put({"id": "a", "text": SHORT})
     with connection.checkout(application.url) as conn:
         assert upkeep.collections_due(conn, seconds=3600, erased_seconds=600) == []
@@ -411,7 +397,7 @@ def test_a_collection_is_due_once_an_hour_for_one_of_those_who_ask(application: 
         assert upkeep.collections_due(conn, seconds=3600, erased_seconds=600) == []
 
 
-def test_a_failure_without_a_text_is_not_tried_again(application: Application) -> None:  # noqa: F811
+def test_a_failure_without_a_text_is_not_tried_again(application: Application) -> None:
     application.put({"id": "a", "text": SHORT})
     execute(application, "DELETE FROM vector_index.revisions")
     verify(application, repair=True)
@@ -419,7 +405,7 @@ def test_a_failure_without_a_text_is_not_tried_again(application: Application) -
     assert application.state("a")["state"] == "failed"
 
 
-def test_what_the_sweep_mends_is_counted_for_good(application: Application) -> None:  # noqa: F811
+def test_what_the_sweep_mends_is_counted_for_good(application: Application) -> None:
     application.stage({"id": "a", "text": SHORT})
     execute(application, "DELETE FROM vector_index.pending_1")
     with connection.checkout(application.url) as conn:

@@ -3,7 +3,7 @@
 import llm
 import pytest
 
-from tests.unit.test_prompting import EXACT, passage
+from tests.fixtures.passages import EXACT, passage
 from worker.backends import warm_up
 from worker.backends.llm import LLMChatBackend
 from worker.chat import prompting

@@ -25,9 +25,7 @@ from worker.errors import InputError, ServiceUnreachable, SettingsError, VectorI
 from worker.keyspace import QUEUES
 from worker.recipes import Recipe, probe
 from worker.services import attach
-from worker.sources.callable import CallableSource
-from worker.sources.files import FolderSource
-from worker.sources.sql import SQLSource
+from worker.sources import reading
 from worker.store import builds, connection, outbox, schema
 
 MINIMUM_REDIS = (6, 2)
@@ -178,9 +176,10 @@ def _outbox(configuration: Configuration) -> str:
 def _source(settings: SourceSettings, configuration: Configuration) -> str:
     """Whether a reading can begin; none of its documents is read."""
     source = wiring.make_source(settings, configuration, partial(_database_url, configuration))
-    if isinstance(source, SQLSource | FolderSource | CallableSource):
-        return f"{settings.name}: {source.check()}"
-    return f"{settings.name}: {settings.class_path} was made, and is not asked before a run"
+    said = reading.check(source, settings.name)
+    return (
+        f"{settings.name}: {said or f'{settings.class_path} has no check; a run will show whether it works'}"
+    )
 
 
 def _database_url(configuration: Configuration) -> str:

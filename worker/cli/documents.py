@@ -20,6 +20,7 @@ from worker.documents import document_ids
 from worker.errors import InvalidQuery
 from worker.indexing.packing import batches
 from worker.keyspace import CHAT, STAGING
+from worker.protocols import Skipped
 from worker.sources import files
 
 # A message is stored base64 in the broker, and again while its task runs: about 100 kB each is kind to it.
@@ -118,7 +119,7 @@ class Report:
     def problems(self) -> int:
         return len(self.failed) + len(self.unread)
 
-    def skip(self, skipped: files.Skipped, named: Iterable[Path]) -> None:
+    def skip(self, skipped: Skipped, named: Iterable[Path]) -> None:
         path = Path(skipped.path)
         if path.suffix.lower() not in files.ENDINGS and path not in named and path.is_file():
             self.passed_over += 1
@@ -183,7 +184,7 @@ def read(paths: tuple[Path, ...], max_bytes: int, report: Report) -> Iterator[di
 
     def documents() -> Iterator[dict[str, Any]]:
         for item in items:
-            if isinstance(item, files.Skipped):
+            if isinstance(item, Skipped):
                 report.skip(item, paths)
             else:
                 yield item

@@ -24,7 +24,7 @@ from worker.configuration import load
 from worker.documents import document_id, document_ids
 from worker.errors import InvalidDocument, InvalidQuery
 from worker.keyspace import CHAT, STAGING
-from worker.search.retrieval import MODES
+from worker.search.queries import MODES
 
 CUTOFFS = (1, 5)  # of Hit@k, beside the limit
 STATUS_IDS = 1000  # per message

@@ -9,7 +9,7 @@ same task id and reads everything again; documents that it staged before are unc
 import logging
 import threading
 from array import array
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
 from itertools import count
@@ -19,14 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.documents import Document, clean
-from worker.errors import BuildDropped, SourceFailed, TemporaryError, VectorIndexError
+from worker.errors import BuildDropped, TemporaryError, VectorIndexError
 from worker.index import Index
 from worker.indexing.packing import batches
 from worker.indexing.staging import SLICE_CHARACTERS, ensure_index, sliced, sort, stage_slice
 from worker.observability.logs import keys
-from worker.protocols import Source
-from worker.sources.files import Skipped
-from worker.sources.sql import SQLSource
+from worker.protocols import Skipped, Source
+from worker.sources.reading import Reading
 from worker.store import builds, connection, indexes, reindexing, revisions, upkeep
 from worker.store.reindexing import DOCUMENTS_AT_ONCE, LEASE_SECONDS, Cursor, Figures, Request, Run
 from worker.store.revisions import DOCUMENTS_PER_TRANSACTION, Job
@@ -145,17 +144,21 @@ class _Sync:
 
     def run(self, source: Source, full: bool, allow_shrink: bool, on_progress: Callable[[int], None]) -> None:
         """Read the source, stage its changes, delete the missing documents, and complete the job."""
+        settings = self._index.settings.source
+        reading = Reading(source, settings.name if settings else "")
         with connection.checkout(self._index.url) as conn:
             ledger = upkeep.job_ledger(conn, self._task_id)
             self._staged_before = reindexing.begin_again(conn, self._task_id)
             before = reindexing.last_complete(conn, self._index.name)
-            since = self._since(conn, source) if not full else None
+            since = None
+            if reading.fingerprint and not full:
+                since = reindexing.last_cursor(conn, self._index.name, reading.fingerprint)
             held = reindexing.count_documents(conn, self._run.index_id) if before is None else 0
         self._deleted = ledger.counts.get("deleted", 0)
         self._numbers = count(ledger.slices)
         if not ledger.slices:
             self._stage([])
-        with closing(_items(source, self._source_name, since)) as items:
+        with closing(reading.documents(since)) as items:
             for page in batches(
                 items, _characters, weight_limit=SLICE_CHARACTERS, size_limit=DOCUMENTS_AT_ONCE
             ):
@@ -167,18 +170,7 @@ class _Sync:
             warning = self._reason_to_delete_nothing(len(met) + self._rejected, before, held, allow_shrink)
             if warning is None:
                 self._delete_missing(_distinct(met, self._spared))
-        self._finish(source, since, len(met), warning)
-
-    @property
-    def _source_name(self) -> str:
-        source = self._index.settings.source
-        return source.name if source else ""
-
-    def _since(self, conn: connection.Connection, source: Source) -> str | None:
-        """The cursor to read the source from; None: read it from its beginning."""
-        if not isinstance(source, SQLSource) or source.fingerprint is None:
-            return None
-        return reindexing.last_cursor(conn, self._index.name, source.fingerprint)
+        self._finish(reading, since, len(met), warning)
 
     def _stage_page(self, page: Sequence[object]) -> None:
         """Stage the documents of a page that are not yet indexed as the source has them."""
@@ -240,7 +232,7 @@ class _Sync:
                     heads = {id: gone[id] for id in some}
                     self._deleted += revisions.delete(conn, job, some, None, heads=heads)["deleted"]
 
-    def _finish(self, source: Source, since: str | None, met: int, warning: str | None) -> None:
+    def _finish(self, reading: Reading, since: str | None, met: int, warning: str | None) -> None:
         """Record the run in the history, and stage the last slice, which completes the job."""
         staged = _distinct(self._staged, self._staged_before)
         unchanged = len(_distinct(self._settled, staged)) - len(staged)
@@ -251,10 +243,8 @@ class _Sync:
             deleted=self._deleted,
             rejected=self._rejected,
         )
-        cursor = None
-        if isinstance(source, SQLSource) and source.fingerprint is not None:
-            reached = source.reached or since
-            cursor = Cursor(query=source.fingerprint, reached=reached) if reached else None
+        reached = reading.cursor or since
+        cursor = Cursor(query=reading.fingerprint, reached=reached) if reached else None
         with connection.checkout(self._index.url) as conn:
             self._renew_lease(conn)
             reindexing.finish(
@@ -280,25 +270,6 @@ class _Sync:
     def _renew_lease(self, conn: connection.Connection) -> None:
         if not reindexing.renew(conn, self._run):
             raise LeaseLost(f"another run of reindex has taken over index {self._index.name!r}")
-
-
-def _items(source: Source, name: str, since: str | None) -> Generator[object, None, None]:
-    """The items of the source; any error that it raises becomes SourceFailed, with one sentence."""
-    read = 0
-    try:
-        for item in source.documents_since(since) if isinstance(source, SQLSource) else source.documents():
-            yield item
-            read += 1
-    except Exception as error:
-        # the operator's own code may fail in any way; an unfinished reading must never lead to deletions
-        first_line = (str(error).strip().splitlines() or [""])[0][:200]
-        reason = (
-            first_line if isinstance(error, VectorIndexError) else f"{type(error).__name__}: {first_line}"
-        )
-        raise SourceFailed(
-            f"source {name!r} failed after {read:,} documents ({reason}): nothing was deleted; fix the source and run "
-            "reindex again"
-        ) from error
 
 
 def _is_identified(item: object) -> bool:
