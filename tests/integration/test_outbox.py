@@ -503,6 +503,7 @@ def test_a_document_that_cannot_be_split_fails_alone(
 
 FATAL = """
 import os
+from tests.fixtures.application import HashBackend
 from worker import configuration
 from worker.backends.budgets import Budget
 from worker.index import Index

@@ -1,6 +1,6 @@
 """Decide how a claim ends: which inputs are saved, split, failed or given back, after which delay, and who pauses.
 
-Pure: worker/indexing/draining/settlement.py sends the requests, and writes what is decided here. docs/protocol.md
+Pure: worker/indexing/draining/settlement.py sends the requests, and writes what is decided here. docs/internals/protocol.md
 states the rules: 9 (attempts, travelling alone) and 12 to 14 (give back, fail, split).
 """
 
@@ -79,8 +79,8 @@ class Outcome:
     """How the inputs of a claim end that have no vector."""
 
     note: str | None = None  # becomes the last error of the build, in status and doctor
-    split: Sequence[Split] = ()
-    failed: Sequence[Failure] = ()
+    split: tuple[Split, ...] = ()
+    failed: tuple[Failure, ...] = ()
     give_back: GiveBack | None = None
 
 
@@ -94,7 +94,7 @@ def exhausted(inputs: "Iterable[Input]") -> Outcome | None:
         f"given up after {MAX_ATTEMPTS} attempts: the worker process died each time it embedded this text"
     )
     spent = [item for item in inputs if item.attempts > MAX_ATTEMPTS]
-    failed = [Failure(input=item, message=message, error=None) for item in spent]
+    failed = tuple(Failure(input=item, message=message, error=None) for item in spent)
     return Outcome(failed=failed) if failed else None
 
 
@@ -123,17 +123,17 @@ def decide(responses: Sequence[Response], *, max_pause_seconds: float) -> Outcom
     A pause that the provider names is cut to `max_pause_seconds`.
     """
     outcome = Outcome(
-        split=[
+        split=tuple(
             Split(input=sent.inputs[0], pieces=sent.pieces, error=sent.error)
             for sent in responses
             if sent.pieces and sent.error
-        ],
-        failed=[
+        ),
+        failed=tuple(
             Failure(input=item, message=str(sent.error), error=sent.error)
             for sent in responses
             if isinstance(sent.error, InputError) and not sent.pieces
             for item in sent.inputs
-        ],
+        ),
     )
     errors = [*(each.error for each in outcome.split[:1]), *(each.error for each in outcome.failed)]
     for sent in responses:
@@ -156,7 +156,7 @@ def _retry(outcome: Outcome, sent: Response, error: VectorIndexError, max_pause_
     given = GiveBack(seconds=seconds, counted=True, retried=len(sent.inputs), error=error)
     if attempts >= MAX_ATTEMPTS and len(sent.inputs) == 1:
         failure = Failure(input=sent.inputs[0], message=str(error), error=error)
-        return replace(outcome, failed=[*outcome.failed, failure], give_back=given)
+        return replace(outcome, failed=(*outcome.failed, failure), give_back=given)
     return replace(outcome, give_back=given)
 
 
