@@ -195,7 +195,7 @@ def test_doctor_tells_a_model_from_what_it_was(
     monkeypatch.setenv("DATABASE_URL", database_url)
     asked.dimensions = 8
     detail = checks(capsys, code=3)["embedding default"]["detail"]
-    assert "returns vectors of length 8, where 1536 were expected: set EMBEDDING_OUTPUT_DIMENSIONS" in detail
+    assert "returns vectors of length 8, but 1536 are expected: set EMBEDDING_OUTPUT_DIMENSIONS" in detail
     wordllama = configuration.load({}).index("default")
     ensure_index(make_index(database_url, wordllama, wiring.make_backend(wordllama.embedding_backend)))
     connection.close_pools()

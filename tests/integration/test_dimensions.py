@@ -55,7 +55,7 @@ def test_a_length_that_the_provider_does_not_return_is_told_before_anything_is_a
     connect: Connect, config: dict[str, int], said: int
 ) -> None:
     application = connect(**config)
-    mend = f"returns vectors of length 512, where {said} were expected: set EMBEDDING_OUTPUT_DIMENSIONS"
+    mend = f"returns vectors of length 512, but {said} are expected: set EMBEDDING_OUTPUT_DIMENSIONS"
     with pytest.raises(SettingsError, match=mend):
         application.stage({"id": "a", "text": "Words."})
     assert application.rows("SELECT count(*) FROM vector_index.indexes") == [(0,)]
@@ -156,8 +156,8 @@ def test_an_index_of_another_length_names_both_and_the_mend(connect: Connect, pr
         changed.stage({"id": "b", "text": "More words."})
     assert str(told.value) == (
         "index 'default' holds vectors of text-embedding-3-small (512 dimensions), but its embedding backend is "
-        "text-embedding-3-small (256 dimensions): set EMBEDDING_OUTPUT_DIMENSIONS back to 512, or give the documents "
-        "an index of another name"
+        "text-embedding-3-small (256 dimensions): set EMBEDDING_OUTPUT_DIMENSIONS back to 512, or index the documents "
+        "under another index name"
     )
 
 

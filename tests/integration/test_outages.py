@@ -135,7 +135,7 @@ def test_a_provider_that_begins_to_refuse_everything_fails_no_document(
     assert application.rows(ATTEMPTS) == [(0,)]
     with connection.checkout(application.url) as conn:
         told = upkeep.figures(conn, builds.live(conn, "default"))["last_error"]
-    assert f"{refusal}, even the one word 'dimensions': mend MODEL_ID" in told
+    assert f"{refusal}, even for the one word 'dimensions': fix MODEL_ID" in told
     refuses[0] = False
     application.drainer.drain()
     assert (application.result(task_id) or {})["indexed"] == 4

@@ -17,7 +17,7 @@ from celery.utils.log import current_process_index
 from celery.worker.components import Pool
 
 from worker import configuration, wiring
-from worker.celery import liveness
+from worker.celery import liveness, startup
 from worker.celery.broker import (
     BROKER_ERRORS,
     HideBodies,
@@ -61,7 +61,7 @@ def start(sender: Any, **_: Any) -> None:
     if EMBED in sender.app.amqp.queues.consume_from and "thread" not in str(sender.pool_cls):
         end(f"the queue {EMBED} needs --pool=threads: its requests run in threads of the worker process", 2)
     try:
-        for notice in wiring.prepare():
+        for notice in startup.prepare():
             logger.warning(notice)
         serve_metrics(forks="prefork" in str(sender.pool_cls))
     except VectorIndexError as error:
@@ -81,7 +81,7 @@ def serve_metrics(*, forks: bool) -> None:
         _metrics_folder.append(TemporaryDirectory(prefix="vector-index-metrics-", ignore_cleanup_errors=True))
         folder = configuration.environment()["PROMETHEUS_MULTIPROC_DIR"] = _metrics_folder[0].name
     registry = events.start(folder, process=lambda: current_process_index() or "parent")
-    events.expect(*wiring.measured())
+    events.expect(*startup.metric_labels())
     addresses = wiring.addresses()
     registry.register(scraping.State(addresses.database_url, lambda: lengths(addresses.broker_url, QUEUES)))
     listening = scraping.serve(settings.metrics_address, settings.metrics_port, registry)
@@ -110,7 +110,7 @@ def start_draining(sender: Any, **_: Any) -> None:
     LeaseHeartbeat.on_turn = beat
     beat()
     if EMBED in sender.app.amqp.queues.consume_from:
-        _drainers[:] = wiring.drainers()
+        _drainers[:] = startup.drainers()
         for drainer in _drainers:
             drainer.start()
         names = list(configuration.current().indexes)

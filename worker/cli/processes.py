@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-from worker import wiring
+from worker.celery import startup
 from worker.cli.client import Client
 from worker.cli.interruption import Interruption
 from worker.cli.monitor import Monitor, check_port, complete
@@ -144,7 +144,7 @@ def up(services_only: bool, loglevel: str, as_json: bool) -> None:
     for notice in configuration.notices:
         _say(notice)
     if not services_only:
-        wiring.check_models()  # told once and before anything starts, not by each worker
+        startup.check_models()  # told once and before anything starts, not by each worker
     interruption = Interruption()
     interruption.install()
     try:

@@ -1,7 +1,7 @@
 """Decide how a claim ends: which inputs are saved, split, failed or given back, after which delay, and who pauses.
 
-Pure: worker/indexing/draining/settlement.py sends the requests, and writes what is decided here. docs/internals/protocol.md
-states the rules: 9 (attempts, travelling alone) and 12 to 14 (give back, fail, split).
+Pure: worker/indexing/draining/settlement.py sends the requests, and writes the outcome. The rules are 9 (attempts,
+travelling alone) and 12 to 14 (give back, fail, split) of docs/internals/protocol.md.
 """
 
 from collections.abc import Iterable, Sequence
