@@ -56,7 +56,7 @@ def metric_labels() -> tuple[list[str], list[str], list[str]]:
 
 
 def drainers() -> list[Drainer]:
-    """Make a drainer for each embedding backend in use; none is started."""
+    """Make a drainer for each embedding backend in use, without starting it."""
     url = wiring.addresses().database_url
     return [
         Drainer(url, used, wiring.embedding_backend(used.name), wiring.embedding_budget(used.name))

@@ -1,7 +1,7 @@
 """Background threads: they repeat one step, survive its errors, and stop within a timeout.
 
-The slots of the drainers and the outbox poller run in such threads. An error must not end one: nothing would start it
-again, and the process would embed or stage less without anybody noticing.
+The slots of the drainers and the outbox poller run in such threads. If an error ended one, the process would go on
+with fewer slots, or without a poller, unnoticed.
 """
 
 import logging
@@ -39,7 +39,7 @@ class BackgroundThread:
         self._thread.start()
 
     def join(self, timeout_seconds: float) -> bool:
-        """Wait for the thread; whether it has ended, or was never started."""
+        """Wait for the thread. Returns whether it has ended; a thread that was not started has."""
         if self._thread.ident is not None:
             self._thread.join(max(0.0, timeout_seconds))
         return not self._thread.is_alive()

@@ -9,7 +9,7 @@ from worker.store.connection import Connection
 
 
 def job_result(conn: Connection, index: str, task_id: str) -> tuple[dict[str, Any] | None, dict[str, int]]:
-    """Return the result of a job, None while some of its documents are pending, and its progress.
+    """Return the result of a job (`None` while some of its documents are pending) and its progress.
 
     Raises InvalidQuery when the database has no such job.
     """

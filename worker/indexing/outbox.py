@@ -40,9 +40,10 @@ logger = logging.getLogger("vector_index.outbox")
 def stage_page(index: Index, *, max_bytes: int) -> bool:
     """Stage one page of the index's outbox, at most 100 documents. Returns whether more rows wait.
 
-    Several rows of one document are staged together if all of them have a version, or none has. The rows after these
-    wait for the next page. A document that cannot be staged stays in the outbox with its reason. Raises SettingsError
-    or TemporaryError: the whole page waits.
+    Rows of one document are staged together as long as all of them have a version, or all lack one. The rows after
+    these wait for the next page. A document that cannot be staged stays in the outbox with its reason.
+
+    Raises SettingsError or TemporaryError: the whole page waits.
     """
     with connection.checkout(index.url) as conn:
         waiting = [
@@ -197,12 +198,12 @@ class Poller:
         self._thread.start()
 
     def stop(self, timeout_seconds: float) -> None:
-        """Start no further page, and wait for the current one; another process stages a page that is cut off."""
+        """Finish the current page, then stop; another process stages a page that is cut off."""
         self._stopping.set()
         self._thread.join(timeout_seconds)
 
     def look(self) -> None:
-        """Stage a page of each index whose outbox has rows; every page when nobody can be woken to help."""
+        """Stage a page of each index whose outbox has rows; all pages if waking the staging processes fails."""
         with connection.checkout(self._url) as conn:
             filled = outbox.filled(conn, self._names)
             if self._may_warn("unknown indexes"):

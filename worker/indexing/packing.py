@@ -13,8 +13,7 @@ T = TypeVar("T")
 def fill(tokens: Iterable[int], *, token_limit: int, size_limit: int) -> int:
     """How many of the leading inputs fit into one request; `tokens` are their token counts, in order.
 
-    0 only if there are no inputs. The first input always fits: no chunk is over the limit of one input, and an input
-    cannot be divided.
+    The first input always fits, as every chunk is within the limit of one input; so 0 means that there are no inputs.
     """
     total = size = 0
     for count in tokens:
@@ -30,7 +29,7 @@ def batches(
 ) -> Iterator[list[T]]:
     """Yield lists of at most `size_limit` items with a total weight of at most `weight_limit`.
 
-    `items` may be endless. An item above the weight limit gets a list of its own. No list is empty.
+    `items` may be endless. An item above the weight limit gets a list of its own. Lists are never empty.
     """
     batch: list[T] = []
     total = 0

@@ -1,9 +1,9 @@
-"""Reindex: sync an index with its source. Stage what is new or changed, delete what the source no longer has.
+"""Reindex: sync an index with its source. Stage new and changed documents, delete those that the source dropped.
 
 One query per page of a thousand documents finds those that are indexed as the source has them; only the others are
 staged. Then mark and sweep: a complete run keeps the key of each document that the source returned in memory (eight
-bytes each), and deletes all others that have not changed since the run began. A run that died starts again under the
-same task id and reads everything again; documents that it staged before are unchanged by then and cost no request.
+bytes each), and deletes all others that are older than the run. A run that died starts again under the
+same task id and reads everything again; documents that it staged before are unchanged by then and cost nothing.
 """
 
 import logging
@@ -53,9 +53,9 @@ def reindex(
     allow_shrink: bool = False,
     on_progress: Callable[[int], None] = lambda read: None,
 ) -> str | None:
-    """Sync an index with its source. Returns None, or a sentence why nothing was done: paused, or another run holds it.
+    """Sync an index with its source. Returns `None`, or the reason why it was skipped: paused, or another run.
 
-    A second call with the same task id does nothing once the first has completed. `full` reads a source with a cursor
+    Once a call has completed, further calls with the same task id do nothing. `full` reads a source with a cursor
     from its beginning. `on_progress` gets the number of documents read so far, page by page. Raises SourceFailed when
     the source fails: nothing is deleted. Raises TemporaryError: call again later with the same task id.
     """
@@ -127,7 +127,7 @@ def _lease(url: str, run: Run) -> Iterator[None]:
 
 
 class _Sync:
-    """One run over the source, as one job: an empty first slice, what it stages and deletes, an empty last slice."""
+    """One run over the source, as one job: an empty first slice, its stagings and deletions, an empty last slice."""
 
     def __init__(self, index: Index, run: Run, task_id: str, max_bytes: int) -> None:
         self._index, self._run = index, run
@@ -173,7 +173,7 @@ class _Sync:
         self._finish(reading, since, len(met), warning)
 
     def _stage_page(self, page: Sequence[object]) -> None:
-        """Stage the documents of a page that are not yet indexed as the source has them."""
+        """Stage those documents of a page that differ from the indexed ones."""
         skipped = [item for item in page if isinstance(item, Skipped)]
         message = sort([item for item in page if not isinstance(item, Skipped)], max_bytes=self._max_bytes)
         unread = [{"id": clean(item.id or item.path), "error": item.reason} for item in skipped]
@@ -202,7 +202,7 @@ class _Sync:
     def _reason_to_delete_nothing(
         self, returned: int, before: int | None, held: int, allow_shrink: bool
     ) -> str | None:
-        """The warning when this run must not delete; None: it may."""
+        """The warning of a run that must keep all documents; `None`: it may delete."""
         if self._unidentified:
             return (
                 f"{self._unidentified:,} files, lines or documents were rejected, and their ids are unknown: nothing "
@@ -217,7 +217,7 @@ class _Sync:
         return None
 
     def _delete_missing(self, met: NDArray[np.int64]) -> None:
-        """Delete the documents that the source no longer has; `met` has the sorted keys of those that stay."""
+        """Delete the documents that the source dropped; `met` has the sorted keys of those that stay."""
         after = ""
         while True:
             with connection.checkout(self._index.url) as conn:
@@ -260,7 +260,7 @@ class _Sync:
         self._staged.extend(stage_slice(self._index, job, documents, PRIORITY))
 
     def _job(self, *, last: bool = False, **values: Any) -> Job:
-        """The next slice; only the last one states the number of slices. Raises LeaseLost: write nothing more."""
+        """The next slice; only the last one states the number of slices. Raises LeaseLost: stop writing."""
         with connection.checkout(self._index.url) as conn:
             self._renew_lease(conn)
         number = next(self._numbers)
@@ -273,7 +273,7 @@ class _Sync:
 
 
 def _is_identified(item: object) -> bool:
-    """Whether the item has a usable id. A number such as 42.0 is not: it may mean the document 42."""
+    """Whether the item has a usable id: text or a whole number. 42.0 is unusable, as it may mean the document 42."""
     if isinstance(item, Skipped):
         return item.id is not None
     id = item.get("id") if isinstance(item, Mapping) else None

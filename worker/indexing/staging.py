@@ -246,10 +246,10 @@ def prepare_and_commit(
     anew: bool = False,
     task_id: str | None = None,
 ) -> list[int]:
-    """Split at most 100 documents with distinct ids, write them with `commit`, and publish what is complete.
+    """Split at most 100 documents with distinct ids, write them with `commit`, and publish complete documents.
 
     `commit` returns the keys of the documents, and so does this function. Unchanged documents are split only if
-    `anew`. Raises SettingsError when the backend does not fit the index.
+    `anew`. Raises SettingsError when recipe and backend of the index differ.
     """
     hashes = {document.id: document.content_hash() for document in documents}
     for attempt in range(1, PREPARE_ATTEMPTS + 1):
@@ -291,7 +291,7 @@ def sliced(documents: Iterable[T], characters: Callable[[T], int]) -> Iterator[l
 
 
 def _known_dimensions(backend: EmbeddingBackend) -> int | None:
-    """The length of the backend's vectors; None if only an unreachable provider knows: existing indexes are written."""
+    """The length of the backend's vectors; `None` if only an unreachable provider knows it."""
     try:
         return backend.dimensions
     except VectorIndexError:

@@ -1,8 +1,8 @@
 """Verify: compare the tables of an index with the protocol's rules, look again, and repair.
 
 Each check reads one snapshot, so rows that commit together are seen together, and load alone raises no alarm. A state
-that may exist for a moment between two commits (complete, but not yet published) is looked at again: only faults that
-stay are reported.
+that may exist for a moment between two commits (complete, to be published) is looked at again: only lasting faults are
+reported.
 """
 
 import time
@@ -96,7 +96,7 @@ class Verifier:
         return CheckResult(build=build, check=check, names=names, found=len(names) if check.fault else found)
 
     def _look_again(self, results: Sequence[CheckResult]) -> None:
-        """Drop the faults that do not stay."""
+        """Drop the faults that were gone at a later look."""
         for seconds in LOOKS_SECONDS:
             suspects = [item for item in results if item.check.fault and item.found]
             if not suspects:

@@ -1,7 +1,7 @@
-"""Claim inputs for one request: find a build with work, take the budget, then lease what it covers.
+"""Claim inputs for one request: find a build with work, take the budget, then lease as many as it covers.
 
-The budget comes before the claim: a slot that waits for it holds no lease and no connection, and its wait is not
-counted as an attempt.
+The budget comes before the claim, so a slot that waits for it holds neither a lease nor a connection, and its wait
+does not count as an attempt.
 """
 
 import threading
@@ -45,7 +45,7 @@ class Claimer:
         self._turn = 0  # which build is looked at first
 
     def claim(self) -> Claim | None:
-        """Return the next claim. None: nothing is queued, the provider is down, or the process is stopping."""
+        """Return the next claim; `None` if the queue is empty, the provider is down, or the process is stopping."""
         while not self._stopping.is_set():
             try:
                 if not self._provider_is_up() or (work := self._find_work()) is None:
@@ -57,7 +57,7 @@ class Claimer:
         return None
 
     def _provider_is_up(self) -> bool:
-        """Probe the provider at the start, and after a failure until it answers: it gets no texts while it is down."""
+        """Probe the provider at the start, and after a failure until it answers: only then does it get texts."""
         if self._provider.failure is None:
             return True
         failure = self._provider.probe()
@@ -67,7 +67,7 @@ class Claimer:
         return failure is None
 
     def _find_work(self) -> Work | None:
-        """Find the next build with queued inputs, in turn: an index with a backlog must not hold up the others."""
+        """Find the next build with queued inputs, in turn, so that a backlog of one index delays only that index."""
         with connection.checkout(self._url) as conn:
             active = self._active_builds(conn)
             for at in range(len(active)):
@@ -98,7 +98,7 @@ class Claimer:
         return min(waiting, share, batch_size), largest_tokens
 
     def _claim(self, work: Work) -> Claim | None:
-        """Take the budget, claim what it covers, and return the rest of it. None: look for work again."""
+        """Take the budget, claim as many inputs as it covers, and return the rest. `None`: look for work again."""
         tokens = self._take_budget(work)
         if tokens is None:
             return None
@@ -128,7 +128,7 @@ class Claimer:
         return claim
 
     def _take_budget(self, work: Work) -> int | None:
-        """Take a request from the budget, and wait until it may be sent. Returns its tokens, None if none was granted.
+        """Take a request from the budget, and wait until it may be sent. Returns its tokens, `None` without a grant.
 
         It takes few tokens more than the request will have: tokens that are taken and returned hold up other
         processes meanwhile.

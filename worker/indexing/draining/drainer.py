@@ -73,7 +73,7 @@ class Drainer:
             slot.start()
 
     def stop(self, timeout_seconds: float) -> bool:
-        """Claim and send nothing more, and wait for the requests in flight. False if some outlast the timeout."""
+        """Stop claiming and sending, and wait for the requests in flight. False if some outlast the timeout."""
         self._stopping.set()
         deadline = time.monotonic() + timeout_seconds
         return all(slot.join(deadline - time.monotonic()) for slot in self._slots)
@@ -89,7 +89,7 @@ class Drainer:
                 queue.give_back(conn, claim, counted=False)
 
     def step(self) -> bool:
-        """Claim, send and settle one request in the calling thread. False: nothing could be claimed."""
+        """Claim, send and settle one request in the calling thread. Returns whether there was a claim."""
         claim = self._claim()
         if claim is None:
             return False
@@ -97,7 +97,7 @@ class Drainer:
         return True
 
     def drain(self) -> int:
-        """Step until nothing is queued, or the provider cannot be used. Returns the number of claims."""
+        """Step until the queue is empty, or the provider is unusable. Returns the number of claims."""
         claims = 0
         while self.step():
             claims += 1
@@ -116,7 +116,7 @@ class Drainer:
             self._settle(claim, alone=False)
 
     def _wait_for_claim(self) -> Claim | None:
-        """Look for work until there is some; None while stopping."""
+        """Look for work until there is some; `None` while stopping."""
         while not self._stopping.is_set():
             paused = self.provider.paused_seconds
             if paused > 0:
@@ -134,7 +134,7 @@ class Drainer:
         return claim
 
     def _settle_alone(self, claim: Claim) -> None:
-        """Settle a claim with no other in flight: should it crash this process, or the provider, no other suffers."""
+        """Settle a claim while it is the only one in flight: it may crash this process, or the provider."""
         while self.in_flight > 1 and not self._stopping.is_set():
             self._stopping.wait(POLL_SECONDS)
         self._settle(claim, alone=True)

@@ -23,7 +23,7 @@ MAX_ATTEMPTS = 6  # claims of one input; from the third it travels alone
 
 @dataclass(frozen=True, kw_only=True)
 class Response:
-    """How one request of a claim ended; without vectors and without an error, it was not sent."""
+    """How one request of a claim ended: with vectors, with an error, or unsent (without both)."""
 
     inputs: "Sequence[Input]"
     vectors: NDArray[np.float32] | None = None  # a row per input
@@ -56,7 +56,7 @@ class Failure:
 
 @dataclass(frozen=True, kw_only=True)
 class Pause:
-    """How long the provider gets no requests."""
+    """How long requests to the provider stop."""
 
     seconds: float
     for_all_processes: bool = False  # the provider named the time; else this process alone pauses
@@ -76,7 +76,7 @@ class GiveBack:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How the inputs of a claim end that have no vector."""
+    """How the inputs of a claim without a vector end."""
 
     note: str | None = None  # becomes the last error of the build, in status and doctor
     split: tuple[Split, ...] = ()
@@ -89,7 +89,7 @@ NOT_SENT = Outcome(give_back=GiveBack())
 
 
 def exhausted(inputs: "Iterable[Input]") -> Outcome | None:
-    """Fail the inputs whose attempts are used up although none of these came to an end; None: there are none."""
+    """Fail the inputs that died with their worker process in each attempt; `None`: there are no such inputs."""
     message = (
         f"given up after {MAX_ATTEMPTS} attempts: the worker process died each time it embedded this text"
     )
@@ -99,17 +99,17 @@ def exhausted(inputs: "Iterable[Input]") -> Outcome | None:
 
 
 def set_aside(error: SettingsError) -> Outcome:
-    """Give back a claim of an index whose recipe the backend does not fit; other indexes of the backend go on."""
+    """Give back a claim of an index whose recipe and backend differ; other indexes of the backend go on."""
     return Outcome(note=str(error), give_back=GiveBack(seconds=backoff.PAUSE_SECONDS))
 
 
 def blame(responses: Sequence[Response], *, provider_is_up: bool, was_alone: bool) -> Sequence[Response]:
     """Turn unanswered requests into unsent ones, unless their inputs are to blame.
 
-    The inputs are to blame if the provider answers a probe afterwards. Otherwise it is down, and the request is no
-    attempt, so an outage fails no document however long it lasts. An input that `was_alone` (the only one of its
-    claim, with no other request in flight) is to blame even then: the provider may not survive it. As no input is
-    sent during an outage, each outage counts one attempt at most.
+    The inputs are to blame if the provider answers a probe afterwards. Otherwise it is down, and the request does
+    not count, so documents survive an outage of any length. An input that `was_alone` (the only one of its claim, and
+    the only request in flight) is to blame even then, as it may take the provider down. Inputs wait during an outage,
+    so each outage counts as one attempt at most.
     """
     if provider_is_up or was_alone:
         return responses
@@ -119,7 +119,7 @@ def blame(responses: Sequence[Response], *, provider_is_up: bool, was_alone: boo
 def decide(responses: Sequence[Response], *, max_pause_seconds: float) -> Outcome:
     """How the inputs without a vector end, after `blame`.
 
-    At most one response needs the claim given back: after a failure that concerns all inputs, nothing more is sent.
+    At most one response needs the claim given back: a failure that concerns all inputs ends the sending.
     A pause that the provider names is cut to `max_pause_seconds`.
     """
     outcome = Outcome(

@@ -38,12 +38,12 @@ class Provider:
 
     @property
     def paused_seconds(self) -> float:
-        """How long this process must not send; 0 or less: it may."""
+        """How long this process must wait before it sends; 0 or less: it may send."""
         return self._paused_until - time.monotonic()
 
     @property
     def window(self) -> int | None:
-        """Slow start after an outage: how many inputs the only request in flight may hold; None: no slow start.
+        """Slow start after an outage: how many inputs the only request in flight may hold. `None`: it is over.
 
         From one on it doubles with each answered request, so an input that takes the provider down is soon alone.
         """
@@ -56,19 +56,19 @@ class Provider:
             self._window = 2 * window if 2 * window < full else None
 
     def pause(self, seconds: float) -> None:
-        """Send nothing from this process for so many seconds; a longer pause stays."""
+        """Stop sending from this process for so many seconds; a longer pause stays."""
         self._paused_until = max(self._paused_until, time.monotonic() + seconds)
 
     def probe(self) -> VectorIndexError | None:
-        """Ask for the vector of one word. Returns the error, or None if the provider answers."""
+        """Ask for the vector of one word. Returns the error, or `None` if the provider answers."""
         with self._probing:
             return self._probe(PATIENCE_SECONDS)
 
     def probe_after(self, moment: float, *, patience_seconds: float) -> VectorIndexError | None:
         """Return the result of a probe that began after `moment`, in monotonic seconds.
 
-        One probe serves all slots whose requests failed meanwhile. A provider whose last probe failed is not probed
-        again. Waits at most `patience_seconds` for the budget.
+        One probe serves all slots whose requests failed meanwhile. After a failed probe, it returns that
+        failure at once. Waits at most `patience_seconds` for the budget.
         """
         with self._probing:
             if self.failure is None and self._probed_at < moment:

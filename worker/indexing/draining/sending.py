@@ -1,4 +1,4 @@
-"""Send the inputs of a claim: one request, or more when it must be halved. Holds no connection to Postgres."""
+"""Send the inputs of a claim: one request, or more when it must be halved. Runs without a connection to Postgres."""
 
 import threading
 import time
@@ -25,8 +25,8 @@ class Sender:
     def send(self, claim: Claim, last_start: float) -> list[Response]:
         """Send the inputs in one request. A request that is too large or refused is halved, down to the guilty input.
 
-        If the provider refuses even one word, no input is guilty, and nothing is halved. No request begins after
-        `last_start`, in monotonic seconds: the lease covers requests that begin before.
+        If the provider refuses even one word, the inputs are innocent and go back unsent. Every request begins before
+        `last_start`, in monotonic seconds, so that the lease covers it.
         """
         recipe = Recipe.stored(claim.build.recipe)
         ended: list[Response] = []
@@ -60,7 +60,7 @@ class Sender:
     def provider_is_up(self, patience_seconds: float) -> bool:
         """Probe the provider after a failed request: if it takes one word, the inputs are to blame.
 
-        Waits at most `patience_seconds` for the budget. False while stopping, as nothing more is sent.
+        Waits at most `patience_seconds` for the budget. False while stopping.
         """
         failed_at = time.monotonic()
         return not self.stopping.is_set() and (
@@ -96,7 +96,7 @@ class Sender:
         )
 
     def _cut(self, recipe: Recipe, item: Input) -> Sequence[Chunk]:
-        """Cut an input into pieces of half its tokens; none if it is too short for two chunks."""
+        """Cut an input into pieces of half its tokens; `()` if it is too short for two chunks."""
         count = self.provider.backend.count_tokens
         try:
             pieces = chunk(

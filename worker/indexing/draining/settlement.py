@@ -37,13 +37,13 @@ class Settlement:
 
     @property
     def lease_seconds(self) -> float:
-        """How long no other process may claim the inputs of a claim."""
+        """How long the inputs of a claim belong to it."""
         return self.sender.provider.settings.timeout_seconds + LEASE_MARGIN_SECONDS
 
     def settle(self, claim: Claim, *, alone: bool) -> None:
         """Send the inputs of a claim, save their vectors, publish complete documents, and end the claim.
 
-        `alone`: this process has no other request in flight meanwhile.
+        `alone`: this is the only request of the process in flight.
         """
         # a request that begins before this ends before the lease does
         last_start = time.monotonic() + LEASE_MARGIN_SECONDS
@@ -55,7 +55,7 @@ class Settlement:
         self._write(claim, outcome)
 
     def _begin(self, claim: Claim) -> bool:
-        """Write what needs no request. Returns whether inputs are left, under a lease that is still ours."""
+        """End the inputs that need only a write. Returns whether others are left, under a lease that is still ours."""
         with connection.checkout(self.url) as conn:
             # the requests that a suspect waited for may have taken as long as its lease
             if claim.suspect and not queue.renew(conn, claim, lease_seconds=self.lease_seconds):
@@ -69,7 +69,7 @@ class Settlement:
         return bool(claim.inputs)
 
     def _outcome_without_request(self, claim: Claim, *, alone: bool) -> Outcome | None:
-        """How the claim ends if it must not be sent; None: send it."""
+        """How the claim ends without a request; `None`: send it."""
         if (exhausted := outcomes.exhausted(claim.inputs)) is not None:
             return exhausted
         if (
@@ -79,7 +79,7 @@ class Settlement:
         return None
 
     def _embed(self, claim: Claim, last_start: float, *, alone: bool) -> Outcome:
-        """Send the inputs, save what the provider answers, and decide how the others end."""
+        """Send the inputs, save the vectors, and decide how the other inputs end."""
         try:
             Recipe.stored(claim.build.recipe).check(claim.build.index, self.sender.provider.backend)
         except SettingsError as error:  # of this index only: the others of the backend go on
@@ -134,7 +134,7 @@ class Settlement:
         self._persist(write)
 
     def _split(self, conn: Connection, claim: Claim, large: Sequence[Split]) -> None:
-        """Replace inputs that are too large by their pieces, and publish what is complete."""
+        """Replace inputs that are too large by their pieces, and publish complete documents."""
         logger.warning("inputs_split", extra=keys(inputs=len(large), error=str(large[0].error)))
         docs = queue.split(conn, claim, [(each.input, each.pieces) for each in large])
         revisions.publish(conn, claim.build, docs)
