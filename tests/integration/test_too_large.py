@@ -1,4 +1,4 @@
-"""What a provider calls too large gives way to smaller chunks: on real Postgres, over HTTP and under races."""
+"""Inputs that the provider calls too large are replaced by smaller chunks: on real Postgres and over HTTP."""
 
 import threading
 import time
@@ -63,10 +63,10 @@ def chunks(application: Application, id: str) -> list[Any]:
     return [row[3] for row in rows]
 
 
-def test_what_the_provider_does_not_take_is_cut_until_it_does(
+def test_inputs_that_are_too_large_are_cut_until_the_provider_takes_them(
     over_http: Application, provider: Provider
 ) -> None:
-    """The limit is not known: every document is live, no piece is over it, spans are exact and cover the text."""
+    """The limit is unknown. Every document is live, each piece is within it, and exact spans cover the text."""
     documents = [
         {"id": "long", "text": LONG, "title": "A long list"},
         {"id": "line", "text": " ".join(LONG.split())},
@@ -80,7 +80,7 @@ def test_what_the_provider_does_not_take_is_cut_until_it_does(
     assert LIMIT / 4 < most <= LIMIT
     assert len(chunks(over_http, "short")) == 1
     stats = provider.stats()
-    asked = provider.times_embedded(PROBE)  # whether the provider is to blame
+    asked = provider.times_embedded(PROBE)  # probes
     assert stats.repeated == asked - 1
     [[embedded]] = over_http.rows("SELECT count(*) FROM vector_index.embeddings_1")
     assert stats.inputs == asked + embedded
@@ -94,7 +94,7 @@ def test_what_the_provider_does_not_take_is_cut_until_it_does(
     )
 
 
-def test_what_cannot_be_cut_fails_its_document_alone_with_the_sentence_of_the_provider(
+def test_an_input_too_short_to_cut_fails_only_its_document(
     over_http: Application, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tests.provider.embeddings.MAX_INPUT_TOKENS", 3)
@@ -108,8 +108,8 @@ def test_what_cannot_be_cut_fails_its_document_alone_with_the_sentence_of_the_pr
     assert over_http.rows("SELECT count(*) FROM vector_index.pending_1") == [(0,)]
 
 
-def test_every_place_of_a_chunk_gives_way_to_the_pieces(application: Application) -> None:
-    """Several times in one document, once in another, and once as another title and text of the same string."""
+def test_pieces_replace_a_chunk_in_every_place(application: Application) -> None:
+    """Several times in one document, once in another, and once as another title and text with the same string."""
     backend = application.backend
     backend.chunk_tokens = 30
     faulty(backend, words_over(12))
@@ -144,7 +144,7 @@ def test_every_place_of_a_chunk_gives_way_to_the_pieces(application: Application
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_a_document_with_the_same_chunk_that_is_staged_meanwhile_is_cut_too(
+def test_a_document_staged_during_a_split_with_the_same_chunk_is_split_too(
     application: Application,
     monkeypatch: pytest.MonkeyPatch,
     when: str,
@@ -170,7 +170,7 @@ def test_a_document_with_the_same_chunk_that_is_staged_meanwhile_is_cut_too(
     assert len(sent) == len(set(sent))
 
 
-def test_of_two_claims_of_one_content_only_the_one_that_holds_it_cuts_and_only_once(
+def test_only_the_claim_that_holds_an_input_splits_it_and_only_once(
     application: Application, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     application.backend.chunk_tokens = 30
@@ -204,8 +204,8 @@ def test_of_two_claims_of_one_content_only_the_one_that_holds_it_cuts_and_only_o
     assert len(chunks(application, "a")) > 1
 
 
-def test_a_vector_that_comes_late_wins_over_a_split(application: Application) -> None:
-    """Another server of the provider took the content: it is embedded, and stays whole."""
+def test_a_late_vector_wins_over_a_split(application: Application) -> None:
+    """Another server of the provider embedded the input: it stays whole."""
     application.backend.chunk_tokens = 30
     embed = application.backend.embed
 
@@ -228,11 +228,11 @@ def test_a_vector_that_comes_late_wins_over_a_split(application: Application) ->
     assert chunks(application, "a") == [TEXT]
 
 
-def test_a_long_halving_ends_with_the_lease_and_goes_on_with_another_claim(
+def test_a_halving_longer_than_its_lease_continues_with_another_claim(
     application: Application,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Here each request takes longer than the margin of its lease."""
+    """Each request takes longer than the margin of its lease."""
     late_by = [0.0]
     clock = SimpleNamespace(monotonic=lambda: time.monotonic() + late_by[0])
     monkeypatch.setattr("worker.indexing.draining.sending.time", clock)
