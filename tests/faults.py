@@ -1,4 +1,9 @@
-"""Twenty ways to break a running system, and what each may cost."""
+"""Faults to inject into a running system, and the cost that each may have.
+
+A run sends documents, injects one fault meanwhile, waits until all work is done, and compares the outcome with the
+limits of the fault. `tests/acceptance/test_faults.py` runs all of them with short times, `tests/soak.py` with the
+product's own. `docs/internals/tests.md` tells how to add one.
+"""
 
 import threading
 import time
@@ -15,56 +20,56 @@ from tests.fixtures.rig import BATCH_SIZE, IN_FLIGHT, Rig
 from tests.fixtures.system import CHAT, STAGING, eventually
 from worker.recipes import PROBE
 
-PER_MESSAGE = 20
+PER_MESSAGE = 20  # documents
 RESULT_SECONDS = 480
 CALLER_SECONDS = 60
-# All six attempts of a content meet a fault of 30% with a probability of 0.0007; then its document fails.
-UNLUCKY = 0.01
+# With a fault in 30% of the requests, all six attempts of a content fail with a probability of 0.0007.
+FAILED_SHARE = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """A row: what is done, how often in a short and in a long run, and what it may cost."""
+    """A fault, and what it may cost. Pairs are for a short and a long run."""
 
     name: str
-    inject: Callable[[Rig], object]
+    inject: Callable[[Rig], object]  # returns when the fault is over or underway
     times: tuple[int, int] = (1, 1)
     documents: tuple[int, int] = (300, 1_000)
-    while_staging: bool = False  # injected as documents are accepted, not as they become searchable
-    twice: int = 0  # chunks that one injection may let be embedded again
-    failed: str = ""  # what the reason of every failed document says; empty: none fails
-    unlucky: float = 0.0  # share of the documents that may fail with that reason, beside those with marks
-    marks: Sequence[str] = ()  # words that are put into one document each
-    index: str = ""  # of its own, where it needs another backend
+    during_staging: bool = False  # inject it while documents are accepted, not while they become searchable
+    embedded_again: int = 0  # chunks that may be embedded again per injection
+    failed: str = ""  # text in the error of every failed document; empty: no document may fail
+    failed_share: float = 0.0  # share of the documents that may fail in addition to those with trigger words
+    trigger_words: Sequence[str] = ()  # each is put into one document, which must fail
+    index: str = ""  # name of an index with another backend, if the fault needs one
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """A row of the table."""
+    """What a run with a fault came to: a row of the table."""
 
     fault: str
     times: int
     accepted: int  # documents
     live: int
-    failed: int  # with a reason
-    lost: int  # accepted, and neither
-    twice: int  # chunks embedded again
-    seconds: float  # from the last injection until all was live or failed and every result was there
-    died: int  # processes that ended by themselves
+    failed: int  # documents with an error
+    lost: int  # accepted documents that are neither live nor failed
+    embedded_again: int  # chunks
+    seconds: float  # from the last injection until all work was done and every caller had its result
+    crashed: int  # processes that ended by themselves
 
 
 def plan(name: str, **arguments: Any) -> Callable[[Rig], object]:
-    """Let the provider fail from now on."""
+    """Return an injection that makes the provider fail."""
     return lambda rig: rig.provider("faults", {"name": name, "path": "/embeddings", **arguments})
 
 
 def kill_worker(rig: Rig) -> None:
-    """The embedding worker and a staging worker in turn."""
-    rig.signal("staging" if rig.deaths and rig.deaths[-1] == ("embed", -SIGKILL) else "embed")
+    """Kill the embedding worker and the staging worker in turn."""
+    rig.signal("staging" if rig.exits and rig.exits[-1] == ("embed", -SIGKILL) else "embed")
 
 
 def empty_broker(rig: Rig) -> None:
-    """Once all is staged: what is still only in the broker is not accepted yet."""
+    """Flush the broker after all messages are staged. A message that is only in the broker is not accepted yet."""
     with redis.Redis.from_url(rig.valkey.url) as client:
         eventually(lambda: client.llen(STAGING) == 0)
         client.flushall()
@@ -78,13 +83,13 @@ def restart_broker(rig: Rig) -> None:
 def cut_broker(rig: Rig) -> None:
     rig.proxy.cut()
     time.sleep(rig.pause_seconds)
-    rig.proxy.mend()
+    rig.proxy.restore()
 
 
 def stall_broker(rig: Rig) -> None:
     rig.proxy.stall()
     time.sleep(rig.pause_seconds)
-    rig.proxy.mend()
+    rig.proxy.restore()
 
 
 def end_sessions(rig: Rig) -> None:
@@ -97,7 +102,7 @@ def end_sessions(rig: Rig) -> None:
 
 
 def make_read_only(rig: Rig) -> None:
-    """For less than a lease: what was paid for is saved after it."""
+    """Make Postgres read-only for less than a lease; received vectors are saved afterwards."""
     with rig.connect() as connection:
         connection.execute("SET default_transaction_read_only = off")
         connection.execute("ALTER SYSTEM SET default_transaction_read_only = on")
@@ -109,20 +114,24 @@ def make_read_only(rig: Rig) -> None:
 
 FAULTS = [
     Fault(
-        name="SIGKILL of a worker", inject=kill_worker, times=(3, 20), documents=(600, 5_000), twice=IN_FLIGHT
+        name="SIGKILL of a worker",
+        inject=kill_worker,
+        times=(3, 20),
+        documents=(600, 5_000),
+        embedded_again=IN_FLIGHT,
     ),
     Fault(
         name="SIGKILL of a prefork child",
         inject=lambda rig: rig.kill_child("staging"),
         times=(3, 10),
         documents=(600, 5_000),
-        while_staging=True,
+        during_staging=True,
     ),
     Fault(name="SIGTERM during a request", inject=lambda rig: rig.signal("embed", SIGTERM), times=(2, 5)),
-    Fault(name="FLUSHALL", inject=empty_broker, times=(1, 3)),
-    Fault(name="broker killed and started", inject=restart_broker, times=(3, 10), documents=(600, 3_000)),
-    Fault(name="broker cut off", inject=cut_broker),
-    Fault(name="broker stalled", inject=stall_broker),
+    Fault(name="FLUSHALL on the broker", inject=empty_broker, times=(1, 3)),
+    Fault(name="broker killed and restarted", inject=restart_broker, times=(3, 10), documents=(600, 3_000)),
+    Fault(name="broker connections refused", inject=cut_broker),
+    Fault(name="broker does not respond", inject=stall_broker),
     Fault(
         name="Postgres: immediate shutdown",
         inject=lambda rig: rig.restart(rig.postgres, SIGQUIT),
@@ -134,65 +143,72 @@ FAULTS = [
         name="30% of requests: HTTP 500",
         inject=plan("server_error", share=0.3, times=None),
         failed="HTTP 500",
-        unlucky=UNLUCKY,
+        failed_share=FAILED_SHARE,
     ),
     Fault(
         name="30% of requests: HTTP 429, Retry-After 2",
         inject=plan("rate_limited", share=0.3, times=None, headers={"retry-after": "2"}),
     ),
     Fault(
-        name="30% of requests: reset",
+        name="30% of requests: connection reset",
         inject=plan("cut", share=0.3, times=None),
         failed="does not answer",
-        unlucky=UNLUCKY,
+        failed_share=FAILED_SHARE,
     ),
-    Fault(name="a request hangs", inject=plan("hang"), times=(3, 10)),
-    Fault(name="one vector too few", inject=plan("one_missing"), times=(3, 10), twice=BATCH_SIZE),
-    Fault(name="a vector with NaN", inject=plan("not_a_number"), times=(3, 10), twice=BATCH_SIZE),
-    Fault(name="vectors of another length", inject=plan("wrong_dimension"), times=(2, 5), twice=BATCH_SIZE),
+    Fault(name="provider request hangs", inject=plan("hang"), times=(3, 10)),
     Fault(
-        name="a document that the provider refuses",
+        name="response lacks a vector", inject=plan("one_missing"), times=(3, 10), embedded_again=BATCH_SIZE
+    ),
+    Fault(name="vector contains NaN", inject=plan("not_a_number"), times=(3, 10), embedded_again=BATCH_SIZE),
+    Fault(
+        name="vectors with wrong dimensions",
+        inject=plan("wrong_dimension"),
+        times=(2, 5),
+        embedded_again=BATCH_SIZE,
+    ),
+    Fault(
+        name="document that the provider refuses",
         inject=lambda rig: None,
-        marks=["poison"],
+        trigger_words=["poison"],
         failed="content_policy_violation",
     ),
     Fault(
-        name="a document that takes the provider down",
+        name="document that crashes the provider",
         inject=lambda rig: None,
-        marks=["crashing"],
+        trigger_words=["crashing"],
         failed="does not answer",
     ),
     Fault(
-        name="a document that kills the process",
+        name="document that crashes the worker",
         inject=lambda rig: None,
-        marks=["lethal"],
+        trigger_words=["lethal"],
         failed="the worker died each time",
         index="deadly",
-        twice=IN_FLIGHT,
+        embedded_again=IN_FLIGHT,
     ),
 ]
 
 
 def run(rig: Rig, fault: Fault, index: str, *, long: bool) -> Outcome:
-    """Send documents as an application does, break something meanwhile, and wait until all is normal.
+    """Send documents, inject the fault meanwhile, and wait until all work is done.
 
-    Asserts what must hold whatever is broken; the figures are for the caller to judge.
+    Asserts the promises that hold under every fault; `violations` judges the figures.
     """
     documents, times = fault.documents[long], fault.times[long]
     index = fault.index or index
     rig.provider("reset", {})
-    rig.deaths.clear()
+    rig.exits.clear()
     rig.killed = 0
     texts = [text(index, n) for n in range(documents)]
-    for mark in fault.marks:
-        texts[documents // 2] += f" A {mark} word."
+    for word in fault.trigger_words:
+        texts[documents // 2] += f" A {word} word."
     messages = [
         [{"id": n, "text": texts[n]} for n in range(first, first + PER_MESSAGE)]
         for first in range(0, documents, PER_MESSAGE)
     ]
     sent = [rig.application.send("tasks.index_documents", documents=some, index=index) for some in messages]
     reports: list[dict[str, Any]] = []
-    # blocked all the while, as callers are
+    # callers block on their results during the fault, as applications do
     caller = threading.Thread(target=lambda: reports.extend(map(result_of, sent)), daemon=True)
     caller.start()
     for number in range(times):
@@ -200,53 +216,59 @@ def run(rig: Rig, fault: Fault, index: str, *, long: bool) -> Outcome:
         fault.inject(rig)
     injected = time.monotonic()
     caller.join(RESULT_SECONDS)
-    assert len(reports) == len(sent), "every caller has its result"
-    eventually(lambda: rig.standing(index).pending == 0, 120)
+    assert len(reports) == len(sent), (
+        f"{len(sent) - len(reports)} callers have no result after {RESULT_SECONDS} s"
+    )
+    eventually(lambda: rig.progress(index).pending == 0, 120)
     seconds = time.monotonic() - injected
-    eventually(lambda: rig.messages() == 0, 90)  # a second copy may wait a minute for its next attempt
+    eventually(lambda: rig.messages() == 0, 90)  # a redelivered copy may wait a minute for its next attempt
 
-    standing, provider = rig.standing(index), rig.provider("stats")
+    progress, provider = rig.progress(index), rig.provider("stats")
     reasons = [failure["error"] for report in reports for failure in report["failed"]]
-    assert standing.accepted == documents
-    assert sum(report["indexed"] for report in reports) == standing.live
-    assert len(reasons) == standing.failed
+    assert progress.accepted == documents
+    assert sum(report["indexed"] for report in reports) == progress.live
+    assert len(reasons) == progress.failed
     assert [reason for reason in reasons if not fault.failed or fault.failed not in reason] == []
-    assert (standing.holes, standing.deadlocks) == (0, 0)
-    died = len(rig.deaths) - rig.killed
-    probes = rig.provider("times", {"text": PROBE})["times"]  # each process asks once how long a vector is
+    assert (progress.holes, progress.deadlocks) == (0, 0)
+    crashed = len(rig.exits) - rig.killed
+    probes = rig.provider("times", {"text": PROBE})[
+        "times"
+    ]  # each process sends one probe to learn the dimensions
     rig.provider("reset", {})
     found = rig.application.call("tasks.search", CHAT, query=texts[0], index=index, mode="vector")
     assert found[0]["document_id"] == "0"
     return Outcome(
         fault=fault.name,
-        times=max(times, provider["faults"], died),
-        accepted=standing.accepted,
-        live=standing.live,
-        failed=standing.failed,
-        lost=standing.accepted - standing.live - standing.failed,
-        twice=provider["repeated"] - max(0, probes - 1),
+        times=max(times, provider["faults"], crashed),
+        accepted=progress.accepted,
+        live=progress.live,
+        failed=progress.failed,
+        lost=progress.accepted - progress.live - progress.failed,
+        embedded_again=provider["repeated"] - max(0, probes - 1),
         seconds=seconds,
-        died=died,
+        crashed=crashed,
     )
 
 
-def complaints(fault: Fault, outcome: Outcome) -> list[str]:
-    """What a row must not come to."""
-    wrong = {
+def violations(fault: Fault, outcome: Outcome) -> list[str]:
+    """Compare an outcome with the limits of its fault; a sentence per broken limit."""
+    most_again = fault.embedded_again * outcome.times
+    broken = {
         f"{outcome.lost} documents lost": outcome.lost,
-        f"{outcome.failed} documents failed, not {len(fault.marks)}": (
-            not 0 <= outcome.failed - len(fault.marks) <= fault.unlucky * outcome.accepted
+        f"{outcome.failed} documents failed, expected {len(fault.trigger_words)}": (
+            not 0 <= outcome.failed - len(fault.trigger_words) <= fault.failed_share * outcome.accepted
         ),
-        f"{outcome.twice} chunks embedded twice": outcome.twice > fault.twice * outcome.times,
-        f"{outcome.died} processes ended by themselves": outcome.died and fault.index != "deadly",
+        f"{outcome.embedded_again} chunks embedded again, at most {most_again} allowed": outcome.embedded_again
+        > most_again,
+        f"{outcome.crashed} processes ended by themselves": outcome.crashed and fault.index != "deadly",
     }
-    return [sentence for sentence, holds in wrong.items() if holds]
+    return [sentence for sentence, is_broken in broken.items() if is_broken]
 
 
 def result_of(sent: "AsyncResult[Any]") -> Any:
-    """The result, for a caller that waits, and asks again when the broker was away or was slow to come back.
+    """Wait for a result; ask again after a connection error or a timeout.
 
-    Celery itself misses a result that is published between its look and its subscription to what comes after.
+    Celery misses a result that is published after its first look and before its subscription.
     """
     while True:
         try:
@@ -256,11 +278,11 @@ def result_of(sent: "AsyncResult[Any]") -> Any:
 
 
 def await_progress(rig: Rig, fault: Fault, index: str, documents: int) -> None:
-    """Return when more than so many are accepted or live."""
+    """Wait until more than `documents` are accepted (during staging) or live."""
 
     def reached() -> int:
-        standing = rig.standing(index)
-        return standing.accepted if fault.while_staging else standing.live
+        progress = rig.progress(index)
+        return progress.accepted if fault.during_staging else progress.live
 
     eventually(lambda: reached() > documents, 240)
 

@@ -135,9 +135,9 @@ def make_chat_backend(settings: ChatBackendSettings) -> ChatBackend:
 
 
 def _make(settings: EmbeddingBackendSettings | ChatBackendSettings) -> Any:
-    backends.warm_up()
+    backends.load_plugins()
     keywords = {key: value for key, value in asdict(settings).items() if key not in NOT_FOR_BACKENDS}
-    made = backends.load(settings.class_path)
+    made = backends.load_class(settings.class_path)
     try:
         signature(made).bind(**keywords)
     except TypeError as error:
@@ -161,7 +161,7 @@ def source(index: str) -> Source:
 def make_source(settings: SourceSettings, known: Configuration, database_url: Callable[[], str]) -> Source:
     """Make a source of the settings' CLASS. Raises SettingsError."""
     keywords = {str(key).lower(): value for key, value in settings.config.items() if value is not None}
-    made = backends.load(settings.class_path)
+    made = backends.load_class(settings.class_path)
     offered: dict[str, Callable[[], object]] = {
         "DATABASE_URL": database_url,
         "MAX_DOCUMENT_BYTES": lambda: known.max_document_bytes,

@@ -1,4 +1,4 @@
-"""`vector-index up` as a user runs it: from nothing to a search, through every way of ending it."""
+"""`vector-index up` as a user runs it: from an empty home to a search, and every way to stop it."""
 
 import json
 import signal
@@ -13,8 +13,8 @@ from tests.fixtures.system import (
     CELERY,
     PATIENCE_SECONDS,
     eventually,
-    family_of,
-    left,
+    process_tree,
+    still_running,
     user_environment,
 )
 from tests.fixtures.up import up
@@ -22,7 +22,7 @@ from tests.fixtures.up import up
 REGISTERED = {"tasks.index_documents", "tasks.delete_documents", "tasks.search", "tasks.status"}
 
 
-def test_documents_and_addresses_outlive_a_stop_by_sigterm_and_by_ctrl_c(tmp_path: Path) -> None:
+def test_documents_and_addresses_survive_sigterm_and_ctrl_c(tmp_path: Path) -> None:
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts/pets.md").write_text("# Pets\n\nCats chase mice.\n")
     (tmp_path / "texts/ships.txt").write_text("Ships cross the sea.\n")
@@ -43,14 +43,14 @@ def test_documents_and_addresses_outlive_a_stop_by_sigterm_and_by_ctrl_c(tmp_pat
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel ties children to their parent on Linux only")
-def test_a_killed_worker_starts_again_and_a_killed_up_leaves_nothing(tmp_path: Path) -> None:
+def test_a_killed_worker_is_restarted_and_a_killed_up_leaves_no_process(tmp_path: Path) -> None:
     with up(tmp_path) as running:
         environment = user_environment(tmp_path)
         inspect = [CELERY, "-A", "worker", "inspect", "--json", "registered"]
 
         def answers() -> Any:
-            said = subprocess.run(inspect, env=environment, stdout=subprocess.PIPE, timeout=PATIENCE_SECONDS)
-            return json.loads(said.stdout) if said.returncode == 0 else {}  # nobody answered within a second
+            done = subprocess.run(inspect, env=environment, stdout=subprocess.PIPE, timeout=PATIENCE_SECONDS)
+            return json.loads(done.stdout) if done.returncode == 0 else {}  # no reply within a second
 
         nodes = eventually(lambda: len(found := answers()) == 3 and found)
         assert all(set(names) >= REGISTERED for names in nodes.values())
@@ -59,12 +59,12 @@ def test_a_killed_worker_starts_again_and_a_killed_up_leaves_nothing(tmp_path: P
         assert before.keys() == {"staging", "embed", "chat"}
         before["chat"].kill()
         eventually(lambda: running.workers().get("chat", before["chat"]) != before["chat"])
-        assert "chat was killed by SIGKILL: it starts again in 1 s" in (tmp_path / "up.log").read_text()
+        assert "chat was killed by SIGKILL; restarting in 1 s" in (tmp_path / "up.log").read_text()
         assert running.run("status")["documents"]["live"] == 0
         assert running.run("search", "anything")["results"] == []
         assert running.workers()["embed"] == before["embed"]
 
-        family = family_of(running.process.pid)
+        family = process_tree(running.process.pid)
         running.process.kill()
         assert running.process.wait() == -signal.SIGKILL
-        assert not left(family, PATIENCE_SECONDS)
+        assert not still_running(family, PATIENCE_SECONDS)

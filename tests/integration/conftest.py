@@ -1,4 +1,4 @@
-"""An index on real Postgres, with a backend class of its own in place of a provider."""
+"""An index on real Postgres, embedded by a backend class in this process instead of a provider."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -25,7 +25,7 @@ def index() -> IndexSettings:
 
 @pytest.fixture
 def url(database_url: str) -> Iterator[str]:
-    """A database with the schema; its pool is closed before it is dropped."""
+    """The URL of a database with the schema; its connection pool is closed before the database is dropped."""
     yield database_url
     connection.close_pools()
 
@@ -37,16 +37,19 @@ def drainer(url: str, index: IndexSettings, backend: HashBackend) -> Drainer:
 
 @pytest.fixture
 def application(url: str, index: IndexSettings, backend: HashBackend, drainer: Drainer) -> Application:
+    """Stages and searches in this process; `application.drainer.drain()` embeds."""
     return Application(url, index, backend, drainer)
 
 
 @pytest.fixture
 def shelf() -> Shelf:
+    """A source with 250 documents."""
     return Shelf({str(number): f"Book number {number}." for number in range(250)})
 
 
 @pytest.fixture
 def shop(application: Application) -> Application:
+    """An application whose index has a source."""
     source = SourceSettings(name="shelf", class_path="tests.fixtures.shelf.Shelf")
     application.index = replace(application.index, source=source)
     return application

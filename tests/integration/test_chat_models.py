@@ -16,7 +16,7 @@ from pydantic import Field
 
 from tests.fixtures.system import eventually
 from tests.provider import Provider
-from worker.backends import warm_up
+from worker.backends import load_plugins
 from worker.backends.llm import LLMChatBackend
 from worker.errors import ProviderUnavailable, Refused, SettingsError, TooLarge, VectorIndexError
 
@@ -62,7 +62,7 @@ class Fake(Model):
 @pytest.fixture
 def plugin() -> Iterator[dict[str, Fake]]:
     """Models registered through the plugin system of `llm`, as any plugin does."""
-    warm_up()
+    load_plugins()
     models = {name: Fake(name) for name in ("old", "silent", "forgetful")}
 
     class Plugin:

@@ -15,7 +15,7 @@ from worker.configuration import IndexSettings
 from worker.errors import SettingsError
 from worker.indexing.draining.drainer import Drainer
 from worker.recipes import PROBE
-from worker.store import builds, connection, upkeep
+from worker.store import builds, connection, status
 
 NEVER_SHORTENED = "ada-002"  # 1,536 dimensions; the request cannot ask for another length
 Connect = Callable[..., Application]
@@ -43,7 +43,7 @@ def connect(url: str, index: IndexSettings, provider: Provider) -> Connect:
 
 def last_error(application: Application) -> str:
     with connection.checkout(application.url) as conn:
-        return str(upkeep.figures(conn, builds.live(conn, "default"))["last_error"])
+        return str(status.index_status(conn, builds.live(conn, "default"))["last_error"])
 
 
 def make_visible(application: Application) -> None:

@@ -20,7 +20,7 @@ from tests.fixtures.verification import found, verify
 from worker.errors import Refused
 from worker.indexing import staging
 from worker.recipes import Recipe
-from worker.store import builds, connection, garbage, revisions
+from worker.store import builds, connection, deletion, garbage, jobs
 from worker.store.filters import compile_filter
 from worker.store.statements import statements
 
@@ -157,7 +157,7 @@ def test_a_marker_of_deleted_documents_is_found_in_no_table_and_in_no_file(plain
     assert plain.search("words of two tenants") == ["other"]
     assert len(plain.backend.requests) == requests + 1  # the question
     assert set(found(verify(plain))) <= {
-        "unreferenced"
+        "unreferenced_vectors"
     }  # the vectors of replaced texts: a collection takes them
     with connection.checkout(plain.url) as conn:
         garbage.collect_index(conn, builds.index_key(conn, "default"))
@@ -329,7 +329,7 @@ def plan(application: Application, text: sql.Composable, values: dict[str, Any])
 
 @pytest.mark.parametrize("key", ["id", "seq"])
 def test_deleting_what_is_enqueued_reads_no_more_than_those_rows(crowded: Application, key: str) -> None:
-    text = sql.SQL(statements("erasure.sql")["erase"]).format(key=sql.Identifier(key))
+    text = sql.SQL(statements("deletion.sql")["delete_enqueued"]).format(key=sql.Identifier(key))
     keys = [1, 2] if key == "seq" else ["1", "2"]
     told = plan(crowded, text, {"index_id": 1, "keys": keys, "version": None})
     assert "Seq Scan on outbox" not in told
@@ -339,7 +339,7 @@ def test_deleting_what_is_enqueued_reads_no_more_than_those_rows(crowded: Applic
 def test_a_filter_looks_for_the_newest_row_of_a_document_by_its_id_alone(crowded: Application) -> None:
     """200,000 rows took 54 s where each look walked all rows of the index, and 0.7 s now."""
     condition, parameters = compile_filter({"user": 1}, tenant_field=None)
-    text = sql.SQL(statements("erasure.sql")["enqueued"]).format(filter=condition)
+    text = sql.SQL(statements("selection.sql")["enqueued"]).format(filter=condition)
     told = plan(crowded, text, {"index_id": 1, "name": "default", "after": "", "limit": 100, **parameters})
     looks = told[told.index("SubPlan") :]
     assert looks.count("Index Cond: ((index_name = 'default'::text) AND (id = m.id))") == 2
@@ -361,8 +361,8 @@ def test_what_a_reindexing_deletes_leaves_what_is_enqueued(application: Applicat
     with connection.checkout(application.url) as conn:
         index_id = builds.index_key(conn, "default")
         [(head,)] = conn.execute("SELECT head_rev FROM vector_index.documents").fetchall()
-        job = revisions.Job(task_id="reindex", slice=0, slices=1, index_id=index_id)
-        assert revisions.delete(conn, job, ["a"], None, heads={"a": head})["deleted"] == 1
+        job = jobs.JobSlice(task_id="reindex", slice=0, slices=1, index_id=index_id)
+        assert deletion.delete(conn, job, ["a"], None, heads={"a": head})["deleted"] == 1
     assert enqueued(application) == [("a", "Newer words.")]
 
 
@@ -374,7 +374,7 @@ def test_a_deletion_of_thousands_that_died_goes_on_where_it_was(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     application.put(*[{"id": n, "text": f"Words number {n}.", "metadata": {"old": True}} for n in range(250)])
-    delete, done = revisions.delete, []
+    delete, done = deletion.delete, []
 
     def dying(*args: Any, **options: Any) -> Any:
         if len(done) == 1:
@@ -382,7 +382,7 @@ def test_a_deletion_of_thousands_that_died_goes_on_where_it_was(
         done.append(delete(*args, **options))
         return done[-1]
 
-    monkeypatch.setattr(staging.revisions, "delete", dying)
+    monkeypatch.setattr(deletion, "delete", dying)
     with pytest.raises(SystemExit):
         delete_matching(application, {"old": True}, task_id="forget")
     monkeypatch.undo()

@@ -7,7 +7,7 @@ import pytest
 from tests.fixtures.application import Application, faulty
 from worker.errors import Refused
 from worker.indexing import staging
-from worker.store import builds, connection, upkeep
+from worker.store import builds, connection, status
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def failures(application: Application, **page: Any) -> list[dict[str, Any]]:
     with connection.checkout(application.url) as conn:
         build = builds.live(conn, "default")
         assert build is not None
-        return upkeep.failures(conn, build, **({"after": "", "limit": 100} | page))
+        return status.failed_documents(conn, build, **({"after": "", "limit": 100} | page))
 
 
 def retry(application: Application, ids: list[str] | None = None) -> tuple[int, int]:

@@ -15,7 +15,7 @@ from tests.fixtures.verification import found, verify
 from worker.errors import BuildDropped, InvalidQuery, Refused, ServiceUnreachable
 from worker.indexing import staging
 from worker.indexing.draining.drainer import Drainer
-from worker.store import connection, indexes, upkeep
+from worker.store import builds, connection, deletion, garbage, indexes, sweep, writing
 
 # rows of the schema that belong to the index "default", by table; the tables of its builds are not there any more
 LEFT = """
@@ -71,8 +71,8 @@ def test_what_is_sent_to_a_paused_index_is_accepted_and_waits(application: Appli
     assert application.delete("cats") == staging.Deleted(deleted=1)
     execute(application, "UPDATE vector_index.served_1 SET checked_at = '-infinity'")
     with connection.checkout(application.url) as conn:
-        [build] = upkeep.written_builds(conn)
-        assert upkeep.sweep(conn, build, unchecked_seconds=0) == upkeep.Repairs()
+        [build] = builds.all_writable(conn)
+        assert sweep.sweep_build(conn, build, unchecked_seconds=0) == sweep.Repairs()
         assert indexes.paused_at(conn, "default") is not None
     assert not [row for row in verify(application)["checks"] if row["fault"] and row["found"]]
     assert change(application, "resume") is None
@@ -198,7 +198,7 @@ def test_who_died_while_dropping_is_followed_by_the_next(
     assert drop(application, "died") == {"documents": 7, "builds": 1, "enqueued": 0}
     assert left(application)["documents"] == 2
     with connection.checkout(application.url) as conn:
-        assert upkeep.collections_due(conn, seconds=0, erased_seconds=0) == ["default"]
+        assert garbage.collections_due(conn, seconds=0, erased_seconds=0) == ["default"]
         conn.execute(
             "UPDATE vector_index.indexes SET dropped_at = now() - interval '8 days' WHERE dropped_at < now()"
         )
@@ -276,7 +276,7 @@ def test_who_writes_meanwhile_is_asked_to_try_again_and_finds_what_is_there_then
     what: str,
 ) -> None:
     application.put(*PETS)
-    room = staging.revisions  # the last step before the transaction
+    room = writing if what == "stage" else deletion  # the last step before the transaction
     write = getattr(room, "stage" if what == "stage" else "delete")
 
     def late(*args: Any, **options: Any) -> Any:

@@ -25,7 +25,7 @@ from worker.chat.answering import ask
 from worker.chat.questions import ChatQuestion
 from worker.errors import InvalidQuery, ProviderUnavailable, Refused, SettingsError, VectorIndexError
 from worker.indexing.draining.drainer import Drainer
-from worker.observability import events, scraping
+from worker.observability import events, metrics, scraping
 from worker.search.queries import SimilarQuery
 from worker.search.similar import find_similar
 
@@ -39,17 +39,17 @@ Value = Callable[..., float | None]
 @pytest.fixture
 def value(monkeypatch: pytest.MonkeyPatch) -> Value:
     """Count from now on; the value of a sample: None where there is none, and nobody would count it."""
-    monkeypatch.setattr(events, "_families", None)
-    registry = events.start()
+    monkeypatch.setattr(metrics, "_families", None)
+    registry = metrics.start()
     return lambda name, **labels: registry.get_sample_value(f"vector_index_{name}", labels)
 
 
 def test_nobody_counts_and_the_client_is_not_imported_until_it_is_asked_for() -> None:
     code = (
-        "import sys, worker.celery.application, worker.cli.processes\n"
+        "import sys, worker.celery.application, worker.cli.worker, worker.cli.up\n"
         "import tasks.chat, tasks.indexing, tasks.retrieval, tasks.upkeep\n"
         "from worker.observability import events\n"
-        "with events.Request('embedding:default', events.PROBE), events.search('default', 'text'): pass\n"
+        "with events.ProviderRequest('embedding:default', 'probe'), events.search('default', 'text'): pass\n"
         "events.staged('default', None, ['1'], 1); events.task('tasks.search', 'SUCCESS', 0.1)\n"
         "sys.exit('prometheus_client' in sys.modules)"
     )
@@ -58,9 +58,9 @@ def test_nobody_counts_and_the_client_is_not_imported_until_it_is_asked_for() ->
 
 def test_a_scrape_while_a_process_ends_and_removes_its_files_fails_nobody(tmp_path: Path) -> None:
     code = (
-        "import os, sys; from worker.observability import events\n"
+        "import os, sys; from worker.observability import events, metrics\n"
         "folder = os.environ['PROMETHEUS_MULTIPROC_DIR'] = sys.argv[1]\n"
-        "registry = events.start(folder); events.staged('default', None, ['1'], 1)\n"
+        "registry = metrics.start(folder); events.staged('default', None, ['1'], 1)\n"
         "os.symlink('gone', folder + '/counter_1.db')  # is listed, and cannot be read\n"
         "from prometheus_client import generate_latest; generate_latest(registry)\n"
     )
@@ -211,7 +211,7 @@ def test_arguments_that_a_task_does_not_take_are_a_mistake_of_the_sender() -> No
 def test_what_will_be_counted_begins_at_zero(value: Value) -> None:
     """Else a rate misses the first failure of all."""
     assert value("documents_failed_total", index="default", reason="died") is None
-    events.expect(["default"], ["embedding:default"], ["chat:default"])
+    metrics.initialize_series(["default"], ["embedding:default"], ["chat:default"])
     assert value("documents_failed_total", index="default", reason="died") == 0
     assert value("leases_expired_total", index="default") == 0
     assert value("pauses_total", backend="chat:default") == 0
@@ -259,9 +259,9 @@ def test_a_database_without_an_index_has_figures_too(url: str, broker_url: str) 
 def test_a_scrape_neither_fails_nor_hangs_when_a_service_is_away_or_stalls(
     url: str, broker_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scraping, "KEPT_SECONDS", 0.0)
+    monkeypatch.setattr(scraping, "REUSE_SECONDS", 0.0)
     monkeypatch.setattr(scraping, "STALE_SECONDS", 0.6)
-    monkeypatch.setattr(scraping, "PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(scraping, "WAIT_SECONDS", 0.3)
     with Proxy(port_of(url)) as postgres, Proxy(port_of(broker_url)) as broker:
         state = state_of(
             url.replace(f":{port_of(url)}/", f":{postgres.port}/"),
@@ -273,7 +273,7 @@ def test_a_scrape_neither_fails_nor_hangs_when_a_service_is_away_or_stalls(
                 break_service(proxy)
                 eventually(lambda expected=ups_then: ups(state) == expected)
                 assert ("queue_messages", "vector_index") not in samples_of(state) or proxy is postgres
-                proxy.mend()
+                proxy.restore()
                 eventually(lambda: ups(state) == (1, 1))
 
 
@@ -289,7 +289,7 @@ def test_scrapes_share_a_reading_and_a_long_one_is_kept_for_longer(monkeypatch: 
         now += 2.0
         return len(reads)
 
-    reading = scraping.Reading(read)
+    reading = scraping.BackgroundReading(read)
     for at in range(100):
         now = max(now, 1000.0 + at)
         assert reading.begin().wait() == len(reads)
@@ -300,9 +300,9 @@ def test_a_mistake_in_a_reading_takes_no_other_metric_away(
     url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     row = "no such queue"
-    state = scraping.State(url, lambda: {}[row])
+    state = scraping.ServiceState(url, lambda: {}[row])
     assert ups(state) == (1, 0)
-    assert "could not be read" in caplog.text
+    assert "reading the figures of a service failed" in caplog.text
     assert "KeyError" in caplog.text
     assert "no such queue" not in caplog.text  # words of a bug may be those of a row
 
@@ -314,7 +314,7 @@ def test_a_port_that_is_in_use_is_one_sentence_with_the_mend() -> None:
         pytest.raises(SettingsError, match=rf"cannot listen on 127.0.0.1:{taken.port} \("),
     ):
         scraping.serve("127.0.0.1", taken.port, registry)
-    with pytest.raises(SettingsError, match="another METRICS_PORT or METRICS_ADDRESS"):
+    with pytest.raises(SettingsError, match="change METRICS_PORT or METRICS_ADDRESS"):
         scraping.serve("no.such.address.invalid", random.randint(20_000, 30_000), registry)
 
 
@@ -322,11 +322,11 @@ def scrape(url: str, broker_url: str) -> dict[tuple[str, ...], float]:
     return samples_of(state_of(url, broker_url))
 
 
-def state_of(url: str, broker_url: str) -> scraping.State:
-    return scraping.State(url, lambda: lengths(broker_url, QUEUES))
+def state_of(url: str, broker_url: str) -> scraping.ServiceState:
+    return scraping.ServiceState(url, lambda: lengths(broker_url, QUEUES))
 
 
-def samples_of(state: scraping.State) -> dict[tuple[str, ...], float]:
+def samples_of(state: scraping.ServiceState) -> dict[tuple[str, ...], float]:
     """The values of a scrape by name and labels, without the prefix of the names."""
     return {
         (sample.name.removeprefix("vector_index_"), *sample.labels.values()): sample.value
@@ -335,7 +335,7 @@ def samples_of(state: scraping.State) -> dict[tuple[str, ...], float]:
     }
 
 
-def ups(state: scraping.State) -> tuple[float, float]:
+def ups(state: scraping.ServiceState) -> tuple[float, float]:
     samples = samples_of(state)
     return samples["up", "postgres"], samples["up", "broker"]
 

@@ -20,7 +20,7 @@ from worker.indexing.draining.outcomes import MAX_ATTEMPTS
 from worker.indexing.draining.provider import Provider as Known
 from worker.indexing.draining.settlement import LEASE_MARGIN_SECONDS
 from worker.recipes import PROBE
-from worker.store import builds, connection, queue, upkeep
+from worker.store import builds, connection, queue, status
 
 DOWN = ProviderUnavailable("it is away")
 ATTEMPTS = "SELECT max(attempts) FROM vector_index.pending_1"
@@ -68,7 +68,7 @@ def test_an_outage_of_any_length_fails_no_document_and_counts_no_attempt(
         # each slot sent one request; all others are probes
         assert sum(texts != [PROBE] for texts in inputs) <= index.embedding_backend.concurrency
         with connection.checkout(url) as conn:
-            assert upkeep.figures(conn, builds.live(conn, "default"))["last_error"]
+            assert status.index_status(conn, builds.live(conn, "default"))["last_error"]
         provider.reset()
         eventually(lambda: ours.result(task_id))
         assert drainer.stop(60)
@@ -134,7 +134,7 @@ def test_a_provider_that_refuses_even_one_word_fails_no_document(
     assert {application.state(str(n))["state"] for n in range(3)} == {"pending"}
     assert application.rows(ATTEMPTS) == [(0,)]
     with connection.checkout(application.url) as conn:
-        told = upkeep.figures(conn, builds.live(conn, "default"))["last_error"]
+        told = status.index_status(conn, builds.live(conn, "default"))["last_error"]
     assert f"{refusal}, even for the one word 'dimensions': fix MODEL_ID" in told
     refuses[0] = False
     application.drainer.drain()
@@ -206,7 +206,7 @@ def test_a_poison_message_fails_even_under_the_smallest_budget(
 ) -> None:
     """The probe after it waits for the budget; otherwise the input would be sent again for ever."""
     monkeypatch.setattr("worker.backends.budgets.WINDOW_SECONDS", 6.0)
-    monkeypatch.setattr("worker.backends.budgets.PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr("worker.backends.budgets.MAX_WAIT_SECONDS", 0.1)
     faulty(backend, lambda _: Refused("not this one"))
     drainer = Drainer(url, index.embedding_backend, backend, Budget("", "one", requests_per_minute=6))
     ours = Application(url, index, backend, drainer)
@@ -268,7 +268,7 @@ def test_one_probe_serves_all_requests_that_failed_together(index: IndexSettings
             met.wait()
             failed_at = time.monotonic()
             met.wait()
-            told.append(known.probe_after(failed_at, patience_seconds=60.0))
+            told.append(known.probe_after(failed_at, max_wait_seconds=60.0))
 
         threads = [threading.Thread(target=fail) for _ in range(8)]
         for thread in threads:
@@ -283,7 +283,7 @@ def test_a_probe_from_before_a_failure_does_not_count(index: IndexSettings, back
     known = Known(index.embedding_backend, backend, Budget("", "default"))
     assert known.probe() is None
     faulty(backend, lambda _: DOWN, words=True)
-    assert known.probe_after(time.monotonic(), patience_seconds=1.0) is DOWN
+    assert known.probe_after(time.monotonic(), max_wait_seconds=1.0) is DOWN
 
 
 def test_the_backoff_stays_bounded_after_a_million_failures() -> None:

@@ -22,7 +22,7 @@ from psycopg import sql
 from tests.fixtures.application import Application
 from tests.fixtures.outbox import DELETE, DOCUMENT, MAX_BYTES, Database
 from tests.fixtures.system import PATIENCE_SECONDS, eventually
-from tests.simulation import Crash, Mortal, MortalPool, Weather
+from tests.simulation import Crash, CrashingConnection, CrashingPool, Weather
 from worker.errors import ServiceUnreachable, TemporaryError
 from worker.indexing import outbox, staging
 from worker.store import connection
@@ -425,7 +425,7 @@ def test_a_document_that_the_worker_rejects_fails_alone_with_its_reason(database
         "error": failures["large"],
     }
     with connection.checkout(database.application.url) as conn:
-        assert rows.figures(conn, "default") == {"waiting": 0, "oldest_seconds": 0.0, "rejected": 3}
+        assert rows.counts(conn, "default") == {"waiting": 0, "oldest_seconds": 0.0, "rejected": 3}
 
 
 def test_a_retry_stages_a_failed_document_after_the_limit_was_raised(database: Database) -> None:
@@ -613,8 +613,8 @@ def test_rows_of_unknown_indexes_wait_and_are_logged_once_a_minute(
     assert "1 outbox rows belong to index 'pagse', which is not in INDEXES" in caplog.text
     assert database.waiting() == 1
     with connection.checkout(database.application.url) as conn:
-        assert rows.strangers(conn, ["default"]) == {"pagse": 1}
-        assert rows.strangers(conn, ["default", "pagse"]) == {}
+        assert rows.rows_of_unknown_indexes(conn, ["default"]) == {"pagse": 1}
+        assert rows.rows_of_unknown_indexes(conn, ["default", "pagse"]) == {}
 
 
 def test_of_a_backlog_the_poller_stages_one_page_and_wakes_the_staging_processes(database: Database) -> None:
@@ -676,7 +676,7 @@ def test_an_idle_poll_reads_only_a_database_index(database: Database) -> None:
     for n in range(2_000):
         database.conn.execute("SELECT vector_index.enqueue_delete('elsewhere', %s)", [n])
     database.conn.execute("ANALYZE vector_index.outbox")
-    query = rows.statement("outbox.sql", "filled")
+    query = rows.statement("outbox.sql", "indexes_with_rows")
     plan = "\n".join(
         row[0] for row in database.conn.execute(sql.SQL("EXPLAIN ") + query, {"names": ["default", "other"]})
     )
@@ -698,13 +698,13 @@ def test_consumers_that_die_at_any_statement_lose_and_double_nothing(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Four consumers die at any statement, while three applications enqueue under the locks of their rows."""
-    used, over, crashes = database.application, threading.Event(), Mortal.crashes
+    used, over, crashes = database.application, threading.Event(), CrashingConnection.crashes
     database.conn.execute(SENT)
     database.conn.execute("INSERT INTO pages SELECT n, 0 FROM generate_series(0, 39) n")
     staging.ensure_index(used.target)
     connection.close_pools()
-    monkeypatch.setattr(connection, "ConnectionPool", MortalPool)
-    monkeypatch.setattr(Mortal, "weather", STORM)
+    monkeypatch.setattr(connection, "ConnectionPool", CrashingPool)
+    monkeypatch.setattr(CrashingConnection, "weather", STORM)
     monkeypatch.setattr(outbox, "REST_SECONDS", 0.0)
     monkeypatch.setattr(outbox, "MAX_ATTEMPTS", 1_000)  # here processes die at random
     errors: list[BaseException] = []
@@ -749,8 +749,8 @@ def test_consumers_that_die_at_any_statement_lose_and_double_nothing(
     over.set()
     for thread in consumers:
         thread.join()
-    monkeypatch.setattr(Mortal, "weather", Weather(crashes=0, pauses=0))
-    assert Mortal.crashes > crashes
+    monkeypatch.setattr(CrashingConnection, "weather", Weather(crashes=0, pauses=0))
+    assert CrashingConnection.crashes > crashes
     assert not errors
     database.consume()
     assert database.waiting() == 0

@@ -7,7 +7,7 @@ import pytest
 from tests.fixtures.application import LONG, Application, faulty
 from worker.errors import ProviderUnavailable, Refused, ServiceUnreachable, SettingsError, TooLarge
 from worker.indexing import staging
-from worker.store import builds, connection, upkeep
+from worker.store import builds, connection, jobs, status, sweep, writing
 
 
 def test_documents_are_searchable_when_the_job_is_done(application: Application) -> None:
@@ -64,15 +64,15 @@ def test_a_document_that_changes_during_staging_is_split(
     application: Application, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     application.put({"id": "a", "text": "Words."})
-    look = staging.revisions.unchanged
+    look = writing.unchanged
 
     def look_then_change(*arguments: Any) -> set[str]:
-        monkeypatch.setattr(staging.revisions, "unchanged", look)
+        monkeypatch.setattr(writing, "unchanged", look)
         found = look(*arguments)
         application.put({"id": "a", "text": "Other words."})
         return found
 
-    monkeypatch.setattr(staging.revisions, "unchanged", look_then_change)
+    monkeypatch.setattr(writing, "unchanged", look_then_change)
     assert application.put({"id": "a", "text": "Words."})["indexed"] == 1
     assert application.search("words", limit=1) == ["a"]
     assert application.rows("SELECT text FROM vector_index.chunks_1") == [("Words.",)]
@@ -360,11 +360,11 @@ def test_wrong_backend_settings_fail_no_document_and_are_shown(application: Appl
     assert application.rows("SELECT attempts FROM vector_index.pending_1") == [(0,)]
     with connection.checkout(application.url) as conn:
         build = builds.live(conn, "default")
-        assert upkeep.figures(conn, build)["last_error"] == "the key is wrong"
+        assert status.index_status(conn, build)["last_error"] == "the key is wrong"
         conn.execute("UPDATE vector_index.pending_1 SET visible_at = now()")
         wrong[0] = False
         application.drainer.drain()
-        assert upkeep.figures(conn, build)["last_error"] is None
+        assert status.index_status(conn, build)["last_error"] is None
     assert application.state("a")["state"] == "live"
 
 
@@ -383,7 +383,7 @@ def test_an_input_whose_worker_died_six_times_fails(application: Application) ->
     application.drainer.drain()
     result = application.result(task_id)
     assert result is not None
-    assert "the worker died each time" in result["failed"][0]["error"]
+    assert "the worker process died each time" in result["failed"][0]["error"]
 
 
 def test_the_sweep_publishes_documents_that_a_dead_worker_saved(
@@ -391,12 +391,12 @@ def test_the_sweep_publishes_documents_that_a_dead_worker_saved(
 ) -> None:
     task_id = application.stage({"id": "a", "text": "Words."})
     with monkeypatch.context() as dead:
-        dead.setattr("worker.store.revisions.publish", lambda *_: 0)
+        dead.setattr("worker.store.publishing.publish", lambda *_: 0)
         application.drainer.drain()
     assert application.result(task_id) is None
     with connection.checkout(application.url) as conn:
-        [build] = upkeep.written_builds(conn)
-        assert upkeep.sweep(conn, build, unchecked_seconds=0.0) == upkeep.Repairs(published=1)
+        [build] = builds.all_writable(conn)
+        assert sweep.sweep_build(conn, build, unchecked_seconds=0.0) == sweep.Repairs(published=1)
     assert application.result(task_id) is not None
 
 
@@ -404,8 +404,8 @@ def test_the_sweep_queues_chunks_that_are_neither_embedded_nor_pending(applicati
     task_id = application.stage({"id": "a", "text": "Words."})
     application.rows("DELETE FROM vector_index.pending_1 RETURNING 1")
     with connection.checkout(application.url) as conn:
-        [build] = upkeep.written_builds(conn)
-        assert upkeep.sweep(conn, build, unchecked_seconds=0.0) == upkeep.Repairs(queued=1)
+        [build] = builds.all_writable(conn)
+        assert sweep.sweep_build(conn, build, unchecked_seconds=0.0) == sweep.Repairs(queued=1)
     application.drainer.drain()
     assert application.result(task_id) is not None
 
@@ -414,14 +414,14 @@ def test_jobs_gone_quiet_are_found_once(application: Application) -> None:
     task_id = application.stage({"id": "a", "text": "Words."})
     application.delete("unknown")
     with connection.checkout(application.url) as conn:
-        assert upkeep.quiet_jobs(conn, seconds=60) == []
+        assert jobs.quiet(conn, seconds=60) == []
         conn.execute("UPDATE vector_index.jobs SET touched_at = now() - interval '5 minutes'")
-        assert upkeep.quiet_jobs(conn, seconds=60) == [(task_id, "default")]
-        assert upkeep.quiet_jobs(conn, seconds=60) == []
+        assert jobs.quiet(conn, seconds=60) == [(task_id, "default")]
+        assert jobs.quiet(conn, seconds=60) == []
         application.drainer.drain()
         application.result(task_id)
         conn.execute("UPDATE vector_index.jobs SET touched_at = now() - interval '5 minutes'")
-        assert upkeep.quiet_jobs(conn, seconds=60) == []
+        assert jobs.quiet(conn, seconds=60) == []
 
 
 def test_a_job_whose_waiting_task_is_queued_gets_no_second_one(
@@ -431,10 +431,10 @@ def test_a_job_whose_waiting_task_is_queued_gets_no_second_one(
     ids = {application.stage({"id": n, "text": f"Words of {n}."}) for n in range(5)}
     with connection.checkout(application.url) as conn:
         conn.execute("UPDATE vector_index.jobs SET touched_at = now() - interval '5 minutes'")
-        assert upkeep.quiet_jobs(conn, seconds=60, waiting=5) == []
-        some = {task_id for task_id, _ in upkeep.quiet_jobs(conn, seconds=60, waiting=3)}
+        assert jobs.quiet(conn, seconds=60, waiting=5) == []
+        some = {task_id for task_id, _ in jobs.quiet(conn, seconds=60, waiting=3)}
         assert len(some) == 2
-        rest = {task_id for task_id, _ in upkeep.quiet_jobs(conn, seconds=60, waiting=0)}
+        rest = {task_id for task_id, _ in jobs.quiet(conn, seconds=60, waiting=0)}
         assert rest == ids - some
 
 

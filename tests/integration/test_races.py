@@ -16,9 +16,9 @@ from celery.exceptions import Reject
 from tests.fixtures.application import Application, faulty
 from tests.fixtures.shelf import Shelf, run
 from worker.errors import InvalidQuery, Refused, ServiceUnreachable
-from worker.indexing import reindexing, staging
-from worker.store import builds, connection, queue, revisions, upkeep
-from worker.store.revisions import Job
+from worker.indexing import staging
+from worker.store import builds, connection, deletion, jobs, queue
+from worker.store.jobs import JobSlice
 
 
 def test_a_document_sent_while_reindexing_deletes_stays(
@@ -26,13 +26,13 @@ def test_a_document_sent_while_reindexing_deletes_stays(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     run(shop, Shelf({"kept": "A book.", "gone": "An old book.", "sent": "A former book."}))
-    delete = revisions.delete
+    delete = deletion.delete
 
     def overtaken(*args: Any, **options: Any) -> Any:
         shop.stage({"id": "sent", "text": "A book that the application has just sent."})
         return delete(*args, **options)
 
-    monkeypatch.setattr(reindexing.revisions, "delete", overtaken)
+    monkeypatch.setattr(deletion, "delete", overtaken)
     result = run(shop, Shelf({"kept": "A book."}), allow_shrink=True)
     assert result["deleted"] == 1
     assert shop.state("gone")["state"] == "absent"
@@ -44,13 +44,13 @@ def test_a_document_that_changes_during_a_delete_by_filter_stays(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     application.put(*[{"id": n, "text": f"Words {n}.", "metadata": {"old": True}} for n in range(2)])
-    delete = revisions.delete
+    delete = deletion.delete
 
     def overtaken(*args: Any, **options: Any) -> Any:
         application.stage({"id": 1, "text": "New words.", "metadata": {"old": False}})
         return delete(*args, **options)
 
-    monkeypatch.setattr(staging.revisions, "delete", overtaken)
+    monkeypatch.setattr(deletion, "delete", overtaken)
     done = staging.delete_matching(application.target, "delete", {"old": True}, None)
     assert done == staging.Deleted(deleted=1)
     application.drainer.drain()
@@ -110,27 +110,27 @@ def test_the_ledger_of_a_pending_job_is_kept_for_more_than_a_week(application: A
     waiting = application.stage({"id": "a", "text": "Words."})
     with connection.checkout(application.url) as conn:
         conn.execute("UPDATE vector_index.jobs SET created_at = now() - interval '8 days'")
-        assert upkeep.forget_jobs(conn) == 1
+        assert jobs.delete_expired(conn) == 1
         application.drainer.drain()
         assert (application.result(waiting) or {})["indexed"] == 1
         # a job that was never completely staged has no waiting caller
-        revisions.delete(conn, Job(task_id="half", slice=0, slices=2, index_id=1), [], None)
+        deletion.delete(conn, JobSlice(task_id="half", slice=0, slices=2, index_id=1), [], None)
         conn.execute(
             "UPDATE vector_index.jobs SET finished_at = NULL, created_at = now() - interval '8 days', "
             "touched_at = now() - interval '8 days' WHERE task_id = 'half'"
         )
-        assert upkeep.forget_jobs(conn) == 2
+        assert jobs.delete_expired(conn) == 2
 
 
 def test_giving_back_finds_rows_by_primary_key(application: Application) -> None:
     application.stage({"id": "a", "text": "Words."})
     with connection.checkout(application.url) as conn:
-        [build] = upkeep.written_builds(conn)
+        [build] = builds.all_writable(conn)
         claim = queue.claim(conn, build, limit=1, fill=len, lease_seconds=60.0)
         assert claim is not None
         conn.execute("SET enable_seqscan = off")
         plan = conn.execute(
-            b"EXPLAIN " + claim.build.sql("queue.sql", "give_back").as_bytes(conn),
+            b"EXPLAIN " + claim.build.sql("queue.sql", "release").as_bytes(conn),
             {
                 "token": claim.token,
                 "hashes": [item.hash for item in claim.inputs],
@@ -140,7 +140,7 @@ def test_giving_back_finds_rows_by_primary_key(application: Application) -> None
         ).fetchall()
         conn.execute("RESET enable_seqscan")
         assert "Seq Scan" not in "\n".join(line for (line,) in plan)
-        queue.give_back(conn, claim, counted=False)
+        queue.release(conn, claim, counted=False)
     assert application.rows("SELECT attempts, token FROM vector_index.pending_1") == [(0, None)]
 
 
@@ -248,7 +248,7 @@ def test_the_state_of_a_job_is_counted_in_the_database(application: Application)
     with connection.checkout(application.url) as conn:
         build = builds.live(conn, "default")
         assert build is not None
-        [alike] = upkeep.job_documents(conn, build, task_id)
+        [alike] = jobs.documents(conn, build, task_id)
     assert (alike.state, alike.documents, alike.failed) == ("pending", 250, [])
 
 

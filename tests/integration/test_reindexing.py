@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 from tests.fixtures.application import Application
-from tests.fixtures.shelf import Dead, Dying, Shelf, ids, reindex, run
+from tests.fixtures.shelf import DyingSource, Shelf, WorkerKilled, ids, reindex, run
 from tests.fixtures.system import eventually
 from worker.errors import SettingsError, SourceFailed, TemporaryError
 from worker.indexing import reindexing as product
 from worker.sources.files import FolderSource
-from worker.store import builds, connection, reindexing, revisions, upkeep
-from worker.store.reindexing import Request
-from worker.store.writing import PreparedInVain
+from worker.store import builds, connection, jobs, reindexing, writing
+from worker.store.reindexing import ReindexRequest
+from worker.store.writing import StalePreparation
 
 
 def test_a_run_indexes_and_counts_everything_and_a_second_run_sends_no_request(
@@ -108,8 +108,8 @@ def test_a_redelivered_run_completes_a_run_that_died(
     """Two pages are staged and one document changes before the crash: every document counts once."""
     monkeypatch.setattr(product, "DOCUMENTS_AT_ONCE", 100)
 
-    with pytest.raises(Dying):
-        reindex(shop, Dead(shelf.texts), "run")
+    with pytest.raises(WorkerKilled):
+        reindex(shop, DyingSource(shelf.texts), "run")
     assert shop.result("run") is None
     shelf.texts["3"] = "Changed in between."
     del shelf.texts["249"]
@@ -204,17 +204,17 @@ def take_over(shop: Application) -> None:
     """As the next run does, once the lease is over."""
     with connection.checkout(shop.url) as conn:
         conn.execute("UPDATE vector_index.reindexing SET until = now() - interval '1 second'")
-        assert reindexing.begin(conn, 1, Request(index="default", task_id="other"))
+        assert reindexing.begin(conn, 1, ReindexRequest(index="default", task_id="other"))
 
 
 def test_a_page_that_changes_during_each_attempt_is_retried_later(
     shop: Application, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def overtaken(*_: Any, **__: Any) -> list[int]:
-        raise PreparedInVain
+        raise StalePreparation
 
     with monkeypatch.context() as patch:
-        patch.setattr(revisions, "stage", overtaken)
+        patch.setattr(writing, "stage", overtaken)
         with pytest.raises(TemporaryError, match="changed 5 times while"):
             run(shop, shelf, "run")
     assert run(shop, shelf, "run")["indexed"] == 250
@@ -224,7 +224,7 @@ def test_a_waiting_task_that_was_lost_is_sent_again(shop: Application, shelf: Sh
     assert reindex(shop, shelf, "run") is None
     with connection.checkout(shop.url) as conn:
         conn.execute("UPDATE vector_index.jobs SET touched_at = now() - interval '5 minutes'")
-        assert upkeep.quiet_jobs(conn, seconds=60) == [("run", "default")]
+        assert jobs.quiet(conn, seconds=60) == [("run", "default")]
 
 
 def test_the_index_follows_a_folder(shop: Application, tmp_path: Path) -> None:

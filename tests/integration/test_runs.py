@@ -9,14 +9,14 @@ import pytest
 from psycopg import sql
 
 from tests.fixtures.application import Application
-from tests.fixtures.shelf import Dead, Dying, Shelf, ids, reindex, run
+from tests.fixtures.shelf import DyingSource, Shelf, WorkerKilled, ids, reindex, run
 from worker.configuration import SourceSettings
 from worker.errors import Refused, SettingsError, SourceFailed
 from worker.indexing import reindexing as product
 from worker.protocols import Skipped
 from worker.sources.sql import SQLSource
-from worker.store import connection, upkeep
-from worker.store.reindexing import Request
+from worker.store import connection, jobs
+from worker.store.reindexing import ReindexRequest
 from worker.store.statements import statement
 
 COLUMNS = "task_id, outcome, read, staged, unchanged, deleted, rejected, message"
@@ -81,7 +81,7 @@ def test_the_history_records_wrong_settings(shop: Application) -> None:
     def broken() -> Any:
         raise SettingsError("PATHS of FolderSource is []: give a list")
 
-    request = Request(index="default", task_id="one")
+    request = ReindexRequest(index="default", task_id="one")
     with pytest.raises(SettingsError):
         product.reindex(shop.target, broken, request, max_bytes=99)
     assert history(shop, "outcome, message") == [("failed", "PATHS of FolderSource is []: give a list")]
@@ -124,8 +124,8 @@ def test_a_paused_index_is_not_read(shop: Application, shelf: Shelf) -> None:
 
 def test_a_run_that_died_and_is_delivered_again_is_one_row(shop: Application, shelf: Shelf) -> None:
     large = Shelf({str(number): f"Book number {number}." for number in range(250)})
-    with pytest.raises(Dying):
-        reindex(shop, Dead(large.texts), "one")
+    with pytest.raises(WorkerKilled):
+        reindex(shop, DyingSource(large.texts), "one")
     assert history(shop, "task_id, outcome") == [("one", "running")]
     run(shop, large, "one")
     assert history(shop) == [("one", "done", 250, 250, 0, 0, 0, None)]
@@ -133,8 +133,8 @@ def test_a_run_that_died_and_is_delivered_again_is_one_row(shop: Application, sh
 
 def test_a_run_whose_worker_died_for_good_is_closed_by_the_next(shop: Application, shelf: Shelf) -> None:
     large = {str(number): f"Book number {number}." for number in range(250)}
-    with pytest.raises(Dying):
-        reindex(shop, Dead(large), "one")
+    with pytest.raises(WorkerKilled):
+        reindex(shop, DyingSource(large), "one")
     run(shop, shelf, "two")
     assert history(shop, "task_id, outcome") == [("one", "failed"), ("two", "done")]
     assert "its worker died or was stuck" in history(shop, "message")[0][0]
@@ -348,8 +348,8 @@ def test_a_waiting_task_of_a_run_is_not_sent_again_before_all_is_staged(
     shelf: Shelf,
 ) -> None:
     large = {str(number): f"Book number {number}." for number in range(250)}
-    with pytest.raises(Dying):
-        reindex(shop, Dead(large), "one")
+    with pytest.raises(WorkerKilled):
+        reindex(shop, DyingSource(large), "one")
     with connection.checkout(shop.url) as conn:
         conn.execute("UPDATE vector_index.jobs SET touched_at = now() - interval '5 minutes'")
-        assert upkeep.quiet_jobs(conn, seconds=60) == []
+        assert jobs.quiet(conn, seconds=60) == []

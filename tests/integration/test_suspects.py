@@ -15,7 +15,7 @@ from tests.fixtures.system import PATIENCE_SECONDS, eventually
 from worker.configuration import IndexSettings
 from worker.errors import ServiceUnreachable
 from worker.indexing.draining.drainer import Drainer
-from worker.store import connection, queue, upkeep
+from worker.store import builds, connection, queue
 
 ABANDONED = """UPDATE vector_index.pending_1 SET attempts = 2, token = gen_random_uuid(),
 visible_at = clock_timestamp() - interval '1 second' WHERE hash IN (
@@ -77,13 +77,13 @@ def test_an_orphan_that_is_wanted_again_does_not_wait_for_a_lease(
 ) -> None:
     application.stage({"id": "a", "text": "Words."})
     application.stage({"id": "a", "text": "Other words."})  # the first text is an orphan now
-    forget = queue.forget
+    forget = queue.delete_orphans
 
     def overtaken(*args: Any) -> None:
         application.stage({"id": "b", "text": "Words."})
         forget(*args)
 
-    monkeypatch.setattr(queue, "forget", overtaken)
+    monkeypatch.setattr(queue, "delete_orphans", overtaken)
     application.drainer.drain()
     assert application.state("b")["state"] == "live"
 
@@ -136,7 +136,7 @@ def test_a_look_at_the_queue_reads_no_leased_rows(application: Application, name
     """With a million rows under lease, a look that reads them takes 300 ms of Postgres; this one takes 0.1 ms."""
     application.stage({"id": "a", "text": "Words."})
     with connection.checkout(application.url) as conn:
-        [build] = upkeep.written_builds(conn)
+        [build] = builds.all_writable(conn)
         conn.execute("SET enable_seqscan = off")
         text = b"EXPLAIN " + build.sql("queue.sql", name).as_bytes(conn)
         plan = "\n".join(

@@ -19,7 +19,7 @@ from worker.errors import TooLarge
 from worker.indexing.draining.drainer import Drainer
 from worker.indexing.draining.settlement import LEASE_MARGIN_SECONDS
 from worker.recipes import PROBE
-from worker.store import connection, queue, upkeep
+from worker.store import builds, connection, queue, sweep
 from worker.tokens import counter
 
 LIMIT = 60  # tokens that the provider really takes; the settings claim 8,191
@@ -214,7 +214,7 @@ def test_a_late_vector_wins_over_a_split(application: Application) -> None:
         if list(texts) == [PROBE]:
             return vectors
         with connection.checkout(application.url) as conn:
-            [build] = upkeep.written_builds(conn)
+            [build] = builds.all_writable(conn)
             queue.save(conn, build, [digest(text) for text in texts], vectors)
         raise TooLarge("too large")
 
@@ -222,8 +222,8 @@ def test_a_late_vector_wins_over_a_split(application: Application) -> None:
     task_id = application.stage({"id": "a", "text": TEXT})
     application.drainer.drain()
     with connection.checkout(application.url) as conn:
-        [build] = upkeep.written_builds(conn)
-        upkeep.sweep(conn, build, unchecked_seconds=0.0)  # the other server would have published it
+        [build] = builds.all_writable(conn)
+        sweep.sweep_build(conn, build, unchecked_seconds=0.0)  # the other server would have published it
     assert (application.result(task_id) or {})["indexed"] == 1
     assert chunks(application, "a") == [TEXT]
 

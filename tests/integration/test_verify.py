@@ -13,7 +13,7 @@ from tests.fixtures.verification import found, verify
 from worker.errors import Refused
 from worker.indexing import staging, verification
 from worker.indexing.draining.drainer import Drainer
-from worker.store import builds, connection, garbage, upkeep
+from worker.store import builds, connection, garbage, status, sweep
 from worker.store.verify import CHECKS
 
 SHORT = "Ships cross the sea."
@@ -36,87 +36,87 @@ def execute(application: Application, *statements: str) -> None:
 # name: (check, statements). Documents 1 (LONG) and 2 (SHORT) are live at revisions 1 and 2, document 3 waits.
 SOME_HASH = "SELECT hash FROM vector_index.chunks_1 WHERE rev = 1 AND ordinal = 3"
 DAMAGES = {
-    "its row in served is gone": ("unserved", ["DELETE FROM vector_index.served_1 WHERE doc = 1"]),
+    "its row in served is gone": ("missing_documents", ["DELETE FROM vector_index.served_1 WHERE doc = 1"]),
     "an older revision is served": (
-        "unserved",
+        "missing_documents",
         ["UPDATE vector_index.documents SET head_rev = 99 WHERE doc = 1",
          "INSERT INTO vector_index.revisions SELECT 99, doc, title, metadata, text FROM vector_index.revisions "
          "WHERE rev = 1"],
     ),
     "a deleted document is served": (
-        "undead", ["UPDATE vector_index.documents SET deleted = true, head_rev = NULL WHERE doc = 1"]
+        "deleted_but_served", ["UPDATE vector_index.documents SET deleted = true, head_rev = NULL WHERE doc = 1"]
     ),
-    "a document that is gone is served": ("undead", ["DELETE FROM vector_index.documents WHERE doc = 1"]),
-    "the text is gone": ("textless", ["DELETE FROM vector_index.revisions WHERE rev = 1"]),
-    "the text that waits is gone": ("textless", ["DELETE FROM vector_index.revisions WHERE rev = 3"]),
-    "there are no chunks": ("miscut", ["DELETE FROM vector_index.chunks_1 WHERE rev = 1"]),
-    "the first chunk is gone": ("miscut", ["DELETE FROM vector_index.chunks_1 WHERE rev = 1 AND ordinal = 0"]),
+    "a document that is gone is served": ("deleted_but_served", ["DELETE FROM vector_index.documents WHERE doc = 1"]),
+    "the text is gone": ("missing_text", ["DELETE FROM vector_index.revisions WHERE rev = 1"]),
+    "the text that waits is gone": ("missing_text", ["DELETE FROM vector_index.revisions WHERE rev = 3"]),
+    "there are no chunks": ("wrong_chunks", ["DELETE FROM vector_index.chunks_1 WHERE rev = 1"]),
+    "the first chunk is gone": ("wrong_chunks", ["DELETE FROM vector_index.chunks_1 WHERE rev = 1 AND ordinal = 0"]),
     "the last chunk is gone": (
-        "miscut",
+        "wrong_chunks",
         ["DELETE FROM vector_index.chunks_1 WHERE rev = 1 AND ordinal = "
          "(SELECT max(ordinal) FROM vector_index.chunks_1 WHERE rev = 1)"],
     ),
-    "a chunk says something else": ("miscut", ["UPDATE vector_index.chunks_1 SET text = 'x' WHERE rev = 2"]),
+    "a chunk says something else": ("wrong_chunks", ["UPDATE vector_index.chunks_1 SET text = 'x' WHERE rev = 2"]),
     "a span is moved": (
-        "miscut", ['UPDATE vector_index.chunks_1 SET start = start + 1, "end" = "end" + 1 WHERE rev = 2']
+        "wrong_chunks", ['UPDATE vector_index.chunks_1 SET start = start + 1, "end" = "end" + 1 WHERE rev = 2']
     ),
-    "a heading is another": ("miscut", ["UPDATE vector_index.chunks_1 SET heading = 'x' WHERE rev = 2"]),
-    "an ordinal is left out": ("miscut", ["UPDATE vector_index.chunks_1 SET ordinal = 99 WHERE rev = 2"]),
+    "a heading is another": ("wrong_chunks", ["UPDATE vector_index.chunks_1 SET heading = 'x' WHERE rev = 2"]),
+    "an ordinal is left out": ("wrong_chunks", ["UPDATE vector_index.chunks_1 SET ordinal = 99 WHERE rev = 2"]),
     "a chunk that waits is another's": (
-        "miscut", [f"UPDATE vector_index.chunks_1 SET hash = ({SOME_HASH}) WHERE rev = 3"]
+        "wrong_chunks", [f"UPDATE vector_index.chunks_1 SET hash = ({SOME_HASH}) WHERE rev = 3"]
     ),
     "chunks belong to nothing": (
-        "stray",
+        "orphan_chunks",
         ['INSERT INTO vector_index.chunks_1 SELECT 99, ordinal, hash, start, "end", tokens, heading, text '
          "FROM vector_index.chunks_1 WHERE rev = 1"],
     ),
     "a vector is of zeros": (
-        "unlike",
+        "bad_vectors",
         ["UPDATE vector_index.embeddings_1 SET embedding = array_fill(0, ARRAY[16])::vector "
          f"WHERE hash = ({SOME_HASH})"],
     ),
     "a vector is of another length": (
-        "unlike",
+        "bad_vectors",
         ["ALTER TABLE vector_index.embeddings_1 ALTER embedding TYPE vector",
          f"UPDATE vector_index.embeddings_1 SET embedding = '[1, 2]' WHERE hash = ({SOME_HASH})"],
     ),
     "a live chunk has no vector": (
-        "vectorless", [f"DELETE FROM vector_index.embeddings_1 WHERE hash = ({SOME_HASH})"]
+        "missing_vectors", [f"DELETE FROM vector_index.embeddings_1 WHERE hash = ({SOME_HASH})"]
     ),
-    "nothing is queued": ("unqueued", ["DELETE FROM vector_index.pending_1"]),
+    "nothing is queued": ("missing_queue_entries", ["DELETE FROM vector_index.pending_1"]),
     "every attempt is spent": (
-        "stalled", ["UPDATE vector_index.pending_1 SET attempts = 6, visible_at = now() - interval '1 hour'"]
+        "exhausted_attempts", ["UPDATE vector_index.pending_1 SET attempts = 6, visible_at = now() - interval '1 hour'"]
     ),
     "it is complete and not published": (
-        "unpublished",
+        "unpublished_documents",
         ["INSERT INTO vector_index.embeddings_1 SELECT hash, (SELECT embedding FROM vector_index.embeddings_1 LIMIT 1) "
          "FROM vector_index.pending_1",
          "DELETE FROM vector_index.pending_1"],
     ),
     "an index is invalid": (
-        "invalid",
+        "invalid_indexes",
         ["UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'vector_index.chunks_1_hash_idx'::regclass"],
     ),
     "an interrupted REINDEX left an index": (
-        "invalid",
+        "invalid_indexes",
         ["CREATE INDEX chunks_1_hash_idx_ccnew ON vector_index.chunks_1 (hash)",
          "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'vector_index.chunks_1_hash_idx_ccnew'::regclass"],
     ),
     "a job is done and quiet": (
-        "unreported",
+        "unreported_jobs",
         ["UPDATE vector_index.jobs SET touched_at = now() - interval '1 hour', finished_at = NULL "
          "WHERE task_id = 'job-1'"],
     ),
     "a vector is left": (
-        "unreferenced",
+        "unreferenced_vectors",
         ["INSERT INTO vector_index.embeddings_1 SELECT '\\x00', embedding FROM vector_index.embeddings_1 LIMIT 1"],
     ),
     "a queued content is left": (
-        "forgotten",
+        "unreferenced_queue_entries",
         ["INSERT INTO vector_index.pending_1 (hash, tokens, visible_at) VALUES ('\\xff', 1, now())"],
     ),
     "an old revision is left": (
-        "old",
+        "unreferenced_revisions",
         ["INSERT INTO vector_index.revisions (doc, title, metadata, text) "
          "VALUES (1, '', '{}', 'old'), (77, '', '{}', '')"],
     ),
@@ -153,8 +153,8 @@ def test_each_damage_is_found_and_repaired(application: Application, damage: str
     assert after["documents"]["pending"] == 0
     assert found(verify(application)) == {}
     states = {"a": "live", "b": "live", "c": "live"}
-    states |= {"a": "absent"} if check == "undead" else {}
-    states |= {"c" if "waits" in damage else "a": "failed"} if check == "textless" else {}
+    states |= {"a": "absent"} if check == "deleted_but_served" else {}
+    states |= {"c" if "waits" in damage else "a": "failed"} if check == "missing_text" else {}
     assert {id: application.state(id)["state"] for id in "abc"} == states
 
 
@@ -205,7 +205,7 @@ def test_vectors_of_half_precision_are_compared_too(application: Application) ->
     execute(
         application, "UPDATE vector_index.embeddings_1 SET embedding = array_fill(0, ARRAY[2001])::halfvec"
     )
-    assert found(verify(application, repair=True)) == {"unlike": 1}
+    assert found(verify(application, repair=True)) == {"bad_vectors": 1}
     application.drainer.drain()
     assert found(verify(application)) == {}
 
@@ -216,7 +216,7 @@ def test_a_live_chunk_that_was_queued_again_is_a_fault_until_it_is_embedded(
     application.put({"id": "a", "text": SHORT})
     execute(application, "DELETE FROM vector_index.embeddings_1")
     assert verify(application, repair=True)["healthy"]
-    assert found(verify(application)) == {"vectorless": 1}
+    assert found(verify(application)) == {"missing_vectors": 1}
 
 
 def test_a_failed_document_is_no_fault(application: Application) -> None:
@@ -265,7 +265,7 @@ def test_load_raises_no_alarm(
     def collect() -> None:
         while not over.is_set():
             with connection.checkout(application.url) as conn:
-                for build in upkeep.written_builds(conn):
+                for build in builds.all_writable(conn):
                     garbage.collect(conn, build, kept_share=0.0)
 
     def run(work: Callable[[], None]) -> None:
@@ -305,7 +305,7 @@ def test_load_raises_no_alarm(
 
 def collected(application: Application, **options: Any) -> garbage.Collected:
     with connection.checkout(application.url) as conn:
-        [build] = upkeep.written_builds(conn)
+        [build] = builds.all_writable(conn)
         return garbage.collect(conn, build, **options)
 
 
@@ -391,10 +391,10 @@ def test_a_collection_waits_for_a_staging_that_reuses_a_vector(application: Appl
 def test_a_collection_is_due_once_an_hour_for_one_sweep(application: Application) -> None:
     application.put({"id": "a", "text": SHORT})
     with connection.checkout(application.url) as conn:
-        assert upkeep.collections_due(conn, seconds=3600, erased_seconds=600) == []
+        assert garbage.collections_due(conn, seconds=3600, erased_seconds=600) == []
         conn.execute("UPDATE vector_index.indexes SET collected_at = now() - interval '61 minutes'")
-        assert upkeep.collections_due(conn, seconds=3600, erased_seconds=600) == ["default"]
-        assert upkeep.collections_due(conn, seconds=3600, erased_seconds=600) == []
+        assert garbage.collections_due(conn, seconds=3600, erased_seconds=600) == ["default"]
+        assert garbage.collections_due(conn, seconds=3600, erased_seconds=600) == []
 
 
 def test_a_failure_without_a_text_is_not_retried(application: Application) -> None:
@@ -409,9 +409,9 @@ def test_repairs_of_the_sweep_are_counted(application: Application) -> None:
     application.stage({"id": "a", "text": SHORT})
     execute(application, "DELETE FROM vector_index.pending_1")
     with connection.checkout(application.url) as conn:
-        [build] = upkeep.written_builds(conn)
-        upkeep.sweep(conn, build, unchecked_seconds=0.0)
-        upkeep.sweep(conn, build, unchecked_seconds=0.0)
-        [listed] = upkeep.figures(conn, build)["builds"]
+        [build] = builds.all_writable(conn)
+        sweep.sweep_build(conn, build, unchecked_seconds=0.0)
+        sweep.sweep_build(conn, build, unchecked_seconds=0.0)
+        [listed] = status.index_status(conn, build)["builds"]
     assert listed["repairs"] == {"published": 0, "queued": 1}
     assert verify(application)["swept"] == {"1": {"published": 0, "queued": 1}}

@@ -9,7 +9,7 @@ import pytest
 from worker.documents import Chunk
 from worker.errors import ProviderUnavailable, Refused, SettingsError, TooLarge, VectorIndexError
 from worker.indexing.draining import backoff, outcomes
-from worker.indexing.draining.outcomes import MAX_ATTEMPTS, Failure, GiveBack, Outcome, Pause, Response, Split
+from worker.indexing.draining.outcomes import MAX_ATTEMPTS, Failure, Outcome, Pause, Release, Response, Split
 from worker.store.queue import Input
 
 DOWN = ProviderUnavailable("it is down")
@@ -21,7 +21,7 @@ WRONG_KEY = SettingsError("a wrong key")
 
 @pytest.fixture(autouse=True)
 def no_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backoff.random, "uniform", lambda low, high: 1.0)
+    monkeypatch.setattr("random.uniform", lambda low, high: 1.0)
 
 
 def inputs(number: int = 1, *, attempts: int = 1, first: int = 0) -> list[Input]:
@@ -55,7 +55,7 @@ def test_a_claim_with_all_vectors_leaves_nothing_to_write() -> None:
 
 def test_inputs_that_were_not_sent_can_be_claimed_at_once_and_lose_no_attempt() -> None:
     assert decide(answered(inputs(2)), Response(inputs=inputs(1, first=2))) == outcomes.NOT_SENT
-    assert outcomes.NOT_SENT.give_back == GiveBack(seconds=0.0, counted=False)
+    assert outcomes.NOT_SENT.release == Release(seconds=0.0, counted=False)
 
 
 @pytest.mark.parametrize("error", [REFUSED, TOO_LARGE])
@@ -78,14 +78,14 @@ def test_an_input_that_is_too_large_is_split_and_does_not_fail() -> None:
 def test_a_failed_request_is_an_attempt_and_backs_off(attempts: int, seconds: float) -> None:
     outcome = decide(failed(inputs(3, attempts=attempts), DOWN))
     assert outcome.failed == ()
-    assert outcome.give_back == GiveBack(seconds=seconds, counted=True, retried=3, error=DOWN)
+    assert outcome.release == Release(seconds=seconds, counted=True, retried=3, error=DOWN)
     assert outcome.note == "it is down"
 
 
 def test_the_backoff_follows_the_most_attempts_of_a_request_and_has_a_limit() -> None:
     outcome = decide(failed([*inputs(1, attempts=1), *inputs(1, attempts=3, first=1)], DOWN))
-    assert outcome.give_back is not None
-    assert outcome.give_back.seconds == 8.0
+    assert outcome.release is not None
+    assert outcome.release.seconds == 8.0
     assert backoff.backoff_seconds(10**6, backoff.BACKOFF_LIMIT_SECONDS) == backoff.BACKOFF_LIMIT_SECONDS
 
 
@@ -98,13 +98,13 @@ def test_the_last_attempt_fails_no_input_among_others() -> None:
     """Any of them may be guilty: they travel alone from the third attempt."""
     outcome = decide(failed(inputs(2, attempts=MAX_ATTEMPTS), DOWN))
     assert outcome.failed == ()
-    assert outcome.give_back is not None
+    assert outcome.release is not None
 
 
 @pytest.mark.parametrize(("named", "seconds"), [(7.0, 7.0), (3_600.0, 600.0)])
 def test_a_rate_limit_pauses_all_processes_and_is_no_attempt(named: float, seconds: float) -> None:
     error = ProviderUnavailable("slow down", rate_limited=True, retry_after_seconds=named)
-    assert decide(failed(inputs(2, attempts=MAX_ATTEMPTS), error)).give_back == GiveBack(
+    assert decide(failed(inputs(2, attempts=MAX_ATTEMPTS), error)).release == Release(
         seconds=seconds, retried=2, error=error, pause=Pause(seconds=seconds, for_all_processes=True)
     )
 
@@ -112,14 +112,14 @@ def test_a_rate_limit_pauses_all_processes_and_is_no_attempt(named: float, secon
 @pytest.mark.parametrize("named", [None, 0.0])
 def test_a_rate_limit_without_a_time_pauses_this_process(named: float | None) -> None:
     error = ProviderUnavailable("slow down", rate_limited=True, retry_after_seconds=named)
-    given = decide(failed(inputs(), error)).give_back
-    assert given == GiveBack(seconds=15.0, retried=1, error=error, pause=Pause(seconds=15.0))
+    given = decide(failed(inputs(), error)).release
+    assert given == Release(seconds=15.0, retried=1, error=error, pause=Pause(seconds=15.0))
 
 
 def test_wrong_settings_make_the_provider_unusable_and_are_no_attempt() -> None:
-    given = decide(failed(inputs(4, attempts=MAX_ATTEMPTS), WRONG_KEY)).give_back
+    given = decide(failed(inputs(4, attempts=MAX_ATTEMPTS), WRONG_KEY)).release
     pause = Pause(seconds=15.0, unusable=WRONG_KEY)
-    assert given == GiveBack(seconds=15.0, counted=False, retried=4, error=WRONG_KEY, pause=pause)
+    assert given == Release(seconds=15.0, counted=False, retried=4, error=WRONG_KEY, pause=pause)
 
 
 def test_each_kind_of_outcome_has_its_inputs_and_the_note_is_that_of_the_retry() -> None:
@@ -132,7 +132,7 @@ def test_each_kind_of_outcome_has_its_inputs_and_the_note_is_that_of_the_retry()
     )
     assert [each.input for each in outcome.split] == split
     assert [each.input for each in outcome.failed] == refused
-    assert outcome.give_back == GiveBack(seconds=2.0, counted=True, retried=2, error=DOWN)
+    assert outcome.release == Release(seconds=2.0, counted=True, retried=2, error=DOWN)
     assert outcome.note == "it is down"
 
 
@@ -142,7 +142,7 @@ def test_a_provider_that_is_down_is_to_blame_for_its_silence_alone() -> None:
     others = [answered(inputs(1, first=2)), failed(inputs(1, first=3), REFUSED), failed(inputs(), LIMITED)]
     blamed = outcomes.blame([unanswered, *others], provider_is_up=False, was_alone=False)
     assert blamed == [Response(inputs=unanswered.inputs), *others]
-    assert decide(blamed[0]).give_back == GiveBack(seconds=0.0, counted=False)
+    assert decide(blamed[0]).release == Release(seconds=0.0, counted=False)
 
 
 @pytest.mark.parametrize("proof", [{"provider_is_up": True}, {"was_alone": True}])
@@ -158,10 +158,10 @@ def test_an_input_whose_attempts_never_ended_fails_unsent() -> None:
     outcome = outcomes.exhausted(spent)
     assert outcome is not None
     [failure] = outcome.failed
-    assert (failure.input, failure.error, outcome.give_back) == (spent[0], None, None)
+    assert (failure.input, failure.error, outcome.release) == (spent[0], None, None)
     assert failure.message.startswith("given up after 6 attempts: the worker process died each time")
 
 
 def test_an_index_that_the_backend_does_not_fit_is_set_aside_alone() -> None:
     outcome = outcomes.set_aside(WRONG_KEY)
-    assert outcome == Outcome(note="a wrong key", give_back=GiveBack(seconds=15.0, counted=False))
+    assert outcome == Outcome(note="a wrong key", release=Release(seconds=15.0, counted=False))

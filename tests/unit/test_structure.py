@@ -40,6 +40,7 @@ PURE = {
     "indexing.packing",
     "observability.events",
     "observability.logs",
+    "observability.metrics",
     "search.ranking",
     "sources.scheduling",
     "tokens",

@@ -25,7 +25,7 @@ def take_over_schedules() -> None:
     schema.install(url)
     with connection.checkout(url) as conn:
         indexes = configuration.current().indexes
-        schedule.take_over(conn, dict.fromkeys(indexes) | schedules(), configuration.current().timezone)
+        schedule.sync(conn, dict.fromkeys(indexes) | schedules(), configuration.current().timezone)
 
 
 def schedules() -> dict[str, str]:

@@ -100,12 +100,12 @@ def _send(backend: ChatBackend, budget: Budget, prompt: Prompt, stream: AnswerSt
     """Send one request within the budget, and return the tokens that it did not use."""
     answer_tokens = backend.token_limit - backend.prompt_tokens
     tokens = answer_tokens + sum(backend.count_tokens(message["content"]) for message in prompt.messages)
-    with budget.first(tokens), events.Request(budget.name, events.ANSWER) as request:
+    with budget.reserve(tokens), events.ProviderRequest(budget.name, "answer") as request:
         sent = time.monotonic()
         reply = backend.reply(prompt.messages, stream.write_token if stream else None)
         request.tokens, request.answer_tokens = reply.input_tokens, reply.output_tokens
     used = reply.input_tokens + reply.output_tokens
-    budget.give_back(tokens=tokens - used, held_seconds=time.monotonic() - sent)
+    budget.refund(tokens=tokens - used, held_seconds=time.monotonic() - sent)
     return reply
 
 

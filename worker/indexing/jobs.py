@@ -4,7 +4,7 @@ from collections import Counter
 from typing import Any
 
 from worker.errors import InvalidQuery
-from worker.store import builds, upkeep
+from worker.store import builds, jobs
 from worker.store.connection import Connection
 
 
@@ -14,13 +14,13 @@ def job_result(conn: Connection, index: str, task_id: str) -> tuple[dict[str, An
     Raises InvalidQuery when the database has no such job.
     """
     build = builds.live(conn, index)
-    ledger = upkeep.job_ledger(conn, task_id)
+    ledger = jobs.ledger(conn, task_id)
     if not ledger.slices:
         raise InvalidQuery(
             f"job {task_id} is unknown: it staged nothing, or its record was deleted because of its age; "
             "send its documents again"
         )
-    groups = [] if build is None else upkeep.job_documents(conn, build, task_id)
+    groups = [] if build is None else jobs.documents(conn, build, task_id)
     states: Counter[str] = Counter()
     live: Counter[str] = Counter()  # by outcome
     for group in groups:
@@ -37,7 +37,7 @@ def job_result(conn: Connection, index: str, task_id: str) -> tuple[dict[str, An
     }
     if states["pending"] or not ledger.complete:
         return None, progress
-    upkeep.finish_job(conn, task_id)
+    jobs.finish(conn, task_id)
     result = {
         "index": index,
         "indexed": live["indexed"],

@@ -20,7 +20,7 @@ from worker.indexing.background import BackgroundThread
 from worker.indexing.staging import ensure_index, prepare_and_commit, sliced
 from worker.store import connection, outbox
 from worker.store.outbox import Change, Content
-from worker.store.writing import PreparedInVain
+from worker.store.writing import StalePreparation
 
 POLL_SECONDS = 0.5
 PAUSE_SECONDS = 15.0  # for an index whose settings are wrong
@@ -123,7 +123,7 @@ class _ChangeStager:
                 self.stage([change])
             except (TemporaryError, SettingsError):
                 raise
-            except PreparedInVain:  # its document changes all the time: a later page stages it
+            except StalePreparation:  # its document changes all the time: a later page stages it
                 continue
             except InputError as error:
                 self._reject([change], {change.id: str(error)})
@@ -205,9 +205,9 @@ class Poller:
     def look(self) -> None:
         """Stage a page of each index whose outbox has rows; all pages if waking the staging processes fails."""
         with connection.checkout(self._url) as conn:
-            filled = outbox.filled(conn, self._names)
+            filled = outbox.indexes_with_rows(conn, self._names)
             if self._may_warn("unknown indexes"):
-                self._warn_of_unknown_indexes(outbox.strangers(conn, self._names))
+                self._warn_of_unknown_indexes(outbox.rows_of_unknown_indexes(conn, self._names))
         for name in filled:
             if not self._stopping.is_set() and time.monotonic() >= self._paused_until.get(name, 0.0):
                 self._stage(name)

@@ -23,12 +23,20 @@ from worker.errors import BuildDropped, TemporaryError, VectorIndexError
 from worker.index import Index
 from worker.indexing.packing import batches
 from worker.indexing.staging import SLICE_CHARACTERS, ensure_index, sliced, sort, stage_slice
-from worker.observability.logs import keys
+from worker.observability.logs import log_fields
 from worker.protocols import Skipped, Source
 from worker.sources.reading import Reading
-from worker.store import builds, connection, indexes, reindexing, revisions, upkeep
-from worker.store.reindexing import DOCUMENTS_AT_ONCE, LEASE_SECONDS, Cursor, Figures, Request, Run
-from worker.store.revisions import DOCUMENTS_PER_TRANSACTION, Job
+from worker.store import builds, connection, deletion, indexes, jobs, reindexing
+from worker.store.jobs import JobSlice
+from worker.store.reindexing import (
+    DOCUMENTS_AT_ONCE,
+    LEASE_SECONDS,
+    ReindexRequest,
+    ReindexRun,
+    RunCounts,
+    SourceCursor,
+)
+from worker.store.writing import DOCUMENTS_PER_TRANSACTION
 
 logger = logging.getLogger("vector_index.reindex")
 
@@ -46,7 +54,7 @@ class LeaseLost(TemporaryError):
 def reindex(
     index: Index,
     make_source: Callable[[], Source],
-    request: Request,
+    request: ReindexRequest,
     *,
     max_bytes: int,
     full: bool = False,
@@ -60,7 +68,7 @@ def reindex(
     the source fails: nothing is deleted. Raises TemporaryError: call again later with the same task id.
     """
     with connection.checkout(index.url) as conn:
-        if upkeep.job_ledger(conn, request.task_id).complete:
+        if jobs.ledger(conn, request.task_id).complete:
             return None
     with recorded_failure(index.url, request):
         index_id = ensure_index(index)
@@ -75,7 +83,7 @@ def reindex(
             reason = (PAUSED if paused else OVERLAPS).format(index.name)
             reindexing.give_up(conn, request, "skipped", reason)
             logger.info(
-                "reindex_skipped", extra=keys(index=index.name, task_id=request.task_id, reason=reason)
+                "reindex_skipped", extra=log_fields(index=index.name, task_id=request.task_id, reason=reason)
             )
             return reason
     with _lease(index.url, run), recorded_failure(index.url, request):
@@ -84,7 +92,7 @@ def reindex(
 
 
 @contextmanager
-def recorded_failure(url: str, request: Request) -> Iterator[None]:
+def recorded_failure(url: str, request: ReindexRequest) -> Iterator[None]:
     """Record in the history why a run failed, and raise the error again."""
     try:
         yield
@@ -93,7 +101,7 @@ def recorded_failure(url: str, request: Request) -> Iterator[None]:
     except Exception as error:
         # the message of a foreign exception may quote a document
         message = str(error) if isinstance(error, VectorIndexError) else type(error).__name__
-        logged = keys(index=request.index, task_id=request.task_id, error=message)
+        logged = log_fields(index=request.index, task_id=request.task_id, error=message)
         logger.warning("reindex_failed", extra=logged)  # a scheduled run has no caller who would see it
         with suppress(TemporaryError), connection.checkout(url) as conn:
             reindexing.give_up(conn, request, "failed", message)
@@ -101,7 +109,7 @@ def recorded_failure(url: str, request: Request) -> Iterator[None]:
 
 
 @contextmanager
-def _lease(url: str, run: Run) -> Iterator[None]:
+def _lease(url: str, run: ReindexRun) -> Iterator[None]:
     """Renew the lease of a run until the block ends or this process dies.
 
     A thread renews it, as a source may take hours for one document. A run that has lost its lease gets LeaseLost when
@@ -129,7 +137,7 @@ def _lease(url: str, run: Run) -> Iterator[None]:
 class _Sync:
     """One run over the source, as one job: an empty first slice, its stagings and deletions, an empty last slice."""
 
-    def __init__(self, index: Index, run: Run, task_id: str, max_bytes: int) -> None:
+    def __init__(self, index: Index, run: ReindexRun, task_id: str, max_bytes: int) -> None:
         self._index, self._run = index, run
         self._task_id, self._max_bytes = task_id, max_bytes
         self._numbers = count()
@@ -147,7 +155,7 @@ class _Sync:
         settings = self._index.settings.source
         reading = Reading(source, settings.name if settings else "")
         with connection.checkout(self._index.url) as conn:
-            ledger = upkeep.job_ledger(conn, self._task_id)
+            ledger = jobs.ledger(conn, self._task_id)
             self._staged_before = reindexing.begin_again(conn, self._task_id)
             before = reindexing.last_complete(conn, self._index.name)
             since = None
@@ -230,13 +238,13 @@ class _Sync:
                 job = self._job()
                 with connection.checkout(self._index.url) as conn:
                     heads = {id: gone[id] for id in some}
-                    self._deleted += revisions.delete(conn, job, some, None, heads=heads)["deleted"]
+                    self._deleted += deletion.delete(conn, job, some, None, heads=heads)["deleted"]
 
     def _finish(self, reading: Reading, since: str | None, met: int, warning: str | None) -> None:
         """Record the run in the history, and stage the last slice, which completes the job."""
         staged = _distinct(self._staged, self._staged_before)
         unchanged = len(_distinct(self._settled, staged)) - len(staged)
-        figures = Figures(
+        figures = RunCounts(
             read=met + self._rejected,
             staged=len(staged),
             unchanged=unchanged,
@@ -244,7 +252,7 @@ class _Sync:
             rejected=self._rejected,
         )
         reached = reading.cursor or since
-        cursor = Cursor(query=reading.fingerprint, reached=reached) if reached else None
+        cursor = SourceCursor(query=reading.fingerprint, reached=reached) if reached else None
         with connection.checkout(self._index.url) as conn:
             self._renew_lease(conn)
             reindexing.finish(
@@ -252,20 +260,22 @@ class _Sync:
             )
             reindexing.set_report(conn, self._task_id, {} if warning is None else {"warning": warning})
         self._stage([], last=True, unchanged=unchanged, superseded=self._taken - met)
-        logged = keys(index=self._index.name, task_id=self._task_id, **asdict(figures), warning=warning)
+        logged = log_fields(index=self._index.name, task_id=self._task_id, **asdict(figures), warning=warning)
         logger.log(logging.INFO if warning is None else logging.WARNING, "reindexed", extra=logged)
 
     def _stage(self, documents: Sequence[Document], **values: Any) -> None:
         job = self._job(**values)
         self._staged.extend(stage_slice(self._index, job, documents, PRIORITY))
 
-    def _job(self, *, last: bool = False, **values: Any) -> Job:
+    def _job(self, *, last: bool = False, **values: Any) -> JobSlice:
         """The next slice; only the last one states the number of slices. Raises LeaseLost: stop writing."""
         with connection.checkout(self._index.url) as conn:
             self._renew_lease(conn)
         number = next(self._numbers)
         slices = number + 1 if last else 0
-        return Job(task_id=self._task_id, slice=number, slices=slices, index_id=self._run.index_id, **values)
+        return JobSlice(
+            task_id=self._task_id, slice=number, slices=slices, index_id=self._run.index_id, **values
+        )
 
     def _renew_lease(self, conn: connection.Connection) -> None:
         if not reindexing.renew(conn, self._run):

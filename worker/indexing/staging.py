@@ -17,12 +17,12 @@ from worker.indexing.packing import batches
 from worker.observability import events
 from worker.protocols import EmbeddingBackend
 from worker.recipes import Recipe, probe
-from worker.store import builds, connection, erasure, outbox, revisions, upkeep
+from worker.store import builds, connection, deletion, jobs, outbox, publishing, selection, status, writing
 from worker.store.builds import Build
 from worker.store.connection import Connection
 from worker.store.filters import compile_filter
-from worker.store.revisions import DOCUMENTS_PER_TRANSACTION, Job, Retried
-from worker.store.writing import Prepared, PreparedInVain
+from worker.store.jobs import JobSlice
+from worker.store.writing import DOCUMENTS_PER_TRANSACTION, Prepared, Retried, StalePreparation
 from worker.tokens import ESTIMATE, estimate
 
 T = TypeVar("T")
@@ -61,7 +61,7 @@ def stage(
     slices = list(sliced(message.documents, lambda document: len(document.text))) or [[]]
     index_id = ensure_index(index)
     for number, documents_of_slice in enumerate(slices):
-        job = Job(
+        job = JobSlice(
             task_id=task_id,
             slice=number,
             slices=len(slices),
@@ -83,7 +83,7 @@ def ensure_index(index: Index) -> int:
     def recipe() -> Mapping[str, Any]:
         # a provider that is down now may come back: the accepted documents wait for it
         name = f"embedding:{index.settings.embedding_backend.name}"
-        with suppress(TemporaryError, InputError), events.Request(name, events.PROBE):
+        with suppress(TemporaryError, InputError), events.ProviderRequest(name, "probe"):
             probe(index.backend)
         return Recipe.of(index.settings, index.backend).as_json()
 
@@ -104,9 +104,9 @@ def delete(index: Index, task_id: str, ids: Sequence[str], version: int | None) 
             ids[at : at + DOCUMENTS_PER_TRANSACTION] for at in range(0, len(ids), DOCUMENTS_PER_TRANSACTION)
         ]
         counts = [
-            revisions.delete(
+            deletion.delete(
                 conn,
-                Job(task_id=task_id, slice=at, slices=len(slices), index_id=index_id),
+                JobSlice(task_id=task_id, slice=at, slices=len(slices), index_id=index_id),
                 chosen,
                 version,
                 enqueued=None,
@@ -125,18 +125,18 @@ def delete_matching(index: Index, task_id: str, filter: Mapping[str, Any], versi
     where = compile_filter(filter, tenant_field=index.settings.tenant_field)
     with connection.checkout(index.url) as conn:
         index_id = builds.register(conn, index.name)
-        ledger = upkeep.job_ledger(conn, task_id)
+        ledger = jobs.ledger(conn, task_id)
         if not ledger.complete:
             number = ledger.slices
-            for chosen in erasure.matching(conn, index_id, index.name, where):
-                job = Job(task_id=task_id, slice=number, slices=0, index_id=index_id)
+            for chosen in selection.select(conn, index_id, index.name, where):
+                job = JobSlice(task_id=task_id, slice=number, slices=0, index_id=index_id)
                 heads = chosen.heads
-                revisions.delete(conn, job, list(heads), version, heads=heads, enqueued=chosen.seqs)
+                deletion.delete(conn, job, list(heads), version, heads=heads, enqueued=chosen.seqs)
                 number += 1
             # only the last slice, which is empty, states the number of slices
-            job = Job(task_id=task_id, slice=number, slices=number + 1, index_id=index_id)
-            revisions.delete(conn, job, [], version)
-        counts = upkeep.job_ledger(conn, task_id).counts
+            job = JobSlice(task_id=task_id, slice=number, slices=number + 1, index_id=index_id)
+            deletion.delete(conn, job, [], version)
+        counts = jobs.ledger(conn, task_id).counts
     return Deleted(deleted=counts["deleted"], stale=counts["stale"])
 
 
@@ -148,7 +148,7 @@ def retry(index: Index, ids: Iterable[str]) -> Retried:
         with connection.checkout(index.url) as conn:
             live = builds.live(conn, index.name)
             if live is not None:
-                retried = revisions.retry(conn, live.index_id, some)
+                retried = writing.retry(conn, live.index_id, some)
                 docs += retried.docs
                 chunks += retried.chunks
                 rows += outbox.retry(conn, index.name, some)
@@ -161,7 +161,11 @@ def failed_ids(index: Index) -> Iterator[str]:
     while True:
         with connection.checkout(index.url) as conn:
             build = builds.live(conn, index.name)
-            page = [] if build is None else upkeep.failures(conn, build, after=after, limit=FAILURES_AT_ONCE)
+            page = (
+                []
+                if build is None
+                else status.failed_documents(conn, build, after=after, limit=FAILURES_AT_ONCE)
+            )
         if not page:
             return
         yield from (row["id"] for row in page)
@@ -210,7 +214,7 @@ def split(document: Document, build: Build, backend: EmbeddingBackend) -> list[C
 
 def stage_slice(
     index: Index,
-    job: Job,
+    job: JobSlice,
     documents: Sequence[Document],
     priority: int,
     *,
@@ -224,13 +228,13 @@ def stage_slice(
     """
 
     def commit(conn: Connection, prepared: Sequence[Prepared], written: Sequence[Build]) -> list[int]:
-        return revisions.stage(conn, job, prepared, written, priority=priority, heads=heads)
+        return writing.stage(conn, job, prepared, written, priority=priority, heads=heads)
 
     try:
         return prepare_and_commit(
             index, job.index_id, documents, commit, anew=heads is not None, task_id=job.task_id
         )
-    except PreparedInVain as error:
+    except StalePreparation as error:
         raise TemporaryError(
             f"index {index.name!r}: its builds or these documents changed {PREPARE_ATTEMPTS} times while the documents "
             "were split; send the message again"
@@ -257,7 +261,7 @@ def prepare_and_commit(
             written = builds.writable(conn, index_id)
             if not written:
                 raise BuildDropped(connection.DROPPED)
-            unchanged = set() if anew else revisions.unchanged(conn, index_id, hashes)
+            unchanged = set() if anew else writing.unchanged(conn, index_id, hashes)
         dimensions = _known_dimensions(index.backend)
         for build in written:
             Recipe.stored(build.recipe).check(
@@ -277,9 +281,9 @@ def prepare_and_commit(
                 staged = commit(conn, prepared, written)
                 events.staged(index.name, task_id, list(hashes), len(staged))
                 for build in written:
-                    revisions.publish(conn, build, staged)
+                    publishing.publish(conn, build, staged)
                 return staged
-        except PreparedInVain:
+        except StalePreparation:
             if attempt == PREPARE_ATTEMPTS:
                 raise
     raise AssertionError("the last attempt returns or raises")

@@ -16,11 +16,11 @@ from worker.documents import Document
 from worker.index import Index
 from worker.indexing import staging
 from worker.indexing.draining.outcomes import MAX_ATTEMPTS
-from worker.store import builds, connection, upkeep, verify
+from worker.store import builds, connection, jobs, status, verify
 from worker.store.builds import Build
 from worker.store.garbage import Key
-from worker.store.revisions import Job
-from worker.store.verify import Check, Stored
+from worker.store.jobs import JobSlice
+from worker.store.verify import Check, StoredRevision
 
 LOOKS_SECONDS = (0.5, 1.5, 3.0)  # pauses between the looks at a suspected fault
 EXAMPLES = 5  # names that are reported, per check
@@ -40,8 +40,8 @@ class CheckResult:
         return {
             "build": self.build.build,
             "check": self.check.name,
-            "says": self.check.says,
-            "mends": self.check.mends,
+            "problem": self.check.problem,
+            "remedy": self.check.remedy,
             "fault": self.check.fault,
             "found": self.found,
             "examples": list(islice(self.names.values(), EXAMPLES)),
@@ -66,7 +66,7 @@ class Verifier:
         with connection.checkout(self.index.url) as conn:
             live = builds.live(conn, self.index.name)
             written = [] if live is None else builds.writable(conn, live.index_id)
-            counts = upkeep.figures(conn, live)
+            counts = status.index_status(conn, live)
         results = [
             self._look(build, check)
             for build in written
@@ -117,7 +117,7 @@ class Verifier:
                     continue
                 if check.repair is not None:
                     verify.repair(conn, item.build, check, keys)
-            if check.name == "unreported" and keys:
+            if check.name == "unreported_jobs" and keys:
                 self.wake()
             elif check.repair is None:
                 self._restage(item.build.index_id, [key for key in keys if key not in staged])
@@ -132,16 +132,16 @@ class Verifier:
                 Document(id=item.id, text=item.text or "", title=item.title, metadata=item.metadata)
                 for item in with_text
             ]
-            job = Job(task_id=f"verify-{uuid4()}", slice=0, slices=1, index_id=index_id)
+            job = JobSlice(task_id=f"verify-{uuid4()}", slice=0, slices=1, index_id=index_id)
             heads = {item.id: item.head_rev or 0 for item in with_text}
             staging.stage_slice(self.index, job, documents, 0, heads=heads)
             with connection.checkout(self.index.url) as conn:
-                upkeep.finish_job(conn, job.task_id)  # no caller waits for its result
-                verify.give_up(conn, index_id, [item.doc for item in some if item.text is None])
+                jobs.finish(conn, job.task_id)  # no caller waits for its result
+                verify.fail_without_text(conn, index_id, [item.doc for item in some if item.text is None])
 
-    def _stored(self, docs: Sequence[int]) -> Iterator[Stored]:
+    def _stored(self, docs: Sequence[int]) -> Iterator[StoredRevision]:
         for doc in docs:  # one text in memory at a time, and no connection held while it is split
             with connection.checkout(self.index.url) as conn:
-                found = verify.stored(conn, doc)
+                found = verify.stored_revision(conn, doc)
             if found is not None:
                 yield found

@@ -20,7 +20,8 @@ from worker.search.similarity import passes_threshold, vector_score
 from worker.store import search
 from worker.store.builds import Build
 from worker.store.connection import Connection
-from worker.store.search import Filter, Found, Hit
+from worker.store.filters import Filter
+from worker.store.search import Found, Hit
 
 # The best contents of each ranking that hybrid mode fuses. The other contents follow them, by vector, on every page.
 FUSED = 100

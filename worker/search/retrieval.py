@@ -58,7 +58,7 @@ def _embed_question(index: Index, build: Build, text: str) -> NDArray[np.float32
     recipe.check(index.name, index.backend)
     question = _question_text(text, recipe, index.backend)
     tokens = index.backend.count_tokens(question)
-    with index.budget.first(tokens), events.Request(index.budget.name, events.SEARCH, tokens=tokens):
+    with index.budget.reserve(tokens), events.ProviderRequest(index.budget.name, "search", tokens=tokens):
         vector: NDArray[np.float32] = index.backend.embed([question])[0]
     return vector
 

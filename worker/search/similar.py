@@ -10,11 +10,11 @@ from worker.observability import events
 from worker.search.passages import read_passages
 from worker.search.queries import SimilarQuery
 from worker.search.similarity import check_threshold, passes_threshold, vector_score
-from worker.store import builds, connection, search
+from worker.store import builds, connection, filters, search
 from worker.store.builds import Build
 from worker.store.connection import Connection
-from worker.store.filters import compile_filter
-from worker.store.search import Filter, Hit
+from worker.store.filters import Filter, compile_filter
+from worker.store.search import Hit
 
 FIRST_CANDIDATES = 10  # contents in the first ranking, for each document of the limit
 
@@ -32,7 +32,7 @@ def find_similar(index: Index, query: SimilarQuery) -> list[Passage]:
         own = compile_filter({tenant: (query.filter or {})[tenant]} if tenant else None)
         with connection.checkout(index.url) as conn, search.snapshot(conn):
             build = builds.live(conn, index.name)
-            asked = search.asked(conn, build, query.id, where=own) if build else None
+            asked = search.reference_document(conn, build, query.id, where=own) if build else None
             if build is None or asked is None:
                 raise InvalidQuery(
                     f"there is no document {query.id!r} in index {index.name!r}: index it first, or correct "
@@ -41,7 +41,7 @@ def find_similar(index: Index, query: SimilarQuery) -> list[Passage]:
             check_threshold(query.similarity_threshold, build)
             if asked.embedding is None or not asked.embedding.any():
                 return []
-            where = condition if query.include_self else search.both(condition, asked.others)
+            where = condition if query.include_self else filters.both(condition, asked.others)
             hits = _nearest_documents(conn, build, asked.embedding, query, where)
             near = [hit for hit in hits if passes_threshold(hit, build, query.similarity_threshold)]
             groups = [[(hit, vector_score(hit, build))] for hit in near[: query.limit]]

@@ -15,7 +15,7 @@ from worker.errors import BuildDropped
 from worker.indexing.draining.provider import Provider
 from worker.indexing.packing import fill
 from worker.observability import events
-from worker.store import builds, connection, queue, upkeep
+from worker.store import builds, connection, queue
 from worker.store.builds import Build
 from worker.store.queue import Claim
 
@@ -83,7 +83,7 @@ class Claimer:
         read_at, found = self._builds
         if time.monotonic() - read_at > BUILDS_SECONDS or not found:
             name = self._provider.settings.name
-            found = [build for build in upkeep.active_builds(conn) if build.recipe["backend"] == name]
+            found = [build for build in builds.active(conn) if build.recipe["backend"] == name]
             self._builds = (time.monotonic(), found)
         return found
 
@@ -117,7 +117,7 @@ class Claimer:
                 )
         finally:
             inputs = claim.inputs if claim else ()
-            self._provider.budget.give_back(
+            self._provider.budget.refund(
                 requests=0 if inputs else 1,
                 tokens=tokens - sum(item.tokens for item in inputs),
                 held_seconds=time.monotonic() - taken_at,
@@ -139,7 +139,7 @@ class Claimer:
             tokens = max(min(tokens, budget.request_tokens, work.tokens), self._heavy_tokens)
         # a heavy input must queue for the budget, or it would find other requests before it for ever
         patience = MAX_PAUSE_SECONDS if self._heavy_tokens else 0.0
-        wait = budget.take(tokens, patience_seconds=patience)
+        wait = budget.take(tokens, max_wait_seconds=patience)
         wait_now = wait if wait <= patience else min(wait, 1.0)
         events.budget_wait(budget.name, wait_now)
         self._stopping.wait(wait_now)

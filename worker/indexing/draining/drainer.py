@@ -20,7 +20,7 @@ from worker.indexing.draining.claiming import Claimer
 from worker.indexing.draining.provider import NOT_ASKED, Provider
 from worker.indexing.draining.sending import Sender
 from worker.indexing.draining.settlement import Settlement
-from worker.observability.logs import keys
+from worker.observability.logs import log_fields
 from worker.protocols import EmbeddingBackend
 from worker.store import connection, queue
 from worker.store.queue import Claim
@@ -79,14 +79,14 @@ class Drainer:
         return all(slot.join(deadline - time.monotonic()) for slot in self._slots)
 
     def release_in_flight(self) -> None:
-        """Give back the claims in flight, uncounted: this process ends before their responses come.
+        """Release the claims in flight, uncounted: this process ends before their responses come.
 
         Call it last: whoever claims these inputs next pays for them again. Without Postgres their leases end by
         themselves.
         """
         for claim in list(self._in_flight.values()):
             with suppress(TemporaryError), connection.checkout(self._url) as conn:
-                queue.give_back(conn, claim, counted=False)
+                queue.release(conn, claim, counted=False)
 
     def step(self) -> bool:
         """Claim, send and settle one request in the calling thread. Returns whether there was a claim."""
@@ -148,5 +148,5 @@ class Drainer:
             self._in_flight.pop(claim.token, None)
 
     def _await_postgres(self, error: TemporaryError) -> None:
-        logger.warning("postgres_unreachable", extra=keys(error=str(error)))
+        logger.warning("postgres_unreachable", extra=log_fields(error=str(error)))
         self._stopping.wait(random.uniform(0.5, 2.0))  # noqa: S311

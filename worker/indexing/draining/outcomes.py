@@ -1,7 +1,7 @@
-"""Decide how a claim ends: which inputs are saved, split, failed or given back, after which delay, and who pauses.
+"""Decide how a claim ends: which inputs are saved, split, failed or released, after which delay, and who pauses.
 
 Pure: worker/indexing/draining/settlement.py sends the requests, and writes the outcome. The rules are 9 (attempts,
-travelling alone) and 12 to 14 (give back, fail, split) of docs/internals/protocol.md.
+travelling alone) and 12 to 14 (release, fail, split) of docs/internals/protocol.md.
 """
 
 from collections.abc import Iterable, Sequence
@@ -64,7 +64,7 @@ class Pause:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GiveBack:
+class Release:
     """The inputs of a claim without another outcome go back into the queue."""
 
     seconds: float = 0.0  # until they can be claimed again
@@ -81,11 +81,11 @@ class Outcome:
     note: str | None = None  # becomes the last error of the build, in status and doctor
     split: tuple[Split, ...] = ()
     failed: tuple[Failure, ...] = ()
-    give_back: GiveBack | None = None
+    release: Release | None = None
 
 
 # nothing was sent: the claim was no attempt, and its inputs can be claimed at once
-NOT_SENT = Outcome(give_back=GiveBack())
+NOT_SENT = Outcome(release=Release())
 
 
 def exhausted(inputs: "Iterable[Input]") -> Outcome | None:
@@ -99,8 +99,8 @@ def exhausted(inputs: "Iterable[Input]") -> Outcome | None:
 
 
 def set_aside(error: SettingsError) -> Outcome:
-    """Give back a claim of an index whose recipe and backend differ; other indexes of the backend go on."""
-    return Outcome(note=str(error), give_back=GiveBack(seconds=backoff.PAUSE_SECONDS))
+    """Release a claim of an index whose recipe and backend differ; other indexes of the backend go on."""
+    return Outcome(note=str(error), release=Release(seconds=backoff.PAUSE_SECONDS))
 
 
 def blame(responses: Sequence[Response], *, provider_is_up: bool, was_alone: bool) -> Sequence[Response]:
@@ -119,7 +119,7 @@ def blame(responses: Sequence[Response], *, provider_is_up: bool, was_alone: boo
 def decide(responses: Sequence[Response], *, max_pause_seconds: float) -> Outcome:
     """How the inputs without a vector end, after `blame`.
 
-    At most one response needs the claim given back: a failure that concerns all inputs ends the sending.
+    At most one response needs the claim released: a failure that concerns all inputs ends the sending.
     A pause that the provider names is cut to `max_pause_seconds`.
     """
     outcome = Outcome(
@@ -141,23 +141,23 @@ def decide(responses: Sequence[Response], *, max_pause_seconds: float) -> Outcom
             errors.append(sent.error)
             outcome = _retry(outcome, sent, sent.error, max_pause_seconds)
         elif sent.vectors is None and sent.error is None:
-            outcome = replace(outcome, give_back=outcome.give_back or GiveBack())
+            outcome = replace(outcome, release=outcome.release or Release())
     return replace(outcome, note=str(errors[-1]) if errors else None)
 
 
 def _retry(outcome: Outcome, sent: Response, error: VectorIndexError, max_pause_seconds: float) -> Outcome:
-    """Give back what another attempt may embed; fail an input alone whose attempts are used up."""
+    """Release inputs for another attempt; fail an input alone whose attempts are used up."""
     pause = _pause(error, max_pause_seconds)
     if pause is not None:  # waiting for a rate limit or for settings is no attempt
-        given = GiveBack(seconds=pause.seconds, retried=len(sent.inputs), error=error, pause=pause)
-        return replace(outcome, give_back=given)
+        release = Release(seconds=pause.seconds, retried=len(sent.inputs), error=error, pause=pause)
+        return replace(outcome, release=release)
     attempts = max(item.attempts for item in sent.inputs)
     seconds = backoff.backoff_seconds(attempts, backoff.BACKOFF_LIMIT_SECONDS)
-    given = GiveBack(seconds=seconds, counted=True, retried=len(sent.inputs), error=error)
+    release = Release(seconds=seconds, counted=True, retried=len(sent.inputs), error=error)
     if attempts >= MAX_ATTEMPTS and len(sent.inputs) == 1:
         failure = Failure(input=sent.inputs[0], message=str(error), error=error)
-        return replace(outcome, failed=(*outcome.failed, failure), give_back=given)
-    return replace(outcome, give_back=given)
+        return replace(outcome, failed=(*outcome.failed, failure), release=release)
+    return replace(outcome, release=release)
 
 
 def _pause(error: VectorIndexError, max_pause_seconds: float) -> Pause | None:

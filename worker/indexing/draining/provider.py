@@ -4,12 +4,12 @@ import logging
 import threading
 import time
 
-from worker.backends.budgets import PATIENCE_SECONDS, Budget
+from worker.backends.budgets import MAX_WAIT_SECONDS, Budget
 from worker.configuration import EmbeddingBackendSettings
 from worker.errors import ProviderUnavailable, VectorIndexError
 from worker.indexing.draining import backoff
 from worker.observability import events
-from worker.observability.logs import keys
+from worker.observability.logs import log_fields
 from worker.protocols import EmbeddingBackend
 from worker.recipes import probe
 
@@ -62,31 +62,31 @@ class Provider:
     def probe(self) -> VectorIndexError | None:
         """Ask for the vector of one word. Returns the error, or `None` if the provider answers."""
         with self._probing:
-            return self._probe(PATIENCE_SECONDS)
+            return self._probe(MAX_WAIT_SECONDS)
 
-    def probe_after(self, moment: float, *, patience_seconds: float) -> VectorIndexError | None:
+    def probe_after(self, moment: float, *, max_wait_seconds: float) -> VectorIndexError | None:
         """Return the result of a probe that began after `moment`, in monotonic seconds.
 
         One probe serves all slots whose requests failed meanwhile. After a failed probe, it returns that
-        failure at once. Waits at most `patience_seconds` for the budget.
+        failure at once. Waits at most `max_wait_seconds` for the budget.
         """
         with self._probing:
             if self.failure is None and self._probed_at < moment:
-                return self._probe(patience_seconds)
+                return self._probe(max_wait_seconds)
             return self.failure
 
-    def _probe(self, patience_seconds: float) -> VectorIndexError | None:
+    def _probe(self, max_wait_seconds: float) -> VectorIndexError | None:
         try:
             with (
-                self.budget.first(PROBE_TOKENS, patience_seconds=patience_seconds),
-                events.Request(self.budget.name, events.PROBE),
+                self.budget.reserve(PROBE_TOKENS, max_wait_seconds=max_wait_seconds),
+                events.ProviderRequest(self.budget.name, "probe"),
             ):
                 probe(self.backend)
         except VectorIndexError as error:
             self.failure = error
             self._failures += 1
             self._window = 1
-            logger.warning("backend_unusable", extra=keys(backend=self.settings.name, error=str(error)))
+            logger.warning("backend_unusable", extra=log_fields(backend=self.settings.name, error=str(error)))
             self.pause(backoff.backoff_seconds(self._failures, backoff.PAUSE_SECONDS))
         else:
             self.failure, self._failures = None, 0

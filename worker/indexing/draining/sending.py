@@ -57,14 +57,14 @@ class Sender:
                 return [*ended, Response(inputs=_flat([inputs, *waiting]), error=error)]
         return ended
 
-    def provider_is_up(self, patience_seconds: float) -> bool:
+    def provider_is_up(self, max_wait_seconds: float) -> bool:
         """Probe the provider after a failed request: if it takes one word, the inputs are to blame.
 
-        Waits at most `patience_seconds` for the budget. False while stopping.
+        Waits at most `max_wait_seconds` for the budget. False while stopping.
         """
         failed_at = time.monotonic()
         return not self.stopping.is_set() and (
-            self.provider.probe_after(failed_at, patience_seconds=max(0.0, patience_seconds)) is None
+            self.provider.probe_after(failed_at, max_wait_seconds=max(0.0, max_wait_seconds)) is None
         )
 
     def _may_send(self, claim: Claim, inputs: Sequence[Input], last_start: float) -> bool:
@@ -77,7 +77,7 @@ class Sender:
             return time.monotonic() < last_start
         budget = self.provider.budget
         left = last_start - time.monotonic()
-        wait = budget.take(sum(item.tokens for item in inputs), patience_seconds=left)
+        wait = budget.take(sum(item.tokens for item in inputs), max_wait_seconds=left)
         if wait > left:
             raise ProviderUnavailable(
                 f"{self.provider.backend.model_id}: halving a request that is too large, or contains refused inputs, "
@@ -86,13 +86,13 @@ class Sender:
         events.budget_wait(budget.name, wait)
         return not self.stopping.wait(wait)
 
-    def _measured(self, inputs: Sequence[Input]) -> events.Request:
+    def _measured(self, inputs: Sequence[Input]) -> events.ProviderRequest:
         """Measure a request of these inputs, for the log and the metrics."""
         backend = self.provider.backend
         tokens = sum(item.tokens for item in inputs)
         fill = max(tokens / backend.batch_token_limit, len(inputs) / backend.batch_size)
-        return events.Request(
-            self.provider.budget.name, events.DOCUMENTS, inputs=len(inputs), tokens=tokens, fill=fill
+        return events.ProviderRequest(
+            self.provider.budget.name, "documents", inputs=len(inputs), tokens=tokens, fill=fill
         )
 
     def _cut(self, recipe: Recipe, item: Input) -> Sequence[Chunk]:

@@ -13,12 +13,12 @@ import stamina
 from worker.backends.budgets import MAX_PAUSE_SECONDS
 from worker.errors import BuildDropped, ProviderUnavailable, SettingsError, TemporaryError
 from worker.indexing.draining import outcomes
-from worker.indexing.draining.outcomes import GiveBack, Outcome, Response, Split
+from worker.indexing.draining.outcomes import Outcome, Release, Response, Split
 from worker.indexing.draining.sending import Sender
 from worker.observability import events
-from worker.observability.logs import keys
+from worker.observability.logs import log_fields
 from worker.recipes import Recipe
-from worker.store import builds, connection, queue, revisions
+from worker.store import builds, connection, publishing, queue
 from worker.store.connection import Connection
 from worker.store.queue import Claim
 
@@ -61,11 +61,13 @@ class Settlement:
             if claim.suspect and not queue.renew(conn, claim, lease_seconds=self.lease_seconds):
                 return False
             if claim.saved:
-                revisions.publish(conn, claim.build, revisions.touched_by(conn, claim.build, claim.saved))
+                publishing.publish(
+                    conn, claim.build, publishing.documents_waiting_for(conn, claim.build, claim.saved)
+                )
             if claim.orphans:
-                queue.forget(conn, claim.build, claim.orphans)
+                queue.delete_orphans(conn, claim.build, claim.orphans)
                 # an orphan that a document wants again by now must not wait for the lease to end
-                queue.give_back(conn, replace(claim, inputs=()), counted=False)
+                queue.release(conn, replace(claim, inputs=()), counted=False)
         return bool(claim.inputs)
 
     def _outcome_without_request(self, claim: Claim, *, alone: bool) -> Outcome | None:
@@ -83,7 +85,7 @@ class Settlement:
         try:
             Recipe.stored(claim.build.recipe).check(claim.build.index, self.sender.provider.backend)
         except SettingsError as error:  # of this index only: the others of the backend go on
-            logger.warning("index_set_aside", extra=keys(index=claim.build.index, error=str(error)))
+            logger.warning("index_set_aside", extra=log_fields(index=claim.build.index, error=str(error)))
             return outcomes.set_aside(error)
         except ProviderUnavailable as error:  # it was asked for the length of its vectors
             responses = [Response(inputs=claim.inputs, error=error)]
@@ -104,7 +106,9 @@ class Settlement:
                 if sent.vectors is not None:
                     hashes = [item.hash for item in sent.inputs]
                     queue.save(conn, claim.build, hashes, sent.vectors)
-                    revisions.publish(conn, claim.build, revisions.touched_by(conn, claim.build, hashes))
+                    publishing.publish(
+                        conn, claim.build, publishing.documents_waiting_for(conn, claim.build, hashes)
+                    )
                     builds.note_error(conn, claim.build, None)
             if any(sent.is_unanswered for sent in responses):
                 queue.renew(conn, claim, lease_seconds=self.lease_seconds)
@@ -112,38 +116,38 @@ class Settlement:
         self._persist(write)
 
     def _write(self, claim: Claim, outcome: Outcome) -> None:
-        """Split, fail and give back; one call of the store per kind of outcome."""
-        if not (outcome.split or outcome.failed or outcome.give_back):
+        """Split, fail and release; one call of the store per kind of outcome."""
+        if not (outcome.split or outcome.failed or outcome.release):
             return
-        build, given = claim.build, outcome.give_back
-        if given is not None:
-            self._announce(build.index, given)
+        build, release = claim.build, outcome.release
+        if release is not None:
+            self._announce(build.index, release)
 
         def write(conn: Connection) -> None:
             if outcome.note is not None:
                 builds.note_error(conn, build, outcome.note)
-            # splitting and failing need the token of the claim; giving back ends it
+            # splitting and failing need the token of the claim; releasing ends it
             if outcome.split:
                 self._split(conn, claim, outcome.split)
             for failure in outcome.failed:
                 docs = queue.fail(conn, claim, failure.input.hash, failure.message)
                 events.failed(build.index, docs, failure.error)
-            if given is not None:
-                queue.give_back(conn, claim, seconds=given.seconds, counted=given.counted)
+            if release is not None:
+                queue.release(conn, claim, seconds=release.seconds, counted=release.counted)
 
         self._persist(write)
 
     def _split(self, conn: Connection, claim: Claim, large: Sequence[Split]) -> None:
         """Replace inputs that are too large by their pieces, and publish complete documents."""
-        logger.warning("inputs_split", extra=keys(inputs=len(large), error=str(large[0].error)))
+        logger.warning("inputs_split", extra=log_fields(inputs=len(large), error=str(large[0].error)))
         docs = queue.split(conn, claim, [(each.input, each.pieces) for each in large])
-        revisions.publish(conn, claim.build, docs)
+        publishing.publish(conn, claim.build, docs)
 
-    def _announce(self, index: str, given: GiveBack) -> None:
+    def _announce(self, index: str, release: Release) -> None:
         """Log why a request is retried, and let the provider rest."""
-        if given.error is not None:
-            events.retried(index, given.retried, given.error)
-        if (pause := given.pause) is None:
+        if release.error is not None:
+            events.retried(index, release.retried, release.error)
+        if (pause := release.pause) is None:
             return
         if pause.for_all_processes:
             self.sender.provider.budget.pause(pause.seconds)

@@ -1,4 +1,4 @@
-"""The shipped embedding backend of a demo that counts its requests."""
+"""The embedding backend of `demo`: the default one, with a counter of its requests."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from worker.cli.demo import REQUESTS
 
 
 class CountingBackend(LLMEmbeddingBackend):
-    """A class of one's own in the settings, as anybody may name one."""
+    """Appends a byte to a file for each request. Named in the settings, as any backend class of a user is."""
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         with (configuration.current().home / REQUESTS).open("ab") as file:
