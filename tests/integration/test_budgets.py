@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import redis
 
-from tests.fixtures.application import HashBackend
+from tests.fixtures.application import HashBackend, make_index
 from tests.fixtures.proxy import Proxy
 from tests.fixtures.system import eventually
 from tests.provider import Provider
@@ -244,7 +244,7 @@ def test_without_redis_each_process_keeps_the_limit_and_returns_to_the_shared_on
 
 def stage(url: str, index: IndexSettings, backend: HashBackend, *texts: str) -> None:
     documents = [{"id": at, "text": text} for at, text in enumerate(texts)]
-    staging.stage(url, index, backend, "task", documents, max_bytes=1_000_000)
+    staging.stage(make_index(url, index, backend), "task", documents, max_bytes=1_000_000)
 
 
 def queued(url: str) -> list[tuple[int, bool]]:
@@ -262,7 +262,7 @@ def test_a_drainer_waiting_for_the_budget_holds_no_lease_counts_no_attempt_and_s
     assert not budget.take(1)
     drainer = Drainer(url, index.embedding_backend, backend, budget)
     drainer.start()
-    drainer._provider.failure = None  # as after a successful check
+    drainer.provider.failure = None  # as if it had answered a probe
     time.sleep(0.5)
     assert not backend.requests
     assert queued(url) == [(0, False)]
@@ -299,7 +299,7 @@ def test_a_retry_after_pauses_the_drainers_of_all_processes(
     drainer = Drainer(url, index.embedding_backend, backend, limited)
 
     def answer(texts: object) -> None:
-        drainer._stopping.set()
+        drainer.stop(0.0)
         raise ProviderUnavailable("too many", retry_after_seconds=200, rate_limited=True)
 
     backend.embed = answer  # type: ignore[method-assign,assignment]

@@ -1,6 +1,6 @@
 """Titles, headings and important metadata are embedded with each chunk."""
 
-from tests.fixtures.application import HashBackend
+from tests.fixtures.application import HashBackend, make_index
 from worker.configuration import IndexSettings
 from worker.indexing import staging
 from worker.indexing.draining.drainer import Drainer
@@ -15,7 +15,8 @@ def put(
 ) -> list[str]:
     """Index a document; return the texts that the backend embedded for it."""
     known = len(backend.requests)
-    staging.stage(url, index, backend, f"job-{known}-{document}", [{"id": "a", **document}], max_bytes=10_000)
+    target = make_index(url, index, backend)
+    staging.stage(target, f"job-{known}-{document}", [{"id": "a", **document}], max_bytes=10_000)
     drainer.drain()
     return [text for request in backend.requests[known:] for text in request]
 

@@ -228,7 +228,7 @@ def test_a_provider_that_refuses_a_single_word_raises_a_settings_error(
 ) -> None:
     """Otherwise every document would fail permanently, although none is at fault."""
     provider.inject(fault)
-    with pytest.raises(SettingsError, match="even the one word 'dimensions': mend"):
+    with pytest.raises(SettingsError, match="even for the one word 'dimensions': fix"):
         probe(over_http())
 
 

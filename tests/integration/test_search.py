@@ -106,7 +106,7 @@ def test_a_text_too_large_for_a_tsvector_is_still_indexed(
     application = Application(url, index, wide, Drainer(url, index.embedding_backend, wide))
     words = " ".join(f"word{n}" for n in range(150_000))
     documents = [{"id": "wide", "text": words}]
-    staging.stage(url, application.index, wide, "job", documents, max_bytes=10_000_000)
+    staging.stage(application.target, "job", documents, max_bytes=10_000_000)
     application.drainer.drain()
     assert application.search("word7", mode="text") == ["wide"]
     connection.close_pools()

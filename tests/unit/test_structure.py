@@ -35,6 +35,8 @@ PURE = {
     "documents",
     "errors",
     "backends.limits",
+    "indexing.draining.backoff",
+    "indexing.draining.outcomes",
     "indexing.packing",
     "observability.events",
     "observability.logs",
