@@ -56,7 +56,8 @@ async def events(task: str) -> AsyncIterator[str]:
         async with redis.asyncio.Redis.from_url(BROKER_URL, decode_responses=True, protocol=2) as client:
             while not finished and time.monotonic() < deadline:
                 for _, entries in await client.xread({key: last}, block=1000):  # milliseconds
-                    for last, entry in entries:
+                    for id, entry in entries:
+                        last = id
                         yield f"event: {entry['event']}\ndata: {entry['data']}\n\n"
                         finished = entry["event"] in ("done", "error")
         if not finished:
