@@ -1,8 +1,8 @@
-"""An application: Celery and the broker's address, nothing of vector-index-worker.
+"""A plain application: Celery and the broker's address, and nothing of vector-index-worker.
 
     BROKER_URL=redis://... python application.py "How long may I keep a book?"
 
-`vector-index up` prints the address.
+`vector-index up` prints the address. The guide is docs/how-to/application.md.
 """
 
 import os
@@ -28,6 +28,6 @@ PAGES = [
 
 question = sys.argv[1] if len(sys.argv) > 1 else "How long may I keep a book?"
 indexing = app.send_task("tasks.index_documents", kwargs={"documents": PAGES})
-print(indexing.get(timeout=60))  # succeeded: searchable, or listed under `failed`
+print(indexing.get(timeout=60))  # it succeeded: each page is searchable, or listed under `failed`
 for row in app.send_task("tasks.search", kwargs={"query": question, "limit": 2}).get(timeout=10):
     print(f"{row['similarity']:.2f}  {row['title']}: {row['text']}")

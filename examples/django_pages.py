@@ -1,6 +1,7 @@
-"""Django: index a page when it has been saved, delete it when it is gone.
+"""Django: index a page after it was saved, delete it from the index after it was deleted.
 
-`Page` stands for a model of yours with `title`, `body` and `updated_at = DateTimeField(auto_now=True)`.
+Import this module in `AppConfig.ready()`. `Page` stands for your model with `title`, `body` and
+`updated_at = DateTimeField(auto_now=True)`. The guide is docs/how-to/django.md.
 """
 
 from celery import current_app
@@ -29,4 +30,4 @@ def delete(instance: Page, **_: object) -> None:
 
 
 def send(task: str, **kwargs: object) -> None:
-    current_app.send_task(task, queue="vector_index", kwargs=kwargs)
+    current_app.send_task(task, queue="vector_index", kwargs=kwargs, ignore_result=True)

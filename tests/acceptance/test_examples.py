@@ -12,6 +12,7 @@ from tests.fixtures.system import PATIENCE_SECONDS, System
 EXAMPLES = Path(__file__).parents[2] / "examples"
 QUEUE_OF = {
     "search": "vector_index.chat",
+    "chat": "vector_index.chat",
     "index_documents": "vector_index",
     "delete_documents": "vector_index",
 }

@@ -154,7 +154,14 @@ def test_image_context_has_every_file_of_the_wheel() -> None:
     ignored = (ROOT / ".dockerignore").read_text()
     hatch = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]
     wheel = hatch["build"]["targets"]["wheel"]["only-include"]
-    for name in [*wheel, *PROJECT["license-files"], PROJECT["readme"], "pyproject.toml", LOCKS[1]]:
+    for name in [
+        *wheel,
+        *PROJECT["license-files"],
+        "README.md",
+        "hatch_build.py",
+        "pyproject.toml",
+        LOCKS[1],
+    ]:
         assert f"\n!{name}\n" in ignored
 
 
