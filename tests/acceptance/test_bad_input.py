@@ -110,7 +110,7 @@ def test_flower_without_a_port(tmp_path: Path) -> None:
 def test_a_home_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     code, line = failed(tmp_path, ["up"], VECTOR_INDEX_HOME=str(tmp_path / "file/home"))
-    assert "set VECTOR_INDEX_HOME to a folder that you can write" in line
+    assert "set VECTOR_INDEX_HOME to a folder that you can write to" in line
     assert code == 2
 
 

@@ -103,9 +103,7 @@ def when_idle(system: System) -> Tally:
 
 @pytest.mark.slow
 @pytest.mark.timeout(SECONDS + 300)
-def test_of_two_beats_one_may_be_killed_and_no_run_is_doubled_or_overlaps(
-    start_system: Callable[..., Any], folder: Path
-) -> None:
+def test_two_beats_one_killed_send_every_run_once(start_system: Callable[..., Any], folder: Path) -> None:
     processes = {**WORKER, "one": ["beat"], "two": ["beat"]}
     with start_system(folder, processes, VECTOR_INDEX_SETTINGS=str(folder / "ours.py")) as system:
         eventually(lambda: tally(system).done)
@@ -159,9 +157,7 @@ def behind(proxy: Proxy, system: System) -> Iterator[System]:
 
 
 @pytest.mark.slow
-def test_the_schedule_goes_on_after_an_outage_of_the_broker_in_which_the_beat_dies(
-    start_system: Callable[..., Any], folder: Path
-) -> None:
+def test_schedule_resumes_after_a_broker_outage(start_system: Callable[..., Any], folder: Path) -> None:
     """Given a beat that is supervised as `up` does it; the one that lived through an outage goes on, too."""
     with start_system(folder, {}, VECTOR_INDEX_SETTINGS=str(folder / "ours.py")) as bare:
         port = urlsplit(bare.environment["BROKER_URL"]).port
@@ -193,7 +189,7 @@ def test_the_schedule_goes_on_after_an_outage_of_the_broker_in_which_the_beat_di
         assert (tally(bare).overlaps, tally(bare).doubles) == (0, 0)
 
 
-def test_without_a_schedule_it_is_said_how_to_set_one(system: System) -> None:
+def test_schedule_command_explains_how_to_set_a_schedule(system: System) -> None:
     done = system.command("schedule", "--index", "remote")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("remote has no schedule: set its SOURCE and its SCHEDULE")
