@@ -33,18 +33,16 @@ def reindex(
     scheduled_for = datetime.fromisoformat(due) if due else None
     request = ReindexRequest(index=index, task_id=self.request.id, scheduled_for=scheduled_for)
     # a run without a row waits for a worker, as far as the schedule knows
-    with reindexing.written_down(wiring.addresses().database_url, request):
+    with reindexing.recorded_failure(wiring.addresses().database_url, request):
         target = wiring.index(index)
     skipped = reindexing.reindex(
-        target.url,
-        target.settings,
-        target.backend,
+        target,
         lambda: wiring.source(index),
         request,
         max_bytes=configuration.current().max_document_bytes,
         full=full,
         allow_shrink=allow_shrink,
-        tell=lambda read: self.update_state(
+        on_progress=lambda read: self.update_state(
             state="PROGRESS", meta={"documents": read, "done": 0, "chunks": 0, "embedded": 0}
         ),
     )

@@ -115,7 +115,7 @@ def verify(repair: bool = False, index: str = "default") -> dict[str, Any]:
     if not isinstance(repair, bool):
         raise InvalidQuery(f"repair must be true or false, not {repair!r}")
     target = wiring.index(index)
-    verifier = verification.Verifier(url=target.url, index=target.settings, backend=target.backend, wake=wake)
+    verifier = verification.Verifier(index=target, wake=wake)
     return verifier.verify(repair=repair)
 
 
@@ -159,8 +159,8 @@ def retry(self: Task, ids: list[Any] | None = None, index: str = "default") -> d
     """Try failed documents again: these, or all of the index; waits for none. Run again it finds what fails still."""
     target = wiring.index(index)
     chosen = _checked(ids)
-    found = staging.failed_ids(target.url, index) if chosen is None else chosen
-    done = staging.retry(target.url, index, found)
+    found = staging.failed_ids(target) if chosen is None else chosen
+    done = staging.retry(target, found)
     return {"index": index, "retried": len(done.docs) + done.rows, "chunks": done.chunks}
 
 

@@ -17,7 +17,7 @@ from celery.utils.log import current_process_index
 from celery.worker.components import Pool
 
 from worker import configuration, wiring
-from worker.celery import liveness
+from worker.celery import liveness, startup
 from worker.celery.broker import (
     BROKER_ERRORS,
     HideBodies,
@@ -62,7 +62,7 @@ def start(sender: Any, **_: Any) -> None:
     if EMBED in sender.app.amqp.queues.consume_from and "thread" not in str(sender.pool_cls):
         end(f"the queue {EMBED} needs --pool=threads: its requests run in threads of the worker process", 2)
     try:
-        for notice in wiring.prepare():
+        for notice in startup.prepare():
             logger.warning(notice)
         serve_metrics(forks="prefork" in str(sender.pool_cls))
     except VectorIndexError as error:
@@ -82,7 +82,7 @@ def serve_metrics(*, forks: bool) -> None:
         _metrics_folder.append(TemporaryDirectory(prefix="vector-index-metrics-", ignore_cleanup_errors=True))
         folder = configuration.environment()["PROMETHEUS_MULTIPROC_DIR"] = _metrics_folder[0].name
     registry = metrics.start(folder, process=lambda: current_process_index() or "parent")
-    metrics.initialize_series(*wiring.measured())
+    metrics.initialize_series(*startup.metric_labels())
     addresses = wiring.addresses()
     registry.register(
         scraping.ServiceState(addresses.database_url, lambda: lengths(addresses.broker_url, QUEUES))
@@ -113,7 +113,7 @@ def start_draining(sender: Any, **_: Any) -> None:
     LeaseHeartbeat.on_turn = beat
     beat()
     if EMBED in sender.app.amqp.queues.consume_from:
-        _drainers[:] = wiring.drainers()
+        _drainers[:] = startup.drainers()
         for drainer in _drainers:
             drainer.start()
         names = list(configuration.current().indexes)
@@ -131,7 +131,7 @@ def stage_page(index: str) -> bool:
     """Stage a page of the outbox; whether more waits."""
     target = wiring.index(index)
     limit = configuration.current().max_document_bytes
-    return outbox.consume(target.url, target.settings, target.backend, max_bytes=limit)
+    return outbox.stage_page(target, max_bytes=limit)
 
 
 def wake_staging(app: Celery, index: str) -> None:
@@ -227,7 +227,7 @@ def clean_up() -> None:
 def let_go() -> None:
     for drainer in _drainers:
         drainer.stop(0.0)
-        drainer.let_go()
+        drainer.release_in_flight()
     LeaseHeartbeat.let_go()
 
 
