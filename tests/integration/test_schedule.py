@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from worker import wiring
+from worker.celery import startup
 from worker.celery.application import beat_entries
 from worker.sources.scheduling import next_due
 from worker.store import connection, schedule
@@ -75,7 +75,7 @@ def beat(url: str) -> Beat:
 def test_beat_polls_only_if_an_index_has_a_schedule(
     schedules: dict[str, str], seconds: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wiring, "schedules", lambda: schedules)
+    monkeypatch.setattr(startup, "schedules", lambda: schedules)
     found = beat_entries().get("due")
     assert (found and found["schedule"]) == seconds
 
@@ -198,7 +198,9 @@ def test_run_with_wrong_settings_fails_with_the_reason(beat: Beat, broker_url: s
     )
     [(outcome, message)] = beat.history()
     assert outcome == "failed"
-    assert "CLASS 'worker.sources.files.FolderSource' of backend 'wrong' cannot be made" in message
+    assert (
+        "CLASS 'worker.sources.files.FolderSource' of backend 'wrong' does not take its settings" in message
+    )
     beat.wait(61)
     (second,) = beat.look()
     assert second != first
