@@ -63,7 +63,9 @@ TIMEZONE = "Europe/Berlin"
 
 VECTOR_INDEX = {
     "CHAT_BACKENDS": {
-        "default": {"CONFIG": {"MODEL_ID": "gpt-4o-mini", "PROMPT_KWARGS": {"temperature": 0, "max_tokens": 800}}},
+        "default": {
+            "CONFIG": {"MODEL_ID": "gpt-4o-mini", "PROMPT_KWARGS": {"temperature": 0, "max_tokens": 800}}
+        },
     },
     "INDEXES": {
         "default": {"SOURCE": "pages", "SCHEDULE": "*/15 * * * *"},

@@ -110,7 +110,7 @@ def test_flower_exits_for_a_port_in_use_or_an_invalid_port(tmp_path: Path) -> No
 def test_up_exits_for_a_home_without_write_permission(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     code, line = failed(tmp_path, ["up"], VECTOR_INDEX_HOME=str(tmp_path / "file/home"))
-    assert "set VECTOR_INDEX_HOME to a folder that you can write" in line
+    assert "set VECTOR_INDEX_HOME to a folder that you can write to" in line
     assert code == 2
 
 

@@ -1,4 +1,4 @@
-"""Sources with real workers: the application's own modules, its database, a worker that is killed while it reads."""
+"""Sources with real workers: modules and database of the application, and a worker killed during a run."""
 
 import sys
 from collections.abc import Callable
@@ -30,7 +30,7 @@ VECTOR_INDEX = {
 }
 """
 
-# A project as Django lays it out: settings and tasks of its own, set up by the callable itself.
+# A Django-like project with `settings` and `tasks` modules; the callable sets it up.
 PROJECT = {
     "settings.py": "GREETING = 'settings of the shop'",
     "tasks.py": "GREETING = 'tasks of the shop'",
@@ -47,7 +47,7 @@ def documents():
 """,
 }
 
-# It stops in the middle until a file is there.
+# It waits in the middle until a file exists.
 WAITING = """
 import os, time
 
@@ -77,10 +77,8 @@ def fill(folder: Path, files: dict[str, str]) -> Path:
     return folder / "ours.py"
 
 
-def test_a_callable_and_a_query_in_a_project_that_has_tasks_and_settings_of_its_own(
-    start_system: Callable[..., Any], tmp_path: Path
-) -> None:
-    """Each reads its own documents, started in the project or not; what cannot be reached is one line."""
+def test_callable_and_query_in_a_django_project(start_system: Callable[..., Any], tmp_path: Path) -> None:
+    """Each index reads its own documents; an unreachable source is one line on stderr."""
     variables = {"VECTOR_INDEX_SETTINGS": str(fill(tmp_path, PROJECT)), "DJANGO_SETTINGS_MODULE": "settings"}
     with start_system(tmp_path, {"all": ["worker"]}, **variables) as system:
         assert system.call("tasks.reindex")["indexed"] == 2
@@ -103,7 +101,7 @@ def test_a_callable_and_a_query_in_a_project_that_has_tasks_and_settings_of_its_
         assert "DJANGO_SETTINGS_MODULE" not in system.log("all")
 
 
-def test_a_source_that_cannot_be_made_ends_the_worker_at_its_start(
+def test_invalid_source_config_ends_the_worker_at_start(
     start_system: Callable[..., Any], tmp_path: Path
 ) -> None:
     ours = fill(tmp_path, {"ours.py": SETTINGS.replace('"PAGE": 2', '"PAGES": 2')})
@@ -115,7 +113,7 @@ def test_a_source_that_cannot_be_made_ends_the_worker_at_its_start(
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_killed_while_it_reads_costs_no_document_and_no_second_row(
+def test_killed_run_is_redelivered_without_loss_or_second_row(
     start_system: Callable[..., Any], tmp_path: Path
 ) -> None:
     ours = fill(tmp_path, {"shop/__init__.py": "", "shop/search.py": WAITING})
@@ -139,7 +137,7 @@ def test_a_worker_that_is_killed_while_it_reads_costs_no_document_and_no_second_
 
 
 def start(system: System) -> None:
-    """Workers for staging and the rest, those that do not run yet."""
+    """Start the missing workers: one for staging, one for embedding."""
     for name in {"staging", "embed"} - system.processes.keys():
         arguments = ["-c", PROGRAM, "worker", "--queues", name, "--concurrency", "2"]
         system.start(name, arguments, sys.executable)

@@ -1,4 +1,4 @@
-"""A callable of the application's own as a source: a process of its own, in a folder of its own."""
+"""A callable of the application as a source, in a process and folder of its own."""
 
 import os
 import subprocess
@@ -47,8 +47,10 @@ def sentence(source: CallableSource) -> str:
     return str(caught.value)
 
 
-def test_what_the_callable_returns_is_read(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Texts of any kind, large ones too; what it prints disturbs nothing, and stands where the worker's log does."""
+def test_documents_of_the_callable_are_read_and_prints_go_to_stderr(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Documents may hold any text, also large ones; prints go to the worker's log."""
     code = """
 def documents():
     print("a line of its own", flush=True)
@@ -62,8 +64,8 @@ def documents():
     assert capfd.readouterr() == ("", "a line of its own\n")
 
 
-def test_the_application_s_own_tasks_and_settings_are_found(tmp_path: Path) -> None:
-    """Though ours are installed under the same names, and the folder is not where the worker was started."""
+def test_application_modules_win_over_ours_of_the_same_name(tmp_path: Path) -> None:
+    """Even if ours are installed under the same names, and the worker started in another folder."""
     for name in ("tasks", "settings", "worker"):
         (tmp_path / f"{name}.py").write_text(f"WHOSE = 'my {name}'")
     code = """
@@ -75,7 +77,7 @@ documents = lambda: [{"id": os.getcwd(), "text": f"{tasks.WHOSE}, {settings.WHOS
     ]
 
 
-def test_a_name_below_a_name_and_a_package_are_found(tmp_path: Path) -> None:
+def test_callable_may_be_a_nested_name_in_a_package(tmp_path: Path) -> None:
     (tmp_path / "shop").mkdir()
     code = "class Pages:\n    @staticmethod\n    def documents():\n        return ({'id': n} for n in range(3))\n"
     (tmp_path / "shop" / "search.py").write_text(code)
@@ -83,8 +85,8 @@ def test_a_name_below_a_name_and_a_package_are_found(tmp_path: Path) -> None:
     assert [document["id"] for document in found.documents()] == [0, 1, 2]  # type: ignore[index]
 
 
-def test_another_interpreter_runs_it(tmp_path: Path) -> None:
-    """That of an environment without our packages: nothing but the standard library is asked of it."""
+def test_python_may_be_an_interpreter_without_our_packages(tmp_path: Path) -> None:
+    """Only the standard library is needed there."""
     python = tmp_path / "python"
     python.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S "$@"\n')
     python.chmod(0o755)
@@ -93,7 +95,7 @@ def test_another_interpreter_runs_it(tmp_path: Path) -> None:
     assert list(found.documents()) == [{"id": 1}]
 
 
-def test_dates_and_uuids_are_written_as_django_does_and_another_value_costs_its_document(
+def test_dates_and_uuids_become_text_and_other_values_fail_their_document(
     tmp_path: Path,
 ) -> None:
     code = """
@@ -137,26 +139,26 @@ def documents():
         ("def documents(:", "SyntaxError"),
     ],
 )
-def test_a_callable_that_fails_is_one_sentence_with_its_line(tmp_path: Path, code: str, said: str) -> None:
+def test_failing_callable_is_one_sentence_with_its_line(tmp_path: Path, code: str, said: str) -> None:
     whole = sentence(source(tmp_path, code))
     assert said in whole
     assert whole.startswith("search:documents: ")
 
 
-def test_a_module_that_is_not_there_names_the_folder(tmp_path: Path) -> None:
+def test_missing_module_names_the_folder(tmp_path: Path) -> None:
     found = CallableSource(callable="shop.search:documents", folder=str(tmp_path))
     assert f"there is no module 'shop' in {tmp_path}; set FOLDER" in sentence(found)
 
 
-def test_a_folder_or_interpreter_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
+def test_missing_folder_or_interpreter_is_one_sentence(tmp_path: Path) -> None:
     folder = CallableSource(callable="a:b", folder=str(tmp_path / "nowhere"))
     assert "nowhere cannot be used (No such file or directory); fix FOLDER or PYTHON" in sentence(folder)
     python = CallableSource(callable="a:b", folder=str(tmp_path), python=str(tmp_path / "python9"))
     assert "python9 cannot be used (No such file or directory)" in sentence(python)
 
 
-def test_a_reading_that_is_left_ends_its_process(tmp_path: Path) -> None:
-    """Even one that waits for something else, and does not notice that nobody reads."""
+def test_abandoned_reading_ends_its_process(tmp_path: Path) -> None:
+    """Even one that waits for something else and does not notice that its reader is gone."""
     before = set(ME.children())  # servers of the run, where this process started them
     documents = source(tmp_path, WAITING).documents()
     assert next(documents) == {"id": 0}
@@ -165,8 +167,8 @@ def test_a_reading_that_is_left_ends_its_process(tmp_path: Path) -> None:
     assert not child.is_running()
 
 
-def test_a_process_ends_in_peace_though_its_worker_takes_its_time(tmp_path: Path) -> None:
-    """Its end is neither a core dump nor lines of C in the worker's log."""
+def test_process_exits_cleanly_when_the_worker_is_slow(tmp_path: Path) -> None:
+    """It leaves neither a core dump nor a fatal Python error in the worker's log."""
     (tmp_path / "search.py").write_text("def documents(): yield {'id': 1}")
     read, write = os.pipe()
     command = [sys.executable, calling.__file__, str(write), str(tmp_path), "search:documents", "call"]
@@ -183,7 +185,7 @@ def test_a_process_ends_in_peace_though_its_worker_takes_its_time(tmp_path: Path
         assert process.stderr.read() == b""
 
 
-def test_a_process_whose_worker_dies_ends(tmp_path: Path) -> None:
+def test_process_exits_when_its_worker_dies(tmp_path: Path) -> None:
     (tmp_path / "search.py").write_text(WAITING)
     with subprocess.Popen([sys.executable, "-c", READER, str(tmp_path)], stdout=subprocess.PIPE) as worker:
         assert worker.stdout is not None
@@ -204,7 +206,7 @@ def test_a_process_whose_worker_dies_ends(tmp_path: Path) -> None:
         ({"python": "python3"}, "PYTHON of CallableSource is 'python3'; set it to an absolute path"),
     ],
 )
-def test_settings_that_cannot_be_used_are_one_sentence(config: dict[str, Any], said: str) -> None:
+def test_invalid_config_is_rejected_with_one_sentence(config: dict[str, Any], said: str) -> None:
     with pytest.raises(SettingsError) as caught:
         CallableSource(**{"callable": "search:documents", "folder": "/srv", **config})
     assert said in str(caught.value)

@@ -1,4 +1,4 @@
-"""What is due, who sends it, and what becomes of the rest, on real Postgres."""
+"""Schedules on real Postgres: due times, claims, lost and skipped runs."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from worker import wiring
+from worker.celery import startup
 from worker.celery.application import beat_entries
 from worker.sources.scheduling import next_due
 from worker.store import connection, schedule
@@ -20,7 +20,7 @@ HOURLY = "0 * * * *"
 
 
 class Beat:
-    """What a task of the beat does, and a clock that is put forward by moving the times of the schedules back."""
+    """Runs the task of the beat; to put the clock forward, it moves the times of the schedules back."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -72,15 +72,15 @@ def beat(url: str) -> Beat:
 @pytest.mark.parametrize(
     ("schedules", "seconds"), [({}, None), ({"a": HOURLY, "b": "4"}, 2.0), ({"a": HOURLY}, 10.0)]
 )
-def test_the_beat_looks_only_where_an_index_has_a_schedule(
+def test_beat_polls_only_if_an_index_has_a_schedule(
     schedules: dict[str, str], seconds: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wiring, "schedules", lambda: schedules)
+    monkeypatch.setattr(startup, "schedules", lambda: schedules)
     found = beat_entries().get("due")
     assert (found and found["schedule"]) == seconds
 
 
-def test_nothing_is_sent_before_it_is_due_and_then_once(beat: Beat) -> None:
+def test_run_is_sent_once_when_due(beat: Beat) -> None:
     beat.take_over(default="60")
     assert beat.look() == []
     beat.wait(61)
@@ -90,7 +90,7 @@ def test_nothing_is_sent_before_it_is_due_and_then_once(beat: Beat) -> None:
     assert beat.look() == []
 
 
-def test_what_was_missed_for_an_hour_is_made_up_once(beat: Beat) -> None:
+def test_missed_runs_are_made_up_once(beat: Beat) -> None:
     beat.take_over(default="60")
     first = beat.due_at()
     beat.wait(3600)
@@ -100,7 +100,7 @@ def test_what_was_missed_for_an_hour_is_made_up_once(beat: Beat) -> None:
     assert beat.history() == []
 
 
-def test_of_many_that_look_at_once_one_sends(beat: Beat) -> None:
+def test_concurrent_polls_send_each_run_once(beat: Beat) -> None:
     beat.take_over(**{f"index{number}": "60" for number in range(20)})
     for _ in range(5):
         beat.wait(61)
@@ -112,7 +112,7 @@ def test_of_many_that_look_at_once_one_sends(beat: Beat) -> None:
 
 
 @pytest.mark.parametrize("sent", [False, True], ids=["before it was sent", "after it was sent"])
-def test_who_dies_over_a_claim_is_replaced_under_the_same_id(beat: Beat, sent: bool) -> None:
+def test_claim_of_a_dead_process_is_resent_under_the_same_id(beat: Beat, sent: bool) -> None:
     beat.take_over(default="3600")
     beat.wait(3601)
     dead = runs_to_send(beat.url, beat.indexes)
@@ -129,7 +129,7 @@ def test_who_dies_over_a_claim_is_replaced_under_the_same_id(beat: Beat, sent: b
     assert beat.look() == [], "the dead that comes back changes nothing"
 
 
-def test_a_run_that_still_reads_is_not_overlapped_and_that_is_said_once(beat: Beat) -> None:
+def test_run_that_still_reads_is_skipped_and_reported_once(beat: Beat) -> None:
     beat.take_over(default="60")
     beat.execute("INSERT INTO vector_index.indexes (name) VALUES ('default')")
     beat.execute(
@@ -145,8 +145,8 @@ def test_a_run_that_still_reads_is_not_overlapped_and_that_is_said_once(beat: Be
     assert len(beat.look()) == 1
 
 
-def test_while_a_run_waits_for_a_worker_no_second_one_is_sent(beat: Beat) -> None:
-    """Given workers that are away for hours, the queue holds one run of the index, however often it is sent."""
+def test_only_one_run_waits_for_a_worker(beat: Beat) -> None:
+    """While workers are down for hours, the queue holds one run of the index."""
     beat.take_over(default="60")
     beat.wait(61)
     (first,) = beat.look()
@@ -164,7 +164,7 @@ def test_while_a_run_waits_for_a_worker_no_second_one_is_sent(beat: Beat) -> Non
     assert len(set(beat.look()) - {first}) == 1
 
 
-def test_a_run_that_the_broker_lost_is_sent_again_before_the_next_is_due(beat: Beat) -> None:
+def test_lost_run_is_resent_before_the_next_is_due(beat: Beat) -> None:
     beat.take_over(default="86400")
     beat.wait(86401)
     lost = beat.look()
@@ -182,8 +182,8 @@ def test_a_run_that_the_broker_lost_is_sent_again_before_the_next_is_due(beat: B
     assert beat.look() == [], "what has begun is not looked for again"
 
 
-def test_a_run_that_wrong_settings_end_has_begun_and_says_why(beat: Beat, broker_url: str) -> None:
-    """Given a backend that cannot be made, the run before does not wait for a worker: the next is sent in its turn."""
+def test_run_with_wrong_settings_fails_with_the_reason(beat: Beat, broker_url: str) -> None:
+    """A backend that cannot be made fails the run, and the next one is sent when due."""
     wrong = {
         "INDEXES": {"default": {"EMBEDDING_BACKEND": "wrong"}},
         "EMBEDDING_BACKENDS": {"wrong": {"CLASS": "worker.sources.files.FolderSource"}},
@@ -198,13 +198,15 @@ def test_a_run_that_wrong_settings_end_has_begun_and_says_why(beat: Beat, broker
     )
     [(outcome, message)] = beat.history()
     assert outcome == "failed"
-    assert "CLASS 'worker.sources.files.FolderSource' of backend 'wrong' cannot be made" in message
+    assert (
+        "CLASS 'worker.sources.files.FolderSource' of backend 'wrong' does not take its settings" in message
+    )
     beat.wait(61)
     (second,) = beat.look()
     assert second != first
 
 
-def test_a_paused_index_is_skipped_and_taken_up_after(beat: Beat) -> None:
+def test_paused_index_is_skipped_until_resumed(beat: Beat) -> None:
     beat.take_over(default="60")
     beat.execute("INSERT INTO vector_index.indexes (name, paused_at) VALUES ('default', now())")
     beat.wait(61)
@@ -215,8 +217,8 @@ def test_a_paused_index_is_skipped_and_taken_up_after(beat: Beat) -> None:
     assert len(beat.look()) == 1
 
 
-def test_unchanged_schedules_keep_their_due_times_over_restarts(beat: Beat) -> None:
-    """The one that was missed while all was down, too."""
+def test_unchanged_schedule_keeps_its_due_time_over_restarts(beat: Beat) -> None:
+    """Even a due time that was missed while everything was down."""
     beat.take_over(default="3600", other=HOURLY)
     beat.wait(3601)
     before = beat.due_at(), beat.due_at("other")
@@ -225,7 +227,7 @@ def test_unchanged_schedules_keep_their_due_times_over_restarts(beat: Beat) -> N
     assert len(beat.look()) == 2
 
 
-def test_a_changed_schedule_gets_a_new_due_time_and_a_removed_one_is_gone(beat: Beat) -> None:
+def test_changed_schedule_gets_a_new_due_time_and_removed_one_is_deleted(beat: Beat) -> None:
     beat.take_over(default="3600", other=HOURLY)
     beat.wait(3601)
     beat.take_over(default="7200", other=None)
@@ -237,8 +239,8 @@ def test_a_changed_schedule_gets_a_new_due_time_and_a_removed_one_is_gone(beat: 
     assert beat.execute("SELECT index_name FROM vector_index.schedules") == []
 
 
-def test_deployments_that_share_a_database_leave_each_other_s_schedules_alone(beat: Beat) -> None:
-    """Each takes over, sends and lists what its own settings name."""
+def test_deployments_sharing_a_database_keep_their_own_schedules(beat: Beat) -> None:
+    """Each takes over, sends and lists the schedules of its own settings."""
     shop = Beat(beat.url)
     beat.indexes, shop.indexes = ["default"], ["shop"]
     shop.take_over(shop="60")
@@ -252,7 +254,7 @@ def test_deployments_that_share_a_database_leave_each_other_s_schedules_alone(be
         assert [row["index"] for row in schedule.list_schedules(conn, shop.indexes)] == ["shop"]
 
 
-def test_a_claim_under_old_settings_does_not_undo_new_ones(beat: Beat) -> None:
+def test_claim_under_old_settings_keeps_new_ones(beat: Beat) -> None:
     beat.take_over(default="60")
     beat.wait(61)
     old = runs_to_send(beat.url, beat.indexes)
@@ -263,7 +265,7 @@ def test_a_claim_under_old_settings_does_not_undo_new_ones(beat: Beat) -> None:
     assert beat.due_at() == due_at
 
 
-def test_another_time_zone_is_another_schedule(beat: Beat) -> None:
+def test_new_time_zone_is_a_new_schedule(beat: Beat) -> None:
     beat.take_over(default="0 3 * * *")
     before = beat.due_at()
     with connection.checkout(beat.url) as conn:
@@ -273,7 +275,7 @@ def test_another_time_zone_is_another_schedule(beat: Beat) -> None:
     assert beat.due_at() == next_due("0 3 * * *", "Asia/Kolkata", due=now, now=now)
 
 
-def test_any_number_of_processes_take_the_settings_over_at_once(beat: Beat) -> None:
+def test_concurrent_processes_take_over_settings(beat: Beat) -> None:
     names = [f"index{number}" for number in range(10)]
 
     def take_over(number: int) -> None:
@@ -287,7 +289,7 @@ def test_any_number_of_processes_take_the_settings_over_at_once(beat: Beat) -> N
     )
 
 
-def test_the_list_has_the_newest_run_and_what_was_skipped_since(beat: Beat) -> None:
+def test_list_has_newest_run_and_later_skipped_ones(beat: Beat) -> None:
     beat.take_over(default="60", other=HOURLY)
     beat.begin("by hand", "failed")
     beat.execute(

@@ -1,4 +1,4 @@
-"""The embedded Postgres and Valkey: what a home promises, whoever starts, shares, kills or breaks it."""
+"""The embedded Postgres and Valkey: starting, sharing, killing and breaking a home."""
 
 import json
 import os
@@ -40,7 +40,7 @@ with running(Path(sys.argv[1]), durable=False) as services:
 
 
 class Owner:
-    """A process that runs a home until `leave`, or shares it."""
+    """A process that runs or shares a home until `leave`."""
 
     def __init__(self, home: Path) -> None:
         self.process = subprocess.Popen(
@@ -89,14 +89,14 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 
 def commands() -> Iterator[list[str]]:
-    """The command line of every process of the machine."""
+    """Return the command line of every process of the machine."""
     return (
         process.info["cmdline"] for process in psutil.process_iter(["cmdline"]) if process.info["cmdline"]
     )
 
 
 def is_gone(home: Path) -> bool:
-    """Whether no process of the machine works on the home, and nobody listens on its ports."""
+    """Return whether no process uses the home and its ports are free."""
     servers = [command for command in commands() if str(home) in " ".join(command) and command[1] != "-c"]
     return not servers and all(homes.is_free(endpoint.port) for endpoint in homes.read(home).values())
 
@@ -116,7 +116,7 @@ def read(addresses: Addresses) -> tuple[list[str], list[str]]:
         return rows, client.lrange("kept", 0, -1)
 
 
-def test_a_later_start_has_the_same_addresses_and_data_and_a_stop_leaves_nothing(home: Path) -> None:
+def test_restart_keeps_addresses_and_data_and_stop_leaves_no_process(home: Path) -> None:
     with running(home) as services:
         first = services.addresses
         write(first, "one")
@@ -127,7 +127,7 @@ def test_a_later_start_has_the_same_addresses_and_data_and_a_stop_leaves_nothing
     assert is_gone(home)
 
 
-def test_what_was_accepted_survives_an_owner_killed_with_its_servers(home: Path) -> None:
+def test_committed_data_survives_a_kill_of_owner_and_servers(home: Path) -> None:
     with owner_of(home) as owner:
         write(owner.addresses(), "accepted")
         owner.kill()
@@ -155,8 +155,8 @@ def test_an_orphan_ends_before_its_successor_starts(home: Path, kind: type[Serve
         write(services.addresses, "successor")
 
 
-def test_a_stranger_with_the_number_of_a_dead_server_is_left_alone(home: Path) -> None:
-    """After the restart of a container, a pid file names whatever process has the number now."""
+def test_another_process_with_the_pid_of_a_dead_server_is_left_alone(home: Path) -> None:
+    """After the restart of a container, another process may have the pid in the pid file."""
     with running(home, durable=False):
         pass
     # of the user as whom Postgres runs: its own check takes such a one for another Postgres
@@ -170,7 +170,7 @@ def test_a_stranger_with_the_number_of_a_dead_server_is_left_alone(home: Path) -
         assert stranger.poll() is None
 
 
-def test_a_second_process_shares_and_only_the_owner_stops(home: Path) -> None:
+def test_second_process_shares_servers_and_only_the_owner_stops_them(home: Path) -> None:
     with owner_of(home) as owner:
         addresses = owner.addresses()
         with running(home) as services:
@@ -180,7 +180,7 @@ def test_a_second_process_shares_and_only_the_owner_stops(home: Path) -> None:
     assert is_gone(home)
 
 
-def test_who_shares_takes_over_on_the_same_ports_when_the_owner_left(home: Path) -> None:
+def test_sharing_process_takes_over_when_the_owner_ends(home: Path) -> None:
     with owner_of(home) as owner:
         addresses = owner.addresses()
         with running(home, durable=False) as services:
@@ -192,7 +192,7 @@ def test_who_shares_takes_over_on_the_same_ports_when_the_owner_left(home: Path)
     assert is_gone(home)
 
 
-def test_ten_processes_at_once_start_each_server_once(home: Path) -> None:
+def test_ten_concurrent_starts_start_each_server_once(home: Path) -> None:
     with ExitStack() as stack:
         owners = [stack.enter_context(owner_of(home)) for _ in range(10)]
         assert len({owner.addresses() for owner in owners}) == 1
@@ -203,7 +203,7 @@ def test_ten_processes_at_once_start_each_server_once(home: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [Postgres, Valkey])
-def test_a_server_that_died_is_started_again_with_its_data(home: Path, kind: type[Server]) -> None:
+def test_dead_server_is_restarted_with_its_data(home: Path, kind: type[Server]) -> None:
     with running(home) as services:
         write(services.addresses, "kept")
         pid = int(server(kind, home).pid_file.read_text().split()[0])
@@ -218,7 +218,7 @@ def test_a_server_that_died_is_started_again_with_its_data(home: Path, kind: typ
         assert read(services.addresses) == (["kept"], ["kept"])
 
 
-def test_a_server_that_dies_again_and_again_is_given_up_with_its_last_words(
+def test_server_that_keeps_dying_fails_with_its_last_log_line(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("worker.services.server.FIRST_BACKOFF_SECONDS", 0.01)
@@ -232,7 +232,7 @@ def test_a_server_that_dies_again_and_again_is_given_up_with_its_last_words(
         pass
 
 
-def test_a_port_in_use_is_one_sentence_with_the_port_and_the_file(home: Path) -> None:
+def test_port_in_use_names_the_port_and_the_file(home: Path) -> None:
     with running(home, postgres=False):
         pass
     port = homes.read(home)["valkey"].port
@@ -243,7 +243,7 @@ def test_a_port_in_use_is_one_sentence_with_the_port_and_the_file(home: Path) ->
         pass
 
 
-def test_a_home_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+def test_unwritable_home_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     refuses = pytest.raises(SettingsError, match=r"home .*file/home cannot be used .*set VECTOR_INDEX_HOME")
     with refuses, running(tmp_path / "file" / "home"):
@@ -251,14 +251,14 @@ def test_a_home_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "{}", '{"postgres": {"port": 99999, "password": "x"}}'])
-def test_a_damaged_file_of_ports_is_one_sentence(home: Path, content: str) -> None:
+def test_damaged_services_file_is_one_sentence(home: Path, content: str) -> None:
     homes.make(home)
     (home / "services.json").write_text(content)
     with pytest.raises(SettingsError, match=r"services\.json is damaged; restore"):
         attach(home)
 
 
-def test_attach_makes_nothing_and_names_the_mend(home: Path) -> None:
+def test_attach_starts_nothing_and_names_the_fix(home: Path) -> None:
     with pytest.raises(
         ServiceUnreachable, match=r"run `vector-index up`, or set DATABASE_URL and BROKER_URL"
     ):
@@ -271,13 +271,13 @@ def test_attach_makes_nothing_and_names_the_mend(home: Path) -> None:
         attach(home, postgres=False)
 
 
-def test_only_what_is_wanted_is_started(home: Path) -> None:
+def test_only_requested_servers_start(home: Path) -> None:
     with running(home, postgres=False) as services:
         assert services.addresses.database_url == ""
         assert not (home / "postgres").exists()
 
 
-def test_the_queue_is_kept_on_disk_and_never_evicted(services: Addresses) -> None:
+def test_valkey_persists_and_never_evicts(services: Addresses) -> None:
     with redis.Redis.from_url(services.broker_url, decode_responses=True) as client:
         kept = client.config_get("appendonly", "appendfsync", "maxmemory-policy", "bind")
     assert kept == {
@@ -288,7 +288,7 @@ def test_the_queue_is_kept_on_disk_and_never_evicted(services: Addresses) -> Non
     }
 
 
-def test_nobody_enters_without_the_password(services: Addresses) -> None:
+def test_servers_require_the_password(services: Addresses) -> None:
     password = redis.Redis.from_url(services.broker_url).connection_pool.connection_kwargs["password"]
     for given in (":wrong@", ""):
         url = services.broker_url.replace(f":{password}@", given)
@@ -299,7 +299,7 @@ def test_nobody_enters_without_the_password(services: Addresses) -> None:
             psycopg.connect(url + services.database_url.rpartition("@")[2])
 
 
-def test_passwords_stand_in_private_files_and_in_no_command_line(home: Path) -> None:
+def test_passwords_are_in_private_files_only(home: Path) -> None:
     with running(home, durable=False):
         passwords = [endpoint.password for endpoint in homes.read(home).values()]
         seen = str(list(commands()))
@@ -322,7 +322,7 @@ def test_text_of_documents_does_not_reach_the_log(home: Path) -> None:
     assert "secret" not in (home / "postgres.log").read_text()
 
 
-def test_a_log_has_a_bound(home: Path) -> None:
+def test_log_is_rotated(home: Path) -> None:
     homes.make(home)
     (home / "valkey.log").write_bytes(b"x" * 1_000_001)
     with running(home, postgres=False):
@@ -330,17 +330,17 @@ def test_a_log_has_a_bound(home: Path) -> None:
     assert {path.name for path in home.glob("valkey.log*")} == {"valkey.log", "valkey.log.1"}
 
 
-def test_the_terminals_signals_reach_only_the_owner(home: Path) -> None:
+def test_terminal_signals_reach_only_the_owner(home: Path) -> None:
     with running(home, durable=False):
         for kind in (Postgres, Valkey):
             pid = int(server(kind, home).pid_file.read_text().split()[0])
             assert os.getpgid(pid) == pid
 
 
-def test_home_and_programs_may_stand_where_only_their_user_enters(
+def test_home_and_programs_may_be_in_private_folders(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Postgres refuses root; what it runs as then reaches a private home and installation all the same."""
+    """Postgres refuses root; the user that it runs as instead can still read a private home and installation."""
     private = tmp_path / "private"
     private.mkdir(mode=0o700)
     installed = programs().parents[1]
@@ -363,6 +363,6 @@ def test_each_test_has_an_empty_database_with_the_schema(database_url: str, brok
         client.set("left", "behind")
 
 
-def test_the_endpoints_are_made_once(home: Path) -> None:
+def test_endpoints_are_generated_once(home: Path) -> None:
     assert homes.make(home) == homes.make(home)
     assert set(json.loads((home / "services.json").read_text())) == {"postgres", "valkey"}

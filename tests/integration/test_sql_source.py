@@ -57,20 +57,18 @@ def sentence(source: SQLSource) -> str:
 
 
 @pytest.mark.parametrize("key", ["id", "slug", ""])
-def test_every_row_is_read_once_over_pages_by_any_key_or_a_cursor_on_the_server(
-    source: Any, key: str
-) -> None:
+def test_every_row_is_read_once_by_key_or_by_server_side_cursor(source: Any, key: str) -> None:
     extra = ", slug" if key == "slug" else ""
     assert sorted(read(source(f"SELECT id, body AS text{extra} FROM page", key=key))) == list(range(1, 26))
 
 
 @pytest.mark.parametrize("rows", [0, 9, 10, 11, 20])
-def test_pages_end_where_the_rows_do(source: Any, rows: int) -> None:
+def test_row_counts_around_the_page_size_are_read_completely(source: Any, rows: int) -> None:
     assert len(read(source(f"SELECT id, body AS text FROM page WHERE id <= {rows}"))) == rows
 
 
 def test_columns_become_a_document(source: Any) -> None:
-    """A uuid and a numeric version are taken; what is NULL is absent; the key need not be the id."""
+    """A uuid and a numeric version are accepted, NULL columns are absent, and the key may differ from the id."""
     query = "SELECT uid AS id, body AS text, NULL AS title, about AS metadata, revision AS version, id AS pk FROM page"
     [document] = source(f"{query} WHERE id = 7", key="pk").documents()
     id = document.pop("id")
@@ -87,14 +85,16 @@ def test_columns_become_a_document(source: Any) -> None:
     ],
 )
 @pytest.mark.parametrize("key", ["id", ""])
-def test_any_query_can_be_read(source: Any, application: psycopg.Connection, query: str, key: str) -> None:
+def test_comments_ctes_and_braces_in_queries_work(
+    source: Any, application: psycopg.Connection, query: str, key: str
+) -> None:
     expected = application.execute(query.encode()).fetchall()
     found = [(row["id"], row["text"]) for row in source(query, key=key, page=2).documents()]
     assert sorted(found) == sorted(expected)
 
 
-def test_no_snapshot_is_held_between_two_pages(source: Any, application: psycopg.Connection) -> None:
-    """Else the application's vacuum could not remove what dies while a long reading goes on."""
+def test_no_snapshot_is_held_between_pages(source: Any, application: psycopg.Connection) -> None:
+    """A snapshot would keep the application's vacuum from removing dead rows during a long run."""
     held = (
         "SELECT state, backend_xmin FROM pg_stat_activity "
         "WHERE application_name = 'vector-index-source' AND datname = current_database()"
@@ -105,7 +105,7 @@ def test_no_snapshot_is_held_between_two_pages(source: Any, application: psycopg
     documents.close()
 
 
-def test_a_connection_that_is_lost_is_opened_again_behind_the_last_row(
+def test_reading_resumes_behind_the_last_row_after_a_lost_connection(
     source: Any, application: psycopg.Connection
 ) -> None:
     found = []
@@ -119,7 +119,7 @@ def test_a_connection_that_is_lost_is_opened_again_behind_the_last_row(
     assert found == list(range(1, 26))
 
 
-def test_a_source_only_reads(source: Any, application: psycopg.Connection) -> None:
+def test_source_transactions_are_read_only(source: Any, application: psycopg.Connection) -> None:
     application.execute(
         "CREATE FUNCTION wipe() RETURNS text LANGUAGE sql AS $$ DELETE FROM page RETURNING body $$"
     )
@@ -128,13 +128,13 @@ def test_a_source_only_reads(source: Any, application: psycopg.Connection) -> No
     assert application.execute("SELECT count(*) FROM page").fetchone() == (25,)
 
 
-# What has changed since
+# Incremental runs
 
 
-def test_only_newer_rows_are_read_with_an_overlap_for_those_that_commit_late(
+def test_incremental_run_reads_newer_rows_and_the_overlap(
     source: Any, application: psycopg.Connection
 ) -> None:
-    """Given a row with an older time that commits after a reading, the next one reads it all the same."""
+    """A row with an older time that commits after a run is read by the next run."""
     application.execute("UPDATE page SET changed = timestamptz '2026-11-01 00:00Z' + id * interval '1 hour'")
     query, config = (
         "SELECT id, body AS text, changed FROM page",
@@ -152,10 +152,10 @@ def test_only_newer_rows_are_read_with_an_overlap_for_those_that_commit_late(
 @pytest.mark.parametrize(
     ("kind", "highest"), [("integer", "20"), ("numeric", "20"), ("float8", "20.0"), ("date", "2026-11-25")]
 )
-def test_numbers_and_dates_serve_as_a_cursor(
+def test_cursor_may_be_a_number_or_a_date(
     source: Any, kind: str, highest: str, application: psycopg.Connection
 ) -> None:
-    """A transaction may begin before midnight and commit after it: of dates the least overlap is a day."""
+    """A transaction may begin before midnight and commit after it, so dates overlap by at least a day."""
     value = "date '2026-11-01' + id::integer" if kind == "date" else f"id::{kind}"
     query = f"SELECT id, body AS text, {value} AS changed FROM page"
     _, cursor = read_on(source(query, cursor="changed", cursor_overlap=5))
@@ -165,10 +165,10 @@ def test_numbers_and_dates_serve_as_a_cursor(
     )
 
 
-def test_the_overlap_is_as_long_where_clocks_are_put_on(
+def test_daylight_saving_does_not_shorten_the_overlap(
     source: Any, application: psycopg.Connection, database_url: str
 ) -> None:
-    """Given a server in Berlin, where 03:05 stands five minutes after 01:59, no row of these minutes is passed over."""
+    """In Berlin, 03:05 comes six minutes after 01:59 on that night; rows of these minutes are read."""
     application.execute(
         "UPDATE page SET changed = timestamptz '2026-03-29 00:40Z' + id * interval '1 minute'"
     )
@@ -180,8 +180,8 @@ def test_the_overlap_is_as_long_where_clocks_are_put_on(
     assert read(source(query, cursor="changed", dsn=dsn), cursor) == list(range(15, 26))
 
 
-def test_what_a_cursor_reached_belongs_to_its_database(source: Any) -> None:
-    """Of a test's data nothing follows for those of production; a new password changes nothing."""
+def test_fingerprint_depends_on_the_database_and_not_on_the_password(source: Any) -> None:
+    """A cursor of a test database must not be used in production."""
     one, other, test = (
         source(cursor="id", dsn=f"postgresql://{where}").fingerprint()
         for where in ("shop:one@db/shop", "shop:two@db/shop", "shop:one@db/test")
@@ -190,7 +190,7 @@ def test_what_a_cursor_reached_belongs_to_its_database(source: Any) -> None:
     assert one != test
 
 
-def test_what_a_cursor_reached_belongs_to_its_query(source: Any) -> None:
+def test_fingerprint_depends_on_query_and_cursor(source: Any) -> None:
     prints = {
         source(query, cursor=cursor).fingerprint() for query in (QUERY, QUERY + " ") for cursor in ("id", "x")
     }
@@ -201,7 +201,7 @@ def test_what_a_cursor_reached_belongs_to_its_query(source: Any) -> None:
     )
 
 
-# What can go wrong
+# Mistakes
 
 
 @pytest.mark.parametrize(
@@ -234,28 +234,28 @@ def test_what_a_cursor_reached_belongs_to_its_query(source: Any) -> None:
         ),
     ],
 )
-def test_a_query_that_does_not_serve_is_one_sentence(source: Any, query: str, config: Any, said: str) -> None:
+def test_unusable_query_fails_with_one_sentence(source: Any, query: str, config: Any, said: str) -> None:
     assert said in sentence(source(query, **config))
 
 
 @pytest.mark.parametrize("page", [1, 2, 3, 24, 25])
-def test_a_key_that_stands_on_two_pages_is_noticed(
+def test_duplicate_key_across_pages_fails_the_run(
     source: Any, application: psycopg.Connection, page: int
 ) -> None:
-    """Else its second row would be passed over, and its document be deleted."""
+    """The second row would be skipped, and its document deleted."""
     query = "SELECT id, body AS text, least(id, 24) AS pk FROM page"
     assert "KEY 'pk' has a value twice" in sentence(source(query, key="pk", page=page))
 
 
 def test_no_error_quotes_a_row(source: Any) -> None:
-    """Nor does its traceback, which is logged, and kept with the result of the task."""
+    """The traceback, which is logged and kept with the result of the task, quotes none either."""
     with pytest.raises(SourceFailed) as caught:
         list(source("SELECT id, body::integer::text AS text FROM page").documents())
     assert str(caught.value).endswith("says: InvalidTextRepresentation")
     assert "Text 1" not in "".join(traceback.format_exception(caught.value))
 
 
-def test_an_address_that_does_not_answer_is_one_sentence_without_its_password(unused_port: int) -> None:
+def test_unreachable_server_fails_with_one_sentence_without_password(unused_port: int) -> None:
     dsn = f"host=127.0.0.1 port={unused_port} dbname=shop user=me password='s3# cret'"
     said = sentence(SQLSource(dsn=dsn, query=QUERY))
     assert f"Postgres at 127.0.0.1:{unused_port}/shop says: " in said
@@ -277,7 +277,7 @@ def test_an_address_that_does_not_answer_is_one_sentence_without_its_password(un
         ({"timeout_seconds": "9"}, "TIMEOUT_SECONDS of SQLSource is '9'"),
     ],
 )
-def test_settings_that_cannot_be_used_are_one_sentence(config: dict[str, Any], said: str) -> None:
+def test_invalid_config_is_rejected_with_one_sentence(config: dict[str, Any], said: str) -> None:
     with pytest.raises(SettingsError) as caught:
         SQLSource(**{"dsn": "postgresql:///shop", "query": QUERY, **config})
     assert said in str(caught.value)
@@ -321,16 +321,14 @@ SIGNS = {"lt": "<", "le": "<=", "eq": "=", "ge": ">=", "gt": ">"}
 
 @pytest.fixture
 def collated(application: psycopg.Connection) -> psycopg.Connection:
-    """With a type that does not tell a from A."""
+    """The table with a case-insensitive type."""
     operators = "".join(OPERATOR.format(name=name, sign=sign) for name, sign in SIGNS.items())
     application.execute(CASE_INSENSITIVE.format(operators=operators).encode())
     return application
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_every_row_is_read_once_whatever_the_type_of_the_key(
-    source: Any, collated: psycopg.Connection, key: str
-) -> None:
+def test_keys_of_every_type_are_read_once(source: Any, collated: psycopg.Connection, key: str) -> None:
     value, type = KEYS[key]
     collated.execute(f'ALTER TABLE page ADD COLUMN "100% of %s" {type}'.encode())
     collated.execute(
@@ -341,10 +339,8 @@ def test_every_row_is_read_once_whatever_the_type_of_the_key(
     assert reading.check()
 
 
-def test_keys_that_are_the_same_to_the_database_alone_are_noticed_across_pages(
-    source: Any, collated: psycopg.Connection
-) -> None:
-    """A page begins behind the last key: the other one would be passed over."""
+def test_keys_equal_only_to_postgres_fail_the_run(source: Any, collated: psycopg.Connection) -> None:
+    """A page starts behind the last key, so the other row would be skipped."""
     collated.execute("ALTER TABLE page ADD COLUMN name case_insensitive")
     collated.execute("UPDATE page SET name = 'k' || (id + 10)")
     collated.execute("UPDATE page SET name = 'K20' WHERE id = 11")
@@ -352,7 +348,7 @@ def test_keys_that_are_the_same_to_the_database_alone_are_noticed_across_pages(
     assert said == "KEY 'name' has a value twice; name a column that is unique"
 
 
-def test_a_key_without_an_order_is_one_sentence_before_anything_is_read(source: Any) -> None:
+def test_key_without_an_order_fails_before_reading(source: Any) -> None:
     reading = source("SELECT id, body AS text, about::json AS about FROM page", key="about")
     assert (
         sentence(reading) == "KEY 'about' is of type json, which has no order; name a column of another type"
@@ -361,7 +357,7 @@ def test_a_key_without_an_order_is_one_sentence_before_anything_is_read(source: 
         reading.check()
 
 
-def test_a_cursor_may_have_any_name(source: Any, application: psycopg.Connection) -> None:
+def test_cursor_column_may_have_any_name(source: Any, application: psycopg.Connection) -> None:
     application.execute('ALTER TABLE page ADD COLUMN "% done" real')
     application.execute('UPDATE page SET "% done" = id / 10::real')
     query = 'SELECT id, body AS text, "% done" FROM page'
@@ -371,9 +367,7 @@ def test_a_cursor_may_have_any_name(source: Any, application: psycopg.Connection
     assert read(reading, cursor) == [25]
 
 
-def test_a_page_by_key_is_read_from_an_index_and_no_further(
-    source: Any, application: psycopg.Connection
-) -> None:
+def test_page_is_an_index_scan_of_one_page(source: Any, application: psycopg.Connection) -> None:
     application.execute("INSERT INTO page (id, body) SELECT n, 'Text' FROM generate_series(26, 20000) n")
     application.execute("ANALYZE page")
     reading = source()

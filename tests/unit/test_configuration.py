@@ -1,4 +1,4 @@
-"""Settings: what wins over what, and one sentence for every mistake."""
+"""Settings: which layer wins, and one sentence for every mistake."""
 
 import json
 import os
@@ -17,7 +17,7 @@ PROJECT = Path(settings.__file__).parent
 
 
 def given(tmp_path: Path, text: str, **environ: str) -> dict[str, str]:
-    """An environment that names an override file with this text."""
+    """Return an environment that names an override file with this text."""
     path = tmp_path / "override.py"
     path.write_text(text)
     return {"VECTOR_INDEX_SETTINGS": str(path), **environ}
@@ -49,10 +49,10 @@ def sentence(environ: dict[str, str]) -> str:
     return message
 
 
-# What wins
+# Layers
 
 
-def test_shipped_defaults_need_nothing_from_outside() -> None:
+def test_shipped_defaults_use_embedded_services_and_offline_models() -> None:
     configuration = load({})
     default = configuration.index("default")
     assert (configuration.database_url, configuration.broker_url, configuration.result_backend) == (
@@ -75,7 +75,7 @@ def test_environment_wins_over_file_which_wins_over_default(tmp_path: Path) -> N
     assert load({**environ, "MAX_DOCUMENT_BYTES": "7"}).max_document_bytes == 7
 
 
-def test_a_value_of_none_is_as_good_as_absent(tmp_path: Path) -> None:
+def test_none_counts_as_absent(tmp_path: Path) -> None:
     text = "TIMEZONE = None\nVECTOR_INDEX = {'INDEXES': None, 'SOURCES': None}\n"
     configuration = load(given(tmp_path, text))
     assert configuration.timezone == "UTC"
@@ -92,7 +92,7 @@ def test_empty_variables_count_as_absent_and_empty_addresses_as_the_embedded_ser
     assert configuration.metrics_port is None
 
 
-def test_results_go_to_the_broker_unless_said() -> None:
+def test_results_go_to_the_broker_by_default() -> None:
     environ = {"BROKER_URL": "redis://a:1/0"}
     assert load(environ).result_backend == "redis://a:1/0"
     assert load({**environ, "RESULT_BACKEND": "redis://b:2/0"}).result_backend == "redis://b:2/0"
@@ -105,7 +105,7 @@ def test_celery_broker_url_is_read_as_broker_url() -> None:
     assert "BROKER_URL is 'redis://***@b/0' and CELERY_BROKER_URL is 'redis://***@a/0'" in message
 
 
-def test_the_two_shorthands_switch_the_models() -> None:
+def test_shorthands_set_the_models_of_the_default_backends() -> None:
     default = load({"EMBEDDING_MODEL": "3-small", "CHAT_MODEL": "gpt-4o-mini"}).index("default")
     assert (default.embedding_backend.model_id, default.chat_backend.model_id) == ("3-small", "gpt-4o-mini")
 
@@ -117,7 +117,7 @@ def test_a_shorthand_in_the_environment_wins_over_a_model_of_the_file(tmp_path: 
     assert (backend.model_id, backend.batch_size) == ("3-small", 7)
 
 
-def test_a_shorthand_and_another_model_in_one_place_is_a_contradiction() -> None:
+def test_shorthand_and_model_id_in_one_layer_conflict() -> None:
     message = sentence({"EMBEDDING_MODEL": "3-small", **embedding(MODEL_ID="ada-002")})
     assert "'3-small'" in message
     assert "'ada-002'; set only one of them" in message
@@ -128,13 +128,13 @@ def test_a_shorthand_needs_a_backend_named_default() -> None:
     assert "no backend 'default'" in sentence({"EMBEDDING_MODEL": "3-small", **environ})
 
 
-def test_a_config_without_model_gets_the_seeds_default() -> None:
+def test_config_without_model_id_gets_the_default_of_wagtail_vector_index() -> None:
     configuration = load(vector_index(EMBEDDING_BACKENDS={"default": {}}, CHAT_BACKENDS={"default": {}}))
     default = configuration.index("default")
     assert (default.embedding_backend.model_id, default.chat_backend.model_id) == ("ada-002", "gpt-3.5-turbo")
 
 
-def test_every_key_of_the_contract_arrives() -> None:
+def test_every_key_reaches_its_object() -> None:
     config = {
         "MODEL_ID": "m",
         "INIT_KWARGS": {"key": "k"},
@@ -191,7 +191,7 @@ def test_schedules_are_seconds_or_crontabs(schedule: object) -> None:
     assert load(scheduled(schedule)).index("default").schedule == schedule
 
 
-# Settings modules of others
+# Settings modules of other projects
 
 
 def test_a_settings_module_of_wagtail_vector_index_works(tmp_path: Path) -> None:
@@ -218,13 +218,13 @@ WAGTAIL_VECTOR_INDEX_QUERY_PROMPT = "You are a helpful assistant."
 
 
 @pytest.mark.parametrize("section", ["EMBEDDING_BACKENDS", "CHAT_BACKENDS"])
-def test_the_class_of_wagtail_ai_serves_both(section: str) -> None:
+def test_class_of_wagtail_ai_works_in_both_sections(section: str) -> None:
     configuration = load(vector_index(**{section: {"default": {"CLASS": "wagtail_ai.ai.llm.LLMBackend"}}}))
     backends = configuration.embedding_backends | configuration.chat_backends
     assert all(backend.class_path.startswith("worker.backends.llm.") for backend in backends.values())
 
 
-def test_a_litellm_class_gets_the_mend() -> None:
+def test_litellm_class_is_rejected_with_the_class_to_use() -> None:
     path = "wagtail_vector_index.ai_utils.backends.litellm.LiteLLMChatBackend"
     message = sentence(vector_index(CHAT_BACKENDS={"default": {"CLASS": path}}))
     assert path in message
@@ -233,8 +233,8 @@ def test_a_litellm_class_gets_the_mend() -> None:
     )
 
 
-def test_a_dotted_module_of_the_working_folder_serves(tmp_path: Path) -> None:
-    """As a Django project names its settings; its relative imports work."""
+def test_settings_may_be_a_dotted_module_of_the_working_folder(tmp_path: Path) -> None:
+    """Like a Django settings module, whose relative imports work."""
     package = tmp_path / "mysite"
     package.mkdir()
     (package / "__init__.py").touch()
@@ -302,9 +302,7 @@ BACKEND = "embedding backend 'default'"
         ({"VECTOR_INDEX_SETTINGS": "settings"}, "which is the shipped module"),
     ],
 )  # fmt: skip
-def test_a_mistake_is_one_sentence_with_the_setting_the_value_and_the_mend(
-    environ: dict[str, str], expected: str
-) -> None:
+def test_a_mistake_is_one_sentence_with_setting_value_and_fix(environ: dict[str, str], expected: str) -> None:
     assert expected in sentence(environ)
 
 
@@ -329,7 +327,7 @@ def test_a_mistake_is_one_sentence_with_the_setting_the_value_and_the_mend(
         "",
     ],
 )
-def test_a_schedule_that_celery_would_not_take_is_refused(schedule: object) -> None:
+def test_invalid_schedules_are_rejected(schedule: object) -> None:
     assert "set it to seconds above 0, or to a crontab of five fields" in sentence(scheduled(schedule))
 
 
@@ -343,17 +341,17 @@ def test_a_schedule_that_celery_would_not_take_is_refused(schedule: object) -> N
         ("0 0 30 2 *", "no month of '0 0 30 2 *' has such a day; set it"),
     ],
 )
-def test_what_is_wrong_with_a_crontab_is_said(schedule: str, why: str) -> None:
+def test_message_names_the_wrong_part_of_a_crontab(schedule: str, why: str) -> None:
     assert why in sentence(scheduled(schedule))
 
 
-def test_a_schedule_without_a_source_is_refused() -> None:
+def test_schedule_without_a_source_is_rejected() -> None:
     assert 'no source to read; set its SOURCE to an entry of VECTOR_INDEX["SOURCES"]' in sentence(
         index(SCHEDULE=60)
     )
 
 
-def test_an_option_of_a_prompt_in_init_kwargs_is_sent_to_prompt_kwargs() -> None:
+def test_prompt_option_in_init_kwargs_is_rejected() -> None:
     environ = vector_index(CHAT_BACKENDS={"default": {"CONFIG": {"INIT_KWARGS": {"temperature": 0.2}}}})
     assert "'temperature', which is an option of a prompt; move it to PROMPT_KWARGS" in sentence(environ)
 
@@ -366,7 +364,7 @@ def test_an_option_of_a_prompt_in_init_kwargs_is_sent_to_prompt_kwargs() -> None
         ("import no_such_module\n", "line 1 of {path} raised ModuleNotFoundError"),
     ],
 )
-def test_a_broken_file_is_named_with_its_line(tmp_path: Path, text: str, expected: str) -> None:
+def test_error_in_the_settings_file_names_its_line(tmp_path: Path, text: str, expected: str) -> None:
     assert expected.format(path=tmp_path / "override.py") in sentence(given(tmp_path, text))
 
 

@@ -1,4 +1,4 @@
-"""Files and folders become documents; what cannot is said, one sentence each, and stops nothing."""
+"""Files and folders become documents. Unreadable ones are skipped with one sentence each."""
 
 import json
 import os
@@ -32,20 +32,20 @@ def written(folder: Path, name: str, content: str | bytes) -> Path:
     return file
 
 
-def test_a_folder_is_read_in_order_with_its_subfolders_and_without_hidden_files(tmp_path: Path) -> None:
+def test_folder_is_read_in_order_without_hidden_files(tmp_path: Path) -> None:
     for name in ("b.txt", "a.md", "sub/c.rst", ".hidden.txt", ".git/d.txt", "sub/.e.txt"):
         written(tmp_path, name, "text")
     assert [document["id"] for document in documents(tmp_path)] == ["a.md", "b.txt", "sub/c.rst"]
     assert skipped(tmp_path) == []
 
 
-def test_a_file_that_is_named_has_its_name_as_id(tmp_path: Path) -> None:
+def test_named_file_has_its_name_as_id(tmp_path: Path) -> None:
     assert documents(written(tmp_path, "deep/down/a.txt", "text")) == [
         {"id": "a.txt", "text": "text", "title": "a"}
     ]
 
 
-def test_whatever_is_read_is_a_document_for_the_task(tmp_path: Path) -> None:
+def test_every_item_is_a_valid_document(tmp_path: Path) -> None:
     for name in ("a.txt", "b.md", "c.html"):
         written(tmp_path, name, "<h1>\x00some\x00</h1> text")
     written(tmp_path, "d.jsonl", '{"id": 7, "text": "t", "metadata": {"a": 1}, "version": 3}')
@@ -80,13 +80,13 @@ def test_whatever_is_read_is_a_document_for_the_task(tmp_path: Path) -> None:
         ("none.html", "<p>text</p>", "none"),
     ],
 )
-def test_the_title_is_the_documents_own_else_the_files_name(
+def test_title_comes_from_the_document_else_from_the_file_name(
     tmp_path: Path, name: str, text: str, title: str
 ) -> None:
     assert documents(written(tmp_path, name, text))[0]["title"] == title
 
 
-def test_html_becomes_text_with_a_line_per_item_and_an_empty_line_between_blocks(tmp_path: Path) -> None:
+def test_html_becomes_lines_and_paragraphs(tmp_path: Path) -> None:
     page = """<html><head><title>T</title><style>p {}</style></head><body><script>alert(1)</script>
       <h1>Head</h1><div><p>One <b>bold</b>,
       two&nbsp;&lt;3.</p>tail<br>line</div><ul><li>first</li><li>second</li></ul>
@@ -97,7 +97,7 @@ def test_html_becomes_text_with_a_line_per_item_and_an_empty_line_between_blocks
     assert blocks[4:] == ["a b\n1 2", "def f():\n    return 1", "end"]
 
 
-def test_html_that_is_broken_deep_or_empty_is_still_a_document(tmp_path: Path) -> None:
+def test_broken_deep_or_empty_html_is_a_document(tmp_path: Path) -> None:
     written(tmp_path, "a.html", "<p>open <b>tag <div>x</p> <pre>a <pre>b")
     written(tmp_path, "b.html", "<div>" * 5_000 + "deep")
     written(tmp_path, "c.html", "")
@@ -114,13 +114,13 @@ def test_html_that_is_broken_deep_or_empty_is_still_a_document(tmp_path: Path) -
         ("caf\xe9 noir".encode("latin-1"), "caf\ufffd noir"),
     ],
 )
-def test_bytes_are_utf8_or_marked_utf16_and_others_are_replaced(
+def test_bytes_are_utf8_or_utf16_with_bom_and_invalid_ones_are_replaced(
     tmp_path: Path, content: bytes, text: str
 ) -> None:
     assert documents(written(tmp_path, "a.txt", content))[0]["text"] == text
 
 
-def test_a_line_of_json_lines_is_a_document_and_a_bad_one_is_named_by_its_number(tmp_path: Path) -> None:
+def test_bad_json_line_is_skipped_with_its_number(tmp_path: Path) -> None:
     lines = [
         '{"id": 1, "text": "one"}',
         "",
@@ -142,7 +142,7 @@ def test_a_line_of_json_lines_is_a_document_and_a_bad_one_is_named_by_its_number
     assert "id is missing" in skipped(file)[1]
 
 
-def test_what_cannot_be_read_is_said_and_the_rest_is_read(tmp_path: Path) -> None:
+def test_unreadable_file_is_skipped_with_a_reason(tmp_path: Path) -> None:
     written(tmp_path, "a.pdf", "x")
     written(tmp_path, "LICENSE", "x")
     written(tmp_path, "b.txt", "x" * (MAX_BYTES + 1))
@@ -159,7 +159,7 @@ def test_what_cannot_be_read_is_said_and_the_rest_is_read(tmp_path: Path) -> Non
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_file_or_folder_without_permission_is_said(tmp_path: Path) -> None:
+def test_file_or_folder_without_permission_is_skipped_with_a_reason(tmp_path: Path) -> None:
     written(tmp_path, "a.txt", "x").chmod(0)
     written(tmp_path, "sub/b.txt", "x").parent.chmod(0)
     assert [line.partition(": ")[2] for line in skipped(tmp_path)] == [
@@ -168,20 +168,20 @@ def test_a_file_or_folder_without_permission_is_said(tmp_path: Path) -> None:
     (tmp_path / "sub").chmod(0o700)
 
 
-def test_two_files_of_one_id_do_not_replace_each_other_silently(tmp_path: Path) -> None:
+def test_second_file_of_one_id_is_skipped_with_a_reason(tmp_path: Path) -> None:
     for name in ("one/a.txt", "two/a.txt"):
         written(tmp_path, name, name)
     assert [document["text"] for document in documents(tmp_path / "one", tmp_path / "two")] == ["one/a.txt"]
     assert "index their common folder" in skipped(tmp_path / "one", tmp_path / "two")[0]
 
 
-def test_a_path_that_does_not_exist_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+def test_missing_path_fails_before_reading(tmp_path: Path) -> None:
     written(tmp_path, "a.txt", "x")
     with pytest.raises(InvalidQuery, match=r"no/where does not exist; name files or folders"):
         read([tmp_path, Path("no/where")], max_bytes=MAX_BYTES)
 
 
-def test_a_name_that_is_no_text_still_gives_an_id_that_postgres_takes(tmp_path: Path) -> None:
+def test_undecodable_file_name_gives_a_valid_id(tmp_path: Path) -> None:
     try:
         Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.txt")).write_text("x")
     except OSError:
@@ -191,15 +191,15 @@ def test_a_name_that_is_no_text_still_gives_an_id_that_postgres_takes(tmp_path: 
 
 @pytest.mark.parametrize("name", ["a.md", "a.rst", "a.html"])
 @pytest.mark.parametrize("piece", ["a", "# ", "=", "~", " ", "<p>", "```\n", "a: "])
-def test_time_grows_with_the_length_of_a_text_whatever_it_is(tmp_path: Path, name: str, piece: str) -> None:
+def test_parsing_time_is_linear(tmp_path: Path, name: str, piece: str) -> None:
     file = written(tmp_path, name, "# " + piece * (90_000 // len(piece)))
     start = time.process_time()
     assert len(documents(file)) == 1
     assert time.process_time() - start < 1
 
 
-def test_a_large_file_of_lines_is_streamed(tmp_path: Path) -> None:
-    """20 MB of lines, the last of them over the limit: memory stays at a few lines."""
+def test_large_jsonl_file_is_streamed(tmp_path: Path) -> None:
+    """Given 20 MB of lines, the last of them over the limit, memory holds only a few lines."""
     file = tmp_path / "a.jsonl"
     with file.open("w") as opened:
         for number in range(200):

@@ -17,7 +17,7 @@ NOW = datetime(2026, 11, 23, 8, 0, tzinfo=UTC)
 
 
 def times(schedule: str, timezone: str, start: str, count: int) -> list[str]:
-    """The next due times, each asked for at the one before."""
+    """Return the next due times, each computed at the one before."""
     now = datetime.fromisoformat(start)
     found = []
     for _ in range(count):
@@ -28,7 +28,7 @@ def times(schedule: str, timezone: str, start: str, count: int) -> list[str]:
 
 
 def field(bounds: tuple[int, int, Sequence[str]]) -> st.SearchStrategy[str]:
-    """All that a field may hold: *, a value, a range, a name, steps and lists of these."""
+    """Generate fields: *, a value, a range, a name, steps and lists of these."""
     low, high, names = bounds
     numbers = st.integers(low, high)
     value = numbers.map(str)
@@ -41,7 +41,7 @@ def field(bounds: tuple[int, int, Sequence[str]]) -> st.SearchStrategy[str]:
 
 
 def their_next(text: str, now: datetime) -> datetime | None:
-    """When Celery's own beat would send it next, in a zone whose clocks never change; None: it does not take it."""
+    """Return Celery's next due time in a zone without daylight saving; None if Celery rejects the crontab."""
     try:
         minute, hour, day, month, weekday = text.split()
         theirs = crontab(minute, hour, weekday, day, month, nowfun=lambda: now, app=CELERY)
@@ -52,7 +52,7 @@ def their_next(text: str, now: datetime) -> datetime | None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.tuples(*map(field, FIELDS)), st.datetimes(datetime(2024, 1, 1), datetime(2034, 1, 1)))
-def test_a_crontab_is_due_when_it_is_due_to_celery(parts: tuple[str, ...], start: datetime) -> None:
+def test_crontab_due_times_equal_those_of_celery(parts: tuple[str, ...], start: datetime) -> None:
     text, now = " ".join(parts), start.replace(tzinfo=UTC)
     if (theirs := their_next(text, now)) is None:
         with pytest.raises(ValueError, match="no month"):
@@ -61,7 +61,7 @@ def test_a_crontab_is_due_when_it_is_due_to_celery(parts: tuple[str, ...], start
         assert next_due(text, "UTC", due=now, now=now) == theirs
 
 
-def test_a_crontab_is_meant_in_its_time_zone() -> None:
+def test_crontab_follows_its_time_zone() -> None:
     assert times("30 3 * * mon-fri", BERLIN, "2026-11-20T00:00:00+00:00", 3) == [
         "20 02:30",
         "23 02:30",
@@ -70,34 +70,34 @@ def test_a_crontab_is_meant_in_its_time_zone() -> None:
     assert times("30 3 * * *", "Asia/Kolkata", "2026-11-20T00:00:00+00:00", 1) == ["20 22:00"]
 
 
-def test_fields_may_stand_in_columns() -> None:
+def test_fields_may_be_separated_by_any_whitespace() -> None:
     assert times("30\t3 *  * *", "UTC", "2026-11-20T00:00:00+00:00", 1) == ["20 03:30"]
     assert look_seconds(["30\t3\t*\t*\t*"]) == 10
 
 
-def test_months_days_and_weekdays_must_all_fit() -> None:
+def test_a_due_day_matches_month_day_and_weekday() -> None:
     assert next_due("0 0 29 2 *", "UTC", due=NOW, now=NOW) == datetime(2028, 2, 29, tzinfo=UTC)
     century = NOW.replace(year=2084)  # 2100 has no 29 February
     assert next_due("0 0 29 2 mon", "UTC", due=NOW, now=century) == datetime(2112, 2, 29, tzinfo=UTC)
     assert next_due("15 9 13 * fri", "UTC", due=NOW, now=NOW) == datetime(2027, 8, 13, 9, 15, tzinfo=UTC)
 
 
-def test_a_time_that_the_clocks_leave_out_comes_an_hour_later() -> None:
-    """Given the night of 29 March, where 02:00 to 03:00 is left out: 02:30 is 03:30 of summer time."""
+def test_a_time_skipped_by_daylight_saving_is_due_an_hour_later() -> None:
+    """On 29 March clocks skip from 02:00 to 03:00, so 02:30 becomes 03:30 of summer time."""
     assert times("30 2 * * *", BERLIN, "2026-03-28T00:00:00+00:00", 3) == ["28 01:30", "29 01:30", "30 00:30"]
     half_hours = ["29 00:30", "29 01:00", "29 01:30", "29 02:00"]
     assert times("*/30 * * * *", BERLIN, "2026-03-29T00:00:00+00:00", 4) == half_hours
 
 
-def test_a_time_that_comes_twice_counts_once_but_in_a_crontab_of_every_hour() -> None:
-    """Given the night of 25 October, where 02:00 to 03:00 comes in summer time, and again in winter time."""
+def test_a_repeated_time_is_due_once_except_in_hourly_crontabs() -> None:
+    """On 25 October, 02:00 to 03:00 comes in summer time and again in winter time."""
     assert times("30 2 * * *", BERLIN, "2026-10-24T12:00:00+00:00", 2) == ["25 00:30", "26 01:30"]
     half_hours = ["25 00:00", "25 00:30", "25 01:00", "25 01:30", "25 02:00"]
     assert times("*/30 * * * *", BERLIN, "2026-10-24T23:40:00+00:00", 5) == half_hours
 
 
-def test_what_was_missed_is_due_once() -> None:
-    """Given a crontab of every hour that nobody looked at for five of them, the next time is ahead of now."""
+def test_missed_due_times_are_skipped() -> None:
+    """After five missed hours of an hourly crontab, the next due time is in the future."""
     due, now = NOW - timedelta(hours=5), NOW + timedelta(minutes=3)
     assert next_due("0 * * * *", "UTC", due=due, now=now) == NOW + timedelta(hours=1)
     assert next_due("3600", "UTC", due=due, now=now) == NOW + timedelta(hours=1)
@@ -105,7 +105,7 @@ def test_what_was_missed_is_due_once() -> None:
 
 @settings(deadline=None)
 @given(st.floats(0.001, 1e6), st.floats(0, 1e7))
-def test_seconds_do_not_drift_however_late_a_run_is(seconds: float, late: float) -> None:
+def test_late_runs_do_not_shift_the_grid_of_seconds(seconds: float, late: float) -> None:
     step = timedelta(seconds=seconds)
     now = NOW + timedelta(seconds=late)
     found = next_due(str(seconds), BERLIN, due=NOW, now=now)
@@ -121,7 +121,5 @@ def test_the_smallest_number_of_seconds_is_due_after_now() -> None:
     ("schedules", "seconds"),
     [(["0 3 * * *"], 10), (["3600.0", "2.0", "0 3 * * *"], 1), (["0.1"], 1), (["7.0"], 3.5), (["900"], 10)],
 )
-def test_what_is_due_is_looked_for_twice_in_the_shortest_schedule(
-    schedules: list[str], seconds: float
-) -> None:
+def test_polling_interval_is_half_of_the_shortest_schedule(schedules: list[str], seconds: float) -> None:
     assert look_seconds(schedules) == seconds

@@ -41,7 +41,7 @@ class SourceSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class IndexSettings:
-    """One entry of INDEXES, with what it refers to."""
+    """One entry of INDEXES, with its backends and its source."""
 
     name: Name
     embedding_backend: Annotated[

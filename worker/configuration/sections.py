@@ -174,7 +174,7 @@ def indexes(
     overlaps: Mapping[str, int],
     query_prompt: object,
 ) -> dict[str, IndexSettings]:
-    """Return the indexes with what they refer to; `overlaps` and `query_prompt` are defaults of entries."""
+    """Return the indexes with their backends and sources; `overlaps` and `query_prompt` are defaults of entries."""
     known = fields_by_key(IndexSettings)
     found = {}
     for name, owner, entry in entries("INDEXES", section, known):

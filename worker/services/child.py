@@ -18,7 +18,7 @@ Process = subprocess.Popen[bytes]
 
 @dataclass(frozen=True, kw_only=True)
 class Death:
-    """The end of a child process that nobody asked to end."""
+    """The unexpected end of a child process."""
 
     code: int  # exit code; below 0: minus the number of the signal
     in_a_row: int  # 1: the process ran for STEADY_SECONDS, or it is the first death

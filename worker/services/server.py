@@ -86,7 +86,7 @@ class Server(ABC):
         return None
 
     def check(self) -> None:
-        """Start the server if it is ours, or nobody's, and not running. Does not wait until it answers.
+        """Start the server if it is down and we hold, or can take, its lock. Returns before it answers.
 
         Raises SettingsError for a problem that only the operator can fix, and ServiceUnreachable when the server died
         MAX_DEATHS times in a row.
@@ -181,7 +181,7 @@ class Server(ABC):
             return self.spawn(self.command(), stdin=subprocess.DEVNULL, output=log.fileno())
 
     def _end_orphan(self) -> None:
-        """End the server that a killed owner left behind, and no other process."""
+        """End the server that a killed owner left behind."""
         try:
             pid = int(self.pid_file.read_text().split()[0])
         except (FileNotFoundError, ValueError, IndexError):
@@ -228,5 +228,5 @@ def _command_line(pid: int) -> str:
 
 
 def _last_line(log: Path) -> str:
-    """Return the last line of a log. By the servers' settings it holds no document text and no password."""
+    """Return the last line of a log. The servers' settings keep document text and passwords out of it."""
     return log.read_text(errors="replace").strip().rpartition("\n")[2][-300:]

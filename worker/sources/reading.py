@@ -23,7 +23,7 @@ class Reading:
         self.fingerprint = f"{kind.__module__}.{kind.__qualname__} {found}" if found else ""
 
     def documents(self, since: str | None) -> Generator[Any, None, None]:
-        """Yield what the source yields, from the cursor `since` on if it has a fingerprint. Raises SourceFailed."""
+        """Yield the items of the source; those since a cursor, if it has a fingerprint. Raises SourceFailed."""
         with self._translated():
             for item in self._items(since):
                 yield item
@@ -53,7 +53,7 @@ class Reading:
 
 
 def check(source: Source, name: str) -> str | None:
-    """Return what the source says of itself; None if it has no `check`. Raises SourceFailed, and as `check` does."""
+    """Return the line of the source's `check`, or None if the class lacks one. Raises as `check`, and SourceFailed."""
     try:
         return source.check() if isinstance(source, CheckedSource) else None
     except VectorIndexError:
