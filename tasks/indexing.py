@@ -36,7 +36,7 @@ def index_documents(self: Task, documents: list[Any], index: str = "default") ->
         raise InvalidQuery(f"documents must be a list of objects, not {type(documents).__name__}")
     target = wiring.index(index)
     limit = configuration.current().max_document_bytes
-    staging.stage(target.url, target.settings, target.backend, self.request.id, documents, max_bytes=limit)
+    staging.stage(target, self.request.id, documents, max_bytes=limit)
     raise self.replace(embed.si(index=index))
 
 
@@ -53,7 +53,7 @@ def embed(self: Task, index: str = "default") -> dict[str, Any]:
     while True:
         looked = time.monotonic()
         with connection.checkout(url) as conn:
-            result, progress = jobs.report(conn, index, self.request.id)
+            result, progress = jobs.job_result(conn, index, self.request.id)
         if result is not None:
             return result
         # a job of a million documents takes a while to look at: at most half of the time
@@ -81,7 +81,7 @@ def delete_documents(
     except InvalidDocument as error:
         raise InvalidQuery(str(error)) from error
     if chosen is not None:
-        done = staging.delete(target.url, index, self.request.id, chosen, fence)
+        done = staging.delete(target, self.request.id, chosen, fence)
     else:
-        done = staging.delete_matching(target.url, target.settings, self.request.id, filter or {}, fence)
+        done = staging.delete_matching(target, self.request.id, filter or {}, fence)
     return {"index": index, "deleted": done.deleted, "stale": done.stale}

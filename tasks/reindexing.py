@@ -11,7 +11,7 @@ from worker import configuration, wiring
 from worker.celery.application import app
 from worker.errors import InvalidQuery, SourceFailed
 from worker.indexing import reindexing
-from worker.store.reindexing import Request
+from worker.store.reindexing import ReindexRequest
 
 
 @app.task(name="tasks.reindex", bind=True, dont_autoretry_for=(SourceFailed,), **WAIT_FOR_SERVICES)
@@ -31,20 +31,18 @@ def reindex(
     configuration.current().index(index)
     due = self.request.get(SCHEDULED_FOR)
     scheduled_for = datetime.fromisoformat(due) if due else None
-    request = Request(index=index, task_id=self.request.id, scheduled_for=scheduled_for)
+    request = ReindexRequest(index=index, task_id=self.request.id, scheduled_for=scheduled_for)
     # a run without a row waits for a worker, as far as the schedule knows
-    with reindexing.written_down(wiring.addresses().database_url, request):
+    with reindexing.recorded_failure(wiring.addresses().database_url, request):
         target = wiring.index(index)
     skipped = reindexing.reindex(
-        target.url,
-        target.settings,
-        target.backend,
+        target,
         lambda: wiring.source(index),
         request,
         max_bytes=configuration.current().max_document_bytes,
         full=full,
         allow_shrink=allow_shrink,
-        tell=lambda read: self.update_state(
+        on_progress=lambda read: self.update_state(
             state="PROGRESS", meta={"documents": read, "done": 0, "chunks": 0, "embedded": 0}
         ),
     )

@@ -16,9 +16,11 @@ from worker.documents import document_ids
 from worker.errors import BuildDropped, InvalidDocument, InvalidQuery
 from worker.indexing import staging, verification
 from worker.keyspace import EMBED
-from worker.observability.logs import keys
-from worker.store import builds, connection, garbage, hnsw, indexes, outbox, upkeep
+from worker.observability.logs import log_fields
+from worker.store import builds, connection, garbage, hnsw, indexes, jobs, outbox
 from worker.store.builds import Build
+from worker.store.status import document_states, failed_documents, index_status
+from worker.store.sweep import sweep_build
 
 MAX_FAILURES = 1000
 QUIET_SECONDS = 120.0  # a job that nobody has looked at for so long gets a new waiting task
@@ -39,13 +41,13 @@ def sweep() -> None:
     """
     url = wiring.addresses().database_url
     with connection.checkout(url) as conn:
-        written = upkeep.written_builds(conn)
+        written = builds.all_writable(conn)
     for build in written:
         with suppress(BuildDropped):  # meanwhile
             _sweep_build(url, build)
     with connection.checkout(url) as conn:
-        upkeep.forget_jobs(conn)
-        due = upkeep.collections_due(conn, seconds=COLLECT_SECONDS, erased_seconds=ERASED_SECONDS)
+        jobs.delete_expired(conn)
+        due = garbage.collections_due(conn, seconds=COLLECT_SECONDS, erased_seconds=ERASED_SECONDS)
     wake()
     for index in due:
         app.send_task("tasks.collect", kwargs={"index": index}, ignore_result=True)
@@ -53,10 +55,10 @@ def sweep() -> None:
 
 def _sweep_build(url: str, build: Build) -> None:
     with connection.checkout(url) as conn:
-        repairs = upkeep.sweep(conn, build)
+        repairs = sweep_build(conn, build)
         if repairs.queued:
-            logger.error("repaired", extra=keys(index=build.index, inputs=repairs.queued, bug=REPAIRED))
-        if hnsw.due(conn, build):
+            logger.error("repaired", extra=log_fields(index=build.index, inputs=repairs.queued, bug=REPAIRED))
+        if hnsw.is_due(conn, build):
             app.send_task(
                 "tasks.index_vectors",
                 kwargs={"index": build.index},
@@ -74,7 +76,7 @@ def wake() -> None:
     addresses = wiring.addresses()
     waiting = lengths(addresses.broker_url, [EMBED])[EMBED]
     with connection.checkout(addresses.database_url) as conn:
-        quiet = upkeep.quiet_jobs(conn, seconds=QUIET_SECONDS, waiting=waiting)
+        quiet = jobs.quiet(conn, seconds=QUIET_SECONDS, waiting=waiting)
     for task_id, index in quiet:
         app.send_task("tasks.embed", task_id=task_id, kwargs={"index": index})
 
@@ -103,8 +105,8 @@ def index_vectors(index: str = "default") -> dict[str, Any]:
     """
     url = wiring.addresses().database_url
     with connection.checkout(url) as conn:
-        written = [build for build in upkeep.written_builds(conn) if build.index == index]
-    return {"index": index, "builds": [build.build for build in written if hnsw.make(url, build)]}
+        written = [build for build in builds.all_writable(conn) if build.index == index]
+    return {"index": index, "builds": [build.build for build in written if hnsw.create(url, build)]}
 
 
 @app.task(name="tasks.verify", **WAIT_FOR_SERVICES)
@@ -113,7 +115,7 @@ def verify(repair: bool = False, index: str = "default") -> dict[str, Any]:
     if not isinstance(repair, bool):
         raise InvalidQuery(f"repair must be true or false, not {repair!r}")
     target = wiring.index(index)
-    verifier = verification.Verifier(url=target.url, index=target.settings, backend=target.backend, wake=wake)
+    verifier = verification.Verifier(index=target, wake=wake)
     return verifier.verify(repair=repair)
 
 
@@ -125,12 +127,14 @@ def status(ids: list[Any] | None = None, index: str = "default") -> dict[str, An
     with connection.checkout(target.url) as conn:
         build = builds.live(conn, index)
         if chosen is not None:
-            return {"index": index, "documents": upkeep.document_states(conn, build, chosen)}
+            return {"index": index, "documents": document_states(conn, build, chosen)}
         paused = indexes.paused_at(conn, index)
         since = paused and paused.astimezone(UTC).isoformat(timespec="seconds")
-        unknown = {"unknown_indexes": outbox.strangers(conn, list(configuration.current().indexes))}
-        enqueued = outbox.figures(conn, index) | unknown
-        return {"index": index, "paused": since, **upkeep.figures(conn, build), "outbox": enqueued}
+        unknown = {
+            "unknown_indexes": outbox.rows_of_unknown_indexes(conn, list(configuration.current().indexes))
+        }
+        enqueued = outbox.counts(conn, index) | unknown
+        return {"index": index, "paused": since, **index_status(conn, build), "outbox": enqueued}
 
 
 @app.task(name="tasks.failures")
@@ -145,7 +149,7 @@ def failures(limit: int = 100, after: Any = "", index: str = "default") -> dict[
         page = (
             []
             if build is None
-            else upkeep.failures(conn, build, after=known[0] if known else "", limit=limit)
+            else failed_documents(conn, build, after=known[0] if known else "", limit=limit)
         )
     return {"index": index, "failures": page, "next": page[-1]["id"] if len(page) == limit else None}
 
@@ -155,8 +159,8 @@ def retry(self: Task, ids: list[Any] | None = None, index: str = "default") -> d
     """Try failed documents again: these, or all of the index; waits for none. Run again it finds what fails still."""
     target = wiring.index(index)
     chosen = _checked(ids)
-    found = staging.failed_ids(target.url, index) if chosen is None else chosen
-    done = staging.retry(target.url, index, found)
+    found = staging.failed_ids(target) if chosen is None else chosen
+    done = staging.retry(target, found)
     return {"index": index, "retried": len(done.docs) + done.rows, "chunks": done.chunks}
 
 

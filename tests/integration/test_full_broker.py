@@ -16,7 +16,7 @@ from redis.exceptions import OutOfMemoryError
 from tests.fixtures.services import BROKERS, own_valkey
 from worker.celery import broker
 from worker.celery.upstream import delivery, full_broker
-from worker.chat.answering import Stream
+from worker.chat.stream import AnswerStream
 from worker.errors import ServiceUnreachable
 
 
@@ -139,7 +139,7 @@ def test_a_stream_that_cannot_be_written_quotes_no_text(client: "redis.Redis", u
     text = "Marrakesh"
     fill(client)
     with pytest.raises(ServiceUnreachable, match="maxmemory") as caught:
-        Stream(url, "7").write("token", text)
+        AnswerStream(url, "7").write("token", text)
     assert "Marrakesh" not in "".join(traceback.format_exception(caught.value))
     assert "XADD" not in str(caught.value)
 

@@ -1,11 +1,10 @@
-"""What reaches the provider, counted there: never more than TOKEN_LIMIT less the room for the answer."""
+"""The prompts that reach the provider never exceed TOKEN_LIMIT minus the tokens reserved for the answer."""
 
 import random
 
-from tests.fixtures.provider import running_provider  # noqa: F401
 from tests.provider import Provider, prompt_tokens
 from worker.backends.llm import LLMChatBackend
-from worker.chat import answering
+from worker.chat import prompting
 from worker.documents import Passage
 
 WORDS = [
@@ -27,10 +26,10 @@ QUESTIONS = 200
 
 
 def test_random_questions_with_long_histories_and_twenty_large_passages(provider: Provider) -> None:
-    """gpt-4 counts in cl100k, and so does the provider: the count is exact, and close to the limit."""
+    """gpt-4 and the provider count in cl100k, so prompts are counted exactly and come close to the limit."""
     chance = random.Random(3)
     sizes = []
-    # each takes 30 ms to make, for the certificates that its client reads
+    # each takes 30 ms to make, since its client reads certificates
     backends = {limit: _backend(provider, limit) for limit in (600, 601, 800, 1_500, 2_801, 4_000)}
     shelf = [_passage(_text(chance, 500), _text(chance, 5)) for _ in range(200)]
     turns = [_text(chance, 200) for _ in range(200)]
@@ -38,8 +37,14 @@ def test_random_questions_with_long_histories_and_twenty_large_passages(provider
         limit = [*backends][number % len(backends)]
         said = chance.sample(turns, chance.randint(10, 40))
         history = [{"role": ("user", "assistant")[at % 2], "content": text} for at, text in enumerate(said)]
-        question = answering.Question(text=_text(chance, 20), history=history)
-        answering.answer(backends[limit], question, chance.sample(shelf, 20))
+        prompt = prompting.compose(
+            _text(chance, 20),
+            chance.sample(shelf, 20),
+            history=history,
+            max_tokens=backends[limit].prompt_tokens,
+            count=backends[limit].count_tokens,
+        )
+        backends[limit].reply(prompt.messages)
         sizes.append(prompt_tokens(provider.prompts[-1]) / (limit - ANSWER_TOKENS))
     assert len(provider.prompts) == QUESTIONS
     assert max(sizes) <= 1

@@ -14,7 +14,7 @@ from worker import wiring
 from worker.celery.application import beat_entries
 from worker.sources.scheduling import next_due
 from worker.store import connection, schedule
-from worker.store.schedule import CLAIM_SECONDS, PATIENCE_SECONDS, Run, runs_to_send
+from worker.store.schedule import CLAIM_SECONDS, RESEND_SECONDS, ScheduledRun, runs_to_send
 
 HOURLY = "0 * * * *"
 
@@ -28,7 +28,7 @@ class Beat:
 
     def take_over(self, **schedules: str | None) -> None:
         with connection.checkout(self.url) as conn:
-            schedule.take_over(conn, schedules, "Europe/Berlin")
+            schedule.sync(conn, schedules, "Europe/Berlin")
 
     def look(self) -> list[str]:
         """Send what is due; the ids of the tasks."""
@@ -156,8 +156,8 @@ def test_while_a_run_waits_for_a_worker_no_second_one_is_sent(beat: Beat) -> Non
         sent = beat.look()
         assert set(sent) <= {first}
         again += len(sent)
-    assert again == pytest.approx(120 * 61 / PATIENCE_SECONDS, abs=1.5)
-    message = "the run before was still waiting for a worker of the queue vector_index"
+    assert again == pytest.approx(120 * 61 / RESEND_SECONDS, abs=1.5)
+    message = "the previous run was still waiting for a worker of the queue vector_index"
     assert beat.history() == [("skipped", message)]
     beat.begin(first)
     beat.wait(61)
@@ -168,17 +168,17 @@ def test_a_run_that_the_broker_lost_is_sent_again_before_the_next_is_due(beat: B
     beat.take_over(default="86400")
     beat.wait(86401)
     lost = beat.look()
-    beat.wait(PATIENCE_SECONDS - 10)
+    beat.wait(RESEND_SECONDS - 10)
     assert beat.look() == []
     due_at = beat.due_at()
     beat.wait(11)
     assert beat.look() == lost
     assert due_at - beat.due_at() == timedelta(seconds=11)
     beat.begin(lost[0])
-    beat.wait(PATIENCE_SECONDS + 1)
+    beat.wait(RESEND_SECONDS + 1)
     assert beat.look() == []
     beat.execute("DELETE FROM vector_index.runs")  # as history is forgotten
-    beat.wait(PATIENCE_SECONDS + 1)
+    beat.wait(RESEND_SECONDS + 1)
     assert beat.look() == [], "what has begun is not looked for again"
 
 
@@ -248,15 +248,15 @@ def test_deployments_that_share_a_database_leave_each_other_s_schedules_alone(be
     assert [id.startswith("reindex-shop-") for id in shop.look()] == [True]
     beat.take_over(default=None)
     with connection.checkout(beat.url) as conn:
-        assert [row["index"] for row in schedule.listed(conn, beat.indexes)] == []
-        assert [row["index"] for row in schedule.listed(conn, shop.indexes)] == ["shop"]
+        assert [row["index"] for row in schedule.list_schedules(conn, beat.indexes)] == []
+        assert [row["index"] for row in schedule.list_schedules(conn, shop.indexes)] == ["shop"]
 
 
 def test_a_claim_under_old_settings_does_not_undo_new_ones(beat: Beat) -> None:
     beat.take_over(default="60")
     beat.wait(61)
     old = runs_to_send(beat.url, beat.indexes)
-    assert isinstance(next(old), Run)
+    assert isinstance(next(old), ScheduledRun)
     beat.take_over(default="7200")
     due_at = beat.due_at()
     assert next(old, None) is None
@@ -267,7 +267,7 @@ def test_another_time_zone_is_another_schedule(beat: Beat) -> None:
     beat.take_over(default="0 3 * * *")
     before = beat.due_at()
     with connection.checkout(beat.url) as conn:
-        schedule.take_over(conn, {"default": "0 3 * * *"}, "Asia/Kolkata")
+        schedule.sync(conn, {"default": "0 3 * * *"}, "Asia/Kolkata")
         (now,) = conn.execute("SELECT now()").fetchone() or ()
     assert beat.due_at() != before
     assert beat.due_at() == next_due("0 3 * * *", "Asia/Kolkata", due=now, now=now)
@@ -295,7 +295,7 @@ def test_the_list_has_the_newest_run_and_what_was_skipped_since(beat: Beat) -> N
         "VALUES ('default', 'late', 'skipped', 'the index was paused')"
     )
     with connection.checkout(beat.url) as conn:
-        default, other = schedule.listed(conn, beat.indexes)
+        default, other = schedule.list_schedules(conn, beat.indexes)
     assert (default["index"], default["schedule"], default["timezone"]) == ("default", "60", "Europe/Berlin")
     assert default["due_in_seconds"] == pytest.approx(60, abs=20)
     assert datetime.fromisoformat(default["due_at"]) == beat.due_at()

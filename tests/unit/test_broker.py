@@ -101,7 +101,7 @@ def test_of_a_bug_its_kind_and_its_place_are_told_and_not_its_words() -> None:
             raise ValueError(f"bad text: {word}") from error
 
     result = stumble.apply(args=["Marrakesh"])
-    with pytest.raises(Bug, match=r"\(ValueError from KeyError; .*report it$"):
+    with pytest.raises(Bug, match=r"\(ValueError from KeyError\); .*report it$"):
         result.get()
     assert "in stumble" in result.traceback
     assert "Marrakesh" not in result.traceback

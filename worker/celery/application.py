@@ -15,6 +15,7 @@ from celery.apps import worker as celery_worker
 from kombu.entity import Queue
 
 from worker import configuration, wiring
+from worker.celery import startup
 from worker.celery.broker import RESTORE_SECONDS, VISIBILITY_TIMEOUT_SECONDS, LeaseHeartbeat, OneLine
 from worker.celery.lifecycle import SWEEP_SECONDS, EndInTime, end, end_with
 from worker.celery.upstream import flower
@@ -109,7 +110,7 @@ app.steps["worker"].add(EndInTime)
 def configure(sender: Celery, **_: Any) -> None:
     """Read the settings at the last moment; a mistake in them ends the command with its sentence."""
     spec = find_spec("tasks")
-    ours = Path(__file__).parent.parent / "tasks"
+    ours = Path(__file__).parents[2] / "tasks"
     if spec is None or spec.origin is None or Path(spec.origin).parent != ours:
         where = spec.origin if spec else "nothing"
         end(
@@ -137,7 +138,7 @@ def configure(sender: Celery, **_: Any) -> None:
 
 def beat_entries() -> dict[str, Any]:
     """A look for what is due, where the settings have a schedule."""
-    schedules = wiring.schedules().values()
+    schedules = startup.schedules().values()
     # a message is good for as long as a sweep's, not until the next one: clocks of machines differ by seconds
     options = {"expires": SWEEP_SECONDS}
     entry = {"task": "tasks.due", "schedule": look_seconds(schedules), "options": options}
@@ -157,7 +158,7 @@ def log(loglevel: int, **_: Any) -> None:
 def start_beat(**_: Any) -> None:
     """What has changed in the settings is due from now on, whichever process is started first."""
     try:
-        wiring.take_over_schedules()
+        startup.take_over_schedules()
     except VectorIndexError as error:
         end_with(error)
     connection.close_pools()

@@ -28,7 +28,7 @@ from worker.celery.argument_summary import summary
 from worker.celery.upstream.full_broker import in_place, insist
 from worker.configuration.addresses import redis_url
 from worker.errors import Bug, InputError, InvalidQuery, ServiceUnreachable, VectorIndexError
-from worker.observability.logs import keys
+from worker.observability.logs import log_fields
 
 VISIBILITY_TIMEOUT_SECONDS = 60  # after which the messages of a dead worker are taken by another
 RESTORE_SECONDS = 10  # between two looks for such messages
@@ -120,7 +120,7 @@ class LeaseHeartbeat(bootsteps.StartStopStep):  # type: ignore[misc]  # celery h
                 stuck = cls._is_stuck(client, task_consumer, held)
             except redis.RedisError as error:
                 cls._looks = 0
-                logger.warning("leases_not_renewed", extra=keys(messages=len(held), error=str(error)))
+                logger.warning("leases_not_renewed", extra=log_fields(messages=len(held), error=str(error)))
                 continue
             if stuck and cls.on_stuck is not None:
                 logger.critical(
@@ -316,7 +316,7 @@ class HideBodies(logging.Filter):
             args = (*record.args[:shown], *["(hidden)"] * (len(record.args) - shown))
             reason = (record.msg % args).splitlines()[0]
             record.msg, record.args, record.exc_info = "message_refused", (), None
-            vars(record).update(keys(error=reason))
+            vars(record).update(log_fields(error=reason))
         return True
 
 

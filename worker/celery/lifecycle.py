@@ -17,7 +17,7 @@ from celery.utils.log import current_process_index
 from celery.worker.components import Pool
 
 from worker import configuration, wiring
-from worker.celery import liveness
+from worker.celery import liveness, startup
 from worker.celery.broker import (
     BROKER_ERRORS,
     HideBodies,
@@ -32,7 +32,8 @@ from worker.errors import ServiceUnreachable, VectorIndexError
 from worker.indexing import outbox
 from worker.indexing.draining.drainer import Drainer
 from worker.keyspace import EMBED, QUEUES
-from worker.observability import events, logs
+from worker.observability import events, metrics
+from worker.observability.logs import log_fields
 from worker.store import connection
 
 SWEEP_SECONDS = 30.0
@@ -61,7 +62,7 @@ def start(sender: Any, **_: Any) -> None:
     if EMBED in sender.app.amqp.queues.consume_from and "thread" not in str(sender.pool_cls):
         end(f"the queue {EMBED} needs --pool=threads: its requests run in threads of the worker process", 2)
     try:
-        for notice in wiring.prepare():
+        for notice in startup.prepare():
             logger.warning(notice)
         serve_metrics(forks="prefork" in str(sender.pool_cls))
     except VectorIndexError as error:
@@ -80,10 +81,12 @@ def serve_metrics(*, forks: bool) -> None:
     if forks:
         _metrics_folder.append(TemporaryDirectory(prefix="vector-index-metrics-", ignore_cleanup_errors=True))
         folder = configuration.environment()["PROMETHEUS_MULTIPROC_DIR"] = _metrics_folder[0].name
-    registry = events.start(folder, process=lambda: current_process_index() or "parent")
-    events.expect(*wiring.measured())
+    registry = metrics.start(folder, process=lambda: current_process_index() or "parent")
+    metrics.initialize_series(*startup.metric_labels())
     addresses = wiring.addresses()
-    registry.register(scraping.State(addresses.database_url, lambda: lengths(addresses.broker_url, QUEUES)))
+    registry.register(
+        scraping.ServiceState(addresses.database_url, lambda: lengths(addresses.broker_url, QUEUES))
+    )
     listening = scraping.serve(settings.metrics_address, settings.metrics_port, registry)
     if forks:  # a child that outlives this process would keep the port; the solo pool sends the signal, too
         signals.worker_process_init.connect(lambda **_: listening.close(), weak=False)
@@ -110,7 +113,7 @@ def start_draining(sender: Any, **_: Any) -> None:
     LeaseHeartbeat.on_turn = beat
     beat()
     if EMBED in sender.app.amqp.queues.consume_from:
-        _drainers[:] = wiring.drainers()
+        _drainers[:] = startup.drainers()
         for drainer in _drainers:
             drainer.start()
         names = list(configuration.current().indexes)
@@ -120,7 +123,7 @@ def start_draining(sender: Any, **_: Any) -> None:
         with in_place():  # a full broker takes this one: a worker starts there, too
             sender.app.send_task("tasks.sweep", expires=SWEEP_SECONDS)
     logger.info(
-        "ready", extra=logs.keys(worker=sender.hostname, queues=list(sender.app.amqp.queues.consume_from))
+        "ready", extra=log_fields(worker=sender.hostname, queues=list(sender.app.amqp.queues.consume_from))
     )
 
 
@@ -128,7 +131,7 @@ def stage_page(index: str) -> bool:
     """Stage a page of the outbox; whether more waits."""
     target = wiring.index(index)
     limit = configuration.current().max_document_bytes
-    return outbox.consume(target.url, target.settings, target.backend, max_bytes=limit)
+    return outbox.stage_page(target, max_bytes=limit)
 
 
 def wake_staging(app: Celery, index: str) -> None:
@@ -147,7 +150,7 @@ def beat() -> None:
         for node in list(_nodes):
             liveness.beat(configuration.current().home, node)
     except OSError as error:
-        logger.warning("pulse_not_written", extra=logs.keys(error=str(error), mend="set VECTOR_INDEX_HOME"))
+        logger.warning("pulse_not_written", extra=log_fields(error=str(error), mend="set VECTOR_INDEX_HOME"))
 
 
 @signals.worker_shutting_down.connect
@@ -192,7 +195,7 @@ def stop_threads(timeout_seconds: float) -> None:
 
 
 def leave_in_time(code: int) -> None:
-    logger.info("stopping", extra=logs.keys(at_most_seconds=STOP_SECONDS))  # a signal handler must not
+    logger.info("stopping", extra=log_fields(at_most_seconds=STOP_SECONDS))  # a signal handler must not
     _hurry.wait(STOP_SECONDS)
     logger.warning("what is not done yet is given back")
     leave(code)
@@ -224,7 +227,7 @@ def clean_up() -> None:
 def let_go() -> None:
     for drainer in _drainers:
         drainer.stop(0.0)
-        drainer.let_go()
+        drainer.release_in_flight()
     LeaseHeartbeat.let_go()
 
 

@@ -23,7 +23,7 @@ from kombu.utils.json import dumps, loads
 from redis.exceptions import OutOfMemoryError
 
 from worker.keyspace import NOTHING
-from worker.observability.logs import keys as log_keys
+from worker.observability.logs import log_fields
 
 WAIT_SECONDS = 1.0  # of the server, for a message in an empty queue
 TURN_SECONDS = 0.05  # the same for each of several queues in turn: it can wait for one only
@@ -174,7 +174,7 @@ def _answer(channel: Any, name: str, **options: Any) -> Any:
         channel.is_full, answer = True, None
         if not was_full:
             mend = "raise the broker's maxmemory, or remove what else it holds"
-            logger.error("broker_full", extra=log_keys(error=str(error), mend=mend))
+            logger.error("broker_full", extra=log_fields(error=str(error), mend=mend))
     else:
         if name == "BLMOVE" and was_full:
             channel.is_full = False
@@ -200,5 +200,5 @@ def _destination(channel: Any, note: bytes) -> tuple[list[str], str]:
 
 
 def _tell_unreadable(raw: bytes, error: Exception, **fields: str) -> None:
-    said = log_keys(bytes=len(raw), error=type(error).__name__, mend="see who sends it", **fields)
+    said = log_fields(bytes=len(raw), error=type(error).__name__, mend="see who sends it", **fields)
     logger.error("message_unreadable", extra=said)

@@ -1,0 +1,21 @@
+-- Publication of complete revisions.
+
+-- name: lock_wanted: lock documents that have a wanted revision, by doc; waits for others that stage or publish them
+SELECT doc FROM {served} WHERE doc = ANY(%(docs)s) AND want_rev IS NOT NULL ORDER BY doc FOR UPDATE
+
+-- name: publish: make the wanted revision live if it has every vector. A statement of its own, to see what others
+-- committed while it waited for the locks
+WITH published AS (
+    UPDATE {served} s SET live_rev = s.want_rev, want_rev = NULL, state = 'live', error = NULL
+    FROM {served} former
+    WHERE former.doc = s.doc AND s.doc = ANY(%(docs)s) AND s.want_rev IS NOT NULL AND NOT EXISTS (
+        SELECT FROM {chunks} c
+        WHERE c.rev = s.want_rev AND NOT EXISTS (SELECT FROM {embeddings} e WHERE e.hash = c.hash))
+    RETURNING s.doc, former.live_rev
+), gone AS (
+    DELETE FROM {chunks} WHERE rev IN (SELECT live_rev FROM published)
+)
+SELECT id FROM published JOIN vector_index.documents USING (doc) ORDER BY id
+
+-- name: documents_waiting_for: documents whose wanted revision has one of these contents
+SELECT DISTINCT s.doc FROM {chunks} c JOIN {served} s ON s.want_rev = c.rev WHERE c.hash = ANY(%(hashes)s) ORDER BY s.doc
