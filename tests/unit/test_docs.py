@@ -27,6 +27,7 @@ each_page = pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROO
 FENCE = re.compile(r"^[ \t]*```(\w*)[^\n]*\n(.*?)^[ \t]*```", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 COMMAND = re.compile(r"(?:^|\s)vector-index ((?:[a-z]+|--?\w).*)$")
+CODE = ("worker", "tasks", "examples", "benchmarks", "grafana", "tests/fixtures")
 SHELLS = ("sh", "console", "ini")
 
 # Capitals in backticks that are no settings of ours.
@@ -115,6 +116,14 @@ def test_every_task_exists(page: Path) -> None:
     text = page.read_text()
     sent = re.findall(r'(?:send_task|signature|call|send)\(\s*"(tasks\.\w+)"', text)
     assert {span for span in spans(text) if re.fullmatch(r"tasks\.(?!py$)\w+", span)} | set(sent) <= tasks
+
+
+def test_every_page_that_the_code_names_exists() -> None:
+    files = [*ROOT.glob("*.*"), *(path for name in CODE for path in ROOT.glob(f"{name}/**/*.*"))]
+    texts = [path.read_text() for path in files if path.suffix in (".py", ".sql", ".toml", ".yml", ".json")]
+    named = {name for text in texts for name in re.findall(r"\bdocs/[\w/-]+\.md", text)}
+    assert named
+    assert not [name for name in named if not (ROOT / name).exists()]
 
 
 def test_every_page_is_reached_from_the_index() -> None:

@@ -1,6 +1,6 @@
 """Events of a worker process: each function writes one log line and counts in the metrics.
 
-The name of an event and its fields are stable, as docs/monitoring.md lists them. What a line may hold is said in
+The name of an event and its fields are stable, as docs/how-to/monitoring.md lists them. What a line may hold is said in
 worker/observability/logs.py; the metrics are defined in worker/observability/metrics.py.
 """
 

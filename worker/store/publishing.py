@@ -1,6 +1,6 @@
 """Publish: make complete revisions live.
 
-Rows are locked in one statement and checked in the next, as docs/protocol.md says.
+Rows are locked in one statement and checked in the next, as docs/internals/protocol.md says.
 """
 
 from collections.abc import Sequence
