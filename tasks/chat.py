@@ -1,4 +1,4 @@
-"""chat: an answer from an index, with its sources."""
+"""chat: answer a question from an index, with citations."""
 
 from contextlib import nullcontext
 from typing import Any
@@ -29,8 +29,8 @@ def chat(
 ) -> dict[str, Any]:
     """Answer a question from the passages nearest to it.
 
-    Changes nothing; run again, it asks the model again and starts the stream anew. A provider that is away is tried
-    three times within some ten seconds, then reported, as the caller is waiting; all else is reported at once.
+    Changes nothing. A second run asks the model again, and starts the stream anew. The caller is waiting, so an
+    unreachable provider is tried three times within about ten seconds; any other error is reported at once.
     """
     if not isinstance(stream, bool):
         raise InvalidQuery(f"stream must be true or false, not {stream!r:.40}")
@@ -59,6 +59,6 @@ def chat(
                     budget=wiring.chat_budget(target.settings, chat_backend),
                 )
     except answering.Revoked as error:
-        # on the threads pool Celery itself ends only what has not begun
+        # on the threads pool, Celery itself revokes only tasks that have not begun
         self.backend.mark_as_revoked(self.request.id, str(error), request=self.request)
         raise Ignore from error

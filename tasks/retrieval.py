@@ -1,4 +1,4 @@
-"""search and find_similar: the passages nearest to a question, or to a document."""
+"""search and find_similar: find the passages nearest to a question, or to a document."""
 
 from typing import Any
 
@@ -20,8 +20,10 @@ def search(
     per_document: int | None = None,
     index: str = "default",
 ) -> list[dict[str, Any]]:
-    """Passages as rows, best first. Changes nothing; an argument that is wrong or a service that is away is
-    reported at once, as the caller is waiting."""
+    """Return passages as rows, best first. Changes nothing.
+
+    The caller is waiting, so a wrong argument or an unreachable service is reported at once.
+    """
     target = wiring.index(index)
     wanted = retrieval.Query(
         text=query,
@@ -45,9 +47,9 @@ def find_similar(
     include_self: bool = False,
     index: str = "default",
 ) -> list[dict[str, Any]]:
-    """The documents nearest to one that is indexed, each with its best passage: rows as of search.
+    """Return the documents nearest to an indexed one, each with its best passage, as rows like those of search.
 
-    From stored vectors, without a request. Changes nothing; what is wrong is reported at once, as in search.
+    Changes nothing. It uses stored vectors, so it sends no request. Errors are reported at once, as in search.
     """
     settings = configuration.current().index(index)
     try:

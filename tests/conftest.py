@@ -5,6 +5,7 @@ pytest_plugins = [
     "tests.fixtures.ports",
     "tests.fixtures.services",
     "tests.fixtures.system",
+    "tests.fixtures.upstream",
 ]
 
 # A shell lets what it runs in the background ignore Ctrl-C, and nohup the end of the terminal; so would every program

@@ -262,7 +262,7 @@ def test_a_job_that_the_database_does_not_know_is_no_endless_wait(application: A
 
 
 def test_a_retry_that_the_broker_does_not_take_leaves_the_message() -> None:
-    app = Celery("application", task_cls="worker.celery.broker:HiddenTask", set_as_current=False)
+    app = Celery("application", task_cls="worker.celery.task:BaseTask", set_as_current=False)
     app.conf.update(broker_url="redis://127.0.0.1:1/0", task_publish_retry=False)
 
     @app.task(bind=True, name="waits")  # type: ignore[untyped-decorator]

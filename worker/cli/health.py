@@ -3,7 +3,7 @@
 import click
 
 from worker.celery import liveness
-from worker.celery.liveness import Pulse
+from worker.celery.liveness import Heartbeat
 from worker.configuration import load
 from worker.errors import ServiceUnreachable
 from worker.keyspace import CHAT, EMBED, STAGING
@@ -50,9 +50,9 @@ def live(worker: str | None, seconds: float) -> int:
     return 1 if reasons else 0
 
 
-def _silent(last: Pulse, seconds: float) -> str | None:
+def _silent(last: Heartbeat, seconds: float) -> str | None:
     """Why a worker counts as dead; None: it lives."""
-    if not last.runs:
+    if not last.process_exists:
         return (
             f"{last.worker} (process {last.pid}) is gone: start it again, or delete its file in `alive` of the home "
             "where no worker of this name is to run"
