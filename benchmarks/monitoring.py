@@ -29,7 +29,7 @@ from tests.fixtures.system import (
     STAGING,
     System,
     eventually,
-    family_of,
+    process_tree,
     user_environment,
 )
 from worker import services
@@ -112,7 +112,7 @@ def measure(system: System, way: Way) -> None:
 
 def cpu_seconds(system: System) -> float:
     """Of all its processes so far."""
-    family = [member for process in system.processes.values() for member in family_of(process.pid)]
+    family = [member for process in system.processes.values() for member in process_tree(process.pid)]
     return sum(sum(member.cpu_times()[:2]) for member in family)
 
 

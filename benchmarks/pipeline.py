@@ -20,7 +20,7 @@ from llm.default_plugins.openai_models import OpenAIEmbeddingModel
 
 from benchmarks.texts import documents
 from worker import configuration, services
-from worker.backends import warm_up
+from worker.backends import load_plugins
 from worker.chunking import chunk
 from worker.indexing import staging
 from worker.indexing.draining.drainer import Drainer
@@ -59,7 +59,7 @@ class Pipeline:
 def main() -> None:
     with tempfile.TemporaryDirectory() as home, services.running(Path(home)) as own, provider() as url:
         os.environ |= {"OPENAI_BASE_URL": url, "OPENAI_API_KEY": "none"}
-        warm_up()
+        load_plugins()
         database = own.addresses.database_url
         schema.install(database)
         pipeline = Pipeline(database)

@@ -30,7 +30,7 @@ from worker.indexing.draining.drainer import Drainer
 from worker.indexing.jobs import report
 from worker.sources.sql import SQLSource
 from worker.store import connection, schema
-from worker.store.reindexing import Request
+from worker.store.reindexing import ReindexRequest
 
 ROWS = 20_000
 QUERY = "SELECT id, body AS text, title, jsonb_build_object('shelf', id % 100) AS metadata FROM page"
@@ -105,7 +105,7 @@ def run(url: str, task_id: str) -> dict[str, float]:
     """Reindex as the task does; seconds and megabytes."""
     before, started, cpu = peak_mb(), time.perf_counter(), time.process_time()
     source = SQLSource(dsn=url, query=QUERY)
-    request = Request(index="default", task_id=task_id)
+    request = ReindexRequest(index="default", task_id=task_id)
     reindexing.reindex(url, index(), EightNumbers(), lambda: source, request, max_bytes=10**7)
     connection.close_pools()
     return {

@@ -23,9 +23,12 @@ from pgvector.psycopg import register_vector
 from psycopg.types.json import Jsonb
 
 from worker import configuration, services
+from worker.backends.budgets import Budget
 from worker.configuration import IndexSettings
+from worker.index import Index
 from worker.recipes import Recipe
-from worker.search.retrieval import Query, retrieve
+from worker.search.queries import SearchQuery
+from worker.search.retrieval import retrieve
 from worker.store import builds, connection, hnsw, schema
 
 DOCUMENTS, CHUNKS, DIMENSIONS, CLUSTERS, WORDS = 12_500, 4, 256, 300, 20_000
@@ -79,19 +82,20 @@ def main() -> None:
         with psycopg.connect(url, autocommit=True) as flat:
             flat.execute(connection.SESSION)
             register_vector(flat)
-            report(url, index, backend, flat, made)
+            budget = Budget("", backend.model_id)
+            report(Index(url=url, settings=index, backend=backend, budget=budget), backend, flat, made)
         connection.close_pools()
 
 
-def report(url: str, index: IndexSettings, backend: Made, flat: psycopg.Connection, made: Collection) -> None:
+def report(index: Index, backend: Made, flat: psycopg.Connection, made: Collection) -> None:
     questions = made.questions
 
     def ours(mode: str, filter: dict[str, Any] | None, limit: int) -> Callable[[str], list[tuple[str, int]]]:
         def ask(question: str) -> list[tuple[str, int]]:
-            wanted = Query(text=question, filter=filter, limit=limit, mode=mode)
+            wanted = SearchQuery(text=question, filter=filter, limit=limit, mode=mode)
             return [
                 (row.document_id, at)
-                for row in retrieve(url, index, backend, wanted)
+                for row in retrieve(index, wanted)
                 for at in range(row.chunks[0], row.chunks[1] + 1)
             ]
 
@@ -174,7 +178,7 @@ def load(url: str, index: IndexSettings, backend: Made) -> Collection:
         conn.execute("SET maintenance_work_mem = '256MB'")
         conn.execute("CREATE INDEX ON flat USING hnsw (embedding vector_cosine_ops)")
         conn.execute("VACUUM ANALYZE")
-    assert hnsw.make(url, build)
+    assert hnsw.create(url, build)
     # no question is of the most common words alone
     questions = [" ".join(f"w{n}" for n in random.integers(20, 5_000, 5)) for _ in range(QUESTIONS)]
     backend.known = dict(zip(questions, near(random.integers(CLUSTERS, size=QUESTIONS)), strict=True))

@@ -14,7 +14,7 @@ import bpe_openai
 from tokenizers import Tokenizer
 
 from benchmarks.languages import strings
-from worker.tokens import JOINT, OPENAI_ENCODINGS, Counter, bound, counter, estimate, tokenizer_file
+from worker.tokens import JOINT, OPENAI_ENCODINGS, Counter, counter, estimate, tokenizer_file, upper_bound
 
 WORDLLAMA = "wordllama:tokenizers/l2_supercat_tokenizer_config.json"
 STRINGS = 100_000
@@ -27,12 +27,12 @@ def main(number: int) -> bool:
     wrong = under = 0
     for kind, text in strings(number):
         totals[kind]["estimate"] += estimate(text)
-        totals[kind]["bound"] += bound(text)
+        totals[kind]["bound"] += upper_bound(text)
         for name, reference in libraries.items():
             tokens = reference(text)
             totals[kind][name] += tokens
             wrong += tokens != counted(name, text)
-            under += bound(text) < tokens
+            under += upper_bound(text) < tokens
     print(f"{number:,} strings: {wrong} exact counts differ, the bound is under {under} counts")
     print(
         f"{'estimate / count':<18}"

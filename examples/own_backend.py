@@ -56,11 +56,11 @@ class FirstPassage:
     def count_tokens(self, text):
         return len(text.split())
 
-    def reply(self, messages, say=None):
+    def reply(self, messages, on_token=None):
         passage = messages[-1]["content"].partition("\n</passage>")[0]
         text = f"{passage.splitlines()[-1]} [1]"
-        if say:
-            say(text)
+        if on_token:
+            on_token(text)
         return Reply(
             text=text, input_tokens=self.count_tokens(passage), output_tokens=self.count_tokens(text)
         )

@@ -1,6 +1,7 @@
 """chat: answer a question from an index, with citations."""
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from celery import Task
@@ -9,10 +10,10 @@ from celery.worker import state
 
 from worker import wiring
 from worker.celery.application import app
-from worker.chat import answering
+from worker.chat.answering import ask
+from worker.chat.questions import ChatQuestion
+from worker.chat.stream import AnswerStream, Revoked
 from worker.errors import InvalidQuery
-from worker.observability import events
-from worker.search import retrieval
 
 
 @app.task(name="tasks.chat", bind=True, resultrepr_maxsize=1)
@@ -29,36 +30,36 @@ def chat(
 ) -> dict[str, Any]:
     """Answer a question from the passages nearest to it.
 
-    Changes nothing. A second run asks the model again, and starts the stream anew. The caller is waiting, so an
-    unreachable provider is tried three times within about ten seconds; any other error is reported at once.
+    Changes nothing; a second run asks the model again and starts the stream anew. The caller is waiting, so temporary
+    errors of Postgres and of the providers are retried for some ten seconds only, and other errors are raised at once.
     """
-    if not isinstance(stream, bool):
-        raise InvalidQuery(f"stream must be true or false, not {stream!r:.40}")
-    writer = answering.Stream(wiring.result_backend(), self.request.id) if stream else None
+    with _answer_stream(self, stream) as answer_stream:
+        asked = ChatQuestion(
+            text=question,
+            history=history,
+            limit=limit,
+            filter=filter,
+            similarity_threshold=similarity_threshold,
+        )
+        target = wiring.index(index)
+        backend = wiring.chat_backend(target.settings, chat_backend)
+        budget = wiring.chat_budget(target.settings, chat_backend)
+        return ask(target, backend, budget, asked, answer_stream)
+
+
+@contextmanager
+def _answer_stream(task: Task, wanted: object) -> Iterator[AnswerStream | None]:
+    """Open the stream of a task if it is wanted, and end the task as revoked when its caller revokes it."""
+    if not isinstance(wanted, bool):
+        raise InvalidQuery(f"stream must be true or false, not {wanted!r:.40}")
+    if not wanted:
+        yield None
+        return
+    id = task.request.id
     try:
-        with writer or nullcontext():
-            asked = answering.Question(text=question, history=() if history is None else history)
-            target = wiring.index(index)
-            backend = wiring.chat_backend(target.settings, chat_backend)
-            wanted = retrieval.Query(
-                text=asked.text, limit=limit, filter=filter, similarity_threshold=similarity_threshold
-            )
-            with events.chat(index):
-                for attempt in answering.attempts():
-                    with attempt:
-                        passages = retrieval.retrieve(
-                            target.url, target.settings, target.backend, wanted, target.budget
-                        )
-                return answering.answer(
-                    backend,
-                    asked,
-                    passages,
-                    system=target.settings.query_prompt,
-                    stream=writer,
-                    revoked=lambda: self.request.id in state.revoked,
-                    budget=wiring.chat_budget(target.settings, chat_backend),
-                )
-    except answering.Revoked as error:
-        # on the threads pool, Celery itself revokes only tasks that have not begun
-        self.backend.mark_as_revoked(self.request.id, str(error), request=self.request)
+        with AnswerStream(wiring.result_backend(), id, revoked=lambda: id in state.revoked) as stream:
+            yield stream
+    except Revoked as error:
+        # on the threads pool, Celery itself only stops tasks that have not begun
+        task.backend.mark_as_revoked(id, str(error), request=task.request)
         raise Ignore from error

@@ -12,9 +12,10 @@ from worker.celery.retries import WAIT_FOR_SERVICES
 from worker.errors import BuildDropped, InvalidQuery
 from worker.indexing import verification
 from worker.keyspace import EMBED
-from worker.observability.logs import keys
-from worker.store import builds, connection, garbage, hnsw, indexes, upkeep
+from worker.observability.logs import log_fields
+from worker.store import builds, connection, garbage, hnsw, indexes, jobs
 from worker.store.builds import Build
+from worker.store.sweep import sweep_build
 
 QUIET_SECONDS = 120.0  # without a look at a job, until it gets a new waiting task
 COLLECT_SECONDS = 3600.0  # between two collections of an index
@@ -34,13 +35,13 @@ def sweep() -> None:
     """
     url = wiring.addresses().database_url
     with connection.checkout(url) as conn:
-        written = upkeep.written_builds(conn)
+        written = builds.all_writable(conn)
     for build in written:
         with suppress(BuildDropped):  # since they were listed
             _sweep_build(url, build)
     with connection.checkout(url) as conn:
-        upkeep.forget_jobs(conn)
-        due = upkeep.collections_due(conn, seconds=COLLECT_SECONDS, erased_seconds=ERASED_SECONDS)
+        jobs.delete_expired(conn)
+        due = garbage.collections_due(conn, seconds=COLLECT_SECONDS, erased_seconds=ERASED_SECONDS)
     resend_waiting_tasks()
     for index in due:
         app.send_task("tasks.collect", kwargs={"index": index}, ignore_result=True)
@@ -48,10 +49,10 @@ def sweep() -> None:
 
 def _sweep_build(url: str, build: Build) -> None:
     with connection.checkout(url) as conn:
-        repairs = upkeep.sweep(conn, build)
+        repairs = sweep_build(conn, build)
         if repairs.queued:
-            logger.error("repaired", extra=keys(index=build.index, inputs=repairs.queued, bug=REPAIRED))
-        if hnsw.due(conn, build):
+            logger.error("repaired", extra=log_fields(index=build.index, inputs=repairs.queued, bug=REPAIRED))
+        if hnsw.is_due(conn, build):
             app.send_task(
                 "tasks.index_vectors",
                 kwargs={"index": build.index},
@@ -69,7 +70,7 @@ def resend_waiting_tasks() -> None:
     addresses = wiring.addresses()
     waiting = queue_lengths(addresses.broker_url, [EMBED])[EMBED]
     with connection.checkout(addresses.database_url) as conn:
-        quiet = upkeep.quiet_jobs(conn, seconds=QUIET_SECONDS, waiting=waiting)
+        quiet = jobs.quiet(conn, seconds=QUIET_SECONDS, waiting=waiting)
     for task_id, index in quiet:
         app.send_task("tasks.await_indexing", task_id=task_id, kwargs={"index": index})
 
@@ -98,8 +99,8 @@ def index_vectors(index: str = "default") -> dict[str, Any]:
     """
     url = wiring.addresses().database_url
     with connection.checkout(url) as conn:
-        written = [build for build in upkeep.written_builds(conn) if build.index == index]
-    return {"index": index, "builds": [build.build for build in written if hnsw.make(url, build)]}
+        written = [build for build in builds.all_writable(conn) if build.index == index]
+    return {"index": index, "builds": [build.build for build in written if hnsw.create(url, build)]}
 
 
 @app.task(name="tasks.verify", **WAIT_FOR_SERVICES)

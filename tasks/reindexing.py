@@ -12,7 +12,7 @@ from worker.celery.application import app
 from worker.celery.retries import WAIT_FOR_SERVICES
 from worker.errors import InvalidQuery, SourceFailed
 from worker.indexing import reindexing
-from worker.store.reindexing import Request
+from worker.store.reindexing import ReindexRequest
 
 COUNTS = ("indexed", "unchanged", "stale", "chunks", "embedded", "tokens", "deleted")
 
@@ -57,7 +57,7 @@ def _check(**flags: object) -> None:
             raise InvalidQuery(f"{name} must be true or false, not {value!r}")
 
 
-def _request(task: Task, index: str) -> Request:
+def _request(task: Task, index: str) -> ReindexRequest:
     due = task.request.get(SCHEDULED_FOR)
     scheduled_for = datetime.fromisoformat(due) if due else None
-    return Request(index=index, task_id=task.request.id, scheduled_for=scheduled_for)
+    return ReindexRequest(index=index, task_id=task.request.id, scheduled_for=scheduled_for)

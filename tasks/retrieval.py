@@ -2,11 +2,12 @@
 
 from typing import Any
 
-from worker import configuration, wiring
+from worker import wiring
 from worker.celery.application import app
 from worker.documents import document_id as checked_id
 from worker.errors import InvalidDocument, InvalidQuery
-from worker.search import retrieval
+from worker.search import retrieval, similar
+from worker.search.queries import SearchQuery, SimilarQuery
 
 
 @app.task(name="tasks.search", resultrepr_maxsize=1)
@@ -20,12 +21,11 @@ def search(
     per_document: int | None = None,
     index: str = "default",
 ) -> list[dict[str, Any]]:
-    """Return passages as rows, best first. Changes nothing.
+    """Return passages as rows, best first.
 
-    The caller is waiting, so a wrong argument or an unreachable service is reported at once.
+    Changes nothing. The caller is waiting, so an invalid argument and an unavailable service are reported at once.
     """
-    target = wiring.index(index)
-    wanted = retrieval.Query(
+    wanted = SearchQuery(
         text=query,
         limit=limit,
         offset=offset,
@@ -34,7 +34,7 @@ def search(
         per_document=per_document,
         mode=mode,
     )
-    found = retrieval.retrieve(target.url, target.settings, target.backend, wanted, target.budget)
+    found = retrieval.retrieve(wiring.index(index), wanted)
     return [passage.as_json() for passage in found]
 
 
@@ -47,13 +47,12 @@ def find_similar(
     include_self: bool = False,
     index: str = "default",
 ) -> list[dict[str, Any]]:
-    """Return the documents nearest to an indexed one, each with its best passage, as rows like those of search.
+    """Return the documents nearest to an indexed one, each with its best passage, as rows of search.
 
-    Changes nothing. It uses stored vectors, so it sends no request. Errors are reported at once, as in search.
+    Compares stored vectors, without a request to the provider. Changes nothing; errors are reported at once.
     """
-    settings = configuration.current().index(index)
     try:
-        like = retrieval.LikeDocument(
+        wanted = SimilarQuery(
             id=checked_id(document_id),
             limit=limit,
             filter=filter,
@@ -62,5 +61,5 @@ def find_similar(
         )
     except InvalidDocument as error:
         raise InvalidQuery(f"document_id: {error}") from error
-    found = retrieval.find_similar(wiring.addresses().database_url, settings, like)
+    found = similar.find_similar(wiring.index(index), wanted)
     return [passage.as_json() for passage in found]

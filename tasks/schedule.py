@@ -33,4 +33,4 @@ def listed(index: str | None = None) -> dict[str, Any]:
     known = configuration.current()
     indexes = list(known.indexes) if index is None else [known.index(index).name]
     with connection.checkout(wiring.addresses().database_url) as conn:
-        return {"schedules": schedule.listed(conn, indexes)}
+        return {"schedules": schedule.list_schedules(conn, indexes)}

@@ -11,7 +11,8 @@ from worker.celery.retries import WAIT_FOR_SERVICES
 from worker.documents import document_ids
 from worker.errors import InvalidDocument, InvalidQuery
 from worker.indexing import staging
-from worker.store import builds, connection, indexes, outbox, upkeep
+from worker.store import builds, connection, indexes, outbox
+from worker.store.status import document_states, failed_documents, index_status
 
 MAX_FAILURES = 1000
 
@@ -24,12 +25,13 @@ def status(ids: list[Any] | None = None, index: str = "default") -> dict[str, An
     with connection.checkout(target.url) as conn:
         build = builds.live(conn, index)
         if chosen is not None:
-            return {"index": index, "documents": upkeep.document_states(conn, build, chosen)}
+            return {"index": index, "documents": document_states(conn, build, chosen)}
         paused = indexes.paused_at(conn, index)
         since = paused and paused.astimezone(UTC).isoformat(timespec="seconds")
-        unknown = {"unknown_indexes": outbox.strangers(conn, list(configuration.current().indexes))}
-        enqueued = outbox.figures(conn, index) | unknown
-        return {"index": index, "paused": since, **upkeep.figures(conn, build), "outbox": enqueued}
+        known = list(configuration.current().indexes)
+        unknown = {"unknown_indexes": outbox.rows_of_unknown_indexes(conn, known)}
+        enqueued = outbox.counts(conn, index) | unknown
+        return {"index": index, "paused": since, **index_status(conn, build), "outbox": enqueued}
 
 
 @app.task(name="tasks.failures")
@@ -44,7 +46,7 @@ def failures(limit: int = 100, after: Any = "", index: str = "default") -> dict[
     target = wiring.index(index)
     with connection.checkout(target.url) as conn:
         build = builds.live(conn, index)
-        page = [] if build is None else upkeep.failures(conn, build, after=start, limit=limit)
+        page = [] if build is None else failed_documents(conn, build, after=start, limit=limit)
     return {"index": index, "failures": page, "next": page[-1]["id"] if len(page) == limit else None}
 
 

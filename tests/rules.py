@@ -1,7 +1,8 @@
-"""Does the simulation notice when a rule of the protocol is gone? `python -m tests.rules` takes one away at a time.
+"""Mutation tests of the protocol: `python -m tests.rules` removes one rule at a time; the simulation must notice.
 
-Each rule is removed in a process of its own, which then simulates in rounds, on a fresh database each, until a law is
-broken or the time is over. The first row is the control: with all rules in place nothing may be noticed.
+Each rule is removed in a process of its own. The process then simulates in rounds, each on a fresh database, until
+an invariant is violated or the time is over. The first row is the control: with all rules in place, a violation is
+a bug. `docs/internals/tests.md` tells how to read the table and how to add a rule.
 """
 
 import argparse
@@ -21,11 +22,11 @@ from typing import Any
 
 import psycopg
 
-from tests.simulation import AWAY, CALM, FATAL, LATE, STORM, Simulation, Weather
+from tests.simulation import CALM, LATE_REFUSALS, OUTAGES, PROVIDER_CRASHES, STORM, Simulation, Weather
 from worker import configuration
 from worker.indexing.draining.settlement import Settlement
 from worker.services import running
-from worker.store import builds, garbage, queue, revisions, schema, writing
+from worker.store import builds, deletion, garbage, jobs, publishing, queue, schema, writing
 from worker.store.connection import Connection
 from worker.store.statements import statements
 
@@ -34,7 +35,7 @@ ROUND_SECONDS = 4.0
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """One rule, how it is taken away, and the weathers in which that should tell."""
+    """A rule of the protocol, how to remove it, and the weathers in which the simulation should notice."""
 
     name: str
     remove: Callable[[], object] = lambda: None
@@ -42,7 +43,7 @@ class Rule:
 
 
 def rewrite(file: str, names: str, old: str, new: str) -> Callable[[], None]:
-    """Other words in statements of the store."""
+    """Replace text in named SQL statements of the store."""
 
     def remove() -> None:
         texts = statements(file)
@@ -53,99 +54,113 @@ def rewrite(file: str, names: str, old: str, new: str) -> Callable[[], None]:
     return remove
 
 
-def unlock(module: Any) -> Callable[[], None]:
-    """The transactions of a module of the store without the lock of the index."""
+def unlock(*modules: Any) -> Callable[[], None]:
+    """Let the transactions of these store modules skip the lock on the index."""
 
     @contextmanager
     def unlocked(conn: Connection, index_id: int, *, exclusive: bool) -> Iterator[None]:
         with conn.transaction():
             yield
 
-    return lambda: setattr(module, "builds", SimpleNamespace(**{**vars(builds), "locked": unlocked}))
+    def remove() -> None:
+        for module in modules:
+            module.builds = SimpleNamespace(**{**vars(builds), "locked": unlocked})
+
+    return remove
 
 
-def stage_again() -> None:
-    enter = revisions._enter
-    rewrite("revisions.sql", "insert_job_documents", "::text[])", "::text[]) ON CONFLICT DO NOTHING")()
-    revisions._enter = lambda connection, job: [enter(connection, job)] != []
+def stage_redeliveries_again() -> None:
+    enter = jobs.begin_slice
+    rewrite("jobs.sql", "insert_job_documents", "::text[])", "::text[]) ON CONFLICT DO NOTHING")()
+    jobs.begin_slice = lambda connection, job: [enter(connection, job)] != []
 
 
-def publish_skipping() -> None:
-    rewrite("revisions.sql", "lock_wanted", "FOR UPDATE", "FOR UPDATE SKIP LOCKED")()
+def lock_served_in_any_order() -> None:
+    rewrite("writing.sql", "lock_served", "ORDER BY doc", "ORDER BY random()")()
+    rewrite("publishing.sql", "lock_wanted", "ORDER BY doc", "ORDER BY random()")()
+
+
+def publish_skips_locked_rows() -> None:
+    rewrite("publishing.sql", "lock_wanted", "FOR UPDATE", "FOR UPDATE SKIP LOCKED")()
 
     def publish(connection: Connection, build: builds.Build, docs: Sequence[int]) -> int:
         with connection.transaction():
-            locked = connection.execute(build.sql("revisions.sql", "lock_wanted"), {"docs": list(docs)})
+            locked = connection.execute(build.sql("publishing.sql", "lock_wanted"), {"docs": list(docs)})
             found = {"docs": [row[0] for row in locked.fetchall()]}
-            return len(connection.execute(build.sql("revisions.sql", "publish"), found).fetchall())
+            return len(connection.execute(build.sql("publishing.sql", "publish"), found).fetchall())
 
-    revisions.publish = publish
+    publishing.publish = publish
 
 
-def never_alone() -> None:
+def never_count_single_inputs() -> None:
     settle = Settlement.settle
     Settlement.settle = lambda self, claim, *, alone: settle(self, claim, alone=False)  # type: ignore[method-assign]
 
 
 RULES = [
-    Rule(name="none is taken away", weathers=(CALM, STORM, LATE, AWAY, FATAL)),
-    Rule(name="staging, retrying and deleting hold the shared lock", remove=unlock(revisions)),
     Rule(
-        name="failing, splitting and forgetting hold the exclusive lock",
+        name="control: all rules in place", weathers=(CALM, STORM, LATE_REFUSALS, OUTAGES, PROVIDER_CRASHES)
+    ),
+    Rule(name="staging, retry and delete hold the index's shared lock", remove=unlock(writing, deletion)),
+    Rule(
+        name="giving up, splitting and dropping contents hold the index's exclusive lock",
         remove=unlock(queue),
         weathers=(CALM,),
     ),
-    Rule(name="collecting holds the exclusive lock", remove=unlock(garbage), weathers=(STORM,)),
     Rule(
-        name="an older version is stale",
+        name="garbage collection holds the index's exclusive lock", remove=unlock(garbage), weathers=(STORM,)
+    ),
+    Rule(
+        name="an older version is rejected as stale",
         remove=lambda: setattr(writing.LockedDocument, "is_newer_than", lambda self, version: False),
     ),
-    Rule(name="a message is staged once", remove=stage_again),
+    Rule(name="a redelivered message is staged once", remove=stage_redeliveries_again),
     Rule(
-        name="publishing locks, then looks", remove=rewrite("revisions.sql", "lock_wanted", "FOR UPDATE", "")
+        name="publishing locks rows before it reads them",
+        remove=rewrite("publishing.sql", "lock_wanted", "FOR UPDATE", ""),
     ),
-    Rule(name="publishing waits for the locks", remove=publish_skipping, weathers=(CALM,)),
+    Rule(name="publishing waits for locked rows", remove=publish_skips_locked_rows, weathers=(CALM,)),
     Rule(
-        name="documents are locked in order",
-        remove=rewrite("revisions.sql", "lock_documents", "ORDER BY doc", "ORDER BY random()"),
+        name="documents are locked in id order",
+        remove=rewrite("writing.sql", "lock_documents", "ORDER BY doc", "ORDER BY random()"),
         weathers=(CALM,),
     ),
     Rule(
-        name="served rows are locked in order",
-        remove=rewrite("revisions.sql", "lock_served lock_wanted", "ORDER BY doc", "ORDER BY random()"),
+        name="served rows are locked in id order",
+        remove=lock_served_in_any_order,
         weathers=(CALM,),
     ),
     Rule(
-        name="contents are queued in order",
-        remove=rewrite("revisions.sql", "queue_chunks", "ORDER BY c.hash", "ORDER BY random()"),
+        name="contents are queued in hash order",
+        remove=rewrite("writing.sql", "queue_chunks", "ORDER BY c.hash", "ORDER BY random()"),
         weathers=(CALM,),
     ),
     Rule(
-        name="a claim drops what has a vector",
+        name="a claim drops contents that have a vector",
         remove=rewrite("queue.sql", "drop_embedded", "WHERE", "WHERE false AND"),
         weathers=(CALM,),
     ),
     Rule(
-        name="only who holds a content fails it",
+        name="only the lease holder fails a content",
         remove=rewrite("queue.sql", "give_up", "AND token = %(token)s", ""),
-        weathers=(LATE,),
+        weathers=(LATE_REFUSALS,),
     ),
     Rule(
-        name="a request without an answer is no attempt while the provider takes no word",
+        name="an unanswered request during an outage is not counted as an attempt",
         remove=lambda: setattr(Settlement, "_judged", lambda self, results, *, alone: results),
-        weathers=(AWAY,),
+        weathers=(OUTAGES,),
     ),
     Rule(
-        name="one input alone that the provider does not survive is an attempt",
-        remove=never_alone,
-        weathers=(FATAL,),
+        name="an input that crashes the provider on its own is counted as an attempt",
+        remove=never_count_single_inputs,
+        weathers=(PROVIDER_CRASHES,),
     ),
-    Rule(name="there is a sweep", weathers=(replace(STORM, sweeps=False),)),
+    Rule(name="the sweep runs", weathers=(replace(STORM, sweeps=False),)),
 ]
 
 
 def notice(rule: Rule, url: str, seconds: float) -> dict[str, Any]:
-    """Simulate without the rule: after how many seconds was what law broken?"""
+    """Remove the rule and simulate; return the seconds that it took and the violations by invariant."""
     rule.remove()
     index = configuration.load({}).index("default")
     spent = 0.0
@@ -156,7 +171,7 @@ def notice(rule: Rule, url: str, seconds: float) -> dict[str, Any]:
         spent += ROUND_SECONDS
         if +simulation.violations or spent >= seconds:
             return {"seconds": spent, "violations": dict(+simulation.violations)}
-    raise AssertionError("a rule has a weather")
+    raise AssertionError(f"rule {rule.name!r} names no weather")
 
 
 @contextmanager
@@ -171,7 +186,7 @@ def fresh_database(url: str) -> Iterator[str]:
 
 
 def silence() -> None:
-    """Say nothing of what is broken by the thousand on purpose."""
+    """Mute loggers that would report thousands of injected errors."""
     for name in ("psycopg.pool", "vector_index"):
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
 
@@ -185,9 +200,12 @@ def fresh_postgres() -> Iterator[str]:
 
 
 def table(seconds: float, word: str = "") -> bool:
-    """Print what is noticed as Markdown; whether all was, and nothing where all rules hold."""
-    print("\n| rule taken away | noticed after s | by |\n| --- | --- | --- |", flush=True)
-    right = True
+    """Print a Markdown table; return whether each removed rule was noticed and the control was clean."""
+    print(
+        "\n| removed rule | noticed after (s) | violated invariants (times) |\n| --- | --- | --- |",
+        flush=True,
+    )
+    passed = True
     with fresh_postgres() as url:
         for rule in RULES:
             if word not in rule.name:
@@ -196,19 +214,17 @@ def table(seconds: float, word: str = "") -> bool:
             child = [sys.executable, "-m", "tests.rules", *arguments]
             said = json.loads(subprocess.run(child, check=True, stdout=subprocess.PIPE, text=True).stdout)
             after = f"{said['seconds']:.0f}" if said["violations"] else "not noticed"
-            laws = ", ".join(f"{law} ({number})" for law, number in said["violations"].items())
-            print(f"| {rule.name} | {after} | {laws} |", flush=True)
-            right &= bool(said["violations"]) != (rule is RULES[0])
-    return right
+            found = ", ".join(f"{name} ({number})" for name, number in said["violations"].items())
+            print(f"| {rule.name} | {after} | {found} |", flush=True)
+            passed &= bool(said["violations"]) != (rule is RULES[0])
+    return passed
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.rules", description=__doc__)
-    parser.add_argument(
-        "rule", nargs="?", default="", help="words of its name; empty: all, one after the other"
-    )
-    parser.add_argument("--seconds", type=float, default=120, help="the longest for each rule")
-    parser.add_argument("--url", help="of a Postgres: simulate here and now, and print JSON")
+    parser.add_argument("rule", nargs="?", default="", help="part of a rule's name (default: all rules)")
+    parser.add_argument("--seconds", type=float, default=120, help="time limit for each rule")
+    parser.add_argument("--url", help="Postgres to simulate on in this process; prints JSON")
     arguments = parser.parse_args()
     if arguments.url is None:
         raise SystemExit(not table(arguments.seconds, arguments.rule))

@@ -1,8 +1,9 @@
-"""The protocol under fire: producers, the outbox, embedders, deletes, retries, reindexing, sweeps, collectors, readers.
+"""A simulation of the indexing protocol under crashes, outages and races; it checks the invariants all the while.
 
-Few documents and few distinct contents at a time, so that every race is frequent, and new contents all the while,
-so that races do not end once everything has its vector. A crash is a connection that breaks before or after any
-statement, commits included. The laws are checked while it runs, and at the end.
+Threads stage, enqueue, embed, delete, retry, reindex, sweep, collect garbage and read, all at once. Few documents and
+few distinct contents exist at a time, so races are frequent. New contents keep coming, so races continue after
+everything has a vector. A crash breaks a connection before or after any statement, commits included.
+`docs/internals/tests.md` describes the invariants and how to add one.
 """
 
 import json
@@ -22,50 +23,50 @@ from numpy.typing import NDArray
 from psycopg import sql
 from psycopg_pool import ConnectionPool
 
-from tests.integration.conftest import HashBackend
+from tests.fixtures.application import HashBackend
 from worker.configuration import IndexSettings
 from worker.documents import digest
 from worker.errors import ProviderUnavailable, Refused, TemporaryError, TooLarge
 from worker.indexing import jobs, outbox, reindexing, staging
 from worker.indexing.draining.drainer import Drainer
 from worker.recipes import PROBE
-from worker.store import builds, connection, garbage, upkeep
-from worker.store.reindexing import Request
+from worker.store import builds, connection, garbage, status, sweep
+from worker.store.reindexing import ReindexRequest
 from worker.store.statements import tables
 
 DOCUMENTS = 25
-GROUPS = 5  # deletes by filter take a group
-PHRASES = 12  # new ones in each round
+GROUPS = 5  # a delete by filter matches one group
+PHRASES = 12  # replaced by new ones in each round
 ROUND_SECONDS = 0.3
-REDELIVERIES = 0.15
-PRODUCERS, CONSUMERS, EMBEDDERS = 5, 2, 4  # consumers: of the outbox
+REDELIVERIES = 0.15  # share of the messages
+PRODUCERS, CONSUMERS, EMBEDDERS = 5, 2, 4  # threads; consumers read the outbox
 SETTLE_SECONDS = 60
-LATE_SECONDS = 120  # that a busy machine has beyond the time, for as much as is to be done
-CRASH_SECONDS = 0.02
-FATAL_ROUNDS = 10  # in each tenth round the provider does not survive what it refuses in others
-OUTAGE_SECONDS = 5.0  # from the beginning of an outage to that of the next
+EXTRA_SECONDS = 120  # a busy machine gets this much longer to reach `at_least`
+PROVIDER_CRASH_SECONDS = 0.02
+FATAL_ROUNDS = 10  # in every tenth round, poison crashes the provider; in the others the provider refuses it
+OUTAGE_PERIOD_SECONDS = 5.0  # from the start of one outage to the start of the next
 
 
 @dataclass(frozen=True, kw_only=True)
 class Weather:
-    """What befalls the system."""
+    """How often things go wrong in one run."""
 
-    crashes: float = 0.01  # of all statements, before or after each; a staging has about a dozen
-    slow: float = 0.01  # of all requests: they outlive their lease
+    crashes: float = 0.01  # share of statements that crash, before or after; one staging has about a dozen
+    slow: float = 0.01  # share of requests that take longer than their lease
     lease_seconds: float = 0.8
-    pauses: float = 0.03  # of all statements: the process is not on a core for 20 ms behind them
+    pauses: float = 0.03  # share of statements followed by 20 ms without a CPU
     batch_size: int = 6
-    row_seconds: float = 0.0  # for each content that is queued: statements meet in their middle
+    row_seconds: float = 0.0  # delay for each queued row, so that statements overlap
     sweeps: bool = True
     collects: bool = True
-    poison: float = 0.1  # of all documents: with a content that is always refused
-    away: float = 0.3  # of the time: nothing is embedded, for longer than six attempts take
-    fatal: bool = False  # some of those contents take the provider down each time
-    late: bool = False  # a content at a time is refused once its lease has ended, and taken from anybody else
+    poison: float = 0.1  # share of documents with a content that the provider always refuses
+    away: float = 0.3  # share of the time with an outage; an outage lasts longer than six attempts
+    fatal: bool = False  # in some rounds poison crashes the provider
+    late: bool = False  # refuse one content at a time, after its lease has expired
 
 
 STORM = Weather(fatal=True)
-# nobody dies and nothing is late: nothing is left to a sweep, and nothing is embedded twice
+# Nothing crashes and nothing is late: all work must finish without a sweep, and no content may be embedded twice.
 CALM = Weather(
     crashes=0,
     slow=0,
@@ -78,9 +79,9 @@ CALM = Weather(
     collects=False,
     away=0,
 )
-LATE = Weather(crashes=0, slow=0, batch_size=1, collects=False, late=True, away=0)
-AWAY = replace(CALM, away=0.9)
-FATAL = replace(CALM, poison=0.1, fatal=True)
+LATE_REFUSALS = Weather(crashes=0, slow=0, batch_size=1, collects=False, late=True, away=0)
+OUTAGES = replace(CALM, away=0.9)
+PROVIDER_CRASHES = replace(CALM, poison=0.1, fatal=True)
 
 LIVE = """
 SELECT d.id, s.live_rev, r.title, r.metadata, r.text, d.deleted,
@@ -96,7 +97,7 @@ SELECT d.id, d.version, d.deleted, d.head_rev, s.live_rev, s.state, r.text
 FROM vector_index.documents d LEFT JOIN {served} s USING (doc) LEFT JOIN vector_index.revisions r ON r.rev = d.head_rev
 """
 
-# every revision that commits, every failure and every content that goes is written down by the database itself
+# Triggers record each committed revision, each late failure and each deleted content.
 WITNESS = """
 CREATE TABLE witnessed (doc bigint, rev bigint, sent bigint);
 CREATE TABLE failed_late (error text);
@@ -123,82 +124,82 @@ ENQUEUE = "SELECT vector_index.enqueue_document('default', %s, %s, %s, %s)"
 ENQUEUE_DELETE = "SELECT vector_index.enqueue_delete('default', %s)"
 SESSIONS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
 COUNTS: dict[str, LiteralString] = {
-    "a redelivered message over a newer one": (
+    "redelivered message replaced a newer one": (
         "SELECT count(*) FROM (SELECT FROM witnessed WHERE sent IS NOT NULL GROUP BY doc, sent HAVING count(*) > 1) w"
     ),
-    "left in the outbox": "SELECT count(*) FROM vector_index.outbox",
-    "failed by somebody whose lease had ended": "SELECT count(*) FROM failed_late",
+    "row left in the outbox": "SELECT count(*) FROM vector_index.outbox",
+    "document failed after its lease expired": "SELECT count(*) FROM failed_late",
     "deadlock": "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()",
 }
 
 
 class Crash(BaseException):
-    """The process died here: nobody handles it."""
+    """The simulated process crashes here. A BaseException, so that no handler of the worker catches it."""
 
 
-class Abandoned(psycopg.ServerCursor[Any]):
-    """Its owner may die as he closes it: nobody is left whom psycopg could warn that it is open."""
+class UnclosedCursor(psycopg.ServerCursor[Any]):
+    """A server cursor without psycopg's warning: a crash during close leaves it open."""
 
     def __del__(self, *_: Any) -> None:
         pass
 
 
-class Mortal(psycopg.Connection[Any]):
-    """A connection whose owner may die before or after each exchange with the server, or hesitate."""
+class CrashingConnection(psycopg.Connection[Any]):
+    """A connection whose owner may crash before or after each statement, or pause."""
 
     weather = Weather(crashes=0, pauses=0)
     crashes = 0
-    mortal = False  # while it is set up nobody dies: the pool would wait for a second before the next
+    may_crash = False  # false during set-up: after a crash there, the pool would wait for a second
 
     def wait(self, *args: Any, **kwargs: Any) -> Any:
-        self._perhaps_die()
+        self._maybe_crash()
         result = super().wait(*args, **kwargs)
-        self._perhaps_die()
+        self._maybe_crash()
         if random.random() < self.weather.pauses:
             time.sleep(0.02)
         return result
 
-    def _perhaps_die(self) -> None:
-        if self.mortal and random.random() < self.weather.crashes / 2:
+    def _maybe_crash(self) -> None:
+        if self.may_crash and random.random() < self.weather.crashes / 2:
             type(self).crashes += 1
             self.close()
             raise Crash
 
 
-class MortalPool(ConnectionPool[Any]):
-    """The pool of the store, handing out connections that may break."""
+class CrashingPool(ConnectionPool[Any]):
+    """The store's connection pool with connections that may crash."""
 
-    def __class_getitem__(cls, _: object) -> type["MortalPool"]:
+    def __class_getitem__(cls, _: object) -> type["CrashingPool"]:
         return cls
 
     def __init__(self, *args: Any, configure: Callable[[Any], None], **kwargs: Any) -> None:
-        def make_mortal(conn: Any) -> None:
+        def let_crash(conn: Any) -> None:
             configure(conn)
-            conn.server_cursor_factory = Abandoned
-            conn.mortal = True
+            conn.server_cursor_factory = UnclosedCursor
+            conn.may_crash = True
 
-        super().__init__(*args, connection_class=Mortal, configure=make_mortal, **kwargs)
+        super().__init__(*args, connection_class=CrashingConnection, configure=let_crash, **kwargs)
 
 
-class Provider(HashBackend):
-    """Refuses some contents, takes others only in pieces, is slower than the lease at times, and away at others."""
+class UnreliableBackend(HashBackend):
+    """A backend that refuses some contents, calls others too large, has outages, and sometimes outlasts the lease."""
 
     def __init__(self, weather: Weather) -> None:
         super().__init__(chunk_tokens=10, batch_size=weather.batch_size)
         self.weather = weather
         self.sent: Counter[str] = Counter()
         self.lock = threading.Lock()
-        self.kept: str | None = None  # the content that is being refused too late
-        self.known: set[str] = set()  # contents that were, and are taken from now on
-        self.taken = threading.Event()  # somebody else holds it
+        self.kept: str | None = None  # the content whose refusal is delayed
+        self.known: set[str] = set()  # contents refused late before: accepted from now on
+        self.claimed_again = threading.Event()  # another worker holds the delayed content
         self.began = time.monotonic()
         self.up_at = 0.0  # monotonic seconds
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         now = time.monotonic()
         if any("fatal" in text for text in texts) and now >= self.up_at:
-            self.up_at = now + CRASH_SECONDS
-        if (now - self.began) / OUTAGE_SECONDS % 1 < self.weather.away or now < self.up_at:
+            self.up_at = now + PROVIDER_CRASH_SECONDS
+        if (now - self.began) / OUTAGE_PERIOD_SECONDS % 1 < self.weather.away or now < self.up_at:
             raise ProviderUnavailable("away")
         if any("poison" in text for text in texts):
             raise Refused("this is poison")
@@ -218,25 +219,25 @@ class Provider(HashBackend):
         return super().embed(texts)
 
     def refuse_late(self, text: str) -> None:
-        """Refuse a content once its lease has ended and somebody else holds it; nobody comes: take it."""
+        """Refuse a content after its lease expired and another worker claimed it; without one in 5 s, accept it."""
         with self.lock:
             first = self.kept is None and text not in self.known
             if first:
                 self.kept = text
                 self.known.add(text)
-                self.taken.clear()
+                self.claimed_again.clear()
         if first:
-            is_taken = self.taken.wait(5)
+            is_claimed = self.claimed_again.wait(5)
             self.kept = None
-            if is_taken:
-                raise Refused("late: the lease has ended")
+            if is_claimed:
+                raise Refused("late: the lease has expired")
         elif self.kept == text:
-            self.taken.set()
+            self.claimed_again.set()
             time.sleep(0.5)
 
 
-class Shelf:
-    """A source that holds some of the documents, others at each reading."""
+class SampledSource:
+    """A source that yields another random sample of the documents at each read."""
 
     def __init__(self, simulation: "Simulation") -> None:
         self.simulation = simulation
@@ -247,9 +248,11 @@ class Shelf:
 
 
 class Simulation:
+    """One run: `done` counts the operations, `violations` the broken invariants by name."""
+
     def __init__(self, url: str, index: IndexSettings, weather: Weather) -> None:
         self.url, self.index, self.weather = url, index, weather
-        self.backend = Provider(weather)
+        self.backend = UnreliableBackend(weather)
         self.settings = replace(index.embedding_backend, timeout_seconds=weather.lease_seconds / 2)
         self.over = threading.Event()
         self.began = time.monotonic()
@@ -262,7 +265,7 @@ class Simulation:
         self.lock = threading.Lock()
 
     def run(self, seconds: float, at_least: int = 0) -> None:
-        """Let it go for a while, until so much was staged and so many have died; come to rest, and judge."""
+        """Simulate for `seconds` and until `at_least` stagings and crashes happened; then settle and check."""
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(
                 "worker.indexing.draining.settlement.LEASE_MARGIN_SECONDS", self.weather.lease_seconds / 2
@@ -270,18 +273,18 @@ class Simulation:
             patch.setattr("worker.indexing.draining.provider.BACKOFF_SECONDS", 0.02)
             patch.setattr("worker.indexing.draining.drainer.BUILDS_SECONDS", 0.2)
             patch.setattr("worker.store.reindexing.LEASE_SECONDS", 1.0)
-            patch.setattr(connection, "ConnectionPool", MortalPool)
-            patch.setattr(Mortal, "crashes", 0)
-            patch.setattr(threading, "excepthook", self.note)
+            patch.setattr(connection, "ConnectionPool", CrashingPool)
+            patch.setattr(CrashingConnection, "crashes", 0)
+            patch.setattr(threading, "excepthook", self.record_thread_error)
             self.prepare()
-            patch.setattr(Mortal, "weather", self.weather)
+            patch.setattr(CrashingConnection, "weather", self.weather)
             self.work(seconds, at_least)
-            self.done["crashes"] = Mortal.crashes
-            patch.setattr(Mortal, "weather", Weather(crashes=0, pauses=0))
+            self.done["crashes"] = CrashingConnection.crashes
+            patch.setattr(CrashingConnection, "weather", Weather(crashes=0, pauses=0))
             self.settle()
-            self.judge()
+            self.check_final_state()
             connection.close_pools()
-            self.count()
+            self.count_recorded()
 
     def prepare(self) -> None:
         staging.ensure_index(self.url, self.index, self.backend)
@@ -309,29 +312,33 @@ class Simulation:
         for thread in threads:
             thread.start()
         time.sleep(seconds)
-        late = time.monotonic() + LATE_SECONDS
-        while time.monotonic() < late and not self.is_enough(at_least):
+        deadline = time.monotonic() + EXTRA_SECONDS
+        while time.monotonic() < deadline and not self.is_enough(at_least):
             time.sleep(0.1)
         self.over.set()
         for thread in threads:
             thread.join(60)
-        self.violations["a thread that hangs"] += sum(thread.is_alive() for thread in threads)
+        self.violations["thread hangs"] += sum(thread.is_alive() for thread in threads)
 
     def is_enough(self, at_least: int) -> bool:
-        return self.done["stagings"] >= at_least <= (Mortal.crashes if self.weather.crashes else at_least)
+        return (
+            self.done["stagings"]
+            >= at_least
+            <= (CrashingConnection.crashes if self.weather.crashes else at_least)
+        )
 
-    def note(self, arguments: threading.ExceptHookArgs) -> None:
-        """A thread that ended by an error."""
+    def record_thread_error(self, arguments: threading.ExceptHookArgs) -> None:
+        """Count the error that ended a thread as a violation."""
         self.violations[arguments.exc_type.__name__] += 1
 
     def repeat(self, step: Callable[[], None]) -> None:
-        """One step after another; who dies is there again at once, as a supervisor sees to it."""
+        """Repeat a step until the end. A crash restarts it at once, as a supervisor would."""
         while not self.over.is_set():
             try:
                 step()
             except (Crash, TemporaryError):
                 continue
-            except psycopg.Error as error:  # a statement that the protocol does not lead to
+            except psycopg.Error as error:  # the protocol must never cause an SQL error
                 self.violations[type(error).__name__] += 1
 
     def produce(self, producer: int) -> None:
@@ -343,23 +350,23 @@ class Simulation:
         )[0]:
             case "delete":
                 ids = [str(n) for n in chosen]
-                self.persist(lambda: staging.delete(self.url, "default", task_id, ids, None))
+                self.deliver(lambda: staging.delete(self.url, "default", task_id, ids, None))
             case "filter":
                 group = {"group": random.randrange(GROUPS)}
-                self.persist(lambda: staging.delete_matching(self.url, self.index, task_id, group, None))
+                self.deliver(lambda: staging.delete_matching(self.url, self.index, task_id, group, None))
             case "retry":
-                self.persist(
+                self.deliver(
                     lambda: staging.retry(self.url, "default", list(staging.failed_ids(self.url, "default")))
                 )
             case "reindex":
-                self.persist(lambda: self.reindex(task_id))
+                self.deliver(lambda: self.reindex(task_id))
             case "enqueue":
                 self.enqueue(chosen)
             case "stage":
                 self.send(task_id, [self.document(n) for n in chosen])
 
     def enqueue(self, chosen: Sequence[int]) -> None:
-        """In a transaction of the application, which nobody of ours can break."""
+        """Enqueue in a transaction of the application, on a connection that never crashes."""
         with psycopg.connect(self.url) as conn:
             for n in chosen:
                 if random.random() < 0.1:
@@ -380,8 +387,8 @@ class Simulation:
             self.url,
             self.index,
             self.backend,
-            lambda: Shelf(self),
-            Request(index="default", task_id=task_id),
+            lambda: SampledSource(self),
+            ReindexRequest(index="default", task_id=task_id),
             max_bytes=10**6,
             allow_shrink=True,
         )
@@ -393,18 +400,18 @@ class Simulation:
             staging.stage(self.url, self.index, self.backend, task_id, documents, max_bytes=10**6)
             self.done["stagings"] += 1
 
-        self.persist(stage)
+        self.deliver(stage)
         self.jobs.append(task_id)
         self.recent.append(stage)
-        if random.random() < REDELIVERIES:  # of any message, behind newer ones
+        if random.random() < REDELIVERIES:  # of any recent message, after newer ones
             self.done["redeliveries"] += 1
-            self.persist(random.choice(self.recent))
+            self.deliver(random.choice(self.recent))
 
-    def persist(self, deliver: Callable[[], object]) -> None:
-        """Deliver a message until it is acknowledged."""
+    def deliver(self, message: Callable[[], object]) -> None:
+        """Deliver a message again and again until it is acknowledged."""
         while True:
             try:
-                deliver()
+                message()
                 return
             except Crash:
                 continue
@@ -431,11 +438,11 @@ class Simulation:
             "metadata": metadata,
         }
         with self.lock:
-            if n % 2 == 0 and versioned:  # half of the documents have versions, in random order of arrival
+            if n % 2 == 0 and versioned:  # half of the documents carry versions, which arrive in random order
                 newest = self.versions.get(str(n), 0)
                 document["version"] = version = max(1, newest + random.randint(-2, 2))
                 self.versions[str(n)] = max(newest, version)
-            elif n % 2:  # the others tell each sending apart
+            elif n % 2:  # the others carry a serial number
                 self.serial += 1
                 metadata["sent"] = self.serial
         return document
@@ -452,8 +459,8 @@ class Simulation:
 
     def sweep_once(self, *, unchecked_seconds: float) -> None:
         with connection.checkout(self.url) as conn:
-            repairs = upkeep.sweep(conn, self.build, unchecked_seconds=unchecked_seconds)
-        self.violations["neither embedded nor pending"] += repairs.queued
+            repairs = sweep.sweep_build(conn, self.build, unchecked_seconds=unchecked_seconds)
+        self.violations["chunk without a vector or a queue entry"] += repairs.queued
 
     def collect(self) -> None:
         time.sleep(0.1)
@@ -466,30 +473,30 @@ class Simulation:
         with psycopg.connect(self.url, autocommit=True) as conn:
             while not self.over.is_set():
                 self.done["reads"] += 1
-                self.look(conn, seen)
+                self.check_served(conn, seen)
 
-    def look(self, conn: psycopg.Connection[Any], seen: dict[str, int]) -> None:
-        """What a reader sees at any moment."""
+    def check_served(self, conn: psycopg.Connection[Any], seen: dict[str, int]) -> None:
+        """Check all served documents, as one reader sees them at this moment."""
         for id, rev, title, metadata, text, deleted, chunks, holes in conn.execute(self.query(LIVE)):
             if deleted:
-                self.violations["deleted but served"] += 1
+                self.violations["deleted document served"] += 1
                 continue
             if (
                 text is None
                 or zlib.crc32(text.encode()) != metadata["mark"]
                 or title not in ("", str(metadata["mark"]))
             ):
-                self.violations["half a revision"] += 1
+                self.violations["mixed revision served"] += 1
             elif "".join("".join(chunks or []).split()) != "".join(text.split()):
-                self.violations["chunks of another revision"] += 1
+                self.violations["chunks of another revision served"] += 1
             if holes:
-                self.violations["live without a vector"] += 1
+                self.violations["served chunk without a vector"] += 1
             if rev < seen.get(id, 0):
-                self.violations["a step back"] += 1
+                self.violations["older revision served after a newer one"] += 1
             seen[id] = rev
 
     def settle(self) -> None:
-        """No more crashes: whatever the dead left behind must come to its end by the ordinary means."""
+        """Without further crashes, finish all work that crashed threads left behind."""
         drainer = Drainer(self.url, self.settings, self.backend)
         deadline = time.monotonic() + SETTLE_SECONDS
         while time.monotonic() < deadline:
@@ -497,47 +504,48 @@ class Simulation:
             drainer.drain()
             if self.weather.sweeps:
                 self.sweep_once(unchecked_seconds=0.0)
-            if self.stuck() == 0:
+            if self.unfinished() == 0:
                 return
             time.sleep(0.1)
 
-    def stuck(self) -> int:
+    def unfinished(self) -> int:
         with connection.checkout(self.url) as conn:
-            figures = upkeep.figures(conn, self.build)
+            figures = status.index_status(conn, self.build)
         return int(figures["documents"]["pending"] + figures["pending_chunks"])
 
-    def judge(self) -> None:
-        """The laws that hold once all is quiet."""
-        self.violations["stuck"] += self.stuck()
+    def check_final_state(self) -> None:
+        """Check the invariants that hold after all work is done."""
+        self.violations["unfinished work"] += self.unfinished()
         with connection.checkout(self.url) as conn:
-            self.look(conn, {})
+            self.check_served(conn, {})
             for id, version, deleted, head, live, state, text in conn.execute(self.query(HEADS)):
                 if not deleted and not (live == head or (state == "failed" and "poison" in text)):
-                    self.violations["lost"] += 1
+                    self.violations["document lost"] += 1
                 if state == "failed" and "poison" not in text:
-                    self.violations["an innocent failed"] += 1
+                    self.violations["valid document failed"] += 1
                 if version != self.versions.get(id):
-                    self.violations["a version lost"] += 1
+                    self.violations["version lost"] += 1
             for task_id in random.sample(self.jobs, min(len(self.jobs), 1_000)):
                 if jobs.report(conn, "default", task_id)[0] is None:
-                    self.violations["a job without a result"] += 1
+                    self.violations["job without a result"] += 1
             taken = Counter(hash for (hash,) in conn.execute("SELECT hash FROM taken"))
-        if (
-            self.weather == CALM
-        ):  # once, and once more each time that it went with the last document that had it
+        if self.weather == CALM:
+            # a content is embedded again only after its vector was deleted with the last document that had it
             sent = self.backend.sent.items()
-            self.violations["embedded twice"] += sum(max(0, n - 1 - taken[digest(text)]) for text, n in sent)
-            self.done["contents taken away"] = taken.total()
+            self.violations["content embedded twice"] += sum(
+                max(0, n - 1 - taken[digest(text)]) for text, n in sent
+            )
+            self.done["contents deleted"] = taken.total()
 
-    def count(self) -> None:
-        """What the database wrote down; a session hands in its statistics as it ends, or ten seconds later."""
+    def count_recorded(self) -> None:
+        """Count violations that the database recorded. A session reports its statistics at its end, or within 10 s."""
         with psycopg.connect(self.url, autocommit=True) as conn:
             deadline = time.monotonic() + 10
             while conn.execute(SESSIONS).fetchone() != (1,) and time.monotonic() < deadline:
                 time.sleep(0.05)
-            for law, query in COUNTS.items():
+            for invariant, query in COUNTS.items():
                 row = conn.execute(query).fetchone()
-                self.violations[law] += row[0] if row else 0
+                self.violations[invariant] += row[0] if row else 0
 
     def __str__(self) -> str:
         done = ", ".join(f"{number:,} {what}" for what, number in self.done.items())

@@ -1,4 +1,4 @@
-"""The nouns: what an application sends, what is embedded, and what a search returns."""
+"""Documents, the chunks that are embedded, and the passages that a search returns."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -17,24 +17,24 @@ FIELDS = {"id", "text", "title", "metadata", "version"}
 
 @dataclass(frozen=True, kw_only=True)
 class Document:
-    """One document as the application sent it, cleaned: safe for Postgres and for every tokenizer.
+    """A document as the application sent it, cleaned for Postgres and for every tokenizer.
 
-    The metadata key "important" names what every chunk is about, a string or a list of them: as the title it is
-    embedded with each chunk and not quoted, so that a change of it embeds the document again. No other key does.
+    The metadata key "important", a string or a list of strings, is embedded with each chunk, as the title is. Passages
+    do not quote it. A change of it embeds the document again; a change of another key does not.
     """
 
     id: str
     text: str
     title: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    version: int | None = None  # raised by the application; None: in order of arrival
+    version: int | None = None  # increased by the application; None: the last one to arrive is the newest
 
     @classmethod
     def from_json(cls, value: object, *, max_bytes: int) -> "Document":
-        """Check one entry of `documents`; raises InvalidDocument with the field, its value and the mend.
+        """Check one entry of `documents`. Raises InvalidDocument, which names the field, its value and the fix.
 
-        `text` and `title` lose NUL characters and get U+FFFD for lone surrogates; nothing else changes, so
-        that offsets count code points of the stored text. `max_bytes` bounds the text in UTF-8.
+        Removes NUL characters from `text` and `title`, and replaces lone surrogates by U+FFFD. Offsets of passages
+        count code points of this text. `max_bytes` is the limit of the text in UTF-8.
         """
         if not isinstance(value, Mapping):
             raise InvalidDocument(f"a document is an object with id and text, not {_type(value)}")
@@ -42,7 +42,7 @@ class Document:
         if unknown:
             raise InvalidDocument(
                 f"unknown field {unknown[0]!r}: a document has id, text, title, metadata and version; "
-                "further values belong into metadata"
+                "put other values into metadata"
             )
         text = _clean(value.get("text"), "text")
         check_size(len(text) if text.isascii() else len(text.encode()), max_bytes)
@@ -57,32 +57,32 @@ class Document:
 
     @property
     def important(self) -> tuple[str, ...]:
-        """What the metadata say that every chunk is about; values that are no strings are plain metadata."""
+        """The strings of the metadata key "important"; values of other types are ignored."""
         value = self.metadata.get("important")
         values = value if isinstance(value, list) else [value]
         return tuple(item for item in values if isinstance(item, str))
 
     def content_hash(self) -> bytes:
-        """32 bytes over all that a reader can see: text, title and metadata."""
+        """Hash the text, title and metadata into 32 bytes."""
         parts = (self.text, self.title, json.dumps(self.metadata, sort_keys=True, ensure_ascii=False))
         return digest("\x00".join(parts))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chunk:
-    """A span of a revision's text, and the hash of exactly the string that is embedded for it."""
+    """A span of a document's text, with the hash of the string that is embedded for it."""
 
-    start: int  # code points of the stored text
+    start: int  # in code points of the stored text
     end: int
-    heading: str  # travels in front of the text into the embedding; empty: nothing does
+    heading: str  # embedded in front of the text; may be empty
     text: str
-    tokens: int  # of the whole string that is sent
-    hash: bytes  # 32 bytes
+    tokens: int  # of the embedded string
+    hash: bytes  # of the embedded string, 32 bytes
 
 
 @dataclass(frozen=True, kw_only=True)
 class Passage:
-    """One row of a search: consecutive chunks of one document."""
+    """A search result: consecutive chunks of one document."""
 
     document_id: str
     title: str
@@ -90,9 +90,9 @@ class Passage:
     text: str
     start: int
     end: int
-    chunks: tuple[int, int]  # first and last ordinal
-    score: float  # only orders
-    similarity: float | None  # 1 - cosine distance; None where it was not computed
+    chunks: tuple[int, int]  # ordinals of the first and the last chunk
+    score: float  # compare it only with scores of the same search
+    similarity: float | None  # 1 - cosine distance; None if it was not computed
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -109,17 +109,17 @@ class Passage:
 
 
 def embedding_text(prefix: str, heading: str, text: str) -> str:
-    """The string that is counted, hashed and sent for a chunk."""
+    """Build the string that is counted, hashed and sent for a chunk."""
     return f"{prefix}{heading}\n{text}" if heading else f"{prefix}{text}"
 
 
 def digest(text: str) -> bytes:
-    """32 bytes of BLAKE2b over the UTF-8 of a cleaned text."""
+    """Hash a cleaned text into 32 bytes: BLAKE2b of its UTF-8."""
     return blake2b(text.encode(), digest_size=32).digest()
 
 
 def check_size(size: int, max_bytes: int) -> None:
-    """Of a text in UTF-8. Raises InvalidDocument."""
+    """Raise InvalidDocument if a text has more than `max_bytes` bytes in UTF-8."""
     if size > max_bytes:
         raise InvalidDocument(
             f"text has {size:,} bytes, over MAX_DOCUMENT_BYTES ({max_bytes:,}): split the document or raise the setting"
@@ -127,45 +127,47 @@ def check_size(size: int, max_bytes: int) -> None:
 
 
 def document_id(value: object) -> str:
-    """The id as a string; an integer becomes its decimal string. Raises InvalidDocument."""
+    """Return the id as a string; an integer becomes its decimal string. Raises InvalidDocument."""
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if value is None or value == "":
-        raise InvalidDocument("id is missing: give every document a string or an integer")
+        raise InvalidDocument("id is missing: give every document a string or an integer as its id")
     if not isinstance(value, str):
         raise InvalidDocument(f"id must be a string or an integer, not {_type(value)}")
     if len(value) > MAX_ID_CHARACTERS:
         raise InvalidDocument(f"id has {len(value)} characters; at most {MAX_ID_CHARACTERS} are allowed")
     if clean(value) != value:
-        raise InvalidDocument("id contains a NUL or a lone surrogate: send text that Postgres can store")
+        raise InvalidDocument("id contains a NUL or a lone surrogate, which Postgres cannot store: remove it")
     return value
 
 
 def document_ids(values: object) -> list[str]:
-    """A list of ids, each as `document_id`, without repeats and in order. Raises InvalidDocument."""
+    """Return a list of ids in order, without repeats. Raises InvalidDocument."""
     if isinstance(values, (str, bytes)) or not isinstance(values, Sequence):
         raise InvalidDocument(f"ids must be a list of strings or integers, not {_type(values)}")
     return list(dict.fromkeys(document_id(value) for value in values))
 
 
 def document_version(value: object) -> int | None:
-    """A 64-bit integer or None. Raises InvalidDocument."""
+    """Return the version, a 64-bit integer or None. Raises InvalidDocument."""
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int):
-        raise InvalidDocument(f"version must be an integer that the application raises, not {_type(value)}")
+        raise InvalidDocument(
+            f"version must be an integer that the application increases, not {_type(value)}"
+        )
     if not MIN_VERSION <= value <= MAX_VERSION:
-        raise InvalidDocument(f"version {value} does not fit into 64 bits")
+        raise InvalidDocument(f"version {value} does not fit into 64 bits: send a smaller one")
     return value
 
 
 def clean(text: str) -> str:
-    """The text without NUL, and with U+FFFD for each lone surrogate: what Postgres can store."""
+    """Remove NUL characters and replace lone surrogates by U+FFFD, so that Postgres can store the text."""
     text = text.replace("\x00", "") if "\x00" in text else text
     try:
         text.encode()
     except UnicodeEncodeError:
-        # surrogatepass joins the pairs that JSON escapes may have left apart; the rest cannot be text
+        # surrogatepass joins pairs that JSON escapes left apart; single surrogates are not text
         return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return text
 
@@ -193,14 +195,16 @@ def _metadata(value: object) -> Mapping[str, Any]:
 
 
 def clean_json(value: object, path: str, depth: int = 0) -> Any:
-    """A JSON value with every string cleaned; `path` names it in errors. Raises InvalidDocument."""
+    """Clean every string of a JSON value; `path` names the value in errors. Raises InvalidDocument."""
     if depth > 32:
         raise InvalidDocument(f"{path} is nested more than 32 levels deep")
     if value is None or isinstance(value, (bool, int)):
         return value
     if isinstance(value, float):
         if value != value or value in (float("inf"), float("-inf")):
-            raise InvalidDocument(f"{path} is {value}, which JSON does not have: send null or a number")
+            raise InvalidDocument(
+                f"{path} is {value}, and JSON has no such number: send null or a finite number"
+            )
         return value
     if isinstance(value, str):
         return clean(value)
@@ -213,7 +217,7 @@ def clean_json(value: object, path: str, depth: int = 0) -> Any:
         }
     if isinstance(value, (list, tuple)):
         return [clean_json(item, f"{path}[{at}]", depth + 1) for at, item in enumerate(value)]
-    raise InvalidDocument(f"{path} is {_type(value)}, which is not JSON")
+    raise InvalidDocument(f"{path} is {_type(value)}, which is not a JSON value")
 
 
 def _type(value: object) -> str:

@@ -1,23 +1,23 @@
-"""Every error of ours, split by what the caller can do about it.
+"""The errors of this project, by what the caller can do about them.
 
 VectorIndexError
-├── TemporaryError               try again: nothing was wrong with what was asked
+├── TemporaryError               retry later: the request was valid
 │   ├── ServiceUnreachable       Postgres or the broker did not answer
-│   ├── BuildDropped             the index, or a build of it, was dropped meanwhile
+│   ├── BuildDropped             the index, or one of its builds, was dropped meanwhile
 │   ├── ProviderUnavailable      the model's provider did not answer, or asked to wait
-│   └── SourceFailed             the source of an index could not be read to its end
-├── InputError                   mend the input: the same again fails the same way
-│   ├── InvalidDocument          one document cannot be taken
-│   ├── InvalidQuery             a search, a filter or another argument of a task
-│   ├── UnknownIndex             no index of that name in the settings
+│   └── SourceFailed             the source of an index failed before its end
+├── InputError                   correct the input: the same input fails again
+│   ├── InvalidDocument          one document is invalid
+│   ├── InvalidQuery             an argument of a search or of another task is invalid
+│   ├── UnknownIndex             the settings have no index of that name
 │   ├── TooLarge                 the provider says that a request or an input is over its limit
-│   └── Refused                  the provider refuses this input for good
-└── SettingsError                mend the settings: no request can succeed until then
+│   └── Refused                  the provider refuses this input permanently
+└── SettingsError                correct the settings: every request fails until then
 
-Bug                              what nobody expected: its kind and its place, not its words
+Bug                              an unexpected exception, reported without its message
 
-A message is one sentence that names the value and the mend.
-It never carries a document's text, a question or a key.
+A message is one sentence. It names the value that is wrong, and what to do.
+It never contains the text of a document, a question or a key.
 """
 
 
@@ -26,21 +26,24 @@ class VectorIndexError(Exception):
 
 
 class Bug(Exception):
-    """Stands for an exception that nobody expected, whose words may be those of a document or of a row."""
+    """Replaces an unexpected exception, whose message may quote a document or a row."""
 
     @classmethod
     def of(cls, error: BaseException) -> "Bug":
-        """Its class and those of its causes, with its traceback: lines of code, and no values."""
+        """Make one from the class names of an exception and its causes, with its traceback but without values."""
         kinds, cause = [type(error).__name__], error.__cause__ or error.__context__
         while cause is not None and len(kinds) < 5:
             kinds.append(type(cause).__name__)
             cause = cause.__cause__ or cause.__context__
-        said = f"a bug ({' from '.join(kinds)}; its words are left out, as they may quote a text): please report it"
-        return cls(said).with_traceback(error.__traceback__)
+        message = (
+            f"internal error ({' from '.join(kinds)}); message hidden because it may contain document text: "
+            "please report it"
+        )
+        return cls(message).with_traceback(error.__traceback__)
 
 
 class TemporaryError(VectorIndexError):
-    """Trying again later can succeed."""
+    """A later retry can succeed."""
 
 
 class ServiceUnreachable(TemporaryError):
@@ -48,14 +51,14 @@ class ServiceUnreachable(TemporaryError):
 
 
 class BuildDropped(TemporaryError):
-    """The index, or a build of it, was dropped while it was being used: the next try finds what is there now."""
+    """The index, or one of its builds, was dropped while it was in use. The next attempt finds the current one."""
 
 
 class ProviderUnavailable(TemporaryError):
     """The provider failed or asked to wait.
 
-    `retry_after_seconds` is set when the provider named a time (HTTP 429 or 503 with Retry-After);
-    `rate_limited` is true for a 429: waiting for it is no failed attempt.
+    `retry_after_seconds` is the wait that the provider asked for (Retry-After of HTTP 429 or 503); None without one.
+    `rate_limited` is true for a 429. A wait for the rate limit is not counted as a failed attempt.
     """
 
     def __init__(
@@ -67,19 +70,19 @@ class ProviderUnavailable(TemporaryError):
 
 
 class SourceFailed(TemporaryError):
-    """The source of an index could not be read to its end; pages before that are indexed, nothing was deleted."""
+    """The source of an index failed before its end. The pages before are indexed, and no document was deleted."""
 
 
 class InputError(VectorIndexError):
-    """The same input fails the same way again."""
+    """The same input fails again."""
 
 
 class InvalidDocument(InputError):
-    """One document cannot be taken; others of its message are."""
+    """One document is invalid. The other documents of its message are indexed."""
 
 
 class InvalidQuery(InputError):
-    """An argument of a task is of the wrong type, out of range or unknown."""
+    """An argument of a task is unknown, out of range or of the wrong type."""
 
 
 class UnknownIndex(InputError):
@@ -87,12 +90,12 @@ class UnknownIndex(InputError):
 
 
 class TooLarge(InputError):
-    """The provider says that the request, or its only input, is over the limit."""
+    """The provider says that the request, or its only input, is over its limit."""
 
 
 class Refused(InputError):
-    """The provider refuses this input for good, whatever it is sent with."""
+    """The provider refuses this input permanently, alone and in every batch."""
 
 
 class SettingsError(VectorIndexError):
-    """No request of this backend or process can succeed before the settings are mended."""
+    """Every request of this backend or process fails until the settings are corrected."""

@@ -1,76 +1,152 @@
-"""The protocols for classes of your own: an embedding backend, a chat backend, a source.
+"""Protocols for your own classes: an embedding backend, a chat backend and a source.
 
-Name your class as `CLASS` in the settings. It needs no base class: its attributes and methods are enough.
+Set `CLASS` in VECTOR_INDEX to the dotted path of your class. It needs no base class: only these attributes and methods.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ChatBackend", "EmbeddingBackend", "Reply", "Source"]
+__all__ = [
+    "ChatBackend",
+    "CheckedSource",
+    "EmbeddingBackend",
+    "IncrementalSource",
+    "Reply",
+    "Skipped",
+    "Source",
+]
 
 
 class EmbeddingBackend(Protocol):
-    """Turns texts into vectors. Each process makes one object and calls it from many threads."""
+    """Turns texts into vectors.
+
+    Each worker process makes one object for each entry of EMBEDDING_BACKENDS, and calls it from many threads.
+    `__init__` gets the `name` of the entry and the keys of its CONFIG as keyword arguments, in lower case. Missing keys
+    arrive as their default or as None. EMBEDDING_OUTPUT_DIMENSIONS arrives as `dimensions`. CONCURRENCY and the limits
+    per minute are for the worker and do not arrive. Take `**_` for the arguments that you do not use.
+    """
 
     model_id: str
     token_limit: int  # tokens of one input
-    batch_token_limit: int  # tokens of one request
+    batch_token_limit: int  # tokens of one request, over all its inputs
     batch_size: int  # inputs of one request
-    tokenizer: str  # its name; a change of it changes the chunks
-    chunk_tokens: int  # the chunk size that suits the model
-    document_prefix: str
-    query_prefix: str
+    tokenizer: str  # the name of the tokenizer; another name changes the chunks
+    chunk_tokens: int  # the chunk size that suits the model, unless the index sets CHUNK_TOKENS
+    document_prefix: str  # put in front of each chunk
+    query_prefix: str  # put in front of each question
 
     @property
     def dimensions(self) -> int:
-        """Length of a vector; may ask the provider once."""
+        """The length of a vector. May ask the provider once."""
 
     @property
     def count_tokens(self) -> Callable[[str], int]:
-        """Count the tokens of a text, never under the provider's own count."""
+        """A function that counts the tokens of a text. It must never count fewer than the provider."""
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Send one request: an array (len(texts), dimensions) in the order of the texts, of finite non-zero rows.
+        """Send one request, and return one vector for each text, in the same order.
 
-        Raises TooLarge, ProviderUnavailable, Refused or SettingsError, and nothing else. Never raises Refused for the
-        word "dimensions", which workers send to check the provider.
+        The array has the shape (len(texts), dimensions). Its values are finite, and no row is zero.
+        Raise only errors of worker.errors: TooLarge to get smaller requests, ProviderUnavailable to be called again
+        later, Refused if one input is at fault, and SettingsError if every request would fail.
+        Never raise Refused for the text "dimensions": workers send it to check whether the provider is up.
         """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reply:
-    """What a chat model answered."""
+    """The answer of a chat model."""
 
     text: str
-    input_tokens: int  # as the provider counted, else our own count
-    output_tokens: int
+    input_tokens: int  # of the prompt, as the provider counts; otherwise your own count
+    output_tokens: int  # of the answer, as the provider counts; otherwise your own count
 
 
 class ChatBackend(Protocol):
-    """Answers messages. Each process makes one object and calls it from many threads."""
+    """Answers a conversation.
+
+    Each worker process makes one object for each entry of CHAT_BACKENDS, and calls it from many threads. Its arguments
+    arrive in the same way as those of an EmbeddingBackend.
+    """
 
     model_id: str
-    token_limit: int  # tokens of a prompt with its answer
-    prompt_tokens: int  # tokens of a prompt, at most; room for the answer is already subtracted
-    system: str | None  # wins over the index's QUERY_PROMPT
-    count_tokens: Callable[[str], int]  # never under the provider's own count
+    token_limit: int  # the model's context window: tokens of a prompt and its answer together
+    prompt_tokens: int  # the most tokens of a prompt: token_limit minus the room for the answer
+    system: str | None  # the system message; None: the QUERY_PROMPT of the index
+    count_tokens: Callable[[str], int]  # must never count fewer than the provider
 
-    def reply(self, messages: Sequence[Mapping[str, str]], say: Callable[[str], None] | None = None) -> Reply:
-        """Answer messages {"role", "content"}; `say` takes each piece as it comes, and may raise."""
+    def reply(
+        self, messages: Sequence[Mapping[str, str]], on_token: Callable[[str], None] | None = None
+    ) -> Reply:
+        """Answer the messages, each {"role": "system" | "user" | "assistant", "content": text}.
+
+        The last message is the user's. With `on_token`, call it with each piece of the answer as it arrives, and let
+        its exceptions pass: they end the request. It is passed by position.
+        Raise the errors that `EmbeddingBackend.embed` raises. A ProviderUnavailable before the first token is retried.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Skipped:
+    """A document that a source cannot deliver. Yield it instead of the document; the run continues."""
+
+    path: str  # shown to the operator: a file, a line as in `file.jsonl:7`, or a row
+    reason: str
+    # of the document, which stays as it is in the index; None: not known, so the run deletes no document
+    id: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
 
 
 class Source(Protocol):
-    """Yields the documents of an index. It is made with the keys of its CONFIG, in lower case, as keyword arguments.
+    """Yields the documents of an index, so that `reindex` and SCHEDULE can read them.
 
-    Raise SettingsError from `__init__` for a CONFIG that you cannot use.
+    `__init__` gets the keys of the source's CONFIG as keyword arguments, in lower case. Raise SettingsError from it if
+    the CONFIG cannot work. Do not connect in it: every worker makes the sources of all indexes when it starts.
+
+    The optional class attribute `defaults_from_settings` fills keys that are missing in CONFIG from settings. With
+    `{"dsn": "DATABASE_URL"}`, the URL of the worker's Postgres arrives as `dsn`. MAX_DOCUMENT_BYTES and
+    SETTINGS_FOLDER, the folder of the settings file, work in the same way.
     """
 
     def documents(self) -> Iterator[Any]:
-        """Yield all documents, as `tasks.index_documents` takes them, one at a time.
+        """Yield every document, in the form that `tasks.index_documents` takes, or a Skipped for it.
 
-        Any exception ends the run; nothing is deleted then.
+        After a complete run, the index deletes the documents that were not yielded. An exception ends the run as
+        failed, and in that case no document is deleted.
+        """
+
+
+@runtime_checkable
+class CheckedSource(Source, Protocol):
+    """A source that `vector-index doctor` can check."""
+
+    def check(self) -> str:
+        """Describe in one line what a run would read, without reading a document.
+
+        Raise SettingsError or SourceFailed, with the fix, if a run would fail.
+        """
+
+
+@runtime_checkable
+class IncrementalSource(Source, Protocol):
+    """A source that can yield only the documents that changed since the last run."""
+
+    def fingerprint(self) -> str:
+        """Identify the data of a cursor, such as a server and a query. After a change, a run starts from the beginning.
+
+        Return an empty string if this source has no cursor with its CONFIG: then `documents` is called.
+        """
+
+    def documents_since(self, cursor: str | None) -> Generator[Any, None, str | None]:
+        """Yield the documents that changed since the cursor, or all for None. Return the cursor of the next run.
+
+        A cursor is any text without NUL characters. Return None to keep the last cursor. An incremental run deletes no
+        document. A full run (`vector-index reindex --full`) passes None and deletes the documents that were not
+        yielded.
         """

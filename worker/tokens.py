@@ -1,7 +1,7 @@
-"""Counting tokens, offline: exactly where the tokenizer is known, by a bound where it is not.
+"""Count tokens offline: exactly with a known tokenizer, otherwise by an upper bound.
 
-Names: `cl100k_base` and `o200k_base` (OpenAI); `package:path/in/package.json`, a file of the `tokenizers`
-library inside an installed package; the path of such a file; `estimate`, which never counts too few.
+A tokenizer has one of these names: `cl100k_base` or `o200k_base` (OpenAI); `package:path/in/package.json`, a file of
+the `tokenizers` library in an installed package; the path of such a file; `estimate`, an upper bound.
 """
 
 import json
@@ -21,24 +21,24 @@ if TYPE_CHECKING:
 ESTIMATE = "estimate"
 OPENAI_ENCODINGS = ("cl100k_base", "o200k_base")
 
-# bpe_openai holds the interpreter lock while it counts
+# bpe_openai holds the interpreter lock while it counts, so a long text is counted in pieces
 _PIECE_CHARACTERS = 100_000
-# Cut anywhere, a text counts at most 2 tokens more than its pieces together (measured: BPE merges differently).
+# A text cut at any place has at most 2 tokens more than its pieces together (measured: BPE merges differently).
 CUT_TOKENS = 2
-# A tokenizer may add a start, an end and a leading space to a text.
+# A tokenizer may add a start token, an end token and a leading space to a text.
 _ADDED_TOKENS = 3
 
 _JOINT = r"(?<=\S)(?=[ \t])|(?<=\n)(?=[^\s/]|[ \t]++\S)"
-# A place between two words where the counts of both sides add up. No token of OpenAI's encodings goes on from a
-# character into a blank, or from a line feed into a new line (of o200k: but for a slash), and what follows never
-# looks back. For files it is seen to hold before it is used.
+# A joint is a place between two words where the counts of both sides add up. No token of OpenAI's encodings continues
+# from a character into a blank, or from a line feed into a new line (in o200k, except for a slash). The text after a
+# joint is tokenized without a look at the text before it. For a tokenizer file, `_joints_hold` checks this first.
 JOINT = re.compile(_JOINT)
 _WORD = re.compile(rf"(?:[ \t]*+\S++|\s*\n|\s++)+?(?:{_JOINT}|\Z)")
 _WORDS_KEPT = 50_000
-_WORD_CHARACTERS = 32  # longer words are seldom met again
+_WORD_CHARACTERS = 32  # longer words seldom occur again
 
-# Runs of one kind, and how many characters of it make 100 tokens: between cl100k_base, o200k_base and Llama 2, which
-# differ by two and more where a script is rare (benchmarks/token_counts.py).
+# Characters per 100 tokens for each kind of run: a middle between cl100k_base, o200k_base and Llama 2. These differ by
+# a factor of two and more in rare scripts (benchmarks/token_counts.py).
 _CHARACTERS_PER_100_TOKENS = {
     "key": 130, "word": 620, "digits": 200, "line": 200, "blank": 1600, "marks": 160, "cyrillic": 290, "alphabet": 140,
     "indic": 110, "hangul": 80, "cjk": 95, "sign": 60, "rare": 33,
@@ -55,14 +55,14 @@ _RUN = re.compile(
 
 @dataclass(frozen=True, kw_only=True)
 class Counter:
-    """Counts the tokens of a text, and of its parts: cut at joints, a text counts as much as they do together.
+    """Counts the tokens of a text and of its parts, so that the parts between joints sum up to the whole.
 
-    For a text that `adds_up`: whole(a + b) == whole(a) + inside(b).
+    For a text that `adds_up` and is cut at a joint: whole(a + b) == whole(a) + inside(b).
     """
 
     whole: Callable[[str], int]
-    inside: Callable[[str], int]  # of a part that does not begin its text
-    specials: tuple[str, ...] = ()  # strings that change how the text around them is read
+    inside: Callable[[str], int]  # counts a part after the first one
+    specials: tuple[str, ...] = ()  # strings that change the tokens around them
 
     def __call__(self, text: str) -> int:
         return self.whole(text)
@@ -73,49 +73,52 @@ class Counter:
 
 @cache
 def counter(tokenizer: str) -> Callable[[str], int]:
-    """The function that counts a text's tokens, loaded once per process: a Counter where parts add up.
+    """Load the function that counts tokens, once per process. It is a Counter if the counts of parts add up.
 
-    Text that looks like a special token (`<|endoftext|>`) is counted, never refused. Counts of a `tokenizers`
-    file include the special tokens that the file adds to every text.
-    Raises SettingsError for a name that is none of the module's.
+    It counts text that looks like a special token (`<|endoftext|>`) as any text. With a `tokenizers` file, it includes
+    the special tokens that the file adds to every text.
+    Raises SettingsError for an unknown name.
     """
     if tokenizer in OPENAI_ENCODINGS:
         return _openai_counter(tokenizer)
     if tokenizer == ESTIMATE:
-        return bound
+        return upper_bound
     return _file_counter(tokenizer_file(tokenizer))
 
 
 def tokenizer_file(name: str) -> Path:
-    """The file behind `package:path` or a path. Raises SettingsError where there is none."""
+    """Find the file of `package:path` or of a path. Raises SettingsError if it does not exist."""
     package, colon, inside = name.partition(":")
     path = package_file(package, inside) if colon and package.isidentifier() else Path(name)
     if not path.is_file():
         raise SettingsError(
-            f"TOKENIZER is {name!r}, which is no file: name {', '.join(OPENAI_ENCODINGS)}, {ESTIMATE}, "
+            f"TOKENIZER is {name!r}, and no such file exists: set it to {', '.join(OPENAI_ENCODINGS)}, {ESTIMATE}, "
             "the path of a tokenizer.json, or package:path/of/one.json of an installed package"
         )
     return path
 
 
 def package_file(package: str, path: str) -> Path:
-    """A data file of an installed package, which is found but not imported. Raises SettingsError."""
+    """Find a data file of an installed package without importing the package. Raises SettingsError."""
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise SettingsError(f"the package {package!r}, whose {path} is needed, is not installed: install it")
+        raise SettingsError(
+            f"the package {package!r} is not installed, and its file {path} is needed: install it"
+        )
     return Path(spec.submodule_search_locations[0], path)
 
 
-def bound(text: str) -> int:
-    """Never under the count of a byte-level or byte-fallback tokenizer: a byte is the smallest token of each.
+def upper_bound(text: str) -> int:
+    """Return an upper bound of the tokens of a text: its bytes, the smallest tokens of byte-level tokenizers.
 
-    English has about four bytes a token, but rare ideographs have one, and keys and hashes come near it.
+    It also holds for tokenizers with byte fallback. English has about four bytes a token. Rare ideographs have one,
+    and keys and hashes come near that.
     """
     return len(text.encode()) + _ADDED_TOKENS
 
 
 def estimate(text: str) -> int:
-    """Near the count of most tokenizers, over or under: for the size of chunks, where their tokenizer is not known."""
+    """Estimate the tokens of a text, over or under. It sizes chunks for a model whose tokenizer is not known."""
     return _estimates.count(text)
 
 
@@ -125,8 +128,8 @@ def _estimate(word: str) -> int:
 
 
 def _openai_counter(encoding: str) -> Counter:
-    # Takes most of a second, and only a process that counts needs it. The public class makes a list of the ids, which
-    # costs as much again as the count: 22 MB/s instead of 14, on units instead of whole texts 22 instead of 10.
+    # The import takes most of a second, so only a process that counts does it. The public class also makes a list of
+    # the ids, which doubles the time: this way counts 22 MB/s instead of 14, and on short units 22 instead of 10.
     from bpe_openai._bindings import tokenizer_for_encoding
 
     ordinary: Callable[[str], int] = tokenizer_for_encoding(encoding).count
@@ -135,7 +138,7 @@ def _openai_counter(encoding: str) -> Counter:
         if len(text) <= _PIECE_CHARACTERS:
             try:
                 return ordinary(text)
-            except UnicodeEncodeError:  # a lone surrogate, which no request carries
+            except UnicodeEncodeError:  # a lone surrogate, which a request cannot contain
                 return ordinary(text.encode("utf-8", "replace").decode())
         return sum(count(piece) + extra for piece, extra in _pieces(text))
 
@@ -143,7 +146,7 @@ def _openai_counter(encoding: str) -> Counter:
 
 
 def _pieces(text: str) -> Iterator[tuple[str, int]]:
-    """Pieces that the encoder takes, each with the tokens to add so that the sum is never too small."""
+    """Yield pieces for the encoder, each with the tokens to add so that the sum is never too low."""
     start = 0
     while len(text) - start > _PIECE_CHARACTERS:
         limit = start + _PIECE_CHARACTERS
@@ -162,13 +165,13 @@ def _file_counter(path: Path) -> Callable[[str], int]:
     except Exception as error:  # noqa: BLE001 - tokenizers raises bare Exception for any file it cannot read
         raise SettingsError(
             f"TOKENIZER names {path.name!r}, which the tokenizers library cannot read ({error}): "
-            "name a tokenizer.json in its format"
+            "use a tokenizer.json in its format"
         ) from None
     tokenizer.no_padding()
     tokenizer.no_truncation()
 
     def count(text: str) -> int:
-        # the fast variant leaves out the offsets, which nothing here needs: half the time
+        # the fast variant omits the offsets, which halves the time
         return len(tokenizer.encode_batch_fast([text])[0])
 
     if not _joints_hold(tokenizer):
@@ -178,7 +181,7 @@ def _file_counter(path: Path) -> Callable[[str], int]:
     words = _Words(lambda word: count("\n" + word) - line)
 
     def whole(text: str) -> int:
-        # ten times as fast as the library for prose, whose words are met again and again
+        # ten times as fast as the library for prose, whose words repeat
         first = _WORD.match(text)
         if first is None or any(special in text for special in specials):
             return count(text)
@@ -188,7 +191,7 @@ def _file_counter(path: Path) -> Callable[[str], int]:
 
 
 def _joints_hold(tokenizer: "Tokenizer") -> bool:
-    """Whether no token goes across a joint: in a BPE over the whole text, as Llama's, the vocabulary tells."""
+    """Tell whether no token spans a joint. The vocabulary shows it for a BPE over the whole text, such as Llama's."""
     parts = json.loads(tokenizer.to_str())
     normalizer = parts["normalizer"] or {}
     steps = normalizer.get("normalizers", [normalizer])
@@ -206,7 +209,7 @@ def _joints_hold(tokenizer: "Tokenizer") -> bool:
 
 
 class _Words(dict[str, int]):
-    """Counts of the words met before."""
+    """Counts of the words seen before."""
 
     def __init__(self, measure: Callable[[str], int]) -> None:
         super().__init__()

@@ -22,9 +22,6 @@ from worker.index import Index
 from worker.indexing.draining.drainer import Drainer
 from worker.protocols import ChatBackend, EmbeddingBackend, Source
 from worker.services import Addresses
-from worker.sources.callable import CallableSource
-from worker.sources.files import FolderSource
-from worker.sources.sql import SQLSource
 from worker.store import connection, schedule, schema
 
 P = ParamSpec("P")
@@ -140,9 +137,9 @@ def make_chat_backend(settings: ChatBackendSettings) -> ChatBackend:
 
 
 def _made(settings: EmbeddingBackendSettings | ChatBackendSettings) -> Any:
-    backends.warm_up()
+    backends.load_plugins()
     keywords = {key: value for key, value in asdict(settings).items() if key not in NOT_FOR_BACKENDS}
-    made = backends.load(settings.class_path)
+    made = backends.load_class(settings.class_path)
     try:
         signature(made).bind(**keywords)
     except TypeError as error:
@@ -166,13 +163,19 @@ def source(index: str) -> Source:
 def make_source(settings: SourceSettings, known: Configuration, database_url: Callable[[], str]) -> Source:
     """A new source of the settings' CLASS. Raises SettingsError."""
     keywords = {str(key).lower(): value for key, value in settings.config.items() if value is not None}
-    made = backends.load(settings.class_path)
-    if issubclass(made, FolderSource):
-        keywords.setdefault("max_bytes", known.max_document_bytes)
-    elif issubclass(made, CallableSource):
-        keywords.setdefault("folder", str(known.folder))
-    elif issubclass(made, SQLSource) and "dsn" not in keywords:
-        keywords["dsn"] = database_url()
+    made = backends.load_class(settings.class_path)
+    offered: dict[str, Callable[[], object]] = {
+        "DATABASE_URL": database_url,
+        "MAX_DOCUMENT_BYTES": lambda: known.max_document_bytes,
+        "SETTINGS_FOLDER": lambda: str(known.folder),
+    }
+    for key, setting in getattr(made, "defaults_from_settings", {}).items():
+        if setting not in offered:
+            raise SettingsError(
+                f"defaults_from_settings of {settings.class_path} names {setting!r:.100}: choose {', '.join(offered)}"
+            )
+        if key not in keywords:
+            keywords[key] = offered[setting]()
     where = f'VECTOR_INDEX["SOURCES"]["{settings.name}"]["CONFIG"]'
     try:
         signature(made).bind(**keywords)
@@ -210,7 +213,7 @@ def take_over_schedules() -> None:
     schema.install(url)
     with connection.checkout(url) as conn:
         indexes = configuration.current().indexes
-        schedule.take_over(conn, dict.fromkeys(indexes) | schedules(), configuration.current().timezone)
+        schedule.sync(conn, dict.fromkeys(indexes) | schedules(), configuration.current().timezone)
 
 
 def prepare() -> Sequence[str]:

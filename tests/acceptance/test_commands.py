@@ -1,4 +1,4 @@
-"""Commands and tasks of upkeep against running workers, as an operator and an application use them."""
+"""Maintenance commands and tasks against running workers, as an operator and an application use them."""
 
 import json
 import os
@@ -59,7 +59,7 @@ class Broken:
 
 @pytest.fixture(scope="module")
 def reader(start_system: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """One worker for all queues, an index with a folder for its source, and one whose source fails."""
+    """Start one worker for all queues, an index whose source is a folder, and one whose source fails."""
     folder = tmp_path_factory.mktemp("reader")
     (folder / "docs").mkdir()
     (folder / "ours.py").write_text(f"FOLDER = {str(folder / 'docs')!r}\n{SETTINGS}")
@@ -71,14 +71,14 @@ def reader(start_system: Callable[..., Any], tmp_path_factory: pytest.TempPathFa
 
 @pytest.fixture
 def docs(reader: System) -> Path:
-    """The folder of the source, with four texts that are indexed."""
+    """Return the source folder, with four texts that are indexed."""
     for name in ("cats", "dogs", "ships", "trees"):
         (reader.folder / f"docs/{name}.md").write_text(f"# {name}\n\nThis is about {name}.\n")
     assert reader.command("reindex", "--allow-shrink").returncode == 0
     return reader.folder / "docs"
 
 
-def test_reindex_follows_a_folder(reader: System, docs: Path) -> None:
+def test_reindex_syncs_the_index_with_a_folder(reader: System, docs: Path) -> None:
     (docs / "cats.md").unlink()
     (docs / "dogs.md").write_text("# dogs\n\nThis is about wolves.\n")
     done = reader.command("reindex", "--json")
@@ -87,7 +87,7 @@ def test_reindex_follows_a_folder(reader: System, docs: Path) -> None:
     assert reader.call("tasks.search", CHAT, query="wolves", limit=1)[0]["document_id"] == "dogs.md"
 
 
-def test_reindex_warns_and_ends_with_1_when_the_folder_is_suddenly_empty(reader: System, docs: Path) -> None:
+def test_reindex_of_an_emptied_folder_warns_and_exits_1(reader: System, docs: Path) -> None:
     for file in docs.iterdir():
         file.unlink()
     done = reader.command("reindex")
@@ -98,7 +98,7 @@ def test_reindex_warns_and_ends_with_1_when_the_folder_is_suddenly_empty(reader:
     )
 
 
-def test_reindex_of_a_source_that_fails_is_one_line_and_ends_at_once(reader: System) -> None:
+def test_reindex_of_a_failing_source_prints_one_line_and_exits_3(reader: System) -> None:
     done = reader.command("reindex", "--index", "broken")
     assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr.count("\n") == 1
@@ -124,7 +124,7 @@ def test_find_similar_by_name(reader: System, docs: Path) -> None:
         reader.call("tasks.find_similar", CHAT, document_id="cows")
 
 
-def test_failures_lists_and_retry_tries_again(reader: System) -> None:
+def test_failures_lists_and_retry_retries(reader: System) -> None:
     bad = {"id": "bad", "text": "A poison."}
     reader.call("tasks.index_documents", documents=[bad], index="refused")
     done = reader.command("failures", "--index", "refused")
@@ -136,12 +136,12 @@ def test_failures_lists_and_retry_tries_again(reader: System) -> None:
     assert json.loads(reader.command("retry", "other", "--index", "refused", "--json").stdout)["retried"] == 0
 
 
-def test_nothing_to_list_and_nothing_to_retry(reader: System) -> None:
-    assert reader.command("failures", "--index", "plain").stdout == "nothing has failed in plain\n"
-    assert "0 documents tried again" in reader.command("retry", "--index", "plain").stdout
+def test_failures_and_retry_without_failed_documents(reader: System) -> None:
+    assert reader.command("failures", "--index", "plain").stdout == "no failed documents in plain\n"
+    assert "retrying 0 documents" in reader.command("retry", "--index", "plain").stdout
 
 
-def test_status_watch_writes_a_line_per_look_and_ends_with_0_at_ctrl_c(reader: System, docs: Path) -> None:
+def test_status_watch_prints_a_line_per_refresh_and_exits_0_on_ctrl_c(reader: System, docs: Path) -> None:
     watching = subprocess.Popen(
         [VECTOR_INDEX, "status", "--watch", "--index", "default", "--interval", "0.2"],
         cwd=reader.folder,
@@ -153,7 +153,7 @@ def test_status_watch_writes_a_line_per_look_and_ends_with_0_at_ctrl_c(reader: S
     assert watching.stdout is not None
     at_rest = "documents/s 0.0, chunks/s 0.0"
     lines = [watching.stdout.readline() for _ in range(3)]
-    while at_rest not in lines[-1]:  # the statistics of Postgres may tell a moment later of what came before
+    while at_rest not in lines[-1]:  # Postgres reports its statistics with a delay
         lines.append(watching.stdout.readline())
     watching.send_signal(signal.SIGINT)
     _, errors = watching.communicate(timeout=PATIENCE_SECONDS)
@@ -161,7 +161,7 @@ def test_status_watch_writes_a_line_per_look_and_ends_with_0_at_ctrl_c(reader: S
     assert all(line.startswith("default: pending 0, live ") for line in lines)
 
 
-def test_status_watch_is_a_table_of_each_index_on_a_terminal(reader: System, docs: Path) -> None:
+def test_status_watch_shows_a_table_per_index_on_a_terminal(reader: System, docs: Path) -> None:
     ours, theirs = pty.openpty()
     watching = subprocess.Popen(
         [VECTOR_INDEX, "status", "--watch", "--interval", "0.2"],
@@ -185,8 +185,8 @@ def test_status_watch_is_a_table_of_each_index_on_a_terminal(reader: System, doc
     assert all(name in seen for name in (b"default", b"broken", b"refused", b"plain"))
 
 
-def test_status_is_answered_while_staging_has_a_backlog(reader: System) -> None:
-    """It travels in the queue of questions."""
+def test_status_works_without_a_staging_worker(reader: System) -> None:
+    """It uses the chat queue, so that a backlog of documents does not delay it."""
     reader.kill("all")
     reader.start("chat", ["worker", "--queues", "chat"])
     reader.await_queues(CHAT)
@@ -195,8 +195,8 @@ def test_status_is_answered_while_staging_has_a_backlog(reader: System) -> None:
     reader.await_queues("vector_index")
 
 
-def test_plan_counts_what_index_then_sends(system: System, remote: Provider, tmp_path: Path) -> None:
-    """The chunks, the contents, and the tokens as the provider counted them."""
+def test_plan_matches_the_requests_of_index(system: System, remote: Provider, tmp_path: Path) -> None:
+    """Chunks, distinct chunks, and tokens as the provider counts them."""
     words = [f"{number} nails hold {number * 7} boards." for number in range(2_000)]
     for name in ("one", "two", "three"):
         (tmp_path / f"{name}.md").write_text(f"# Boards\n\n{' '.join(words[len(name) :])}\n")
@@ -207,7 +207,7 @@ def test_plan_counts_what_index_then_sends(system: System, remote: Provider, tmp
     after = remote.stats()
     assert (planned["documents"], planned["chunks"]) == (indexed["indexed"], indexed["chunks"])
     assert (planned["distinct"], planned["tokens"]) == (indexed["embedded"], indexed["tokens"])
-    # what asks for the length of a vector is an input of one token
+    # a probe for the length of a vector is an input of one token
     probes = after.inputs - before.inputs - planned["distinct"]
     assert 0 <= probes <= 3
     assert after.tokens - before.tokens == planned["tokens"] + probes

@@ -21,17 +21,17 @@ import prometheus_client
 import psycopg
 import pytest
 
-from tests.acceptance.test_up import Up, up
 from tests.fixtures.ports import free_ports
 from tests.fixtures.system import CHAT, PATIENCE_SECONDS, System, eventually, read_json, user_environment
+from tests.fixtures.up import Up, up
 from tests.provider import Provider
-from worker.cli.processes import PROCESSES
-from worker.observability import events
+from worker.cli.pools import UP_POOLS
+from worker.observability import metrics
 
 ROOT = Path(__file__).parents[2]
 DASHBOARD = json.loads((ROOT / "grafana/dashboard.json").read_text())
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
-DOCS = (ROOT / "docs/monitoring.md").read_text()
+DOCS = (ROOT / "docs/how-to/monitoring.md").read_text()
 
 PROMETHEUS = shutil.which("prometheus")
 SCRAPE_SECONDS, RATE_SECONDS = 1, 8
@@ -190,7 +190,7 @@ def watched_load(folder: Path) -> Iterator[tuple[Up, Prometheus]]:
             "OPENAI_BASE_URL": provider.url,
         }
         with up(folder, **variables) as running:
-            names = [f"METRICS_URL_{name.upper()}" for name in PROCESSES]
+            names = [f"METRICS_URL_{name.upper()}" for name in UP_POOLS]
             urls = [running.addresses.pop(name) for name in names]
             assert [int(url.split(":")[2].split("/")[0]) for url in urls] == [first, first + 1, first + 2]
             with prometheus(folder, urls) as scraping, load(running, provider):
@@ -235,7 +235,7 @@ def test_grafana_can_import_the_dashboard() -> None:
 
 
 def test_the_dashboard_and_the_docs_name_every_metric_and_no_other() -> None:
-    families = events._define(prometheus_client.CollectorRegistry())
+    families = metrics.define_families(prometheus_client.CollectorRegistry())
     counted = {family.describe()[0].name for family in vars(families).values()}
     named = re.findall(r"`(vector_index_\w+)`", DOCS)
     shorthands = [f"vector_index_{stem}_tokens_total" for stem in ("request", "pending")]  # `…_tokens`

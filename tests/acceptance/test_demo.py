@@ -13,7 +13,7 @@ import pytest
 
 from tests.fixtures.system import PATIENCE_SECONDS, VECTOR_INDEX
 
-# none of it is meant for the demo, and all of it would end it
+# the demo must ignore all of these; each would make it fail
 HOSTILE = {
     "DATABASE_URL": "postgresql://nobody:wrong@127.0.0.1:1/none",
     "BROKER_URL": "redis://:wrong@127.0.0.1:1/0",
@@ -33,7 +33,7 @@ HOSTILE = {
 }
 
 
-# `demo`, and a signal from the terminal as it forks for the first time
+# `demo` that gets a SIGTERM while it forks for the first time
 STOPPED = """
 import os, signal, sys
 signals = [signal.SIGTERM]
@@ -47,7 +47,7 @@ main()
 def start(
     folder: Path, command: Sequence[str] = (VECTOR_INDEX, "demo"), **variables: str
 ) -> "subprocess.Popen[str]":
-    """The demo with its temporary folder, and nothing else, below `folder`."""
+    """Start the demo; everything that it writes is below `folder`."""
     folder.chmod(0o755)  # Postgres may run as another user
     environment = {**os.environ, "TMPDIR": str(folder), "COLUMNS": "80", **variables}
     return subprocess.Popen(
@@ -62,7 +62,7 @@ def start(
 
 
 def users_of(folder: Path) -> Iterator[psutil.Process]:
-    """Processes that name the folder in their command line or environment."""
+    """Yield the processes with the folder in their command line or environment."""
     for process in psutil.process_iter():
         with suppress(psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
             if str(folder) in " ".join([*process.cmdline(), *process.environ().values()]):
@@ -71,7 +71,7 @@ def users_of(folder: Path) -> Iterator[psutil.Process]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
-    """A folder in which nothing may be left: no file, and no process that uses it."""
+    """Return a folder; fail if a file in it or a process that uses it is left."""
     yield tmp_path
     left = list(users_of(tmp_path))
     for process in left:
@@ -81,7 +81,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.timeout(360)
-def test_it_indexes_answers_indexes_nothing_twice_and_leaves_nothing_whatever_surrounds_it(
+def test_demo_embeds_nothing_twice_leaves_nothing_and_ignores_the_environment(
     folder: Path,
 ) -> None:
     process = start(folder, **HOSTILE)
@@ -109,12 +109,12 @@ def test_it_indexes_answers_indexes_nothing_twice_and_leaves_nothing_whatever_su
     assert 'When the iterator is exhausted, the suite in the "else" clause, if present, is executed' in output
     assert "emits no code for an assert statement when optimization is requested" in output
     assert f"documents: 0 pending, {documents} live, 0 failed; pending chunks: 0\n" in output
-    assert "\x1b" not in output  # plain where it is no terminal
+    assert "\x1b" not in output  # no colours outside a terminal
     assert "EMBEDDING_MODEL=3-small CHAT_MODEL=gpt-4o-mini OPENAI_API_KEY=... vector-index up" in output
 
 
-def test_stopped_while_its_workers_start_it_leaves_nothing_either(folder: Path) -> None:
-    """In the fork of the first: there an exception would be printed and lost."""
+def test_demo_stopped_while_its_workers_start_leaves_nothing(folder: Path) -> None:
+    """The signal arrives in the fork of the first worker, where Python would drop an exception."""
     process = start(folder, [sys.executable, "-c", STOPPED])
     output, errors = process.communicate(timeout=PATIENCE_SECONDS)
     assert (process.returncode, errors.strip()) == (130, "")

@@ -1,4 +1,4 @@
-"""`eval` asks as an application does, and its figures are those of the literature."""
+"""`eval` searches as an application does, and its measures follow the literature."""
 
 import json
 import math
@@ -10,7 +10,7 @@ import pytest
 
 from tests.fixtures.system import STAGING, System
 from worker.cli import run
-from worker.cli.eval import Question, Scores, ndcg, read, reciprocal_rank
+from worker.cli.eval import JudgedQuestion, Scores, ndcg, read, reciprocal_rank
 
 DOCUMENTS = [
     {"id": "birds", "text": "The nightingale is a small bird that sings at night.", "metadata": {"kind": 1}},
@@ -44,8 +44,8 @@ def scores(system: System, *arguments: str) -> dict[str, Any]:
     return found
 
 
-def test_an_index_that_holds_the_answers_has_full_marks(system: System, index: str, questions: Path) -> None:
-    """And a question without an answer is counted apart: it spoils no mean, and its similarity is told."""
+def test_an_index_that_has_all_answers_scores_1(system: System, index: str, questions: Path) -> None:
+    """A question without an answer is counted separately: the means exclude it, and its similarity is reported."""
     system.call("tasks.index_documents", STAGING, documents=DOCUMENTS, index=index)
     found = scores(system, str(questions), "--mode", "vector", "--index", index)
     assert (found["questions"], found["unanswerable"], found["absent"]) == (4, 1, [])
@@ -56,8 +56,10 @@ def test_an_index_that_holds_the_answers_has_full_marks(system: System, index: s
     assert figures["similarity_unanswerable"][2] < figures["similarity"][1]
 
 
-def test_what_is_not_found_is_named(system: System, index: str, questions: Path) -> None:
-    """Given a filter that hides one answer, and a document that is not indexed, both are told."""
+def test_missed_questions_and_absent_documents_are_listed(
+    system: System, index: str, questions: Path
+) -> None:
+    """Given a filter that hides one answer, and an expected document that is not indexed."""
     system.call("tasks.index_documents", STAGING, documents=DOCUMENTS[:3], index=index)
     chosen = ("--filter", '{"kind": 1}', "--mode", "vector", "--index", index, "--limit", "3")
     found = scores(system, str(questions), *chosen)
@@ -68,10 +70,12 @@ def test_what_is_not_found_is_named(system: System, index: str, questions: Path)
     done = system.command("eval", str(questions), *chosen)
     assert done.returncode == 0
     assert f"missed by vector: {QUESTIONS[2]['question']}\n" in done.stdout
-    assert done.stdout.endswith("not searchable, though named as an answer: 42\n")
+    assert done.stdout.endswith("expected document is not searchable: 42\n")
 
 
-def test_questions_for_another_index_are_refused(system: System, index: str, questions: Path) -> None:
+def test_questions_about_documents_of_another_index_are_rejected(
+    system: System, index: str, questions: Path
+) -> None:
     done = system.command("eval", str(questions), "--index", index)
     assert done.returncode == 2
     assert f"{index} has none of the documents that {questions} names, such as '42'" in done.stderr
@@ -83,32 +87,32 @@ def test_questions_for_another_index_are_refused(system: System, index: str, que
         ("{", "not JSON (Expecting property name enclosed in double quotes)"),
         ("[]", "not an object"),
         ('{"documents": ["a"]}', "question must be a string with at least one word"),
-        ('{"question": "x"}', "documents is missing; [] says that no document answers the question"),
+        ('{"question": "x"}', "documents is missing; write [] if no document answers the question"),
         ('{"question": "x", "documents": [1.5]}', "id must be a string or an integer, not of type float"),
         ('{"question": "x", "documents": {"a": -1}}', "the grade of 'a' must be a number"),
         ('{"question": "x", "documents": {"a": true}}', "the grade of 'a' must be a number"),
         ('{"question": "x", "documents": {"": 1}}', "id is missing"),
     ],
 )
-def test_a_bad_line_is_told_by_its_number(
+def test_a_wrong_line_is_reported_with_its_number(
     line: str, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "questions.jsonl"
     path.write_text(f'{{"question": "x", "documents": ["a"]}}\n\n{line}\n')
     assert run(["eval", str(path)]) == 2
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert told.err.startswith(f"vector-index: {path}, line 3: {reason}")
-    assert told.err.count("\n") == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith(f"vector-index: {path}, line 3: {reason}")
+    assert printed.err.count("\n") == 1
 
 
-def test_a_file_without_questions_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_without_questions_is_rejected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["eval", str(lines(tmp_path, []))]) == 2
     assert "has no questions: write one JSON object per line" in capsys.readouterr().err
 
 
-def test_judgements_have_three_forms(tmp_path: Path) -> None:
-    """Ids, grades by id, or one id as "doc": an integer is its decimal string, a grade of 0 is none."""
+def test_documents_of_a_question_have_three_forms(tmp_path: Path) -> None:
+    """Ids, grades by id, or one id as "doc". An integer id becomes a string; a grade of 0 counts as not relevant."""
     forms = [
         {"question": "x", "documents": ["a", 7]},
         {"question": "x", "documents": {"a": 3, "b": 0, "c": 0.5}},
@@ -120,13 +124,13 @@ def test_judgements_have_three_forms(tmp_path: Path) -> None:
     assert grades == [{"a": 1, "7": 1}, {"a": 3, "c": 0.5}, {"a": 1}, {}, {}]
 
 
-def test_reciprocal_rank_is_of_the_first_document_with_a_grade() -> None:
+def test_reciprocal_rank_counts_the_first_document_with_a_grade() -> None:
     assert reciprocal_rank([0, 0, 1, 3]) == pytest.approx(1 / 3)
     assert reciprocal_rank([0, 0]) == 0.0
 
 
-def test_ndcg_is_that_of_the_textbook() -> None:
-    """The example of https://en.wikipedia.org/wiki/Discounted_cumulative_gain: grades 3, 2, 3, 0, 1, 2 as found,
+def test_ndcg_matches_the_textbook() -> None:
+    """The example in https://en.wikipedia.org/wiki/Discounted_cumulative_gain: grades 3, 2, 3, 0, 1, 2 as found,
     and two more documents of 3 and 2: 0.785 among the first six."""
     found = [3, 2, 3, 0, 1, 2]
     assert ndcg(found, [3, 3, 3, 2, 2, 2, 1, 0], 6) == pytest.approx(0.785, abs=5e-4)
@@ -135,12 +139,12 @@ def test_ndcg_is_that_of_the_textbook() -> None:
     assert ndcg([0, 1], [1], 2) == pytest.approx(1 / math.log2(3))
 
 
-def test_means_are_over_the_questions_that_have_an_answer() -> None:
-    """Given answers at the first and at the third place, and a question without any."""
+def test_means_exclude_questions_without_an_answer() -> None:
+    """Given answers at ranks 1 and 3, and a question without an answer."""
     found = Scores(limit=3)
     for grades, ids in (({"a": 1.0}, "abc"), ({"a": 1.0}, "bca"), ({}, "abc")):
         rows = [{"document_id": id, "similarity": None} for id in ids]
-        found.add(Question(text="x", grades=grades), rows, 0.002)
+        found.add(JudgedQuestion(text="x", grades=grades), rows, 0.002)
     expected = {"hit@1": 0.5, "hit@3": 1.0, "mrr@3": 0.6667, "ndcg@3": 0.75, "p50_ms": 2.0, "p95_ms": 2.0}
     assert found.figures() == expected
     assert found.as_json()["similarity"] is None

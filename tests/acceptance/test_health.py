@@ -1,4 +1,4 @@
-"""What `live` and `ready` say of workers that are well, busy, cut off, stopped, hung and killed."""
+"""`live` and `ready` for workers that are idle, busy, disconnected, stopped, hung and killed."""
 
 import os
 import signal
@@ -17,9 +17,9 @@ from tests.fixtures.system import EMBED, PATIENCE_SECONDS, STAGING, System, even
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(480)]
 
-# a pulse every second in place of every tenth
+# the workers send a heartbeat each second instead of every 10 s
 SILENT_SECONDS = 14
-# TEST_BUSY_SECONDS=60: the long form, with a broker that hangs, which blocks the loop of a worker for up to 30 s
+# TEST_BUSY_SECONDS=60 also tests a broker that hangs, which blocks the loop of a worker for up to 30 s
 BUSY_SECONDS = int(os.environ.get("TEST_BUSY_SECONDS", "16"))
 LONG = BUSY_SECONDS >= 60
 
@@ -58,7 +58,7 @@ VECTOR_INDEX = {"EMBEDDING_BACKENDS": {"default": {"CLASS": "odd_backend.Odd", "
 
 @pytest.fixture
 def started(start_system: Callable[..., Any], tmp_path: Path) -> Iterator[tuple[System, Proxy]]:
-    """A worker of all queues on threads, whose broker is behind a proxy; the test itself reaches it directly."""
+    """Start a worker for all queues, whose connection to the broker goes through a proxy; the test's does not."""
     (tmp_path / "odd_backend.py").write_text(BACKEND)
     (tmp_path / "ours.py").write_text(SETTINGS)
     with ExitStack() as stack:
@@ -75,7 +75,7 @@ def started(start_system: Callable[..., Any], tmp_path: Path) -> Iterator[tuple[
         finally:
             for process in system.processes.values():
                 process.send_signal(signal.SIGCONT)
-            proxy.mend()
+            proxy.restore()
 
 
 def live(system: System, seconds: float = SILENT_SECONDS) -> tuple[int, str]:
@@ -83,7 +83,7 @@ def live(system: System, seconds: float = SILENT_SECONDS) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-def test_a_worker_is_alive_while_it_is_busy_and_dead_once_it_is_stopped(
+def test_a_busy_worker_is_live_and_a_stopped_or_killed_one_is_not(
     started: tuple[System, Proxy],
 ) -> None:
     system, _ = started
@@ -99,21 +99,21 @@ def test_a_worker_is_alive_while_it_is_busy_and_dead_once_it_is_stopped(
 
     worker = system.processes["all"]
     os.kill(worker.pid, signal.SIGSTOP)
-    code, said = eventually(lambda: (now := live(system))[0] and now)
-    assert (code, "does not turn" in said, str(worker.pid) in said) == (1, True, True)
+    code, printed = eventually(lambda: (now := live(system))[0] and now)
+    assert (code, "has been unresponsive for" in printed, str(worker.pid) in printed) == (1, True, True)
     assert system.command("ready").returncode == 3
     os.kill(worker.pid, signal.SIGCONT)
     eventually(lambda: live(system)[0] == 0)
 
     system.kill("all")
-    code, said = live(system)
-    assert (code, "is gone" in said) == (1, True)
+    code, printed = live(system)
+    assert (code, "is gone" in printed) == (1, True)
 
 
-def test_a_worker_that_is_cut_off_from_its_broker_is_alive_and_not_ready(
+def test_a_worker_without_its_broker_is_live_but_not_ready(
     started: tuple[System, Proxy],
 ) -> None:
-    """It reconnects by itself: whoever kills it gains nothing. Readiness tells that its work stands still."""
+    """It reconnects by itself, so killing it would not help; the readiness check reports the outage."""
     system, proxy = started
     for away, silent in [(proxy.cut, SILENT_SECONDS), (proxy.stall, 60)][: 1 + LONG]:
         away()
@@ -123,34 +123,34 @@ def test_a_worker_that_is_cut_off_from_its_broker_is_alive_and_not_ready(
             time.sleep(2)
         done = system.command("ready")
         assert (done.returncode, "no worker consumes" in done.stderr) == (3, True)
-        proxy.mend()
+        proxy.restore()
         eventually(lambda: system.command("ready").returncode == 0)
 
 
-def test_a_worker_whose_loop_hangs_is_dead_though_its_threads_run(started: tuple[System, Proxy]) -> None:
+def test_a_worker_whose_event_loop_hangs_is_not_live(started: tuple[System, Proxy]) -> None:
     system, _ = started
     system.send("tasks.index_documents", documents=[{"id": "1", "text": "hang the loop"}])
-    code, said = eventually(lambda: (now := live(system))[0] and now)
-    assert (code, "does not turn" in said) == (1, True)
+    code, printed = eventually(lambda: (now := live(system))[0] and now)
+    assert (code, "has been unresponsive for" in printed) == (1, True)
     system.kill("all")
 
 
-def test_a_worker_that_ends_as_it_should_is_missed_by_nobody(started: tuple[System, Proxy]) -> None:
+def test_clean_shutdown_removes_heartbeat(started: tuple[System, Proxy]) -> None:
     system, _ = started
     worker = system.processes["all"]
     worker.terminate()
     assert worker.wait(PATIENCE_SECONDS) == 0
     del system.processes["all"]
-    code, said = live(system)
-    assert (code, "serves: none was started, it has ended, or it" in said) == (1, True)
+    code, printed = live(system)
+    assert (code, "is running: start it with `vector-index worker`" in printed) == (1, True)
 
 
-def test_a_worker_that_has_not_reached_its_broker_yet_is_not_said_to_have_been_forgotten(
+def test_live_mentions_the_broker_if_a_worker_has_not_reached_it_yet(
     start_system: Callable[..., Any], tmp_path: Path
 ) -> None:
     with start_system(tmp_path, {}) as system:
         variables = {**system.environment, "BROKER_URL": "redis://127.0.0.1:1/0"}
         replace(system, environment=variables).start("all", ["worker"])
         eventually(lambda: "127.0.0.1:1" in system.log("all"), 60)
-        code, said = live(system)
-        assert (code, "or it has not reached its broker yet, which its log says" in said) == (1, True)
+        code, printed = live(system)
+        assert (code, "or not have reached its broker yet" in printed) == (1, True)

@@ -17,7 +17,7 @@ from psycopg import errors as pg
 from psycopg import sql
 
 from tests.fixtures.proxy import Proxy
-from tests.fixtures.rig import HASTY
+from tests.fixtures.rig import FAST_TIMES
 from tests.fixtures.system import CHAT, EMBED, PROCESSES, STAGING, System, eventually
 from worker.store.statements import tables
 
@@ -134,7 +134,7 @@ def test_documents_are_taken_and_embedded_while_the_broker_is_away(
                 eventually(lambda: len(live(conn, "default")) == 250)
                 print(f"\n250 documents without a broker: {time.monotonic() - began:.1f} s")
         finally:
-            proxy.mend()
+            proxy.restore()
             system.stop()
 
 
@@ -185,7 +185,7 @@ def test_an_index_equals_its_table_after_changes_in_random_order(
     start_system: Callable[..., Any], tmp_path: Path
 ) -> None:
     """Four connections and the recipe; half-way the process that embeds and polls is killed."""
-    (tmp_path / "ours.py").write_text(HASTY)
+    (tmp_path / "ours.py").write_text(FAST_TIMES)
     with (
         start_system(tmp_path, VECTOR_INDEX_SETTINGS=str(tmp_path / "ours.py")) as system,
         connect(system) as conn,

@@ -177,18 +177,18 @@ def test_the_schedule_goes_on_after_an_outage_of_the_broker_in_which_the_beat_di
                 more_runs()
                 proxy.cut()
                 eventually(lambda: "Couldn't apply scheduled task due" in system.log("beat"))
-                proxy.mend()
+                proxy.restore()
                 more_runs()
-                assert beat.children[0].deaths == 0
+                assert beat.children["beat"].deaths == 0
                 proxy.cut()
-                process = beat.children[0].process
+                process = beat.children["beat"].process
                 assert process
                 process.kill()
                 process.wait()
-                eventually(lambda: beat.check() or beat.children[0].process not in (None, process))
-                proxy.mend()
+                eventually(lambda: beat.check() or beat.children["beat"].process not in (None, process))
+                proxy.restore()
                 more_runs()
-                assert beat.children[0].deaths == 1
+                assert beat.children["beat"].deaths == 1
         assert "Traceback" not in bare.log("beat")
         assert (tally(bare).overlaps, tally(bare).doubles) == (0, 0)
 

@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.fixtures.system import CHAT, EMBED, PATIENCE_SECONDS, STAGING, System, eventually, family_of
+from tests.fixtures.system import CHAT, EMBED, PATIENCE_SECONDS, STAGING, System, eventually, process_tree
 
 SETTINGS = """
 VECTOR_INDEX = {
@@ -125,7 +125,7 @@ def test_a_worker_that_is_killed_while_it_reads_costs_no_document_and_no_second_
             result = system.send("tasks.reindex")
             staged = "SELECT count(*) FROM vector_index.documents"
             eventually(lambda: (conn.execute(staged).fetchone() or (0,))[0] >= 2000)
-            for process in reversed(family_of(system.processes["staging"].pid)):
+            for process in reversed(process_tree(system.processes["staging"].pid)):
                 process.kill()
             system.processes.pop("staging").wait()
             (tmp_path / "go").touch()

@@ -1,100 +1,28 @@
-"""`vector-index up` as a user runs it: from nothing to a search, through every way of ending it."""
+"""`vector-index up` as a user runs it: from an empty home to a search, and every way to stop it."""
 
 import json
-import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-import psutil
 import pytest
 
 from tests.fixtures.system import (
     CELERY,
     PATIENCE_SECONDS,
-    VECTOR_INDEX,
     eventually,
-    family_of,
-    left,
-    lives,
+    process_tree,
+    still_running,
     user_environment,
 )
+from tests.fixtures.up import up
 
 REGISTERED = {"tasks.index_documents", "tasks.delete_documents", "tasks.search", "tasks.status"}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Up:
-    """A running `up` that has said `ready`."""
-
-    process: "subprocess.Popen[str]"
-    addresses: dict[str, str]  # what it printed before
-    folder: Path
-    variables: dict[str, str] = field(default_factory=dict)  # of its environment, beside those of any user
-
-    def run(self, *arguments: str) -> Any:
-        """What a command of another terminal prints as JSON."""
-        output = subprocess.check_output(
-            [VECTOR_INDEX, *arguments, "--json"],
-            env=user_environment(self.folder, **self.variables),
-            text=True,
-            timeout=PATIENCE_SECONDS,
-        )
-        return json.loads(output)
-
-    def workers(self) -> dict[str, psutil.Process]:
-        """The processes of Python below `up` by what they serve."""
-        found = {}
-        for process in filter(lives, psutil.Process(self.process.pid).children()):
-            if named := re.search(r"worker --queues (\w+)", " ".join(process.cmdline())):
-                found[named[1]] = process
-        return found
-
-
-@contextmanager
-def up(folder: Path, **variables: str) -> Iterator[Up]:
-    """Run `up`; whatever a test leaves of it is ended and counts as a failure."""
-    with (folder / "up.log").open("ab") as log:
-        process = subprocess.Popen(
-            [VECTOR_INDEX, "up", "--json"],
-            cwd=folder,
-            env=user_environment(folder, **variables),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-            start_new_session=True,
-        )
-    assert process.stdout
-    family: list[psutil.Process] = []
-    try:
-        lines = list(until_ready(process.stdout))
-        assert lines, (folder / "up.log").read_text()
-        family = family_of(process.pid)
-        addresses = {k: v for line in lines for k, v in line.items()}
-        yield Up(process=process, addresses=addresses, folder=folder, variables=variables)
-        assert not left(family, PATIENCE_SECONDS)
-    finally:
-        process.stdout.close()
-        for member in left([*family, *(family_of(process.pid) if process.poll() is None else [])]):
-            member.kill()
-        process.wait()
-
-
-def until_ready(output: IO[str]) -> Iterator[dict[str, str]]:
-    for line in output:
-        printed = json.loads(line)
-        if printed == {"ready": True}:
-            return
-        yield printed
-
-
-def test_documents_and_addresses_outlive_a_stop_by_sigterm_and_by_ctrl_c(tmp_path: Path) -> None:
+def test_documents_and_addresses_survive_sigterm_and_ctrl_c(tmp_path: Path) -> None:
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts/pets.md").write_text("# Pets\n\nCats chase mice.\n")
     (tmp_path / "texts/ships.txt").write_text("Ships cross the sea.\n")
@@ -115,14 +43,14 @@ def test_documents_and_addresses_outlive_a_stop_by_sigterm_and_by_ctrl_c(tmp_pat
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel ties children to their parent on Linux only")
-def test_a_killed_worker_starts_again_and_a_killed_up_leaves_nothing(tmp_path: Path) -> None:
+def test_a_killed_worker_is_restarted_and_a_killed_up_leaves_no_process(tmp_path: Path) -> None:
     with up(tmp_path) as running:
         environment = user_environment(tmp_path)
         inspect = [CELERY, "-A", "worker", "inspect", "--json", "registered"]
 
         def answers() -> Any:
-            said = subprocess.run(inspect, env=environment, stdout=subprocess.PIPE, timeout=PATIENCE_SECONDS)
-            return json.loads(said.stdout) if said.returncode == 0 else {}  # nobody answered within a second
+            done = subprocess.run(inspect, env=environment, stdout=subprocess.PIPE, timeout=PATIENCE_SECONDS)
+            return json.loads(done.stdout) if done.returncode == 0 else {}  # no reply within a second
 
         nodes = eventually(lambda: len(found := answers()) == 3 and found)
         assert all(set(names) >= REGISTERED for names in nodes.values())
@@ -131,12 +59,12 @@ def test_a_killed_worker_starts_again_and_a_killed_up_leaves_nothing(tmp_path: P
         assert before.keys() == {"staging", "embed", "chat"}
         before["chat"].kill()
         eventually(lambda: running.workers().get("chat", before["chat"]) != before["chat"])
-        assert "chat was killed by SIGKILL: it starts again in 1 s" in (tmp_path / "up.log").read_text()
+        assert "chat was killed by SIGKILL; restarting in 1 s" in (tmp_path / "up.log").read_text()
         assert running.run("status")["documents"]["live"] == 0
         assert running.run("search", "anything")["results"] == []
         assert running.workers()["embed"] == before["embed"]
 
-        family = family_of(running.process.pid)
+        family = process_tree(running.process.pid)
         running.process.kill()
         assert running.process.wait() == -signal.SIGKILL
-        assert not left(family, PATIENCE_SECONDS)
+        assert not still_running(family, PATIENCE_SECONDS)

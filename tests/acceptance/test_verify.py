@@ -1,4 +1,4 @@
-"""`vector-index verify` and the collection, as an operator has them: real workers, and damage done by SQL."""
+"""`vector-index verify` and garbage collection with real workers; SQL does the damage."""
 
 import json
 
@@ -16,31 +16,34 @@ def execute(system: System, statement: str, index: str) -> list[tuple[object, ..
         return cursor.fetchall() if cursor.description else []
 
 
-def test_an_operator_sees_what_is_wrong_and_has_it_mended(system: System, index: str) -> None:
+def test_verify_reports_and_repairs_a_missing_vector(system: System, index: str) -> None:
     system.call("tasks.index_documents", documents=[{"id": "a", "text": "Ships cross the sea."}], index=index)
     whole = system.command("verify", "--index", index)
     assert (whole.returncode, whole.stderr) == (0, "")
-    assert whole.stdout.startswith(f"{index}: documents 0 pending, 1 live, 0 failed; looked at in ")
+    assert whole.stdout.startswith(f"{index}: documents 0 pending, 1 live, 0 failed; checked in ")
 
     execute(system, "DELETE FROM vector_index.embeddings_{build}", index)
     broken = system.command("verify", "--index", index)
     assert broken.returncode == 1
     assert "searchable documents that lack a vector: a\n" in broken.stdout
-    assert broken.stdout.endswith("something is wrong: run `vector-index verify --repair`\n")
+    assert broken.stdout.endswith("inconsistencies found: run `vector-index verify --repair`\n")
 
-    mended = system.command("verify", "--index", index, "--repair", "--json")
-    assert mended.returncode == 0
-    [row] = [row for row in json.loads(mended.stdout)["checks"] if row["found"]]
-    assert (row["check"], row["examples"], row["repaired"]) == ("vectorless", ["a"], 1)
+    repaired = system.command("verify", "--index", index, "--repair", "--json")
+    assert repaired.returncode == 0
+    [row] = [row for row in json.loads(repaired.stdout)["checks"] if row["found"]]
+    assert (row["check"], row["examples"], row["repaired"]) == ("missing_vectors", ["a"], 1)
     eventually(lambda: system.command("verify", "--index", index).returncode == 0)
 
 
-def test_an_index_that_nobody_has_written_is_whole(system: System, index: str) -> None:
+def test_an_empty_index_has_no_inconsistencies(system: System, index: str) -> None:
     done = system.command("verify", "--index", index)
-    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "nothing was ever indexed")
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (
+        0,
+        "the index is empty: nothing has been indexed yet",
+    )
 
 
-def test_the_sweep_has_old_texts_deleted_within_the_hour(system: System, index: str) -> None:
+def test_the_sweep_deletes_old_texts_within_an_hour(system: System, index: str) -> None:
     for text in ("A text that is to be forgotten.", "Another text."):
         system.call("tasks.index_documents", documents=[{"id": "a", "text": text}], index=index)
     execute(
@@ -53,7 +56,7 @@ def test_the_sweep_has_old_texts_deleted_within_the_hour(system: System, index: 
         "SELECT r.text FROM vector_index.revisions r JOIN vector_index.documents USING (doc) "
         "WHERE index_id = {index_id}"
     )
-    vectors = "SELECT count(*) FROM vector_index.embeddings_{build}"  # of two one is more than a fifth
+    vectors = "SELECT count(*) FROM vector_index.embeddings_{build}"  # 1 of 2 is garbage: above a fifth
     eventually(lambda: execute(system, texts, index) == [("Another text.",)])
     eventually(lambda: execute(system, vectors, index) == [(1,)])
     assert system.call("tasks.collect", index=index) == {

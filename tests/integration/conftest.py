@@ -1,51 +1,16 @@
-"""An index on real Postgres, with a backend class of its own in place of a provider."""
+"""An index on real Postgres, embedded by a backend class in this process instead of a provider."""
 
-import re
-import zlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import replace
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 
+from tests.fixtures.application import Application, HashBackend
+from tests.fixtures.shelf import Shelf
 from worker import configuration
-from worker.configuration import IndexSettings
+from worker.configuration import IndexSettings, SourceSettings
 from worker.indexing.draining.drainer import Drainer
-from worker.recipes import PROBE
 from worker.store import connection
-
-
-@dataclass
-class HashBackend:
-    """A user's own backend class: words are tokens, and a text's words make its vector."""
-
-    model_id: str = "hash"
-    token_limit: int = 200
-    batch_token_limit: int = 400
-    batch_size: int = 8
-    tokenizer: str = "words"
-    chunk_tokens: int = 20
-    dimensions: int = 16
-    document_prefix: str = ""
-    query_prefix: str = ""
-    requests: list[list[str]] = field(default_factory=list)  # but for those that only ask for the dimensions
-
-    def count_tokens(self, text: str) -> int:
-        return len(text.split()) + text.count("\n")
-
-    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        if list(texts) != [PROBE]:
-            self.requests.append(list(texts))
-        return np.array([vector(text, self.dimensions) for text in texts], dtype=np.float32)
-
-
-def vector(text: str, dimensions: int = 16) -> NDArray[np.float64]:
-    """The sum of a direction per word: texts that share words are near."""
-    total = np.zeros(dimensions)
-    for word in re.findall(r"\w+", text.lower()) or [""]:
-        total += np.random.default_rng(zlib.crc32(word.encode())).normal(size=dimensions)
-    return total / np.linalg.norm(total)
 
 
 @pytest.fixture
@@ -60,7 +25,7 @@ def index() -> IndexSettings:
 
 @pytest.fixture
 def url(database_url: str) -> Iterator[str]:
-    """A database with the schema; its pool is closed before it is dropped."""
+    """The URL of a database with the schema; its connection pool is closed before the database is dropped."""
     yield database_url
     connection.close_pools()
 
@@ -68,3 +33,23 @@ def url(database_url: str) -> Iterator[str]:
 @pytest.fixture
 def drainer(url: str, index: IndexSettings, backend: HashBackend) -> Drainer:
     return Drainer(url, index.embedding_backend, backend)
+
+
+@pytest.fixture
+def application(url: str, index: IndexSettings, backend: HashBackend, drainer: Drainer) -> Application:
+    """Stages and searches in this process; `application.drainer.drain()` embeds."""
+    return Application(url, index, backend, drainer)
+
+
+@pytest.fixture
+def shelf() -> Shelf:
+    """A source with 250 documents."""
+    return Shelf({str(number): f"Book number {number}." for number in range(250)})
+
+
+@pytest.fixture
+def shop(application: Application) -> Application:
+    """An application whose index has a source."""
+    source = SourceSettings(name="shelf", class_path="tests.fixtures.shelf.Shelf")
+    application.index = replace(application.index, source=source)
+    return application

@@ -1,120 +1,150 @@
-"""From passages to an answer: citations, attempts, and the stream that any number of readers reads."""
+"""A question becomes an answer with citations: retrieval, retries, and the stream that readers follow."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import redis
 
-from tests.unit.test_prompting import EXACT, passage
+from tests.fixtures.application import Application, HashBackend, faulty
+from tests.fixtures.echo import Echo
 from worker import keyspace
-from worker.chat.answering import Question, Revoked, Stream, answer
+from worker.backends.budgets import Budget
+from worker.chat.answering import ask
+from worker.chat.questions import ChatQuestion
+from worker.chat.stream import AnswerStream, Revoked
+from worker.documents import Passage
 from worker.errors import InvalidQuery, ProviderUnavailable, Refused, ServiceUnreachable, VectorIndexError
-from worker.protocols import Reply
 
-PASSAGES = [passage("Owls hunt at night.", "Owls"), passage("Cats purr.", "Cats")]
-OWLS = Question(text="When do owls hunt?")
-
-
-@dataclass
-class Echo:
-    """A user's own chat backend: it says what the test wants, after it has failed as often as the test wants."""
-
-    text: str = "At night [1]."
-    failures: list[VectorIndexError] = field(default_factory=list)
-    fail_after: int = 0  # words
-    prompts: list[Sequence[Mapping[str, str]]] = field(default_factory=list)
-    model_id: str = "echo"
-    token_limit: int = 1_200
-    prompt_tokens: int = 1_000
-    system: str | None = None
-    count_tokens: Callable[[str], int] = EXACT
-
-    def reply(self, messages: Sequence[Mapping[str, str]], say: Callable[[str], None] | None = None) -> Reply:
-        self.prompts.append(messages)
-        words = self.text.split(" ")
-        for at, word in enumerate(words):
-            if self.failures and at == self.fail_after:
-                raise self.failures.pop(0)
-            if say:
-                say(word if at == 0 else f" {word}")
-        return Reply(text=self.text, input_tokens=100, output_tokens=len(words))
+OWLS = ChatQuestion(text="When do owls hunt?")
 
 
 @pytest.fixture
-def stream(broker_url: str) -> Stream:
-    return Stream(broker_url, "task")
+def birds(application: Application) -> Application:
+    application.put(
+        {"id": "owls", "title": "Owls", "text": "Owls hunt at night."},
+        {"id": "cats", "title": "Cats", "text": "Cats purr."},
+    )
+    application.backend.requests.clear()
+    return application
+
+
+@pytest.fixture
+def stream(broker_url: str) -> AnswerStream:
+    return AnswerStream(broker_url, "task")
+
+
+def answer(
+    application: Application,
+    backend: Echo,
+    question: ChatQuestion = OWLS,
+    stream: AnswerStream | None = None,
+) -> dict[str, Any]:
+    return ask(application.target, backend, Budget("", "echo"), question, stream)
+
+
+def found(application: Application) -> list[Passage]:
+    return application.passages(OWLS.text)
+
+
+def away(times: int, message: str = "away") -> list[VectorIndexError]:
+    return [ProviderUnavailable(message, retry_after_seconds=0.01)] * times
+
+
+def fail_embedding(backend: HashBackend, errors: list[VectorIndexError]) -> None:
+    """Let the next requests for vectors fail with these errors."""
+    faulty(backend, lambda _: errors.pop(0) if errors else None)
 
 
 def entries(url: str) -> list[tuple[str, Any]]:
     with redis.Redis.from_url(url, decode_responses=True) as client:
-        found: Any = client.xrange(keyspace.STREAM + "task")
-    return [(entry["event"], json.loads(entry["data"])) for _, entry in found]
+        rows: Any = client.xrange(keyspace.STREAM + "task")
+    return [(entry["event"], json.loads(entry["data"])) for _, entry in rows]
 
 
-def test_the_result_names_what_was_cited_and_what_it_cost() -> None:
-    assert answer(Echo(), OWLS, PASSAGES) == {
+def events(url: str) -> list[str]:
+    return [event for event, _ in entries(url)]
+
+
+def test_a_result_has_the_answer_the_cited_sources_and_the_usage(birds: Application) -> None:
+    owls, cats = found(birds)
+    assert answer(birds, Echo()) == {
         "answer": "At night [1].",
         "answered": True,
-        "sources": [{**PASSAGES[0].as_json(), "cited": True}, {**PASSAGES[1].as_json(), "cited": False}],
+        "sources": [{**owls.as_json(), "cited": True}, {**cats.as_json(), "cited": False}],
         "model": "echo",
         "usage": {"input_tokens": 100, "output_tokens": 3},
     }
 
 
-def test_without_passages_nothing_is_sent() -> None:
+def test_without_passages_the_model_is_not_asked(application: Application) -> None:
     backend = Echo()
-    result = answer(backend, OWLS, [])
+    result = answer(application, backend)
     assert backend.prompts == []
     assert result["answer"] == "This question cannot be answered from these documents."
     assert (result["answered"], result["sources"]) == (False, [])
     assert result["usage"] == {"input_tokens": 0, "output_tokens": 0}
 
 
-def test_a_model_that_declines_has_not_answered() -> None:
-    assert not answer(Echo(text="This question cannot be answered from these documents."), OWLS, PASSAGES)[
-        "answered"
-    ]
+def test_answered_is_false_when_the_model_declines(birds: Application) -> None:
+    declined = "This question cannot be answered from these documents."
+    assert not answer(birds, Echo(text=declined))["answered"]
 
 
-def test_sources_are_the_passages_that_the_model_was_given() -> None:
-    result = answer(Echo(text="Yes [3]."), OWLS, [passage("word " * 300)] * 20)
-    assert 1 < len(result["sources"]) < 20
+def test_sources_are_the_passages_in_the_prompt(application: Application) -> None:
+    application.put(*[{"id": n, "text": f"word{n} " * 100} for n in range(20)])
+    result = answer(application, Echo(text="Yes [3]."), ChatQuestion(text="Which words?", limit=20))
+    assert 3 < len(result["sources"]) < 20
     assert [row["cited"] for row in result["sources"]].index(True) == 2
 
 
 @pytest.mark.parametrize(("own", "of_index", "sent"), [("A", "B", "A"), (None, "B", "B"), ("", "B", "")])
-def test_the_system_message_of_the_backend_wins_over_the_index(
-    own: str | None, of_index: str, sent: str
+def test_the_backend_overrides_the_query_prompt_of_the_index(
+    birds: Application, own: str | None, of_index: str, sent: str
 ) -> None:
+    birds.index = replace(birds.index, query_prompt=of_index)
     backend = Echo(system=own)
-    answer(backend, OWLS, PASSAGES, system=of_index)
+    answer(birds, backend)
     assert backend.prompts[0][0] == {"role": "system", "content": sent}
 
 
-def test_a_provider_that_is_away_is_tried_three_times() -> None:
-    backend = Echo(failures=[ProviderUnavailable("away", retry_after_seconds=0.01)] * 2)
-    assert answer(backend, OWLS, PASSAGES)["answered"]
+def test_an_unavailable_model_is_tried_three_times_with_the_same_passages(birds: Application) -> None:
+    backend = Echo(failures=away(2))
+    assert answer(birds, backend)["answered"]
     assert len(backend.prompts) == 3
+    assert len(birds.backend.requests) == 1
     with pytest.raises(ProviderUnavailable, match="away"):
-        answer(Echo(failures=[ProviderUnavailable("away", retry_after_seconds=0.01)] * 3), OWLS, PASSAGES)
+        answer(birds, Echo(failures=away(3)))
 
 
-@pytest.mark.parametrize("error", [Refused("no"), ProviderUnavailable("in a minute", retry_after_seconds=60)])
-def test_what_cannot_succeed_soon_is_reported_at_once(error: VectorIndexError) -> None:
-    backend = Echo(failures=[error])
-    with pytest.raises(type(error)):
-        answer(backend, OWLS, PASSAGES)
+def test_retrieval_and_the_model_share_the_three_attempts(birds: Application) -> None:
+    fail_embedding(birds.backend, away(1))
+    assert answer(birds, Echo(failures=away(1)))["answered"]
+    fail_embedding(birds.backend, away(2))
+    backend = Echo(failures=away(1, "third failure"))
+    with pytest.raises(ProviderUnavailable, match="third failure"):
+        answer(birds, backend)
     assert len(backend.prompts) == 1
 
 
-def test_a_stream_is_sources_tokens_and_the_whole_result(stream: Stream, broker_url: str) -> None:
+@pytest.mark.parametrize("error", [Refused("no"), ProviderUnavailable("in a minute", retry_after_seconds=60)])
+def test_an_error_that_cannot_pass_within_seconds_is_raised_at_once(
+    birds: Application, error: VectorIndexError
+) -> None:
+    backend = Echo(failures=[error])
+    with pytest.raises(type(error)):
+        answer(birds, backend)
+    assert len(backend.prompts) == 1
+
+
+def test_a_stream_has_the_sources_the_tokens_and_the_result(
+    birds: Application, stream: AnswerStream, broker_url: str
+) -> None:
     with stream:
-        result = answer(Echo(), OWLS, PASSAGES, stream=stream)
+        result = answer(birds, Echo(), stream=stream)
     assert entries(broker_url) == [
-        ("sources", [row.as_json() for row in PASSAGES]),
+        ("sources", [row.as_json() for row in found(birds)]),
         ("token", "At"),
         ("token", " night"),
         ("token", " [1]."),
@@ -124,41 +154,52 @@ def test_a_stream_is_sources_tokens_and_the_whole_result(stream: Stream, broker_
         assert 590 < client.ttl(keyspace.STREAM + "task") <= 600
 
 
-def test_a_stream_without_passages_has_no_token(stream: Stream, broker_url: str) -> None:
+def test_a_stream_without_passages_has_no_token(
+    application: Application, stream: AnswerStream, broker_url: str
+) -> None:
     with stream:
-        result = answer(Echo(), OWLS, [], stream=stream)
+        result = answer(application, Echo(), stream=stream)
     assert entries(broker_url) == [("sources", []), ("done", result)]
 
 
-def test_an_answer_that_broke_off_after_its_first_token_is_not_begun_again(
-    stream: Stream, broker_url: str
+def test_an_answer_is_never_retried_after_its_first_token(
+    birds: Application, stream: AnswerStream, broker_url: str
 ) -> None:
-    backend = Echo(failures=[ProviderUnavailable("broke off", retry_after_seconds=0.01)], fail_after=1)
+    backend = Echo(failures=away(1, "broke off"), fail_after=1)
     with pytest.raises(ProviderUnavailable), stream:
-        answer(backend, OWLS, PASSAGES, stream=stream)
-    assert [event for event, _ in entries(broker_url)] == ["sources", "token", "error"]
+        answer(birds, backend, stream=stream)
+    assert events(broker_url) == ["sources", "token", "error"]
     assert entries(broker_url)[-1] == ("error", "broke off")
 
 
-def test_before_its_first_token_it_is_tried_again(stream: Stream, broker_url: str) -> None:
-    backend = Echo(failures=[ProviderUnavailable("away", retry_after_seconds=0.01)])
+def test_a_stream_is_retried_before_its_first_token_and_has_its_sources_once(
+    birds: Application, stream: AnswerStream, broker_url: str
+) -> None:
     with stream:
-        answer(backend, OWLS, PASSAGES, stream=stream)
-    assert [event for event, _ in entries(broker_url)] == ["sources", "token", "token", "token", "done"]
+        answer(birds, Echo(failures=away(1)), stream=stream)
+    assert events(broker_url) == ["sources", "token", "token", "token", "done"]
 
 
-def test_a_revoked_question_ends_between_two_tokens(stream: Stream, broker_url: str) -> None:
+def test_a_stream_that_cannot_be_written_is_not_retried(birds: Application) -> None:
+    backend = Echo()
+    with pytest.raises(ServiceUnreachable, match="RESULT_BACKEND"):
+        answer(birds, backend, stream=AnswerStream("redis://127.0.0.1:1/0", "task"))
+    assert (len(birds.backend.requests), backend.prompts) == (1, [])
+
+
+def test_a_revoked_question_ends_between_two_tokens(birds: Application, broker_url: str) -> None:
     asked = iter([False, True])
+    stream = AnswerStream(broker_url, "task", revoked=lambda: next(asked))
     with pytest.raises(Revoked), stream:
-        answer(Echo(), OWLS, PASSAGES, stream=stream, revoked=lambda: next(asked))
-    assert [event for event, _ in entries(broker_url)] == ["sources", "token", "error"]
+        answer(birds, Echo(), stream=stream)
+    assert events(broker_url) == ["sources", "token", "error"]
     assert "revoked" in entries(broker_url)[-1][1]
 
 
-def test_a_task_that_runs_again_starts_the_stream_anew(broker_url: str) -> None:
+def test_a_second_run_of_the_task_starts_the_stream_anew(birds: Application, broker_url: str) -> None:
     for text in ("First run.", "Second."):
-        with Stream(broker_url, "task") as stream:
-            answer(Echo(text=text), OWLS, PASSAGES, stream=stream)
+        with AnswerStream(broker_url, "task") as stream:
+            answer(birds, Echo(text=text), stream=stream)
     assert [data for event, data in entries(broker_url) if event == "token"] == ["Second."]
 
 
@@ -169,16 +210,17 @@ def test_a_task_that_runs_again_starts_the_stream_anew(broker_url: str) -> None:
         (RuntimeError("with a secret"), "RuntimeError: see the worker's log"),
     ],
 )
-def test_whatever_ends_an_answer_ends_its_stream(
-    stream: Stream, broker_url: str, error: Exception, told: str
+def test_every_exception_ends_the_stream_with_an_error(
+    stream: AnswerStream, broker_url: str, error: Exception, told: str
 ) -> None:
     with pytest.raises(type(error)), stream:
         raise error
     assert entries(broker_url) == [("error", told)]
 
 
-def test_a_server_of_streams_that_is_away_is_told_with_the_setting() -> None:
-    with pytest.raises(ServiceUnreachable, match="RESULT_BACKEND"), Stream("redis://127.0.0.1:1/0", "task"):
+def test_an_unreachable_stream_server_is_reported_with_its_setting() -> None:
+    stream = AnswerStream("redis://127.0.0.1:1/0", "task")
+    with pytest.raises(ServiceUnreachable, match="RESULT_BACKEND"), stream:
         pass
 
 
@@ -187,17 +229,18 @@ def test_a_server_of_streams_that_is_away_is_told_with_the_setting() -> None:
     [
         ({"text": " "}, "question must be a string with at least one word"),
         ({"text": 3}, "question must be a string"),
+        ({"limit": 0}, "limit must be a whole number from 1 to 100, not 0"),
         ({"history": {"role": "user"}}, 'history must be a list of {"role", "content"}, not dict'),
         ({"history": "Hello"}, "history must be a list"),
         ({"history": ["Hello"]}, r"history\[0\] must be an object"),
         (
             {"history": [{"role": "system", "content": "x"}]},
-            r"history\[0\] has the role 'system': give user or assistant",
+            r"history\[0\] has the role 'system': use user or assistant",
         ),
         ({"history": [{"role": "user", "content": None}]}, r"history\[0\] has a content of type NoneType"),
         ({"history": [{"role": ["user"], "content": "x"}]}, r"history\[0\] has the role"),
     ],
 )
-def test_wrong_arguments_are_told_in_a_sentence(arguments: dict[str, Any], sentence: str) -> None:
+def test_an_invalid_argument_is_named(arguments: dict[str, Any], sentence: str) -> None:
     with pytest.raises(InvalidQuery, match=sentence):
-        Question(**{"text": "Why?", **arguments})
+        ChatQuestion(**{"text": "Why?", **arguments})

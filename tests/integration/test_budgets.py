@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import redis
 
+from tests.fixtures.application import HashBackend
 from tests.fixtures.proxy import Proxy
 from tests.fixtures.system import eventually
-from tests.integration.conftest import HashBackend
 from tests.provider import Provider
 from tests.provider.http import Reply, Request
 from worker.backends import budgets
-from worker.backends.budgets import PATIENCE_SECONDS, Budget
+from worker.backends.budgets import MAX_WAIT_SECONDS, Budget
 from worker.configuration import IndexSettings
 from worker.errors import ProviderUnavailable
 from worker.indexing import staging
@@ -78,16 +78,16 @@ def test_no_minute_is_over_the_limit_whatever_is_asked_given_back_or_waited_for(
     for _ in range(2_000):
         clock.now += chance.expovariate(2.0)
         tokens = chance.choice([1, 10, 40, 50, 100, 400])
-        patience = chance.choice([0.0, 0.0, PATIENCE_SECONDS, 60.0])
+        patience = chance.choice([0.0, 0.0, MAX_WAIT_SECONDS, 60.0])
         if chance.random() < 0.005:
             budget.pause(chance.uniform(0, 20))
-        wait = budget.take(tokens, patience_seconds=patience)
+        wait = budget.take(tokens, max_wait_seconds=patience)
         if wait <= patience:
             used, held = tokens, 0.0
             if patience == 0 and chance.random() < 0.3:
                 used, held = chance.randint(0, tokens), chance.uniform(0, 0.5)
                 clock.now += held
-                budget.give_back(tokens=tokens - used, requests=int(not used), held_seconds=held)
+                budget.refund(tokens=tokens - used, requests=int(not used), held_seconds=held)
             if used:
                 sent.append((clock.now + wait, used))
     assert worst([(at, 1) for at, _ in sent], 60) <= REQUESTS
@@ -117,8 +117,8 @@ def test_the_word_after_a_failed_request_fits_into_any_budget_while_the_lease_la
 ) -> None:
     """Else a provider that was not even asked would count as one that takes no words."""
     budget = Budget("", "embedding:test", **{unit: limit})
-    clock.now += budget.take(10**9, patience_seconds=1_000)  # the largest, and it fails at once
-    with budget.first(PROBE_TOKENS, patience_seconds=LEASE_MARGIN_SECONDS):
+    clock.now += budget.take(10**9, max_wait_seconds=1_000)  # the largest, and it fails at once
+    with budget.reserve(PROBE_TOKENS, max_wait_seconds=LEASE_MARGIN_SECONDS):
         pass
 
 
@@ -138,11 +138,11 @@ def test_redis_and_a_process_by_itself_decide_alike(broker_url: str, clock: Cloc
         tokens, patience = chance.choice([1, 30, 50, 200]), chance.choice([0.0, 4.0])
         if chance.random() < 0.02:
             assert shared.pause(3.0) == alone.pause(3.0)
-        waits = [budget.take(tokens, patience_seconds=patience) for budget in (shared, alone)]
+        waits = [budget.take(tokens, max_wait_seconds=patience) for budget in (shared, alone)]
         assert waits[0] == pytest.approx(waits[1], abs=1e-4)
         if waits[0] <= patience:
             for budget in (shared, alone):
-                budget.give_back(tokens=tokens // 2, held_seconds=0.001)
+                budget.refund(tokens=tokens // 2, held_seconds=0.001)
 
 
 def test_many_workers_share_one_budget_and_use_most_of_it(
@@ -194,7 +194,7 @@ def test_a_request_that_a_caller_waits_for_goes_first(clock: Clock) -> None:
         pass
     drainer = budget.take(1)
     began = clock.now
-    with budget.first(1):
+    with budget.reserve(1):
         waited = clock.now - began
     assert waited == pytest.approx(drainer)
     assert budget.take(1) > drainer / 2  # the place is taken, not shared
@@ -204,7 +204,7 @@ def test_a_caller_is_told_when_the_wait_is_long_and_the_providers_word_is_passed
     budget, other = (Budget(broker_url, "chat:default") for _ in range(2))
     with (
         pytest.raises(ProviderUnavailable),
-        budget.first(1),
+        budget.reserve(1),
     ):
         raise ProviderUnavailable("too many requests", retry_after_seconds=300, rate_limited=True)
     with (
@@ -212,7 +212,7 @@ def test_a_caller_is_told_when_the_wait_is_long_and_the_providers_word_is_passed
             ProviderUnavailable,
             match=r"the chat:default backend may send again in \d\d\d s: ask again then, or raise",
         ) as told,
-        other.first(1),
+        other.reserve(1),
     ):
         pytest.fail("it was sent")
     assert told.value.rate_limited
@@ -234,7 +234,7 @@ def test_without_redis_each_process_keeps_the_limit_and_comes_back(broker_url: s
                 sent.append((clock.now, 10.0))
         assert worst([(at, 1) for at, _ in sent], 60) <= REQUESTS
         assert len(sent) > REQUESTS / 2
-        proxy.mend()
+        proxy.restore()
         limited(broker_url).pause(60)
         clock.now += budgets.ALONE_SECONDS
         assert budget.take(10) > 50
@@ -372,7 +372,7 @@ def test_four_processes_keep_to_both_limits_and_use_most_of_them(
 def test_a_budget_leaves_nothing_behind_in_redis(broker_url: str) -> None:
     budget = limited(broker_url)
     budget.take(40)
-    budget.give_back(tokens=40, requests=1, held_seconds=0.0)
+    budget.refund(tokens=40, requests=1, held_seconds=0.0)
     with redis.Redis.from_url(broker_url) as client:
         assert 0 < client.pttl(BUDGET + budget.name) <= 120_000
         assert client.keys("*") == [(BUDGET + budget.name).encode()]
@@ -381,7 +381,7 @@ def test_a_budget_leaves_nothing_behind_in_redis(broker_url: str) -> None:
 def test_a_limit_below_one_question_costs_a_minute_not_hours(clock: Clock) -> None:
     """TOKENS_PER_MINUTE may be wrong by a factor of a thousand: a question then counts as a whole minute."""
     budget = Budget("", "chat:test", tokens_per_minute=10, burst=0.5)
-    with budget.first(8_000):
+    with budget.reserve(8_000):
         pass
     assert 0 < budget.take(1) < 100
 
@@ -389,6 +389,6 @@ def test_a_limit_below_one_question_costs_a_minute_not_hours(clock: Clock) -> No
 def test_what_is_given_back_is_never_more_than_was_taken(clock: Clock) -> None:
     """Of an input above the limit a minute's worth is taken: what others have taken stays taken."""
     budget = Budget("", "embedding:test", tokens_per_minute=10)
-    budget.take(500, patience_seconds=600.0)
-    budget.give_back(tokens=500, held_seconds=0.0)
+    budget.take(500, max_wait_seconds=600.0)
+    budget.refund(tokens=500, held_seconds=0.0)
     assert budget.take(1) > 0

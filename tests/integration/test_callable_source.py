@@ -9,11 +9,11 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.fixtures.system import eventually, lives
+from tests.fixtures.system import eventually, is_alive
 from worker.errors import SettingsError, SourceFailed
+from worker.protocols import Skipped
 from worker.sources import calling
 from worker.sources.callable import CallableSource
-from worker.sources.files import Skipped
 
 ME = psutil.Process()
 
@@ -190,7 +190,7 @@ def test_a_process_whose_worker_dies_ends(tmp_path: Path) -> None:
         assert worker.stdout.readline() == b"reading\n"
         [child] = psutil.Process(worker.pid).children()
         worker.kill()
-    eventually(lambda: not lives(child))
+    eventually(lambda: not is_alive(child))
 
 
 @pytest.mark.parametrize(

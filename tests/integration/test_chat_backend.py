@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 
-from tests.fixtures.provider import running_provider  # noqa: F401
 from tests.provider import Provider
 from worker.backends.llm import LLMChatBackend
 from worker.errors import ProviderUnavailable, SettingsError, TooLarge

@@ -14,10 +14,9 @@ from llm.models import Conversation, Model, Options, Prompt, Response
 from llm.plugins import pm
 from pydantic import Field
 
-from tests.fixtures.provider import running_provider  # noqa: F401
 from tests.fixtures.system import eventually
 from tests.provider import Provider
-from worker.backends import warm_up
+from worker.backends import load_plugins
 from worker.backends.llm import LLMChatBackend
 from worker.errors import ProviderUnavailable, Refused, SettingsError, TooLarge, VectorIndexError
 
@@ -63,7 +62,7 @@ class Fake(Model):
 @pytest.fixture
 def plugin() -> Iterator[dict[str, Fake]]:
     """Models registered through the plugin system of `llm`, as any plugin does."""
-    warm_up()
+    load_plugins()
     models = {name: Fake(name) for name in ("old", "silent", "forgetful")}
 
     class Plugin:

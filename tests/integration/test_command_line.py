@@ -1,4 +1,4 @@
-"""The command line: exit codes, one line per error, and `up`. The pipeline behind it is tested elsewhere."""
+"""The command line: help, exit codes, one line per error, `doctor`, `models`, `plan` and `up --services-only`."""
 
 import json
 import os
@@ -6,18 +6,19 @@ import re
 import signal
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import bpe_openai
+import click
 import psycopg
 import pytest
 import redis
 
-from tests.fixtures.provider import running_provider  # noqa: F401
 from tests.provider import Provider
 from worker import configuration, wiring
-from worker.cli import COMMANDS, client, run
+from worker.cli import COMMANDS, cli, client, run
 from worker.indexing.staging import ensure_index
 from worker.store import connection
 
@@ -26,7 +27,7 @@ PROGRAM = [sys.executable, "-P", "-m", "worker.cli"]
 
 
 def failed(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
-    """The exit code of a command and its only line of output."""
+    """Run a command that fails; return its exit code and its only line of output."""
     code = run(list(arguments))
     output = capsys.readouterr()
     assert output.out == ""
@@ -36,7 +37,7 @@ def failed(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, st
     return code, line
 
 
-def test_the_help_lists_every_command_without_importing_one(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_every_command_without_importing_one(capsys: pytest.CaptureFixture[str]) -> None:
     code = (
         "import sys; from worker.cli import run; assert run(['--help']) == 0; "
         "print({'celery', 'rich', 'pydantic', 'psycopg', 'llm'} & sys.modules.keys())"
@@ -47,9 +48,19 @@ def test_the_help_lists_every_command_without_importing_one(capsys: pytest.Captu
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_has_a_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_command_explains_itself_and_its_options(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run([name, "--help"]) == 0
     assert f"Usage: vector-index {name} " in capsys.readouterr().out
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None
+    assert (command.help or "").splitlines()[0] == COMMANDS[name]
+    for option in command.params:
+        assert isinstance(option, click.Argument) or getattr(option, "help", None), option.name
+
+
+def test_version_is_that_of_the_project(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out == f"vector-index, version {version('vector-index-worker')}\n"
 
 
 @pytest.mark.parametrize(
@@ -58,22 +69,20 @@ def test_every_command_has_a_help(name: str, capsys: pytest.CaptureFixture[str])
         (["indx"], "No such command 'indx'."),
         (["index"], "Missing argument 'PATHS...'."),
         (["search", "x", "--limit", "0"], "0 is not in the range 1<=x<=100"),
-        (["search", "x", "--filter", "{"], "--filter is '{', not JSON"),
+        (["search", "x", "--filter", "{"], "--filter is '{', which is not JSON"),
         (["search", "x", "--index", "defualt"], "there is no index 'defualt': did you mean 'default'?"),
         (["index", "/nowhere/x"], "/nowhere/x does not exist"),
         (["worker", "--queues", "embedd"], "'embedd' is not one of 'staging', 'embed', 'chat', 'all'"),
     ],
 )
-def test_bad_usage_ends_with_2(
-    arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_wrong_usage_exits_2(arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:
     code, line = failed(capsys, *arguments)
     assert code == 2
     assert expected in line
 
 
 @pytest.mark.parametrize("command", [["up"], ["doctor"], ["status"], ["worker"], ["beat"]])
-def test_bad_settings_end_with_2(
+def test_wrong_settings_exit_2(
     command: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TIMEZONE", "Mars")
@@ -83,7 +92,7 @@ def test_bad_settings_end_with_2(
 
 
 @pytest.mark.parametrize("command", [["search", "x"], ["status"], ["delete", "1"], ["index", __file__]])
-def test_an_unreachable_broker_ends_with_3_and_shows_no_password(
+def test_an_unreachable_broker_exits_3_without_showing_the_password(
     command: list[str],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -98,7 +107,7 @@ def test_an_unreachable_broker_ends_with_3_and_shows_no_password(
     assert "geheim" not in line
 
 
-def test_without_embedded_services_the_mend_is_told(
+def test_without_embedded_services_the_error_names_up(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VECTOR_INDEX_HOME", str(tmp_path / "home"))
@@ -107,17 +116,17 @@ def test_without_embedded_services_the_mend_is_told(
     assert "run `vector-index up`" in line
 
 
-def test_without_a_worker_the_wait_ends(
+def test_a_command_without_a_worker_exits_3(
     broker_url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(client, "STALL_SECONDS", 0.1)
     monkeypatch.setenv("BROKER_URL", broker_url)
     code, line = failed(capsys, "status")
     assert code == 3
     assert "no worker consumes the queue vector_index.chat: start one with `vector-index up`" in line
 
 
-def test_ctrl_c_ends_a_wait_with_130(broker_url: str) -> None:
+def test_ctrl_c_exits_130(broker_url: str) -> None:
     environ = {**os.environ, "BROKER_URL": broker_url}
     process = subprocess.Popen([*PROGRAM, "status"], env=environ, stderr=subprocess.PIPE, text=True)
     with redis.Redis.from_url(broker_url) as broker:
@@ -129,14 +138,14 @@ def test_ctrl_c_ends_a_wait_with_130(broker_url: str) -> None:
 
 
 def checks(capsys: pytest.CaptureFixture[str], *arguments: str, code: int) -> dict[str, Any]:
-    """What doctor looked at, by name."""
+    """Run doctor; return its checks by name."""
     assert run(["doctor", *arguments, "--json"]) == code
     return {check["name"]: check for check in json.loads(capsys.readouterr().out)["checks"]}
 
 
 @pytest.fixture
 def asked(provider: Provider, monkeypatch: pytest.MonkeyPatch) -> Provider:
-    """Whoever answers for the models of the default backends; no service can be reached."""
+    """Return the provider of the default backends' models; Postgres and the broker are unreachable."""
     variables = {
         "OPENAI_BASE_URL": provider.url,
         "OPENAI_API_KEY": "sk-geheim-1234",
@@ -148,7 +157,7 @@ def asked(provider: Provider, monkeypatch: pytest.MonkeyPatch) -> Provider:
     return provider
 
 
-def test_doctor_names_what_is_missing(
+def test_doctor_reports_missing_workers(
     broker_url: str, database_url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BROKER_URL", broker_url)
@@ -168,7 +177,7 @@ def test_doctor_names_what_is_missing(
     assert "start one with `vector-index up`" in found["workers"]["detail"]
 
 
-def test_doctor_asks_each_backend_once_and_says_what_came_back(
+def test_doctor_sends_one_request_per_backend_and_prints_the_answer(
     asked: Provider, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = checks(capsys, code=3)
@@ -176,22 +185,22 @@ def test_doctor_asks_each_backend_once_and_says_what_came_back(
     assert re.fullmatch(r"text-embedding-3-small returned a vector of length 1,536 in \d+\.\d\d s", said)
     said = found["chat default"]["detail"]
     assert re.match(
-        r"gpt-4o-mini answered 'The answer stands .*' in \d+\.\d\d s, \d+ tokens in and \d+ out$", said
+        r"gpt-4o-mini answered 'The answer stands .*' in \d+\.\d\d s, \d+ input tokens and \d+ output tokens$",
+        said,
     )
     assert asked.stats().inputs == 1
     assert len(asked.prompts) == 1
 
 
-def test_doctor_offline_asks_no_model(asked: Provider, capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_offline_sends_no_request(asked: Provider, capsys: pytest.CaptureFixture[str]) -> None:
     found = checks(capsys, "--offline", code=3)
-    assert found["embedding default"]["detail"] == "text-embedding-3-small, not asked"
+    assert found["embedding default"]["detail"] == "text-embedding-3-small, no request sent"
     assert (asked.stats().requests, asked.prompts) == (0, [])
 
 
-def test_doctor_tells_a_model_from_what_it_was(
+def test_doctor_reports_a_changed_vector_length_and_a_changed_model(
     asked: Provider, database_url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Vectors of another length than the settings say, and another than the index holds."""
     monkeypatch.setenv("DATABASE_URL", database_url)
     asked.dimensions = 8
     detail = checks(capsys, code=3)["embedding default"]["detail"]
@@ -220,7 +229,7 @@ def test_doctor_tells_a_model_from_what_it_was(
         ({"OPENAI_API_KEY": ""}, "embedding default", "give the backend a key that may use this model", 2),
     ],
 )
-def test_doctor_tells_in_a_sentence_why_a_model_does_not_serve(
+def test_doctor_reports_why_a_model_cannot_be_used(
     variables: dict[str, str],
     name: str,
     expected: str,
@@ -238,7 +247,7 @@ def test_doctor_tells_in_a_sentence_why_a_model_does_not_serve(
 
 
 @pytest.mark.parametrize("command", ["doctor", "models"])
-def test_the_folder_and_the_plugins_of_llm_are_told(
+def test_llm_folder_and_plugins_are_printed(
     command: str,
     asked: Provider,
     tmp_path: Path,
@@ -260,10 +269,10 @@ def listed(capsys: pytest.CaptureFixture[str], code: int = 0) -> dict[str, Any]:
     return found
 
 
-def test_models_in_use_come_first_as_their_backends_use_them(
+def test_models_in_use_come_first_with_the_limits_of_their_backends(
     provider: Provider, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a backend is given wins over what is known; whether there is a key is told, and no request is sent."""
+    """Limits in the settings override known ones. Shows whether there is a key. Sends no request."""
     monkeypatch.setenv("OPENAI_BASE_URL", provider.url)
     configs = {
         "small": {"MODEL_ID": "3-small", "INIT_KWARGS": {"key": "geheim"}, "BATCH_SIZE": 7},
@@ -284,7 +293,7 @@ def test_models_in_use_come_first_as_their_backends_use_them(
     assert provider.stats().requests == 0
 
 
-def test_models_lists_a_broken_backend_with_its_sentence(
+def test_models_reports_a_backend_that_cannot_be_created(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EMBEDDING_MODEL", "4-small")
@@ -292,7 +301,7 @@ def test_models_lists_a_broken_backend_with_its_sentence(
     assert "MODEL_ID '4-small' of embedding backend 'default' is unknown" in row["error"]
     assert run(["models"]) == 2
     output = capsys.readouterr().out
-    assert "embedding backend 'default' cannot be made: MODEL_ID '4-small'" in output
+    assert "embedding backend 'default' cannot be created: MODEL_ID '4-small'" in output
     assert "text-embedding-3-small" in output
 
 
@@ -302,7 +311,7 @@ def planned(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) 
     return found
 
 
-def test_plan_needs_no_service_no_key_and_no_request(
+def test_plan_works_without_services_keys_and_requests(
     provider: Provider, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in UNREACHABLE.items():
@@ -320,14 +329,14 @@ def test_plan_needs_no_service_no_key_and_no_request(
     assert provider.stats().requests == 0
 
 
-def test_plan_counts_a_content_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_plan_counts_equal_chunks_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = [json.dumps({"id": number, "text": f"Text {number % 10}."}) for number in range(1000)]
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
     found = planned(capsys, str(tmp_path))
     assert (found["documents"], found["chunks"], found["distinct"]) == (1000, 1000, 10)
 
 
-def test_plan_fills_requests_to_the_limits_of_the_backend(
+def test_plan_fills_requests_up_to_the_limits_of_the_backend(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = {"MODEL_ID": "wordllama", "BATCH_SIZE": 4, "TOKEN_LIMIT": 64, "BATCH_TOKEN_LIMIT": 64}
@@ -340,7 +349,7 @@ def test_plan_fills_requests_to_the_limits_of_the_backend(
     assert found["fill_tokens"] == pytest.approx(found["tokens"] / 64 / 3, abs=0.001)
 
 
-def test_plan_asks_no_backend_for_the_length_of_its_vectors(
+def test_plan_does_not_request_the_length_of_vectors(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "unprobed.py").write_text(
@@ -355,7 +364,7 @@ def test_plan_asks_no_backend_for_the_length_of_its_vectors(
     assert planned(capsys, str(tmp_path / "a.txt"))["chunks"] == 1
 
 
-def test_plan_ends_with_1_for_what_it_cannot_read_and_with_2_for_nothing(
+def test_plan_exits_1_for_unreadable_lines_and_2_for_empty_input(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "a.jsonl").write_text('{"id": 1, "text": "one"}\n{"id": 2}\n')
@@ -367,7 +376,7 @@ def test_plan_ends_with_1_for_what_it_cannot_read_and_with_2_for_nothing(
     assert "nothing to index in" in line
 
 
-def test_up_serves_on_the_same_addresses_at_every_start_and_stops_on_sigterm(tmp_path: Path) -> None:
+def test_up_keeps_its_addresses_and_stops_on_sigterm(tmp_path: Path) -> None:
     environ = {**os.environ, "VECTOR_INDEX_HOME": str(tmp_path / "home")}
     seen = []
     for _ in range(2):
@@ -390,10 +399,8 @@ def test_up_serves_on_the_same_addresses_at_every_start_and_stops_on_sigterm(tmp
 
 
 @pytest.mark.parametrize("command", ["worker", "beat"])
-def test_a_tasks_module_of_somebody_else_on_the_path_is_one_clear_sentence(
-    command: str, tmp_path: Path
-) -> None:
-    """Never a worker without tasks."""
+def test_a_foreign_tasks_module_on_the_path_is_rejected(command: str, tmp_path: Path) -> None:
+    """Celery would import it and start a worker without our tasks."""
     (tmp_path / "tasks.py").write_text("raise SystemExit('imported')\n")
     environ = {**os.environ, **UNREACHABLE, "PYTHONPATH": str(tmp_path)}
     ended = subprocess.run([*PROGRAM, command], env=environ, capture_output=True, text=True, timeout=60)

@@ -7,16 +7,15 @@ from typing import Any
 
 import pytest
 
+from tests.fixtures.application import Application, HashBackend
 from tests.fixtures.system import eventually
-from tests.integration.conftest import HashBackend
-from tests.integration.test_pipeline import Application, application  # noqa: F401
 from tests.provider import Provider
 from worker.backends.llm import LLMEmbeddingBackend
 from worker.configuration import IndexSettings
 from worker.errors import SettingsError
 from worker.indexing.draining.drainer import Drainer
 from worker.recipes import PROBE
-from worker.store import builds, connection, upkeep
+from worker.store import builds, connection, status
 
 NEVER_SHORTENED = "ada-002"  # 1,536 dimensions; the request cannot ask for another length
 Connect = Callable[..., Application]
@@ -42,12 +41,12 @@ def connect(url: str, index: IndexSettings, provider: Provider) -> Connect:
     return connected
 
 
-def last_error(application: Application) -> str:  # noqa: F811
+def last_error(application: Application) -> str:
     with connection.checkout(application.url) as conn:
-        return str(upkeep.figures(conn, builds.live(conn, "default"))["last_error"])
+        return str(status.index_status(conn, builds.live(conn, "default"))["last_error"])
 
 
-def make_visible(application: Application) -> None:  # noqa: F811
+def make_visible(application: Application) -> None:
     application.rows("UPDATE vector_index.pending_1 SET visible_at = now() RETURNING 1")
 
 
@@ -55,7 +54,7 @@ def make_visible(application: Application) -> None:  # noqa: F811
 def test_a_length_that_the_provider_does_not_return_is_told_before_anything_is_accepted(
     connect: Connect, config: dict[str, int], said: int
 ) -> None:
-    application = connect(**config)  # noqa: F811
+    application = connect(**config)
     mend = f"returns vectors of length 512, where {said} were expected: set EMBEDDING_OUTPUT_DIMENSIONS"
     with pytest.raises(SettingsError, match=mend):
         application.stage({"id": "a", "text": "Words."})
@@ -65,7 +64,7 @@ def test_a_length_that_the_provider_does_not_return_is_told_before_anything_is_a
 
 def test_a_provider_that_is_away_holds_up_no_document(connect: Connect, provider: Provider) -> None:
     """Neither the first of all, where the length is known, nor one of an index that stands."""
-    application = connect(dimensions=512)  # noqa: F811
+    application = connect(dimensions=512)
     provider.inject("unavailable", times=None)
     application.stage({"id": "first", "text": "Words."})
     application.stage({"id": "second", "text": "More words."})
@@ -99,7 +98,7 @@ def test_a_new_process_accepts_documents_where_the_provider_does_not_say_the_len
 def test_another_length_halfway_loses_nothing_and_goes_on_when_it_is_mended(
     connect: Connect, provider: Provider
 ) -> None:
-    application = connect(dimensions=512)  # noqa: F811
+    application = connect(dimensions=512)
     application.put({"id": "a", "text": "Words."})
     provider.inject("wrong_dimension", times=None)
     task_id = application.stage({"id": "a", "text": "New words."}, {"id": "b", "text": "More words."})
@@ -119,7 +118,7 @@ def test_the_start_of_an_embedding_worker_finds_it_out_without_a_document(
 ) -> None:
     """Until it is mended nothing but one tiny request is sent now and then: documents are not paid for in vain."""
     monkeypatch.setattr("worker.indexing.draining.provider.PAUSE_SECONDS", 0.1)
-    application = connect(dimensions=512)  # noqa: F811
+    application = connect(dimensions=512)
     application.put({"id": "a", "text": "Words."})
     provider.reset()
     provider.inject("wrong_dimension", times=None)
@@ -140,7 +139,7 @@ def test_a_provider_that_is_away_at_the_start_does_not_hold_up_the_embedding_wor
     connect: Connect, provider: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("worker.indexing.draining.provider.BACKOFF_SECONDS", 0.01)
-    application = connect(dimensions=512)  # noqa: F811
+    application = connect(dimensions=512)
     provider.inject("unavailable", times=4)
     task_id = application.stage({"id": "a", "text": "Words."})
     application.drainer.start()
@@ -162,7 +161,7 @@ def test_an_index_of_another_length_names_both_and_the_mend(connect: Connect, pr
     )
 
 
-def test_an_index_of_another_length_waits_and_holds_up_no_other(application: Application) -> None:  # noqa: F811
+def test_an_index_of_another_length_waits_and_holds_up_no_other(application: Application) -> None:
     task_id = application.stage({"id": "a", "text": "Words."})
     backend = HashBackend(dimensions=8)
     drainer = Drainer(application.url, application.index.embedding_backend, backend)

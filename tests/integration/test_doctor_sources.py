@@ -1,4 +1,4 @@
-"""What `doctor` says of the sources of the indexes: whether a reading can begin, or the mend. No document is read."""
+"""`doctor` reports whether each source can be read, or how to fix it. It reads no document."""
 
 import os
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.fixtures.system import eventually
-from worker.cli.doctor import _findings
+from worker.cli.doctor import diagnoses
 from worker.configuration import load
 from worker.errors import SourceFailed
 from worker.sources.callable import CallableSource
@@ -31,7 +31,7 @@ VECTOR_INDEX = {
         "files": {"CLASS": FOLDER, "CONFIG": {"PATHS": ["HERE/handbook"]}},
         "lost": {"CLASS": FOLDER, "CONFIG": {"PATHS": ["HERE/nowhere"]}},
         "pipe": {"CLASS": FOLDER, "CONFIG": {"PATHS": ["HERE/odd"]}},
-        "own": {"CLASS": "tests.integration.test_reindexing.Shelf", "CONFIG": {"TEXTS": {"a": "b"}}},
+        "own": {"CLASS": "tests.fixtures.shelf.Shelf", "CONFIG": {"TEXTS": {"a": "b"}}},
         "typo": {"CLASS": FOLDER, "CONFIG": {"PATH": ["HERE/handbook"]}},
     },
     "INDEXES": {"default": {}} | {
@@ -43,7 +43,7 @@ VECTOR_INDEX = {
 """
 
 
-def test_each_source_is_one_line_that_tells_whether_it_can_be_read(
+def test_doctor_prints_one_line_per_source(
     tmp_path: Path, database_url: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for folder in ("handbook/sub", "odd"):
@@ -61,7 +61,7 @@ def test_each_source_is_one_line_that_tells_whether_it_can_be_read(
     (tmp_path / "ours.py").write_text(SETTINGS.replace("HERE", str(tmp_path)))
     variables = {"DATABASE_URL": database_url, "BROKER_URL": "redis://127.0.0.1:1/0"}
     configuration = load({**variables, "VECTOR_INDEX_SETTINGS": str(tmp_path / "ours.py")})
-    findings = list(_findings(configuration, offline=True))
+    findings = list(diagnoses(configuration, offline=True))
     assert not [finding for finding in findings if "\n" in finding.detail or "geheim" in finding.detail]
     found = {name: f for f in findings if (name := f.name.removeprefix("source ")) != f.name}
     assert "default" not in found  # it has none
@@ -75,7 +75,7 @@ def test_each_source_is_one_line_that_tells_whether_it_can_be_read(
     assert said["files"] == f"files: 2 files in {tmp_path}/handbook"
     assert f"{tmp_path}/nowhere does not exist: name files or folders" in said["lost"]
     assert said["pipe"] == f"{tmp_path}/odd/d.md: is no regular file: mend it, or name other PATHS"
-    assert "Shelf was made, and is not asked before a run" in said["own"]
+    assert "Shelf has no check: the first sync will show" in said["own"]
     assert 'VECTOR_INDEX["SOURCES"]["typo"]["CONFIG"] does not fit' in said["typo"]
     assert said["shop:documents"] == f"shop:documents: shop:documents in {tmp_path}"
     assert "AttributeError: module 'shop' has no attribute 'document'" in said["shop:document"]
@@ -83,15 +83,13 @@ def test_each_source_is_one_line_that_tells_whether_it_can_be_read(
     assert "a line that is no answer" not in capfd.readouterr().out
 
 
-def test_a_key_that_cannot_be_put_in_order_is_told_before_a_run(database_url: str) -> None:
+def test_check_rejects_a_key_without_an_order(database_url: str) -> None:
     source = SQLSource(dsn=database_url, query="SELECT '{}'::json AS id, 'x' AS text")
     with pytest.raises(SourceFailed, match="KEY 'id' is of type json, which has no order"):
         source.check()
 
 
-def test_an_import_that_hangs_is_told_and_its_process_ended(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_check_ends_an_import_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.sources.callable.CHECK_SECONDS", 0.5)
     (tmp_path / "shop.py").write_text(
         "import os, time\nopen('pid', 'w').write(str(os.getpid()))\ntime.sleep(600)"

@@ -14,13 +14,13 @@ import pytest
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
+from tests.fixtures.application import Application, faulty
 from tests.fixtures.system import eventually
-from tests.integration.test_pipeline import Application, application, faulty  # noqa: F401
-from tests.integration.test_verify import found, verify
+from tests.fixtures.verification import found, verify
 from worker.errors import Refused
 from worker.indexing import staging
 from worker.recipes import Recipe
-from worker.store import builds, connection, garbage, revisions
+from worker.store import builds, connection, deletion, garbage, jobs
 from worker.store.filters import compile_filter
 from worker.store.statements import statements
 
@@ -40,7 +40,7 @@ SELECT c.relname, pg_relation_filepath(c.oid) FROM every JOIN pg_class c USING (
 """
 
 
-def enqueue(application: Application, id: str, text: str, metadata: dict[str, Any], **options: Any) -> None:  # noqa: F811
+def enqueue(application: Application, id: str, text: str, metadata: dict[str, Any], **options: Any) -> None:
     with psycopg.connect(application.url, autocommit=True) as conn:
         conn.execute(
             "SELECT vector_index.enqueue_document('default', %s::text, %s, %s, %s, %s)",
@@ -48,14 +48,14 @@ def enqueue(application: Application, id: str, text: str, metadata: dict[str, An
         )
 
 
-def delete_matching(application: Application, filter: dict[str, Any], **options: Any) -> staging.Deleted:  # noqa: F811
+def delete_matching(application: Application, filter: dict[str, Any], **options: Any) -> staging.Deleted:
     task_id = options.get("task_id", str(uuid4()))
     return staging.delete_matching(
         application.url, application.index, task_id, filter, options.get("version")
     )
 
 
-def tables_with_marker(application: Application) -> set[str]:  # noqa: F811
+def tables_with_marker(application: Application) -> set[str]:
     """Tables of the schema with a row that has the marker in any column."""
     with connection.checkout(application.url) as conn:
         tables = [row[0] for row in conn.execute(TABLES)]
@@ -70,14 +70,14 @@ def tables_with_marker(application: Application) -> set[str]:  # noqa: F811
     return marked
 
 
-def vacuum(application: Application) -> None:  # noqa: F811
+def vacuum(application: Application) -> None:
     """It keeps what somebody may still see: an autovacuum that began before, for one."""
     with connection.checkout(application.url) as conn:
         for (table,) in conn.execute(TABLES).fetchall():
             conn.execute(f"VACUUM (FULL, ANALYZE) vector_index.{table}".encode())
 
 
-def files_with_marker(application: Application) -> set[str]:  # noqa: F811
+def files_with_marker(application: Application) -> set[str]:
     """Relations of the schema, indexes and what is out of line too, whose files have the marker."""
     with connection.checkout(application.url) as conn:
         conn.execute("CHECKPOINT")
@@ -107,7 +107,7 @@ def secret(id: str, *, words: str = "", large: bool = False) -> dict[str, Any]:
 
 
 @pytest.fixture
-def plain(application: Application) -> Application:  # noqa: F811
+def plain(application: Application) -> Application:
     """Nothing is compressed: what stands in a file can be found there."""
     with connection.checkout(application.url) as conn:
         builds.ensure(conn, "default", lambda: Recipe.of(application.index, application.backend).as_json())
@@ -159,14 +159,14 @@ def test_a_marker_of_deleted_documents_is_found_in_no_table_and_in_no_file(plain
     assert plain.search("words of two tenants") == ["other"]
     assert len(plain.backend.requests) == requests + 1  # the question
     assert set(found(verify(plain))) <= {
-        "unreferenced"
+        "unreferenced_vectors"
     }  # the vectors of replaced texts: a collection takes them
     with connection.checkout(plain.url) as conn:
         garbage.collect_index(conn, builds.index_key(conn, "default"))
     assert found(verify(plain)) == {}
 
 
-def retire(application: Application) -> None:  # noqa: F811
+def retire(application: Application) -> None:
     """A retired build that shows what the live one does."""
     with connection.checkout(application.url) as conn:
         live = builds.live(conn, "default")
@@ -180,7 +180,7 @@ def retire(application: Application) -> None:  # noqa: F811
             conn.execute(f"{into} SELECT {chosen} FROM vector_index.{table}_1".encode())
 
 
-def test_the_vector_goes_with_the_last_document_that_has_the_content(application: Application) -> None:  # noqa: F811
+def test_the_vector_goes_with_the_last_document_that_has_the_content(application: Application) -> None:
     application.put({"id": "a", "text": "Shared words."}, {"id": "b", "text": "Shared words."})
     application.delete("a")
     assert application.search("shared words") == ["b"]
@@ -188,7 +188,7 @@ def test_the_vector_goes_with_the_last_document_that_has_the_content(application
     assert application.rows("SELECT count(*) FROM vector_index.embeddings_1") == [(0,)]
 
 
-def test_a_vector_that_comes_after_the_deletion_is_not_kept(application: Application) -> None:  # noqa: F811
+def test_a_vector_that_comes_after_the_deletion_is_not_kept(application: Application) -> None:
     application.stage({"id": "a", "text": "Words of one."}, {"id": "b", "text": "Words of the other."})
     claim = application.drainer._claim()
     assert claim is not None
@@ -201,7 +201,7 @@ def test_a_vector_that_comes_after_the_deletion_is_not_kept(application: Applica
     assert application.put({"id": "a", "text": "Words of one."})["indexed"] == 1
 
 
-def test_vectors_of_earlier_texts_go_with_the_next_collection(application: Application) -> None:  # noqa: F811
+def test_vectors_of_earlier_texts_go_with_the_next_collection(application: Application) -> None:
     """Which is due ten minutes after a deletion, whatever their share, and leaves them be where nothing was deleted."""
     application.put(*[{"id": n, "text": f"Words number {n}."} for n in range(10)])
     application.put({"id": 1, "text": "Words number 2."})
@@ -217,7 +217,7 @@ def test_vectors_of_earlier_texts_go_with_the_next_collection(application: Appli
     assert application.rows("SELECT erased_at IS NULL FROM vector_index.indexes") == [(True,)]
 
 
-def test_a_tombstone_is_forgotten_after_thirty_days(application: Application) -> None:  # noqa: F811
+def test_a_tombstone_is_forgotten_after_thirty_days(application: Application) -> None:
     application.put(
         {"id": "a", "text": "Words."}, {"id": "b", "text": "Words."}, {"id": "c", "text": "Words."}
     )
@@ -240,12 +240,12 @@ def test_a_tombstone_is_forgotten_after_thirty_days(application: Application) ->
 # What is enqueued
 
 
-def enqueued(application: Application) -> list[tuple[Any, ...]]:  # noqa: F811
+def enqueued(application: Application) -> list[tuple[Any, ...]]:
     return application.rows("SELECT id, text FROM vector_index.outbox WHERE NOT deleted ORDER BY seq")
 
 
 def test_what_is_enqueued_goes_with_its_document_unless_it_is_newer_by_its_version(
-    application: Application,  # noqa: F811
+    application: Application,
 ) -> None:
     application.put({"id": "a", "text": "Words."})
     for id, version in (("a", 3), ("a", 5), ("a", None), ("b", None), ("other", None)):
@@ -258,7 +258,7 @@ def test_what_is_enqueued_goes_with_its_document_unless_it_is_newer_by_its_versi
 
 
 def test_a_filter_takes_the_newest_enqueued_text_with_its_document_and_an_older_one_alone(
-    application: Application,  # noqa: F811
+    application: Application,
 ) -> None:
     mine, yours = {"user": 1}, {"user": 2}
     application.put(*[{"id": id, "text": "Words.", "metadata": yours} for id in ("moves", "stays", "moved")])
@@ -276,7 +276,7 @@ def test_a_filter_takes_the_newest_enqueued_text_with_its_document_and_an_older_
 
 
 @pytest.mark.parametrize("by", ["id", "filter"])
-def test_an_enqueued_text_that_is_deleted_fences_what_is_older(application: Application, by: str) -> None:  # noqa: F811
+def test_an_enqueued_text_that_is_deleted_fences_what_is_older(application: Application, by: str) -> None:
     """As if it had been staged before: neither a document that is known nor another comes back as it was earlier."""
     mine = {"user": 1}
     application.put({"id": "known", "text": "Words.", "version": 5, "metadata": mine})
@@ -291,7 +291,7 @@ def test_an_enqueued_text_that_is_deleted_fences_what_is_older(application: Appl
     assert application.put(*[document | {"version": 7} for document in late])["indexed"] == 2
 
 
-def test_a_deletion_by_filter_leaves_what_is_enqueued_in_a_newer_version(application: Application) -> None:  # noqa: F811
+def test_a_deletion_by_filter_leaves_what_is_enqueued_in_a_newer_version(application: Application) -> None:
     mine = {"user": 1}
     application.put({"id": "a", "text": "Words.", "version": 3, "metadata": mine})
     for version in (4, 6):
@@ -301,7 +301,7 @@ def test_a_deletion_by_filter_leaves_what_is_enqueued_in_a_newer_version(applica
 
 
 def test_a_deletion_that_comes_too_late_leaves_what_is_enqueued_behind_a_newer_text(
-    application: Application,  # noqa: F811
+    application: Application,
 ) -> None:
     application.put({"id": "a", "text": "Words.", "version": 9})
     enqueue(application, "a", "Without a version.", {})
@@ -310,7 +310,7 @@ def test_a_deletion_that_comes_too_late_leaves_what_is_enqueued_behind_a_newer_t
 
 
 @pytest.fixture
-def crowded(application: Application) -> Application:  # noqa: F811
+def crowded(application: Application) -> Application:
     """3,000 rows wait in an outbox of which Postgres has no statistics."""
     with connection.checkout(application.url) as conn:
         builds.register(conn, "default")
@@ -322,14 +322,14 @@ def crowded(application: Application) -> Application:  # noqa: F811
     return application
 
 
-def plan(application: Application, text: sql.Composable, values: dict[str, Any]) -> str:  # noqa: F811
+def plan(application: Application, text: sql.Composable, values: dict[str, Any]) -> str:
     with connection.checkout(application.url) as conn:
         return "\n".join(row[0] for row in conn.execute(sql.SQL("EXPLAIN ") + text, values))
 
 
 @pytest.mark.parametrize("key", ["id", "seq"])
 def test_deleting_what_is_enqueued_reads_no_more_than_those_rows(crowded: Application, key: str) -> None:
-    text = sql.SQL(statements("erasure.sql")["erase"]).format(key=sql.Identifier(key))
+    text = sql.SQL(statements("deletion.sql")["delete_enqueued"]).format(key=sql.Identifier(key))
     keys = [1, 2] if key == "seq" else ["1", "2"]
     told = plan(crowded, text, {"index_id": 1, "keys": keys, "version": None})
     assert "Seq Scan on outbox" not in told
@@ -339,13 +339,13 @@ def test_deleting_what_is_enqueued_reads_no_more_than_those_rows(crowded: Applic
 def test_a_filter_looks_for_the_newest_row_of_a_document_by_its_id_alone(crowded: Application) -> None:
     """200,000 rows took 54 s where each look walked all rows of the index, and 0.7 s now."""
     condition, parameters = compile_filter({"user": 1}, tenant_field=None)
-    text = sql.SQL(statements("erasure.sql")["enqueued"]).format(filter=condition)
+    text = sql.SQL(statements("selection.sql")["enqueued"]).format(filter=condition)
     told = plan(crowded, text, {"index_id": 1, "name": "default", "after": "", "limit": 100, **parameters})
     looks = told[told.index("SubPlan") :]
     assert looks.count("Index Cond: ((index_name = 'default'::text) AND (id = m.id))") == 2
 
 
-def test_what_is_enqueued_for_an_index_that_is_not_there_yet_is_deleted_too(application: Application) -> None:  # noqa: F811
+def test_what_is_enqueued_for_an_index_that_is_not_there_yet_is_deleted_too(application: Application) -> None:
     enqueue(application, "a", "Words.", {"user": 1})
     enqueue(application, "b", "Words.", {"user": 2})
     assert delete_matching(application, {"user": 1}) == staging.Deleted()
@@ -354,15 +354,15 @@ def test_what_is_enqueued_for_an_index_that_is_not_there_yet_is_deleted_too(appl
     assert enqueued(application) == []
 
 
-def test_what_a_reindexing_deletes_leaves_what_is_enqueued(application: Application) -> None:  # noqa: F811
+def test_what_a_reindexing_deletes_leaves_what_is_enqueued(application: Application) -> None:
     """It was enqueued after the source was read."""
     application.put({"id": "a", "text": "Words."})
     enqueue(application, "a", "Newer words.", {})
     with connection.checkout(application.url) as conn:
         index_id = builds.index_key(conn, "default")
         [(head,)] = conn.execute("SELECT head_rev FROM vector_index.documents").fetchall()
-        job = revisions.Job(task_id="reindex", slice=0, slices=1, index_id=index_id)
-        assert revisions.delete(conn, job, ["a"], None, heads={"a": head})["deleted"] == 1
+        job = jobs.JobSlice(task_id="reindex", slice=0, slices=1, index_id=index_id)
+        assert deletion.delete(conn, job, ["a"], None, heads={"a": head})["deleted"] == 1
     assert enqueued(application) == [("a", "Newer words.")]
 
 
@@ -370,11 +370,11 @@ def test_what_a_reindexing_deletes_leaves_what_is_enqueued(application: Applicat
 
 
 def test_a_deletion_of_thousands_that_died_goes_on_where_it_was(
-    application: Application,  # noqa: F811
+    application: Application,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     application.put(*[{"id": n, "text": f"Words number {n}.", "metadata": {"old": True}} for n in range(250)])
-    delete, done = revisions.delete, []
+    delete, done = deletion.delete, []
 
     def dying(*args: Any, **options: Any) -> Any:
         if len(done) == 1:
@@ -382,7 +382,7 @@ def test_a_deletion_of_thousands_that_died_goes_on_where_it_was(
         done.append(delete(*args, **options))
         return done[-1]
 
-    monkeypatch.setattr(staging.revisions, "delete", dying)
+    monkeypatch.setattr(deletion, "delete", dying)
     with pytest.raises(SystemExit):
         delete_matching(application, {"old": True}, task_id="forget")
     monkeypatch.undo()
@@ -393,7 +393,7 @@ def test_a_deletion_of_thousands_that_died_goes_on_where_it_was(
 
 @pytest.mark.parametrize("seconds", [3, pytest.param(60, marks=pytest.mark.slow)])
 def test_nothing_is_left_however_deleting_meets_staging_and_saving(
-    application: Application,  # noqa: F811
+    application: Application,
     seconds: int,
 ) -> None:
     """Few contents, in many documents: each deletion meets a staging that relies on what it takes away."""
@@ -452,7 +452,7 @@ def test_nothing_is_left_however_deleting_meets_staging_and_saving(
     assert application.rows("SELECT count(*) FROM vector_index.embeddings_1") == [(0,)]
 
 
-def test_a_tenant_deletes_only_what_is_his(application: Application) -> None:  # noqa: F811
+def test_a_tenant_deletes_only_what_is_his(application: Application) -> None:
     application.index = replace(application.index, tenant_field="user")
     enqueue(application, "b", "Words.", {"user": 2})
     application.put({"id": "a", "text": "Words.", "metadata": {"user": 1}})
@@ -466,7 +466,7 @@ def _seeded() -> None:
 
 
 def test_a_deletion_during_a_collection_has_the_next_one_look_again(
-    application: Application,  # noqa: F811
+    application: Application,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     application.put({"id": "a", "text": "Words."}, {"id": "b", "text": "Words."})

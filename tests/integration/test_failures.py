@@ -4,14 +4,14 @@ from typing import Any
 
 import pytest
 
-from tests.integration.test_pipeline import Application, application, faulty  # noqa: F401
+from tests.fixtures.application import Application, faulty
 from worker.errors import Refused
 from worker.indexing import staging
-from worker.store import builds, connection, upkeep
+from worker.store import builds, connection, status
 
 
 @pytest.fixture
-def refusing(application: Application) -> set[str]:  # noqa: F811
+def refusing(application: Application) -> set[str]:
     """Words that the provider refuses, for as long as they stand here."""
     words: set[str] = set()
     faulty(
@@ -21,14 +21,14 @@ def refusing(application: Application) -> set[str]:  # noqa: F811
     return words
 
 
-def failures(application: Application, **page: Any) -> list[dict[str, Any]]:  # noqa: F811
+def failures(application: Application, **page: Any) -> list[dict[str, Any]]:
     with connection.checkout(application.url) as conn:
         build = builds.live(conn, "default")
         assert build is not None
-        return upkeep.failures(conn, build, **({"after": "", "limit": 100} | page))
+        return status.failed_documents(conn, build, **({"after": "", "limit": 100} | page))
 
 
-def retry(application: Application, ids: list[str] | None = None) -> tuple[int, int]:  # noqa: F811
+def retry(application: Application, ids: list[str] | None = None) -> tuple[int, int]:
     chosen = staging.failed_ids(application.url, "default") if ids is None else ids
     done = staging.retry(application.url, "default", chosen)
     application.drainer.drain()
@@ -36,7 +36,7 @@ def retry(application: Application, ids: list[str] | None = None) -> tuple[int, 
 
 
 def test_a_failure_is_listed_with_its_reason_its_time_and_what_is_served(
-    application: Application,  # noqa: F811
+    application: Application,
     refusing: set[str],
 ) -> None:
     application.put({"id": "b", "text": "Harmless."}, {"id": "good", "text": "Fine."})
@@ -52,7 +52,7 @@ def test_a_failure_is_listed_with_its_reason_its_time_and_what_is_served(
 
 
 def test_a_retry_brings_all_that_failed_to_life(
-    application: Application,  # noqa: F811
+    application: Application,
     refusing: set[str],
 ) -> None:
     refusing.add("poison")
@@ -66,7 +66,7 @@ def test_a_retry_brings_all_that_failed_to_life(
 
 
 def test_a_retry_of_some_leaves_the_others_failed_and_live_ones_alone(
-    application: Application,  # noqa: F811
+    application: Application,
     refusing: set[str],
 ) -> None:
     refusing.add("poison")
@@ -76,7 +76,7 @@ def test_a_retry_of_some_leaves_the_others_failed_and_live_ones_alone(
     assert [row["id"] for row in failures(application)] == ["b"]
 
 
-def test_what_fails_again_is_listed_again(application: Application, refusing: set[str]) -> None:  # noqa: F811
+def test_what_fails_again_is_listed_again(application: Application, refusing: set[str]) -> None:
     refusing.add("poison")
     application.put({"id": "a", "text": "A poison."})
     assert retry(application) == (1, 1)
@@ -84,7 +84,7 @@ def test_what_fails_again_is_listed_again(application: Application, refusing: se
 
 
 def test_a_document_that_shares_what_failed_ends_the_failure_once_it_is_embedded(
-    application: Application,  # noqa: F811
+    application: Application,
     refusing: set[str],
 ) -> None:
     refusing.add("poison")
@@ -96,7 +96,7 @@ def test_a_document_that_shares_what_failed_ends_the_failure_once_it_is_embedded
 
 
 def test_a_new_revision_or_a_delete_ends_a_failure(
-    application: Application,  # noqa: F811
+    application: Application,
     refusing: set[str],
 ) -> None:
     refusing.add("poison")

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from tests.integration.conftest import HashBackend
-from tests.integration.test_pipeline import Application, application  # noqa: F401
+from tests.fixtures.application import Application, HashBackend
 from worker.configuration import IndexSettings
 from worker.errors import InvalidQuery
-from worker.search.retrieval import LikeDocument, find_similar
+from worker.search.queries import SimilarQuery
+from worker.search.similar import find_similar
 from worker.store import connection
 
 PETS = [
@@ -19,13 +19,13 @@ PETS = [
 ]
 
 
-def similar(application: Application, id: str, **options: Any) -> list[str]:  # noqa: F811
-    found = find_similar(application.url, application.index, LikeDocument(id=id, **options))
+def similar(application: Application, id: str, **options: Any) -> list[str]:
+    found = find_similar(application.target, SimilarQuery(id=id, **options))
     return [passage.document_id for passage in found]
 
 
 def test_the_nearest_documents_come_first_without_itself_and_without_a_request(
-    application: Application,  # noqa: F811
+    application: Application,
 ) -> None:
     application.put(*PETS)
     requests = len(application.backend.requests)
@@ -34,29 +34,29 @@ def test_the_nearest_documents_come_first_without_itself_and_without_a_request(
     assert len(application.backend.requests) == requests
 
 
-def test_each_document_comes_once_with_its_best_passage(application: Application) -> None:  # noqa: F811
+def test_each_document_comes_once_with_its_best_passage(application: Application) -> None:
     sea = "Ships cross wide oceans slowly and carefully, day by day, without ever stopping anywhere at all."
     land = "Dogs chase cats in the garden, all day long, until someone comes home and calls them in."
     application.put(PETS[2], {"id": "both", "text": f"{land}\n\n{sea}\n\n{land[:-1]} again."})
-    [passage] = find_similar(application.url, application.index, LikeDocument(id="ships"))
+    [passage] = find_similar(application.target, SimilarQuery(id="ships"))
     assert (passage.document_id, passage.text.split()[0]) == ("both", "Ships")
 
 
-def test_every_copy_of_a_document_is_found(application: Application) -> None:  # noqa: F811
+def test_every_copy_of_a_document_is_found(application: Application) -> None:
     """Though they share one content, and a search shows a content once."""
     application.put(*[{"id": n, "text": "The same words in every one of them."} for n in range(8)])
     assert sorted(similar(application, "0", limit=10)) == [str(n) for n in range(1, 8)]
 
 
 def test_a_document_of_many_chunks_does_not_crowd_out_the_others(
-    application: Application,  # noqa: F811
+    application: Application,
 ) -> None:
     long = "\n\n".join(f"Paragraph {n} says that number {n} follows number {n - 1}." for n in range(600))
     application.put({"id": "long", "text": long[:9000]}, *PETS)
     assert set(similar(application, "long")) == {"cats", "dogs", "ships"}
 
 
-def test_filter_threshold_and_limit_apply_to_what_is_found(application: Application) -> None:  # noqa: F811
+def test_filter_threshold_and_limit_apply_to_what_is_found(application: Application) -> None:
     application.put(*PETS)
     assert similar(application, "cats", filter={"owner": "bob"}) == ["ships"]
     assert similar(application, "cats", similarity_threshold=0.3) == ["dogs"]
@@ -64,7 +64,7 @@ def test_filter_threshold_and_limit_apply_to_what_is_found(application: Applicat
 
 
 def test_an_unknown_document_is_told_and_one_without_vectors_has_no_neighbours(
-    application: Application,  # noqa: F811
+    application: Application,
 ) -> None:
     with pytest.raises(InvalidQuery, match="no document 'cats' in index 'default'"):
         similar(application, "cats")
@@ -77,7 +77,7 @@ def test_an_unknown_document_is_told_and_one_without_vectors_has_no_neighbours(
 
 
 def test_a_tenant_neither_finds_nor_asks_for_documents_of_another(
-    application: Application,  # noqa: F811
+    application: Application,
 ) -> None:
     application.put(*PETS)
     application.index = replace(application.index, tenant_field="owner")
@@ -92,7 +92,7 @@ def test_half_precision_vectors_have_a_mean_too(url: str, index: IndexSettings) 
     from worker.indexing.draining.drainer import Drainer
 
     wide = HashBackend(dimensions=2500)
-    application = Application(url, index, wide, Drainer(url, index.embedding_backend, wide))  # noqa: F811
+    application = Application(url, index, wide, Drainer(url, index.embedding_backend, wide))
     application.put(*PETS)
     assert similar(application, "cats", limit=1) == ["dogs"]
     connection.close_pools()
@@ -101,4 +101,4 @@ def test_half_precision_vectors_have_a_mean_too(url: str, index: IndexSettings) 
 @pytest.mark.parametrize("wrong", [{"limit": 0}, {"similarity_threshold": 2}, {"include_self": "no"}])
 def test_a_wrong_argument_is_named(wrong: dict[str, Any]) -> None:
     with pytest.raises(InvalidQuery, match=next(iter(wrong))):
-        LikeDocument(id="a", **wrong)
+        SimilarQuery(id="a", **wrong)

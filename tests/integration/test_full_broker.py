@@ -14,7 +14,7 @@ from tests.fixtures.services import BROKERS, own_valkey
 from worker.celery import leases
 from worker.celery.upstream.channel import Connection
 from worker.celery.upstream.memory_limit import past_memory_limit
-from worker.chat.answering import Stream
+from worker.chat.stream import AnswerStream
 from worker.errors import ServiceUnreachable
 
 
@@ -129,6 +129,6 @@ def test_a_stream_that_cannot_be_written_quotes_no_text(client: "redis.Redis", u
     text = "Marrakesh"
     fill(client)
     with pytest.raises(ServiceUnreachable, match="maxmemory") as caught:
-        Stream(url, "7").write("token", text)
+        AnswerStream(url, "7").write("token", text)
     assert "Marrakesh" not in "".join(traceback.format_exception(caught.value))
     assert "XADD" not in str(caught.value)

@@ -1,6 +1,6 @@
 """What travels with a chunk into its embedding, from the document to the request."""
 
-from tests.integration.conftest import HashBackend
+from tests.fixtures.application import HashBackend
 from worker.configuration import IndexSettings
 from worker.indexing import staging
 from worker.indexing.draining.drainer import Drainer

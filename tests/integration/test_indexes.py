@@ -10,12 +10,12 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from tests.integration.test_pipeline import Application, application, faulty  # noqa: F401
-from tests.integration.test_verify import found, verify
+from tests.fixtures.application import Application, faulty
+from tests.fixtures.verification import found, verify
 from worker.errors import BuildDropped, InvalidQuery, Refused, ServiceUnreachable
 from worker.indexing import staging
 from worker.indexing.draining.drainer import Drainer
-from worker.store import connection, indexes, upkeep
+from worker.store import builds, connection, deletion, garbage, indexes, sweep, writing
 
 # rows of the schema that belong to the index "default", by table; the tables of its builds are not there any more
 LEFT = """
@@ -33,21 +33,21 @@ TABLES = "SELECT count(*) FROM pg_class WHERE relnamespace = 'vector_index'::reg
 PETS = [{"id": "cats", "text": "Cats sleep."}, {"id": "dogs", "text": "Dogs bark."}]
 
 
-def change(application: Application, what: str, task_id: str = "", name: str = "default") -> Any:  # noqa: F811
+def change(application: Application, what: str, task_id: str = "", name: str = "default") -> Any:
     with connection.checkout(application.url) as conn:
         return getattr(indexes, what)(conn, name, task_id or str(uuid4()))
 
 
-def drop(application: Application, task_id: str = "", name: str = "default", **options: Any) -> Any:  # noqa: F811
+def drop(application: Application, task_id: str = "", name: str = "default", **options: Any) -> Any:
     with connection.checkout(application.url) as conn:
         return indexes.drop(conn, name, task_id or str(uuid4()), **{"configured": False, **options})
 
 
-def left(application: Application) -> dict[str, int]:  # noqa: F811
+def left(application: Application) -> dict[str, int]:
     return {table: rows for table, rows in application.rows(LEFT) if rows}
 
 
-def execute(application: Application, *statements: str) -> None:  # noqa: F811
+def execute(application: Application, *statements: str) -> None:
     with connection.checkout(application.url) as conn:
         for statement in statements:
             conn.execute(statement.encode())
@@ -56,7 +56,7 @@ def execute(application: Application, *statements: str) -> None:  # noqa: F811
 # Pausing
 
 
-def test_what_is_sent_to_a_paused_index_is_accepted_and_waits(application: Application) -> None:  # noqa: F811
+def test_what_is_sent_to_a_paused_index_is_accepted_and_waits(application: Application) -> None:
     """Search and delete go on, nothing counts as stuck, and once it is resumed all becomes live."""
     application.put(*PETS)
     since = change(application, "pause")
@@ -71,8 +71,8 @@ def test_what_is_sent_to_a_paused_index_is_accepted_and_waits(application: Appli
     assert application.delete("cats") == staging.Deleted(deleted=1)
     execute(application, "UPDATE vector_index.served_1 SET checked_at = '-infinity'")
     with connection.checkout(application.url) as conn:
-        [build] = upkeep.written_builds(conn)
-        assert upkeep.sweep(conn, build, unchecked_seconds=0) == upkeep.Repairs()
+        [build] = builds.all_writable(conn)
+        assert sweep.sweep_build(conn, build, unchecked_seconds=0) == sweep.Repairs()
         assert indexes.paused_at(conn, "default") is not None
     assert not [row for row in verify(application)["checks"] if row["fault"] and row["found"]]
     assert change(application, "resume") is None
@@ -81,7 +81,7 @@ def test_what_is_sent_to_a_paused_index_is_accepted_and_waits(application: Appli
 
 
 def test_a_drainer_that_runs_takes_notice_within_the_time_that_it_trusts_its_list(
-    application: Application,  # noqa: F811
+    application: Application,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     application.put(*PETS)
@@ -93,7 +93,7 @@ def test_a_drainer_that_runs_takes_notice_within_the_time_that_it_trusts_its_lis
     assert application.drainer.drain() == 1
 
 
-def test_another_index_of_the_backend_goes_on(application: Application) -> None:  # noqa: F811
+def test_another_index_of_the_backend_goes_on(application: Application) -> None:
     application.put(*PETS)
     change(application, "pause")
     application.index = replace(application.index, name="other")
@@ -103,7 +103,7 @@ def test_another_index_of_the_backend_goes_on(application: Application) -> None:
     assert application.state("ships")["state"] == "live"
 
 
-def test_a_late_message_does_not_undo_a_later_one(application: Application) -> None:  # noqa: F811
+def test_a_late_message_does_not_undo_a_later_one(application: Application) -> None:
     application.put(*PETS)
     since = change(application, "pause", "first")
     assert change(application, "pause", "again") == since
@@ -114,7 +114,7 @@ def test_a_late_message_does_not_undo_a_later_one(application: Application) -> N
 
 
 @pytest.mark.parametrize("what", ["pause", "resume"])
-def test_an_index_that_is_not_there_cannot_be_paused(application: Application, what: str) -> None:  # noqa: F811
+def test_an_index_that_is_not_there_cannot_be_paused(application: Application, what: str) -> None:
     with pytest.raises(InvalidQuery, match="there is no index 'default': it is made with its first document"):
         change(application, what)
 
@@ -122,7 +122,7 @@ def test_an_index_that_is_not_there_cannot_be_paused(application: Application, w
 # Dropping
 
 
-def fill(application: Application) -> None:  # noqa: F811
+def fill(application: Application) -> None:
     """Something of an index in every table."""
     application.put(*PETS)
     application.put(PETS[0] | {"text": "Cats purr."})
@@ -139,7 +139,7 @@ def fill(application: Application) -> None:  # noqa: F811
     )
 
 
-def test_a_dropped_index_leaves_nothing_and_another_stands(application: Application) -> None:  # noqa: F811
+def test_a_dropped_index_leaves_nothing_and_another_stands(application: Application) -> None:
     fill(application)
     assert len(left(application)) == 9
     assert drop(application) == {"documents": 4, "builds": 1, "enqueued": 1}
@@ -155,14 +155,14 @@ def test_a_dropped_index_leaves_nothing_and_another_stands(application: Applicat
     assert left(application)["documents"] == 2
 
 
-def test_the_schedule_of_an_index_that_the_settings_name_goes_on(application: Application) -> None:  # noqa: F811
+def test_the_schedule_of_an_index_that_the_settings_name_goes_on(application: Application) -> None:
     fill(application)
     drop(application, configured=True)
     assert left(application) == {"schedules": 1}
 
 
 def test_a_name_is_free_once_its_index_is_dropped_and_a_late_message_drops_no_second_one(
-    application: Application,  # noqa: F811
+    application: Application,
 ) -> None:
     application.put(*PETS)
     assert drop(application, "first") == {"documents": 2, "builds": 1, "enqueued": 0}
@@ -178,7 +178,7 @@ def test_a_name_is_free_once_its_index_is_dropped_and_a_late_message_drops_no_se
 
 
 def test_who_died_while_dropping_is_followed_by_the_next(
-    application: Application,  # noqa: F811
+    application: Application,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """From the first transaction on nobody sees the index; the rest goes with any later drop or collection."""
@@ -198,7 +198,7 @@ def test_who_died_while_dropping_is_followed_by_the_next(
     assert drop(application, "died") == {"documents": 7, "builds": 1, "enqueued": 0}
     assert left(application)["documents"] == 2
     with connection.checkout(application.url) as conn:
-        assert upkeep.collections_due(conn, seconds=0, erased_seconds=0) == ["default"]
+        assert garbage.collections_due(conn, seconds=0, erased_seconds=0) == ["default"]
         conn.execute(
             "UPDATE vector_index.indexes SET dropped_at = now() - interval '8 days' WHERE dropped_at < now()"
         )
@@ -207,7 +207,7 @@ def test_who_died_while_dropping_is_followed_by_the_next(
 
 
 def test_whoever_holds_the_index_is_waited_for_and_nothing_is_dropped_by_halves(
-    application: Application,  # noqa: F811
+    application: Application,
 ) -> None:
     application.put(*PETS)
     for held in ("SELECT pg_advisory_xact_lock_shared(1986623232, 1)", "SELECT FROM vector_index.chunks_1"):
@@ -219,7 +219,7 @@ def test_whoever_holds_the_index_is_waited_for_and_nothing_is_dropped_by_halves(
     assert drop(application, "patient") == {"documents": 2, "builds": 1, "enqueued": 0}
 
 
-def test_what_is_enqueued_goes_also_where_a_worker_is_just_looking_at_it(application: Application) -> None:  # noqa: F811
+def test_what_is_enqueued_goes_also_where_a_worker_is_just_looking_at_it(application: Application) -> None:
     """Left behind, it would make the index anew."""
     execute(application, "SELECT vector_index.enqueue_document('default', 'a', 'Words.')")
     with psycopg.connect(application.url) as looking:
@@ -232,7 +232,7 @@ def test_what_is_enqueued_goes_also_where_a_worker_is_just_looking_at_it(applica
 
 
 def test_what_is_in_flight_for_a_dropped_index_ends_quietly_and_others_go_on(
-    application: Application,  # noqa: F811
+    application: Application,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     default = application.index
@@ -251,7 +251,7 @@ def test_what_is_in_flight_for_a_dropped_index_ends_quietly_and_others_go_on(
 
 
 def test_a_search_under_way_is_told_so_in_one_sentence(
-    application: Application,  # noqa: F811
+    application: Application,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     application.put(*PETS)
@@ -269,12 +269,12 @@ def test_a_search_under_way_is_told_so_in_one_sentence(
 
 @pytest.mark.parametrize("what", ["stage", "delete", "delete matching"])
 def test_who_writes_meanwhile_is_asked_to_try_again_and_finds_what_is_there_then(
-    application: Application,  # noqa: F811
+    application: Application,
     monkeypatch: pytest.MonkeyPatch,
     what: str,
 ) -> None:
     application.put(*PETS)
-    room = staging.revisions  # the last step before the transaction
+    room = writing if what == "stage" else deletion  # the last step before the transaction
     write = getattr(room, "stage" if what == "stage" else "delete")
 
     def late(*args: Any, **options: Any) -> Any:
@@ -302,7 +302,7 @@ def test_who_writes_meanwhile_is_asked_to_try_again_and_finds_what_is_there_then
 
 
 def test_who_waits_for_documents_of_a_dropped_index_is_told(
-    application: Application,  # noqa: F811
+    application: Application,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     task_id = application.stage(*PETS)
@@ -312,7 +312,7 @@ def test_who_waits_for_documents_of_a_dropped_index_is_told(
         application.result(task_id)
 
 
-def test_an_index_made_and_dropped_at_once_has_one_build_or_none(application: Application) -> None:  # noqa: F811
+def test_an_index_made_and_dropped_at_once_has_one_build_or_none(application: Application) -> None:
     """Threads stage, drain, search and drop: nobody meets anything but what asks him to try again."""
     over = time.monotonic() + 3
     errors: list[Exception] = []

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, wherever they come."""
+"""Ctrl-C, SIGTERM and SIGHUP at any moment."""
 
 import os
 import signal
@@ -39,8 +39,8 @@ def interruption() -> Iterator[Interruption]:
 
 @pytest.mark.parametrize("wait", ["check()", "sleep(60)"])
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
-def test_a_signal_in_a_fork_is_neither_lost_nor_in_the_way_of_it(name: str, wait: str) -> None:
-    """Of an exception raised there Python says `Exception ignored`, and goes on."""
+def test_a_signal_during_a_fork_is_recorded_and_the_fork_succeeds(name: str, wait: str) -> None:
+    """Python ignores an exception that is raised in the hooks of a fork."""
     code = SIGNAL_IN_A_FORK.format(name=name, wait=wait)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert (done.stdout, done.stderr) == ("started\nnoted\n", "")
@@ -55,7 +55,7 @@ def test_a_signal_ends_a_sleep_at_once(interruption: Interruption) -> None:
     child.wait()
 
 
-def test_the_first_signal_waits_for_a_safe_place_and_the_second_does_not(interruption: Interruption) -> None:
+def test_the_first_signal_is_deferred_and_the_second_raises_at_once(interruption: Interruption) -> None:
     signal.raise_signal(signal.SIGTERM)
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
@@ -63,7 +63,7 @@ def test_the_first_signal_waits_for_a_safe_place_and_the_second_does_not(interru
         interruption.check()
 
 
-def test_what_the_caller_ignores_stays_ignored() -> None:
+def test_signals_that_the_caller_ignores_stay_ignored() -> None:
     code = (
         "import signal; from worker.cli.interruption import Interruption; Interruption().install(); "
         "print(signal.getsignal(signal.SIGHUP) is signal.SIG_IGN)"

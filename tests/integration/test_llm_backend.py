@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from tests.provider import Provider
-from worker.backends import load, warm_up
+from worker.backends import load_class, load_plugins
 from worker.backends.llm import LLMEmbeddingBackend
 from worker.backends.llm.lookup import embedding_model
 from worker.configuration.objects import EmbeddingBackendSettings
@@ -69,7 +69,7 @@ def plugin_model(request: pytest.FixtureRequest) -> Iterator[Broken]:
         def register_embedding_models(self, register: Any) -> None:
             register(model, aliases=("bro",))
 
-    warm_up()
+    load_plugins()
     plugin = Plugin()
     llm.plugins.pm.register(plugin)
     yield model
@@ -232,7 +232,7 @@ def test_a_provider_that_refuses_one_word_refuses_the_settings(provider: Provide
 
 def test_a_model_that_is_unknown_while_its_server_is_down_is_said_to_be_so() -> None:
     """As llm-ollama registers what its server lists, and nothing when that does not answer."""
-    warm_up()
+    load_plugins()
     llm.plugins.pm.register(object(), name="ollama")
     try:
         with pytest.raises(SettingsError, match="or start the server that the plugin ollama asks"):
@@ -371,7 +371,7 @@ def test_a_missing_key_names_the_mend(
 
 
 def test_a_class_of_the_user_is_imported() -> None:
-    assert load("tests.integration.test_llm_backend.Broken").__name__ == "Broken"
+    assert load_class("tests.integration.test_llm_backend.Broken").__name__ == "Broken"
 
 
 @pytest.mark.parametrize(
@@ -379,7 +379,7 @@ def test_a_class_of_the_user_is_imported() -> None:
 )
 def test_a_class_that_cannot_be_loaded_is_one_sentence(path: str) -> None:
     with pytest.raises(SettingsError, match="CLASS"):
-        load(path)
+        load_class(path)
 
 
 def test_threads_that_start_together_all_find_their_model() -> None:

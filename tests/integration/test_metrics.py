@@ -14,18 +14,20 @@ import redis
 from celery import Celery, signals
 from prometheus_client import CollectorRegistry
 
+from tests.fixtures.application import Application, faulty
+from tests.fixtures.echo import Echo
 from tests.fixtures.proxy import Proxy
 from tests.fixtures.system import eventually
-from tests.integration.test_answering import Echo
-from tests.integration.test_pipeline import Application, application, faulty  # noqa: F401
 from worker.backends.budgets import Budget
-from worker.celery import metrics
+from worker.celery.metrics_endpoint import count_task, start_timer
 from worker.celery.queue_lengths import queue_lengths
 from worker.celery.task import BaseTask
-from worker.chat.answering import Question, answer
+from worker.chat.answering import ask
+from worker.chat.questions import ChatQuestion
 from worker.errors import InvalidQuery, ProviderUnavailable, Refused, SettingsError, VectorIndexError
-from worker.observability import events, scraping
-from worker.search.retrieval import LikeDocument, Query, find_similar, retrieve
+from worker.observability import events, metrics, scraping
+from worker.search.queries import SimilarQuery
+from worker.search.similar import find_similar
 
 QUEUES = ("vector_index", "vector_index.embed")
 LEASE_OVER = """UPDATE vector_index.pending_1 SET attempts = 1, token = gen_random_uuid(),
@@ -37,17 +39,17 @@ Value = Callable[..., float | None]
 @pytest.fixture
 def value(monkeypatch: pytest.MonkeyPatch) -> Value:
     """Count from now on; the value of a sample: None where there is none, and nobody would count it."""
-    monkeypatch.setattr(events, "_families", None)
-    registry = events.start()
+    monkeypatch.setattr(metrics, "_families", None)
+    registry = metrics.start()
     return lambda name, **labels: registry.get_sample_value(f"vector_index_{name}", labels)
 
 
 def test_nobody_counts_and_the_client_is_not_imported_until_it_is_asked_for() -> None:
     code = (
-        "import sys, worker.celery.application, worker.cli.processes\n"
+        "import sys, worker.celery.application, worker.cli.worker, worker.cli.up\n"
         "import tasks.chat, tasks.indexing, tasks.retrieval, tasks.maintenance, tasks.status\n"
         "from worker.observability import events\n"
-        "with events.Request('embedding:default', events.PROBE), events.search('default', 'text'): pass\n"
+        "with events.ProviderRequest('embedding:default', 'probe'), events.search('default', 'text'): pass\n"
         "events.staged('default', None, ['1'], 1); events.task('tasks.search', 'SUCCESS', 0.1)\n"
         "sys.exit('prometheus_client' in sys.modules)"
     )
@@ -56,16 +58,16 @@ def test_nobody_counts_and_the_client_is_not_imported_until_it_is_asked_for() ->
 
 def test_a_scrape_while_a_process_ends_and_removes_its_files_fails_nobody(tmp_path: Path) -> None:
     code = (
-        "import os, sys; from worker.observability import events\n"
+        "import os, sys; from worker.observability import events, metrics\n"
         "folder = os.environ['PROMETHEUS_MULTIPROC_DIR'] = sys.argv[1]\n"
-        "registry = events.start(folder); events.staged('default', None, ['1'], 1)\n"
+        "registry = metrics.start(folder); events.staged('default', None, ['1'], 1)\n"
         "os.symlink('gone', folder + '/counter_1.db')  # is listed, and cannot be read\n"
         "from prometheus_client import generate_latest; generate_latest(registry)\n"
     )
     assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], timeout=60).returncode == 0
 
 
-def test_a_document_is_counted_on_its_way(application: Application, value: Value) -> None:  # noqa: F811
+def test_a_document_is_counted_on_its_way(application: Application, value: Value) -> None:
     application.put(
         {"id": "a", "text": "Cats chase mice."}, {"id": "b", "text": "Ships.\n\n" + "At sea. " * 20}
     )
@@ -97,7 +99,7 @@ def test_a_document_is_counted_on_its_way(application: Application, value: Value
     ],
 )
 def test_what_is_sent_again_is_counted_by_its_class(
-    application: Application,  # noqa: F811
+    application: Application,
     value: Value,
     error: VectorIndexError,
     outcome: str,
@@ -113,7 +115,7 @@ def test_what_is_sent_again_is_counted_by_its_class(
     assert value("chunks_embedded_total", index="default") is None
 
 
-def test_documents_that_fail_are_counted_by_their_reason(application: Application, value: Value) -> None:  # noqa: F811
+def test_documents_that_fail_are_counted_by_their_reason(application: Application, value: Value) -> None:
     faulty(application.backend, lambda texts: Refused("not this") if "poison" in " ".join(texts) else None)
     application.put(*[{"id": n, "text": "The same poison."} for n in "ab"], {"id": "c", "text": "Fine."})
     assert value("documents_failed_total", index="default", reason="input") == 2
@@ -121,7 +123,7 @@ def test_documents_that_fail_are_counted_by_their_reason(application: Applicatio
 
 
 def test_a_lease_that_ended_is_counted_and_a_claim_that_was_given_back_is_not(
-    application: Application,  # noqa: F811
+    application: Application,
     value: Value,
 ) -> None:
     application.stage({"id": "a", "text": "Cats chase mice."})
@@ -137,13 +139,13 @@ def test_a_lease_that_ended_is_counted_and_a_claim_that_was_given_back_is_not(
     assert value("leases_expired_total", index="default") == 1
 
 
-def test_searches_are_timed_by_mode_and_outcome(application: Application, value: Value) -> None:  # noqa: F811
+def test_searches_are_timed_by_mode_and_outcome(application: Application, value: Value) -> None:
     application.put({"id": "a", "text": "Cats chase mice."}, {"id": "b", "text": "Ships cross the sea."})
     application.search("cats", mode="text")
     application.search("cats")
-    find_similar(application.url, application.index, LikeDocument(id="a"))
+    find_similar(application.target, SimilarQuery(id="a"))
     with pytest.raises(InvalidQuery):
-        retrieve(application.url, application.index, application.backend, Query(text="a", filter={"$no": 1}))
+        application.passages("a", filter={"$no": 1})
     seconds = {
         (mode, outcome): value("search_seconds_count", index="default", mode=mode, outcome=outcome)
         for mode in ("text", "hybrid", "similar")
@@ -155,15 +157,13 @@ def test_searches_are_timed_by_mode_and_outcome(application: Application, value:
     assert value("requests_total", backend="hash", purpose="search", outcome="ok") == 1
 
 
-def test_an_answer_is_counted_with_its_tokens(application: Application, value: Value) -> None:  # noqa: F811
+def test_an_answer_is_counted_with_its_tokens(application: Application, value: Value) -> None:
     application.put({"id": "a", "text": "Cats chase mice."})
-    passages = retrieve(application.url, application.index, application.backend, Query(text="cats"))
-    backend = Echo()
-    used = answer(backend, Question(text="What do cats do?"), passages, budget=Budget("", "chat:mine"))[
-        "usage"
-    ]
+    question = ChatQuestion(text="What do cats do?")
+    used = ask(application.target, Echo(), Budget("", "chat:mine"), question)["usage"]
     assert value("request_tokens_total", backend="chat:mine", purpose="answer") == used["input_tokens"]
     assert value("answer_tokens_total", backend="chat:mine") == used["output_tokens"] > 0
+    assert value("chat_seconds_count", index="default", outcome="ok") == 1
     with pytest.raises(RuntimeError), events.chat("default"):
         raise RuntimeError("a bug")
     assert value("chat_seconds_count", index="default", outcome="bug") == 1
@@ -177,13 +177,13 @@ def test_a_run_of_a_task_is_timed_by_one_clock(value: Value) -> None:
     def pause() -> None:
         time.sleep(0.05)
 
-    signals.task_prerun.connect(metrics.start_timer)
-    signals.task_postrun.connect(metrics.count_task)
+    signals.task_prerun.connect(start_timer)
+    signals.task_postrun.connect(count_task)
     try:
         pause.apply()
     finally:
-        signals.task_prerun.disconnect(metrics.start_timer)
-        signals.task_postrun.disconnect(metrics.count_task)
+        signals.task_prerun.disconnect(start_timer)
+        signals.task_postrun.disconnect(count_task)
     assert value("tasks_total", task="pause", state="success") == 1
     seconds = value("task_seconds_sum", task="pause")
     assert seconds is not None
@@ -210,7 +210,7 @@ def test_arguments_that_a_task_does_not_take_are_a_mistake_of_the_sender() -> No
 def test_what_will_be_counted_begins_at_zero(value: Value) -> None:
     """Else a rate misses the first failure of all."""
     assert value("documents_failed_total", index="default", reason="died") is None
-    events.expect(["default"], ["embedding:default"], ["chat:default"])
+    metrics.initialize_series(["default"], ["embedding:default"], ["chat:default"])
     assert value("documents_failed_total", index="default", reason="died") == 0
     assert value("leases_expired_total", index="default") == 0
     assert value("pauses_total", backend="chat:default") == 0
@@ -218,7 +218,7 @@ def test_what_will_be_counted_begins_at_zero(value: Value) -> None:
 
 
 def test_the_figures_of_the_services_are_those_that_stand_there(
-    application: Application,  # noqa: F811
+    application: Application,
     broker_url: str,
 ) -> None:
     application.put({"id": "a", "text": "Cats chase mice."})
@@ -258,9 +258,9 @@ def test_a_database_without_an_index_has_figures_too(url: str, broker_url: str) 
 def test_a_scrape_neither_fails_nor_hangs_when_a_service_is_away_or_stalls(
     url: str, broker_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scraping, "KEPT_SECONDS", 0.0)
+    monkeypatch.setattr(scraping, "REUSE_SECONDS", 0.0)
     monkeypatch.setattr(scraping, "STALE_SECONDS", 0.6)
-    monkeypatch.setattr(scraping, "PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(scraping, "WAIT_SECONDS", 0.3)
     with Proxy(port_of(url)) as postgres, Proxy(port_of(broker_url)) as broker:
         state = state_of(
             url.replace(f":{port_of(url)}/", f":{postgres.port}/"),
@@ -272,7 +272,7 @@ def test_a_scrape_neither_fails_nor_hangs_when_a_service_is_away_or_stalls(
                 break_service(proxy)
                 eventually(lambda expected=ups_then: ups(state) == expected)
                 assert ("queue_messages", "vector_index") not in samples_of(state) or proxy is postgres
-                proxy.mend()
+                proxy.restore()
                 eventually(lambda: ups(state) == (1, 1))
 
 
@@ -288,7 +288,7 @@ def test_scrapes_share_a_reading_and_a_long_one_is_kept_for_longer(monkeypatch: 
         now += 2.0
         return len(reads)
 
-    reading = scraping.Reading(read)
+    reading = scraping.BackgroundReading(read)
     for at in range(100):
         now = max(now, 1000.0 + at)
         assert reading.begin().wait() == len(reads)
@@ -299,9 +299,9 @@ def test_a_mistake_in_a_reading_takes_no_other_metric_away(
     url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     row = "no such queue"
-    state = scraping.State(url, lambda: {}[row])
+    state = scraping.ServiceState(url, lambda: {}[row])
     assert ups(state) == (1, 0)
-    assert "could not be read" in caplog.text
+    assert "reading the figures of a service failed" in caplog.text
     assert "KeyError" in caplog.text
     assert "no such queue" not in caplog.text  # words of a bug may be those of a row
 
@@ -313,7 +313,7 @@ def test_a_port_that_is_in_use_is_one_sentence_with_the_mend() -> None:
         pytest.raises(SettingsError, match=rf"cannot listen on 127.0.0.1:{taken.port} \("),
     ):
         scraping.serve("127.0.0.1", taken.port, registry)
-    with pytest.raises(SettingsError, match="another METRICS_PORT or METRICS_ADDRESS"):
+    with pytest.raises(SettingsError, match="change METRICS_PORT or METRICS_ADDRESS"):
         scraping.serve("no.such.address.invalid", random.randint(20_000, 30_000), registry)
 
 
@@ -321,11 +321,11 @@ def scrape(url: str, broker_url: str) -> dict[tuple[str, ...], float]:
     return samples_of(state_of(url, broker_url))
 
 
-def state_of(url: str, broker_url: str) -> scraping.State:
-    return scraping.State(url, lambda: queue_lengths(broker_url, QUEUES))
+def state_of(url: str, broker_url: str) -> scraping.ServiceState:
+    return scraping.ServiceState(url, lambda: queue_lengths(broker_url, QUEUES))
 
 
-def samples_of(state: scraping.State) -> dict[tuple[str, ...], float]:
+def samples_of(state: scraping.ServiceState) -> dict[tuple[str, ...], float]:
     """The values of a scrape by name and labels, without the prefix of the names."""
     return {
         (sample.name.removeprefix("vector_index_"), *sample.labels.values()): sample.value
@@ -334,7 +334,7 @@ def samples_of(state: scraping.State) -> dict[tuple[str, ...], float]:
     }
 
 
-def ups(state: scraping.State) -> tuple[float, float]:
+def ups(state: scraping.ServiceState) -> tuple[float, float]:
     samples = samples_of(state)
     return samples["up", "postgres"], samples["up", "broker"]
 

@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
+from tests.fixtures.application import Application, HashBackend, faulty
 from tests.fixtures.system import eventually
-from tests.integration.conftest import HashBackend
-from tests.integration.test_pipeline import Application, application, faulty  # noqa: F401
 from tests.provider import Provider
 from worker.backends.budgets import Budget
 from worker.backends.llm import LLMEmbeddingBackend
@@ -20,7 +19,7 @@ from worker.indexing.draining.provider import Provider as Known
 from worker.indexing.draining.provider import backoff_seconds
 from worker.indexing.draining.settlement import LEASE_MARGIN_SECONDS, MAX_ATTEMPTS
 from worker.recipes import PROBE
-from worker.store import builds, connection, upkeep
+from worker.store import builds, connection, status
 
 DOWN = ProviderUnavailable("it is away")
 ATTEMPTS = "SELECT max(attempts) FROM vector_index.pending_1"
@@ -68,7 +67,7 @@ def test_an_outage_of_any_length_fails_nothing_counts_nothing_and_all_is_live_on
         # of each slot one, of all the words that follow
         assert sum(texts != [PROBE] for texts in inputs) <= index.embedding_backend.concurrency
         with connection.checkout(url) as conn:
-            assert upkeep.figures(conn, builds.live(conn, "default"))["last_error"]
+            assert status.index_status(conn, builds.live(conn, "default"))["last_error"]
         provider.reset()
         eventually(lambda: ours.result(task_id))
         assert drainer.stop(60)
@@ -114,7 +113,7 @@ def test_a_provider_that_cannot_be_connected_to_fails_nothing(
 
 @pytest.mark.parametrize("refusal", [Refused("no, thank you"), TooLarge("too large")])
 def test_a_provider_that_begins_to_refuse_everything_fails_no_document(
-    application: Application,  # noqa: F811
+    application: Application,
     refusal: VectorIndexError,
 ) -> None:
     """Even one word: that is a matter of settings, or of the provider. Nothing is cut either."""
@@ -128,7 +127,7 @@ def test_a_provider_that_begins_to_refuse_everything_fails_no_document(
     assert {application.state(str(n))["state"] for n in range(3)} == {"pending"}
     assert application.rows(ATTEMPTS) == [(0,)]
     with connection.checkout(application.url) as conn:
-        told = upkeep.figures(conn, builds.live(conn, "default"))["last_error"]
+        told = status.index_status(conn, builds.live(conn, "default"))["last_error"]
     assert f"{refusal}, even the one word 'dimensions': mend MODEL_ID" in told
     refuses[0] = False
     application.drainer.drain()
@@ -138,7 +137,7 @@ def test_a_provider_that_begins_to_refuse_everything_fails_no_document(
 
 @pytest.mark.parametrize("failure", [DOWN, Refused("not this one")])
 def test_what_fails_alone_while_the_provider_takes_words_fails_and_costs_nobody_else_anything(
-    application: Application,  # noqa: F811
+    application: Application,
     failure: VectorIndexError,
 ) -> None:
     """A poison for which the provider answers 500, or refuses; also where the others were embedded long ago."""
@@ -200,7 +199,7 @@ def test_a_poison_fails_under_the_smallest_of_budgets(
 ) -> None:
     """What is asked about it waits for its turn: else it would be sent again and again, for ever."""
     monkeypatch.setattr("worker.backends.budgets.WINDOW_SECONDS", 6.0)
-    monkeypatch.setattr("worker.backends.budgets.PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr("worker.backends.budgets.MAX_WAIT_SECONDS", 0.1)
     faulty(backend, lambda _: Refused("not this one"))
     drainer = Drainer(url, index.embedding_backend, backend, Budget("", "one", requests_per_minute=6))
     ours = Application(url, index, backend, drainer)
@@ -209,7 +208,7 @@ def test_a_poison_fails_under_the_smallest_of_budgets(
     assert ours.state("bad")["state"] == "failed"
 
 
-def test_an_outage_counts_no_attempt_where_the_worker_ends_meanwhile(application: Application) -> None:  # noqa: F811
+def test_an_outage_counts_no_attempt_where_the_worker_ends_meanwhile(application: Application) -> None:
     """Nothing more is sent then, so what is to blame stays open."""
 
     def end(_: list[str]) -> Exception:
@@ -224,7 +223,7 @@ def test_an_outage_counts_no_attempt_where_the_worker_ends_meanwhile(application
 
 
 def test_the_lease_lasts_while_the_provider_is_asked_what_is_to_blame(
-    application: Application,  # noqa: F811
+    application: Application,
 ) -> None:
     """The request has hung as long as it may, and so may the word."""
     leases: list[Any] = []

@@ -19,74 +19,21 @@ import pytest
 from psycopg import errors as pg
 from psycopg import sql
 
+from tests.fixtures.application import Application
+from tests.fixtures.outbox import DELETE, DOCUMENT, MAX_BYTES, Database
 from tests.fixtures.system import PATIENCE_SECONDS, eventually
-from tests.integration.test_pipeline import Application, application  # noqa: F401
-from tests.simulation import Crash, Mortal, MortalPool, Weather
+from tests.simulation import Crash, CrashingConnection, CrashingPool, Weather
 from worker.errors import ServiceUnreachable, TemporaryError
 from worker.indexing import outbox, staging
-from worker.store import builds, connection, upkeep
+from worker.store import connection
 from worker.store import outbox as rows
 
 ROOT = Path(__file__).parents[2]
-GRANTS = re.search(r"```sql\n(GRANT .*?)```", (ROOT / "docs/transactions.md").read_text(), re.DOTALL)
-DOCUMENT = "SELECT vector_index.enqueue_document('default', %s, %s, version => %s)"
-DELETE = "SELECT vector_index.enqueue_delete('default', %s, %s)"
-MAX_BYTES = 1_000
-
-
-class Database:
-    """An application with a connection of its own, and the worker that takes what it enqueues."""
-
-    def __init__(self, application: Application, conn: psycopg.Connection[Any]) -> None:  # noqa: F811
-        self.application, self.conn = application, conn
-
-    def put(self, id: Any, text: str, version: int | None = None) -> None:
-        self.conn.execute(DOCUMENT, [id, text, version])
-
-    def delete(self, id: Any, version: int | None = None) -> None:
-        self.conn.execute(DELETE, [id, version])
-
-    def consume(self, *, max_bytes: int = MAX_BYTES) -> None:
-        """All that waits."""
-        used = self.application
-        while outbox.consume(used.url, used.index, used.backend, max_bytes=max_bytes):
-            pass
-        used.drainer.drain()
-
-    def waiting(self) -> int:
-        return int(self.one("SELECT count(*) FROM vector_index.outbox"))
-
-    def one(self, query: str) -> Any:
-        row = self.conn.execute(query.encode()).fetchone()
-        return row[0] if row else None
-
-    def state(self, id: str) -> str:
-        return str(self.application.state(id)["state"])
-
-    def texts(self) -> dict[str, str]:
-        """What is served, by id."""
-        with connection.checkout(self.application.url) as conn:
-            build = builds.live(conn, "default")
-        assert build is not None
-        query = sql.SQL(
-            "SELECT d.id, r.text FROM {served} s JOIN vector_index.documents d USING (doc) "
-            "JOIN vector_index.revisions r ON r.rev = s.live_rev"
-        ).format(**builds.tables(build.build))
-        return dict(self.conn.execute(query).fetchall())
-
-    def failures(self) -> dict[str, str]:
-        with connection.checkout(self.application.url) as conn:
-            build = builds.live(conn, "default")
-            assert build is not None
-            return {row["id"]: row["error"] for row in upkeep.failures(conn, build, after="", limit=1000)}
-
-    def retry(self) -> int:
-        url = self.application.url
-        return staging.retry(url, "default", staging.failed_ids(url, "default")).rows
+GRANTS = re.search(r"```sql\n(GRANT .*?)```", (ROOT / "docs/how-to/transactions.md").read_text(), re.DOTALL)
 
 
 @pytest.fixture
-def database(application: Application) -> Iterator[Database]:  # noqa: F811
+def database(application: Application) -> Iterator[Database]:
     with psycopg.connect(application.url, autocommit=True) as conn:
         yield Database(application, conn)
 
@@ -480,7 +427,7 @@ def test_what_only_a_worker_can_judge_fails_alone_and_is_listed_with_its_reason(
         "error": failures["large"],
     }
     with connection.checkout(database.application.url) as conn:
-        assert rows.figures(conn, "default") == {"waiting": 0, "oldest_seconds": 0.0, "rejected": 3}
+        assert rows.counts(conn, "default") == {"waiting": 0, "oldest_seconds": 0.0, "rejected": 3}
 
 
 def test_a_retry_stages_what_failed_once_the_limit_is_higher(database: Database) -> None:
@@ -556,7 +503,6 @@ def test_a_document_that_cannot_be_split_fails_alone(
 
 FATAL = """
 import os
-from tests.integration.conftest import HashBackend
 from worker import configuration
 from worker.indexing import outbox
 
@@ -664,8 +610,8 @@ def test_rows_of_an_unknown_index_wait_and_are_told_of_once_a_minute(
     assert "1 rows of the outbox are for the index 'pagse', which the settings do not have" in caplog.text
     assert database.waiting() == 1
     with connection.checkout(database.application.url) as conn:
-        assert rows.strangers(conn, ["default"]) == {"pagse": 1}
-        assert rows.strangers(conn, ["default", "pagse"]) == {}
+        assert rows.rows_of_unknown_indexes(conn, ["default"]) == {"pagse": 1}
+        assert rows.rows_of_unknown_indexes(conn, ["default", "pagse"]) == {}
 
 
 def test_a_backlog_is_a_page_for_the_poller_and_the_rest_for_those_whom_it_wakes(database: Database) -> None:
@@ -728,7 +674,7 @@ def test_an_idle_look_is_one_query_that_reads_an_index_alone(database: Database)
     for n in range(2_000):
         database.conn.execute("SELECT vector_index.enqueue_delete('elsewhere', %s)", [n])
     database.conn.execute("ANALYZE vector_index.outbox")
-    query = rows.statement("outbox.sql", "filled")
+    query = rows.statement("outbox.sql", "indexes_with_rows")
     plan = "\n".join(
         row[0] for row in database.conn.execute(sql.SQL("EXPLAIN ") + query, {"names": ["default", "other"]})
     )
@@ -750,13 +696,13 @@ def test_whoever_dies_when_nothing_is_lost_doubled_or_put_back(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Four consumers that die at any statement, and three applications that enqueue under the locks of their rows."""
-    used, over, crashes = database.application, threading.Event(), Mortal.crashes
+    used, over, crashes = database.application, threading.Event(), CrashingConnection.crashes
     database.conn.execute(SENT)
     database.conn.execute("INSERT INTO pages SELECT n, 0 FROM generate_series(0, 39) n")
     staging.ensure_index(used.url, used.index, used.backend)
     connection.close_pools()
-    monkeypatch.setattr(connection, "ConnectionPool", MortalPool)
-    monkeypatch.setattr(Mortal, "weather", STORM)
+    monkeypatch.setattr(connection, "ConnectionPool", CrashingPool)
+    monkeypatch.setattr(CrashingConnection, "weather", STORM)
     monkeypatch.setattr(outbox, "REST_SECONDS", 0.0)
     monkeypatch.setattr(outbox, "ATTEMPTS", 1_000)  # here they die of the weather
     errors: list[BaseException] = []
@@ -801,8 +747,8 @@ def test_whoever_dies_when_nothing_is_lost_doubled_or_put_back(
     over.set()
     for thread in consumers:
         thread.join()
-    monkeypatch.setattr(Mortal, "weather", Weather(crashes=0, pauses=0))
-    assert Mortal.crashes > crashes
+    monkeypatch.setattr(CrashingConnection, "weather", Weather(crashes=0, pauses=0))
+    assert CrashingConnection.crashes > crashes
     assert not errors
     database.consume()
     assert database.waiting() == 0

@@ -6,8 +6,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.integration.test_outbox import Database
-from tests.integration.test_pipeline import Application, application  # noqa: F401
+from tests.fixtures.application import Application
+from tests.fixtures.outbox import Database
 
 RECIPE = (Path(__file__).parents[2] / "examples/triggers.sql").read_text()
 PAGES = """
@@ -17,7 +17,7 @@ INSERT INTO pages VALUES (2, 'Two', 'The second.', 'Ann'), (3, NULL, NULL, NULL)
 
 
 @pytest.fixture
-def pages(application: Application) -> Iterator[Database]:  # noqa: F811
+def pages(application: Application) -> Iterator[Database]:
     """A table with two rows, in step with the index."""
     with psycopg.connect(application.url, autocommit=True) as conn:
         conn.execute(PAGES)

@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from tests.integration.test_pipeline import Application, application  # noqa: F401
-from worker.search.retrieval import MODES, Query, retrieve
+from tests.fixtures.application import Application
+from worker.search.queries import MODES
 from worker.store import connection
 
 NOUNS = "owl house window street river bridge tower market garden forest"
@@ -16,7 +16,7 @@ NOUNS = "owl house window street river bridge tower market garden forest"
     ("mode", "threshold"), [*((mode, 0.0) for mode in MODES), ("vector", 0.65), ("hybrid", 0.65)]
 )
 def test_pages_are_the_whole_whatever_is_left_out_and_merged(
-    application: Application,  # noqa: F811
+    application: Application,
     mode: str,
     threshold: float,
     per_document: int | None,
@@ -35,15 +35,14 @@ def test_pages_are_the_whole_whatever_is_left_out_and_merged(
         conn.execute("ANALYZE")  # how rare a word is rests on it, and autovacuum may come between two pages
 
     def rows(limit: int, offset: int = 0) -> list[tuple[str, tuple[int, int], float]]:
-        query = Query(
-            text="the owl at the window of the tower",
+        found = application.passages(
+            "the owl at the window of the tower",
             mode=mode,
             limit=limit,
             offset=offset,
             similarity_threshold=threshold,
             per_document=per_document,
         )
-        found = retrieve(application.url, application.index, application.backend, query)
         return [(row.document_id, row.chunks, row.score) for row in found]
 
     whole = rows(12)

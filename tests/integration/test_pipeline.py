@@ -1,69 +1,13 @@
 """Stage, drain, publish, delete: what becomes of documents, on real Postgres."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from tests.integration.conftest import HashBackend
-from worker.configuration import IndexSettings
+from tests.fixtures.application import LONG, Application, faulty
 from worker.errors import ProviderUnavailable, Refused, ServiceUnreachable, SettingsError, TooLarge
 from worker.indexing import staging
-from worker.indexing.draining.drainer import Drainer
-from worker.indexing.jobs import report
-from worker.recipes import PROBE
-from worker.search.retrieval import Query, retrieve
-from worker.store import builds, connection, upkeep
-
-LONG = "\n\n".join(
-    f"Paragraph {n} says that number {n} follows number {n - 1} in the list." for n in range(1, 60)
-)
-
-
-class Application:
-    """Enqueues as an application does, with the tasks' own functions, in this process."""
-
-    def __init__(self, url: str, index: IndexSettings, backend: HashBackend, drainer: Drainer) -> None:
-        self.url, self.index, self.backend, self.drainer = url, index, backend, drainer
-        self.jobs = 0
-
-    def stage(self, *documents: Any, task_id: str | None = None) -> str:
-        self.jobs += 1
-        task_id = task_id or f"job-{self.jobs}"
-        staging.stage(self.url, self.index, self.backend, task_id, documents, max_bytes=10_000)
-        return task_id
-
-    def result(self, task_id: str) -> dict[str, Any] | None:
-        with connection.checkout(self.url) as conn:
-            return report(conn, self.index.name, task_id)[0]
-
-    def put(self, *documents: Any) -> dict[str, Any]:
-        task_id = self.stage(*documents)
-        self.drainer.drain()
-        result = self.result(task_id)
-        assert result is not None
-        return result
-
-    def delete(self, *ids: str, version: int | None = None) -> staging.Deleted:
-        self.jobs += 1
-        return staging.delete(self.url, self.index.name, f"job-{self.jobs}", ids, version)
-
-    def search(self, text: str, **options: Any) -> list[str]:
-        found = retrieve(self.url, self.index, self.backend, Query(text=text, **options))
-        return [passage.document_id for passage in found]
-
-    def state(self, id: str) -> dict[str, Any]:
-        with connection.checkout(self.url) as conn:
-            return upkeep.document_states(conn, builds.live(conn, self.index.name), [id])[id]
-
-    def rows(self, statement: str) -> list[tuple[Any, ...]]:
-        with connection.checkout(self.url) as conn:
-            return conn.execute(statement.encode()).fetchall()
-
-
-@pytest.fixture
-def application(url: str, index: IndexSettings, backend: HashBackend, drainer: Drainer) -> Application:
-    return Application(url, index, backend, drainer)
+from worker.store import builds, connection, jobs, status, sweep, writing
 
 
 def test_documents_are_searchable_when_the_job_is_done(application: Application) -> None:
@@ -91,11 +35,11 @@ def test_nothing_is_searchable_and_no_result_is_given_before_the_vectors_are_the
 def test_readers_see_the_old_revision_until_the_new_one_is_complete(application: Application) -> None:
     application.put({"id": "a", "text": "Cats chase mice.", "title": "Old", "metadata": {"colour": "red"}})
     application.stage({"id": "a", "text": "Dogs chase cats.", "title": "New", "metadata": {"colour": "blue"}})
-    [passage] = retrieve(application.url, application.index, application.backend, Query(text="chase"))
+    [passage] = application.passages("chase")
     assert (passage.title, passage.metadata, passage.text) == ("Old", {"colour": "red"}, "Cats chase mice.")
     assert application.search("chase", filter={"colour": "blue"}) == []
     application.drainer.drain()
-    [passage] = retrieve(application.url, application.index, application.backend, Query(text="chase"))
+    [passage] = application.passages("chase")
     assert (passage.title, passage.metadata, passage.text) == ("New", {"colour": "blue"}, "Dogs chase cats.")
 
 
@@ -118,15 +62,15 @@ def test_a_document_that_changes_after_the_look_is_split_after_all(
     application: Application, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     application.put({"id": "a", "text": "Words."})
-    look = staging.revisions.unchanged
+    look = writing.unchanged
 
     def look_then_change(*arguments: Any) -> set[str]:
-        monkeypatch.setattr(staging.revisions, "unchanged", look)
+        monkeypatch.setattr(writing, "unchanged", look)
         found = look(*arguments)
         application.put({"id": "a", "text": "Other words."})
         return found
 
-    monkeypatch.setattr(staging.revisions, "unchanged", look_then_change)
+    monkeypatch.setattr(writing, "unchanged", look_then_change)
     assert application.put({"id": "a", "text": "Words."})["indexed"] == 1
     assert application.search("words", limit=1) == ["a"]
     assert application.rows("SELECT text FROM vector_index.chunks_1") == [("Words.",)]
@@ -303,7 +247,7 @@ def test_nul_and_lone_surrogates_are_cleaned_and_offsets_count_the_stored_text(
     application: Application,
 ) -> None:
     application.put({"id": "a", "text": "a\x00b \ud800 c\U0001f600d", "metadata": {"k\x00": "v\udfff"}})
-    [passage] = retrieve(application.url, application.index, application.backend, Query(text="ab"))
+    [passage] = application.passages("ab")
     assert passage.text == "ab \ufffd c\U0001f600d"
     assert (passage.start, passage.end) == (0, 8)
     assert passage.metadata == {"k": "v\ufffd"}
@@ -331,21 +275,6 @@ def test_no_request_is_over_the_limits_and_full_requests_go_across_documents(
     for texts in backend.requests:
         assert sum(map(backend.count_tokens, texts)) <= backend.batch_token_limit
         assert max(map(backend.count_tokens, texts)) <= backend.chunk_tokens
-
-
-def faulty(
-    backend: HashBackend, raises: Callable[[list[str]], Exception | None], *, words: bool = False
-) -> None:
-    """Let the backend fail where `raises` says so; the word that it is asked for is taken, unless `words` fail too."""
-    embed = backend.embed
-
-    def embed_or_raise(texts: Any) -> Any:
-        if (words or list(texts) != [PROBE]) and (error := raises(list(texts))) is not None:
-            backend.requests.append([])
-            raise error
-        return embed(texts)
-
-    backend.embed = embed_or_raise  # type: ignore[method-assign]
 
 
 def test_one_refused_item_fails_its_document_alone_and_the_old_revision_is_served(
@@ -431,11 +360,11 @@ def test_wrong_settings_of_a_backend_fail_no_document_and_are_shown(application:
     assert application.rows("SELECT attempts FROM vector_index.pending_1") == [(0,)]
     with connection.checkout(application.url) as conn:
         build = builds.live(conn, "default")
-        assert upkeep.figures(conn, build)["last_error"] == "the key is wrong"
+        assert status.index_status(conn, build)["last_error"] == "the key is wrong"
         conn.execute("UPDATE vector_index.pending_1 SET visible_at = now()")
         wrong[0] = False
         application.drainer.drain()
-        assert upkeep.figures(conn, build)["last_error"] is None
+        assert status.index_status(conn, build)["last_error"] is None
     assert application.state("a")["state"] == "live"
 
 
@@ -462,12 +391,12 @@ def test_the_sweep_publishes_what_a_dead_worker_saved_but_did_not_publish(
 ) -> None:
     task_id = application.stage({"id": "a", "text": "Words."})
     with monkeypatch.context() as dead:
-        dead.setattr("worker.store.revisions.publish", lambda *_: 0)
+        dead.setattr("worker.store.publishing.publish", lambda *_: 0)
         application.drainer.drain()
     assert application.result(task_id) is None
     with connection.checkout(application.url) as conn:
-        [build] = upkeep.written_builds(conn)
-        assert upkeep.sweep(conn, build, unchecked_seconds=0.0) == upkeep.Repairs(published=1)
+        [build] = builds.all_writable(conn)
+        assert sweep.sweep_build(conn, build, unchecked_seconds=0.0) == sweep.Repairs(published=1)
     assert application.result(task_id) is not None
 
 
@@ -475,8 +404,8 @@ def test_the_sweep_queues_what_is_neither_embedded_nor_pending(application: Appl
     task_id = application.stage({"id": "a", "text": "Words."})
     application.rows("DELETE FROM vector_index.pending_1 RETURNING 1")
     with connection.checkout(application.url) as conn:
-        [build] = upkeep.written_builds(conn)
-        assert upkeep.sweep(conn, build, unchecked_seconds=0.0) == upkeep.Repairs(queued=1)
+        [build] = builds.all_writable(conn)
+        assert sweep.sweep_build(conn, build, unchecked_seconds=0.0) == sweep.Repairs(queued=1)
     application.drainer.drain()
     assert application.result(task_id) is not None
 
@@ -485,14 +414,14 @@ def test_jobs_gone_quiet_are_found_once(application: Application) -> None:
     task_id = application.stage({"id": "a", "text": "Words."})
     application.delete("unknown")
     with connection.checkout(application.url) as conn:
-        assert upkeep.quiet_jobs(conn, seconds=60) == []
+        assert jobs.quiet(conn, seconds=60) == []
         conn.execute("UPDATE vector_index.jobs SET touched_at = now() - interval '5 minutes'")
-        assert upkeep.quiet_jobs(conn, seconds=60) == [(task_id, "default")]
-        assert upkeep.quiet_jobs(conn, seconds=60) == []
+        assert jobs.quiet(conn, seconds=60) == [(task_id, "default")]
+        assert jobs.quiet(conn, seconds=60) == []
         application.drainer.drain()
         application.result(task_id)
         conn.execute("UPDATE vector_index.jobs SET touched_at = now() - interval '5 minutes'")
-        assert upkeep.quiet_jobs(conn, seconds=60) == []
+        assert jobs.quiet(conn, seconds=60) == []
 
 
 def test_a_job_whose_waiting_task_only_waits_for_its_turn_gets_no_second_one(
@@ -502,10 +431,10 @@ def test_a_job_whose_waiting_task_only_waits_for_its_turn_gets_no_second_one(
     ids = {application.stage({"id": n, "text": f"Words of {n}."}) for n in range(5)}
     with connection.checkout(application.url) as conn:
         conn.execute("UPDATE vector_index.jobs SET touched_at = now() - interval '5 minutes'")
-        assert upkeep.quiet_jobs(conn, seconds=60, waiting=5) == []
-        some = {task_id for task_id, _ in upkeep.quiet_jobs(conn, seconds=60, waiting=3)}
+        assert jobs.quiet(conn, seconds=60, waiting=5) == []
+        some = {task_id for task_id, _ in jobs.quiet(conn, seconds=60, waiting=3)}
         assert len(some) == 2
-        rest = {task_id for task_id, _ in upkeep.quiet_jobs(conn, seconds=60, waiting=0)}
+        rest = {task_id for task_id, _ in jobs.quiet(conn, seconds=60, waiting=0)}
         assert rest == ids - some
 
 

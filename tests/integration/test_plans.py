@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from psycopg import sql
 
-from tests.integration.conftest import HashBackend
+from tests.fixtures.application import HashBackend
 from worker.recipes import Recipe
 from worker.store import builds, connection, hnsw, search
 from worker.store.builds import Build
@@ -50,15 +50,15 @@ def loaded(services: Any, administrator: Any, template: str) -> Iterator[str]:
             for statement in text.split(";"):
                 conn.execute(statement.encode())
             build = live(conn)
-            assert not hnsw.due(conn, build)
+            assert not hnsw.is_due(conn, build)
             patch.setattr(hnsw, "NUMBERS", DOCUMENTS * CHUNKS * DIMENSIONS)
-            assert hnsw.due(conn, build)
+            assert hnsw.is_due(conn, build)
             # as a task that died left it
             conn.execute(
                 "CREATE INDEX embeddings_1_hnsw ON vector_index.embeddings_1 USING btree (hash) WHERE false"
             )
-        assert hnsw.make(url, build)
-        assert not hnsw.make(url, build)
+        assert hnsw.create(url, build)
+        assert not hnsw.create(url, build)
         yield url
         connection.close_pools()
 

@@ -1,11 +1,10 @@
-"""What reaches the provider, counted there: never more than TOKEN_LIMIT less the room for the answer."""
+"""The prompts that reach the provider never exceed TOKEN_LIMIT minus the tokens reserved for the answer."""
 
 import random
 
-from tests.fixtures.provider import running_provider  # noqa: F401
 from tests.provider import Provider, prompt_tokens
 from worker.backends.llm import LLMChatBackend
-from worker.chat import answering
+from worker.chat import prompting
 from worker.documents import Passage
 
 WORDS = [
@@ -38,8 +37,14 @@ def test_random_questions_with_long_histories_and_twenty_large_passages(provider
         limit = [*backends][number % len(backends)]
         said = chance.sample(turns, chance.randint(10, 40))
         history = [{"role": ("user", "assistant")[at % 2], "content": text} for at, text in enumerate(said)]
-        question = answering.Question(text=_text(chance, 20), history=history)
-        answering.answer(backends[limit], question, chance.sample(shelf, 20))
+        prompt = prompting.compose(
+            _text(chance, 20),
+            chance.sample(shelf, 20),
+            history=history,
+            max_tokens=backends[limit].prompt_tokens,
+            count=backends[limit].count_tokens,
+        )
+        backends[limit].reply(prompt.messages)
         sizes.append(prompt_tokens(provider.prompts[-1]) / (limit - ANSWER_TOKENS))
     assert len(provider.prompts) == QUESTIONS
     assert max(sizes) <= 1

@@ -15,7 +15,6 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 
-from tests.fixtures.provider import running_provider  # noqa: F401
 from tests.provider import Provider
 
 

@@ -39,7 +39,7 @@ def test_what_is_cut_is_closed_and_refused_until_it_is_mended(proxy: Proxy) -> N
         assert connection.recv(1) == b""
     with pytest.raises(ConnectionRefusedError):
         connect(proxy)
-    proxy.mend()
+    proxy.restore()
     with connect(proxy) as connection:
         assert connection.recv(1) == b"a"
 
@@ -55,5 +55,5 @@ def test_what_is_stalled_stands_and_arrives_once_it_is_mended(proxy: Proxy) -> N
                 with pytest.raises(TimeoutError):
                     connection.recv(1)
                 connection.settimeout(60)
-            proxy.mend()
+            proxy.restore()
             assert (old.recv(1), new.recv(1)) == (b"b", b"a")

@@ -13,26 +13,26 @@ import stamina
 from celery import Celery
 from celery.exceptions import Reject
 
-from tests.integration.test_pipeline import Application, application, faulty  # noqa: F401
-from tests.integration.test_reindexing import Shelf, run, shop  # noqa: F401
+from tests.fixtures.application import Application, faulty
+from tests.fixtures.shelf import Shelf, run
 from worker.errors import InvalidQuery, Refused, ServiceUnreachable
-from worker.indexing import reindexing, staging
-from worker.store import builds, connection, queue, revisions, upkeep
-from worker.store.revisions import Job
+from worker.indexing import staging
+from worker.store import builds, connection, deletion, jobs, queue
+from worker.store.jobs import JobSlice
 
 
 def test_a_document_that_is_sent_while_reindexing_lists_what_is_gone_stays(
-    shop: Application,  # noqa: F811
+    shop: Application,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     run(shop, Shelf({"kept": "A book.", "gone": "An old book.", "sent": "A former book."}))
-    delete = revisions.delete
+    delete = deletion.delete
 
     def overtaken(*args: Any, **options: Any) -> Any:
         shop.stage({"id": "sent", "text": "A book that the application has just sent."})
         return delete(*args, **options)
 
-    monkeypatch.setattr(reindexing.revisions, "delete", overtaken)
+    monkeypatch.setattr(deletion, "delete", overtaken)
     result = run(shop, Shelf({"kept": "A book."}), allow_shrink=True)
     assert result["deleted"] == 1
     assert shop.state("gone")["state"] == "absent"
@@ -40,17 +40,17 @@ def test_a_document_that_is_sent_while_reindexing_lists_what_is_gone_stays(
 
 
 def test_a_document_that_changes_while_it_is_deleted_by_filter_stays(
-    application: Application,  # noqa: F811
+    application: Application,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     application.put(*[{"id": n, "text": f"Words {n}.", "metadata": {"old": True}} for n in range(2)])
-    delete = revisions.delete
+    delete = deletion.delete
 
     def overtaken(*args: Any, **options: Any) -> Any:
         application.stage({"id": 1, "text": "New words.", "metadata": {"old": False}})
         return delete(*args, **options)
 
-    monkeypatch.setattr(staging.revisions, "delete", overtaken)
+    monkeypatch.setattr(deletion, "delete", overtaken)
     done = staging.delete_matching(application.url, application.index, "delete", {"old": True}, None)
     assert done == staging.Deleted(deleted=1)
     application.drainer.drain()
@@ -58,7 +58,7 @@ def test_a_document_that_changes_while_it_is_deleted_by_filter_stays(
 
 
 def test_deleting_and_publishing_the_same_documents_lock_them_in_one_order(
-    application: Application,  # noqa: F811
+    application: Application,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     application.put({"id": "a", "text": "Words."}, {"id": "b", "text": "More words."})
@@ -85,7 +85,7 @@ def test_deleting_and_publishing_the_same_documents_lock_them_in_one_order(
     assert application.state("a")["state"] == application.state("b")["state"] == "absent"
 
 
-def test_an_index_with_a_backlog_does_not_hold_up_another(application: Application) -> None:  # noqa: F811
+def test_an_index_with_a_backlog_does_not_hold_up_another(application: Application) -> None:
     first = application.index
     application.stage(*[{"id": n, "text": f"Words number {n}."} for n in range(100)])
     application.index = replace(first, name="other")
@@ -98,40 +98,40 @@ def test_an_index_with_a_backlog_does_not_hold_up_another(application: Applicati
 
 
 def test_the_lowest_version_of_all_is_taken_with_unchanged_content(
-    application: Application,  # noqa: F811
+    application: Application,
 ) -> None:
     application.put({"id": "a", "text": "Words."})
     assert application.put({"id": "a", "text": "Words.", "version": -(2**63)})["unchanged"] == 1
     assert application.state("a")["version"] == -(2**63)
 
 
-def test_the_ledger_of_a_job_that_waits_still_outlives_a_week(application: Application) -> None:  # noqa: F811
+def test_the_ledger_of_a_job_that_waits_still_outlives_a_week(application: Application) -> None:
     finished = application.stage({"id": "b", "text": "Other words."})
     application.drainer.drain()
     assert application.result(finished) is not None
     waiting = application.stage({"id": "a", "text": "Words."})
     with connection.checkout(application.url) as conn:
         conn.execute("UPDATE vector_index.jobs SET created_at = now() - interval '8 days'")
-        assert upkeep.forget_jobs(conn) == 1
+        assert jobs.delete_expired(conn) == 1
         application.drainer.drain()
         assert (application.result(waiting) or {})["indexed"] == 1
         # nobody waits for what was never staged to its end
-        revisions.delete(conn, Job(task_id="half", slice=0, slices=2, index_id=1), [], None)
+        deletion.delete(conn, JobSlice(task_id="half", slice=0, slices=2, index_id=1), [], None)
         conn.execute(
             "UPDATE vector_index.jobs SET finished_at = NULL, created_at = now() - interval '8 days', "
             "touched_at = now() - interval '8 days' WHERE task_id = 'half'"
         )
-        assert upkeep.forget_jobs(conn) == 2
+        assert jobs.delete_expired(conn) == 2
 
 
-def test_what_is_given_back_is_found_by_its_key(application: Application) -> None:  # noqa: F811
+def test_what_is_given_back_is_found_by_its_key(application: Application) -> None:
     application.stage({"id": "a", "text": "Words."})
     claim = application.drainer._claim()
     assert claim is not None
     with connection.checkout(application.url) as conn:
         conn.execute("SET enable_seqscan = off")
         plan = conn.execute(
-            b"EXPLAIN " + claim.build.sql("queue.sql", "give_back").as_bytes(conn),
+            b"EXPLAIN " + claim.build.sql("queue.sql", "release").as_bytes(conn),
             {
                 "token": claim.token,
                 "hashes": [item.hash for item in claim.inputs],
@@ -141,12 +141,12 @@ def test_what_is_given_back_is_found_by_its_key(application: Application) -> Non
         ).fetchall()
         conn.execute("RESET enable_seqscan")
         assert "Seq Scan" not in "\n".join(line for (line,) in plan)
-        queue.give_back(conn, claim, counted=False)
+        queue.release(conn, claim, counted=False)
     assert application.rows("SELECT attempts, token FROM vector_index.pending_1") == [(0, None)]
 
 
 def test_vectors_that_were_paid_for_outlive_a_restart_of_postgres(
-    application: Application,  # noqa: F811
+    application: Application,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     away = [ServiceUnreachable("Postgres is away"), ServiceUnreachable("Postgres is away")]
@@ -186,7 +186,7 @@ def test_a_caller_who_came_while_postgres_was_away_is_served_once_it_is_back(
 
 
 def test_retrying_all_that_failed_takes_one_connection_at_a_time(
-    application: Application,  # noqa: F811
+    application: Application,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     faulty(application.backend, lambda _: Refused("no"))
@@ -246,16 +246,16 @@ def test_whoever_logs_retries_sees_no_documents() -> None:
     assert "private" not in repr((details.args, details.kwargs))
 
 
-def test_a_look_at_a_job_does_not_read_its_documents_one_by_one(application: Application) -> None:  # noqa: F811
+def test_a_look_at_a_job_does_not_read_its_documents_one_by_one(application: Application) -> None:
     task_id = application.stage(*[{"id": n, "text": f"Words number {n}."} for n in range(250)])
     with connection.checkout(application.url) as conn:
         build = builds.live(conn, "default")
         assert build is not None
-        [alike] = upkeep.job_documents(conn, build, task_id)
+        [alike] = jobs.documents(conn, build, task_id)
     assert (alike.state, alike.documents, alike.failed) == ("pending", 250, [])
 
 
-def test_a_job_that_the_database_does_not_know_is_no_endless_wait(application: Application) -> None:  # noqa: F811
+def test_a_job_that_the_database_does_not_know_is_no_endless_wait(application: Application) -> None:
     application.put({"id": "a", "text": "Words."})
     with pytest.raises(InvalidQuery, match="nothing was staged by the task unknown"):
         application.result("unknown")

@@ -2,85 +2,20 @@
 
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.fixtures.application import Application
+from tests.fixtures.shelf import DyingSource, Shelf, WorkerKilled, ids, reindex, run
 from tests.fixtures.system import eventually
-from tests.integration.test_pipeline import Application, application  # noqa: F401
-from worker.configuration import SourceSettings
 from worker.errors import SettingsError, SourceFailed, TemporaryError
 from worker.indexing import reindexing as product
-from worker.protocols import Source
 from worker.sources.files import FolderSource
-from worker.store import builds, connection, reindexing, revisions, upkeep
-from worker.store.reindexing import Request
-from worker.store.writing import PreparedInVain
-
-
-@dataclass
-class Shelf:
-    """A user's own source."""
-
-    texts: dict[str, str] = field(default_factory=dict)
-    breaks_after: int | None = None  # documents
-
-    def documents(self) -> Iterator[dict[str, Any]]:
-        for number, (id, text) in enumerate(self.texts.items()):
-            if number == self.breaks_after:
-                raise ConnectionError("the shelf fell down")
-            yield {"id": id, "text": text}
-
-
-class Dying(BaseException):
-    """The worker is killed."""
-
-
-class Dead(Shelf):
-    """Its worker is killed when 200 documents are staged."""
-
-    def documents(self) -> Iterator[dict[str, Any]]:
-        for number, document in enumerate(super().documents()):
-            if number == 201:
-                raise Dying
-            yield document
-
-
-@pytest.fixture
-def shelf() -> Shelf:
-    return Shelf({str(number): f"Book number {number}." for number in range(250)})
-
-
-@pytest.fixture
-def shop(application: Application) -> Application:  # noqa: F811
-    source = SourceSettings(name="shelf", class_path="tests.integration.test_reindexing.Shelf")
-    application.index = replace(application.index, source=source)
-    return application
-
-
-def reindex(shop: Application, source: Source, task_id: str, **options: Any) -> str | None:
-    """What the task does in a worker; a sentence where it was skipped."""
-    request = Request(index=shop.index.name, task_id=task_id)
-    return product.reindex(
-        shop.url, shop.index, shop.backend, lambda: source, request, max_bytes=10_000, **options
-    )
-
-
-def run(shop: Application, source: Source, task_id: str | None = None, **options: Any) -> dict[str, Any]:
-    """A run to its end, and its result."""
-    shop.jobs += 1
-    task_id = task_id or f"run-{shop.jobs}"
-    assert reindex(shop, source, task_id, **options) is None
-    shop.drainer.drain()
-    result = shop.result(task_id)
-    assert result is not None
-    return result
-
-
-def ids(shop: Application) -> set[str]:
-    return {str(row[0]) for row in shop.rows("SELECT id FROM vector_index.documents WHERE NOT deleted")}
+from worker.store import builds, connection, jobs, reindexing, writing
+from worker.store.reindexing import ReindexRequest
+from worker.store.writing import StalePreparation
 
 
 def test_everything_is_searchable_and_counted_and_the_same_again_costs_no_request(
@@ -173,8 +108,8 @@ def test_a_run_that_died_is_carried_through_by_its_redelivery(
     """Given two pages are staged and one document changes, then every document counts once."""
     monkeypatch.setattr(product, "DOCUMENTS_AT_ONCE", 100)
 
-    with pytest.raises(Dying):
-        reindex(shop, Dead(shelf.texts), "run")
+    with pytest.raises(WorkerKilled):
+        reindex(shop, DyingSource(shelf.texts), "run")
     assert shop.result("run") is None
     shelf.texts["3"] = "Changed in between."
     del shelf.texts["249"]
@@ -273,17 +208,17 @@ def take_over(shop: Application) -> None:
     """As the next run does, once the lease is over."""
     with connection.checkout(shop.url) as conn:
         conn.execute("UPDATE vector_index.reindexing SET until = now() - interval '1 second'")
-        assert reindexing.begin(conn, 1, Request(index="default", task_id="other"))
+        assert reindexing.begin(conn, 1, ReindexRequest(index="default", task_id="other"))
 
 
 def test_a_page_that_others_change_again_and_again_is_tried_later(
     shop: Application, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def overtaken(*_: Any, **__: Any) -> list[int]:
-        raise PreparedInVain
+        raise StalePreparation
 
     with monkeypatch.context() as patch:
-        patch.setattr(revisions, "stage", overtaken)
+        patch.setattr(writing, "stage", overtaken)
         with pytest.raises(TemporaryError, match="changed again and again"):
             run(shop, shelf, "run")
     assert run(shop, shelf, "run")["indexed"] == 250
@@ -293,7 +228,7 @@ def test_a_waiting_task_that_was_lost_is_sent_again(shop: Application, shelf: Sh
     assert reindex(shop, shelf, "run") is None
     with connection.checkout(shop.url) as conn:
         conn.execute("UPDATE vector_index.jobs SET touched_at = now() - interval '5 minutes'")
-        assert upkeep.quiet_jobs(conn, seconds=60) == [("run", "default")]
+        assert jobs.quiet(conn, seconds=60) == [("run", "default")]
 
 
 def test_a_folder_is_followed(shop: Application, tmp_path: Path) -> None:

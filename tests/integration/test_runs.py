@@ -1,22 +1,22 @@
 """The history of reindexing, and what a run does to documents that it does not have to touch."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from psycopg import sql
 
-from tests.integration.test_pipeline import Application, application  # noqa: F401
-from tests.integration.test_reindexing import Dead, Dying, Shelf, ids, reindex, run, shop  # noqa: F401
+from tests.fixtures.application import Application
+from tests.fixtures.shelf import DyingSource, Shelf, WorkerKilled, ids, reindex, run
 from worker.configuration import SourceSettings
 from worker.errors import Refused, SettingsError, SourceFailed
 from worker.indexing import reindexing as product
-from worker.sources.files import Skipped
+from worker.protocols import Skipped
 from worker.sources.sql import SQLSource
-from worker.store import connection, upkeep
-from worker.store.reindexing import Request
+from worker.store import connection, jobs
+from worker.store.reindexing import ReindexRequest
 from worker.store.statements import statement
 
 COLUMNS = "task_id, outcome, read, staged, unchanged, deleted, rejected, message"
@@ -27,7 +27,7 @@ def shelf() -> Shelf:
     return Shelf({str(number): f"Book number {number}." for number in range(30)})
 
 
-def history(shop: Application, columns: str = COLUMNS) -> list[tuple[Any, ...]]:  # noqa: F811
+def history(shop: Application, columns: str = COLUMNS) -> list[tuple[Any, ...]]:
     return shop.rows(f"SELECT {columns} FROM vector_index.runs ORDER BY run")
 
 
@@ -41,7 +41,7 @@ def history(shop: Application, columns: str = COLUMNS) -> list[tuple[Any, ...]]:
         ("last_complete", "Index Scan Backward using runs_done"),
     ],
 )
-def test_a_long_history_is_not_read_as_a_whole(shop: Application, name: str, condition: str) -> None:  # noqa: F811
+def test_a_long_history_is_not_read_as_a_whole(shop: Application, name: str, condition: str) -> None:
     """A schedule of two seconds has four million runs in 90 days; each begins and ends with these statements."""
     text = sql.SQL("EXPLAIN ") + statement("reindexing.sql", name)
     with connection.checkout(shop.url) as conn:
@@ -54,7 +54,7 @@ def test_a_long_history_is_not_read_as_a_whole(shop: Application, name: str, con
     assert re.search(condition, plan)
 
 
-def test_a_run_is_written_down_with_its_figures(shop: Application, shelf: Shelf) -> None:  # noqa: F811
+def test_a_run_is_written_down_with_its_figures(shop: Application, shelf: Shelf) -> None:
     run(shop, shelf, "one")
     shelf.texts |= {"1": "Changed.", "2": "x" * 10_001}
     del shelf.texts["3"]
@@ -67,7 +67,7 @@ def test_a_run_is_written_down_with_its_figures(shop: Application, shelf: Shelf)
 
 
 def test_a_source_that_fails_leaves_its_sentence_and_the_next_run_is_done(
-    shop: Application,  # noqa: F811
+    shop: Application,
     shelf: Shelf,
 ) -> None:
     with pytest.raises(SourceFailed) as caught:
@@ -77,18 +77,18 @@ def test_a_source_that_fails_leaves_its_sentence_and_the_next_run_is_done(
     assert history(shop) == [("one", "done", 30, 30, 0, 0, 0, None)]
 
 
-def test_settings_that_do_not_serve_are_in_the_history_too(shop: Application) -> None:  # noqa: F811
+def test_settings_that_do_not_serve_are_in_the_history_too(shop: Application) -> None:
     def broken() -> Any:
         raise SettingsError("PATHS of FolderSource is []: give a list")
 
-    request = Request(index="default", task_id="one")
+    request = ReindexRequest(index="default", task_id="one")
     with pytest.raises(SettingsError):
         product.reindex(shop.url, shop.index, shop.backend, broken, request, max_bytes=99)
     assert history(shop, "outcome, message") == [("failed", "PATHS of FolderSource is []: give a list")]
 
 
 def test_an_error_of_foreign_code_is_kept_without_its_words(
-    shop: Application,  # noqa: F811
+    shop: Application,
     shelf: Shelf,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -103,7 +103,7 @@ def test_an_error_of_foreign_code_is_kept_without_its_words(
     assert history(shop, "outcome, message") == [("failed", "ValueError")]
 
 
-def test_the_second_of_two_runs_is_skipped_and_said(shop: Application, shelf: Shelf) -> None:  # noqa: F811
+def test_the_second_of_two_runs_is_skipped_and_said(shop: Application, shelf: Shelf) -> None:
     class Slow(Shelf):
         def documents(self) -> Iterator[dict[str, Any]]:
             reindex(shop, Shelf(), "two")
@@ -114,7 +114,7 @@ def test_the_second_of_two_runs_is_skipped_and_said(shop: Application, shelf: Sh
     assert "another run of reindex is reading" in history(shop, "message")[1][0]
 
 
-def test_a_paused_index_is_not_read(shop: Application, shelf: Shelf) -> None:  # noqa: F811
+def test_a_paused_index_is_not_read(shop: Application, shelf: Shelf) -> None:
     run(shop, shelf, "one")
     with connection.checkout(shop.url) as conn:
         conn.execute("UPDATE vector_index.indexes SET paused_at = now()")
@@ -122,25 +122,25 @@ def test_a_paused_index_is_not_read(shop: Application, shelf: Shelf) -> None:  #
     assert history(shop, "task_id, outcome") == [("one", "done"), ("two", "skipped")]
 
 
-def test_a_run_that_died_and_is_delivered_again_is_one_row(shop: Application, shelf: Shelf) -> None:  # noqa: F811
+def test_a_run_that_died_and_is_delivered_again_is_one_row(shop: Application, shelf: Shelf) -> None:
     large = Shelf({str(number): f"Book number {number}." for number in range(250)})
-    with pytest.raises(Dying):
-        reindex(shop, Dead(large.texts), "one")
+    with pytest.raises(WorkerKilled):
+        reindex(shop, DyingSource(large.texts), "one")
     assert history(shop, "task_id, outcome") == [("one", "running")]
     run(shop, large, "one")
     assert history(shop) == [("one", "done", 250, 250, 0, 0, 0, None)]
 
 
-def test_a_run_whose_worker_died_for_good_is_closed_by_the_next(shop: Application, shelf: Shelf) -> None:  # noqa: F811
+def test_a_run_whose_worker_died_for_good_is_closed_by_the_next(shop: Application, shelf: Shelf) -> None:
     large = {str(number): f"Book number {number}." for number in range(250)}
-    with pytest.raises(Dying):
-        reindex(shop, Dead(large), "one")
+    with pytest.raises(WorkerKilled):
+        reindex(shop, DyingSource(large), "one")
     run(shop, shelf, "two")
     assert history(shop, "task_id, outcome") == [("one", "failed"), ("two", "done")]
     assert "its worker died or was stuck" in history(shop, "message")[0][0]
 
 
-def test_runs_are_forgotten_after_ninety_days(shop: Application, shelf: Shelf) -> None:  # noqa: F811
+def test_runs_are_forgotten_after_ninety_days(shop: Application, shelf: Shelf) -> None:
     for name in ("one", "two"):
         run(shop, shelf, name)
     with connection.checkout(shop.url) as conn:
@@ -155,7 +155,7 @@ def test_runs_are_forgotten_after_ninety_days(shop: Application, shelf: Shelf) -
 
 
 def test_a_source_that_stays_small_is_not_believed_the_second_time_either(
-    shop: Application,  # noqa: F811
+    shop: Application,
     shelf: Shelf,
 ) -> None:
     """A run that was refused is no measure for the next."""
@@ -168,7 +168,7 @@ def test_a_source_that_stays_small_is_not_believed_the_second_time_either(
     assert "warning" not in run(shop, Shelf(dict(list(fewer.texts.items())[:3])))
 
 
-def test_the_first_run_is_compared_with_what_the_index_holds(shop: Application) -> None:  # noqa: F811
+def test_the_first_run_is_compared_with_what_the_index_holds(shop: Application) -> None:
     shop.put(*({"id": str(number), "text": f"Sent {number}."} for number in range(9)))
     result = run(shop, Shelf({"0": "Sent 0."}))
     assert "returned 1 documents and the index holds 9: nothing was deleted" in result["warning"]
@@ -178,7 +178,7 @@ def test_the_first_run_is_compared_with_what_the_index_holds(shop: Application) 
 # What is as it was
 
 
-def test_what_is_unchanged_costs_no_transaction_and_no_row(shop: Application, shelf: Shelf) -> None:  # noqa: F811
+def test_what_is_unchanged_costs_no_transaction_and_no_row(shop: Application, shelf: Shelf) -> None:
     run(shop, shelf, "one")
     written = "SELECT count(*), max(slice) FROM vector_index.job{} WHERE task_id = 'two'"
     assert run(shop, shelf, "two")["unchanged"] == 30
@@ -186,7 +186,7 @@ def test_what_is_unchanged_costs_no_transaction_and_no_row(shop: Application, sh
     assert shop.rows(written.format("s")) == [(2, 1)], "one to begin with and one to end with"
 
 
-def test_a_change_of_metadata_alone_makes_no_request(shop: Application, shelf: Shelf) -> None:  # noqa: F811
+def test_a_change_of_metadata_alone_makes_no_request(shop: Application, shelf: Shelf) -> None:
     """But for `important`, which is embedded with every chunk."""
 
     class Labelled(Shelf):
@@ -207,7 +207,7 @@ def test_a_change_of_metadata_alone_makes_no_request(shop: Application, shelf: S
     assert run(shop, labelled)["embedded"] == 30
 
 
-def test_what_had_failed_is_tried_again(shop: Application, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_what_had_failed_is_tried_again(shop: Application, monkeypatch: pytest.MonkeyPatch) -> None:
     embed = shop.backend.embed
 
     def refuse(texts: Sequence[str]) -> Any:
@@ -223,7 +223,7 @@ def test_what_had_failed_is_tried_again(shop: Application, monkeypatch: pytest.M
     assert (result["indexed"], result["failed"], shop.state("a")["state"]) == (1, [], "live")
 
 
-def test_a_higher_version_of_the_same_content_raises_the_fence(shop: Application) -> None:  # noqa: F811
+def test_a_higher_version_of_the_same_content_raises_the_fence(shop: Application) -> None:
     class Versioned(Shelf):
         version = 1
 
@@ -243,7 +243,7 @@ def test_a_higher_version_of_the_same_content_raises_the_fence(shop: Application
 
 @pytest.mark.parametrize("page", [1, 2, 1000])
 def test_every_document_that_a_source_returns_counts_once(
-    shop: Application,  # noqa: F811
+    shop: Application,
     page: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -262,7 +262,7 @@ def test_every_document_that_a_source_returns_counts_once(
     assert history(shop, "read") == [(3,)]
 
 
-def test_an_id_that_postgres_cannot_store_costs_its_document_alone(shop: Application) -> None:  # noqa: F811
+def test_an_id_that_postgres_cannot_store_costs_its_document_alone(shop: Application) -> None:
     class Odd(Shelf):
         def documents(self) -> Iterator[Any]:
             yield {"id": "\x00\ud800", "text": "A text."}
@@ -277,7 +277,7 @@ def test_an_id_that_postgres_cannot_store_costs_its_document_alone(shop: Applica
 
 
 @pytest.fixture
-def table(shop: Application) -> Application:  # noqa: F811
+def table(shop: Application) -> Application:
     settings = SourceSettings(name="page", class_path="worker.sources.sql.SQLSource")
     shop.index = replace(shop.index, source=settings)
     with connection.checkout(shop.url) as conn:
@@ -286,7 +286,7 @@ def table(shop: Application) -> Application:  # noqa: F811
     return shop
 
 
-def pages(shop: Application, where: str = "true") -> SQLSource:  # noqa: F811
+def pages(shop: Application, where: str = "true") -> SQLSource:
     query = f"SELECT id, body AS text, changed FROM page WHERE {where}"
     return SQLSource(dsn=shop.url, query=query, cursor="changed", cursor_overlap=3)
 
@@ -314,8 +314,8 @@ def test_a_run_that_failed_does_not_move_the_cursor(table: Application) -> None:
         conn.execute("UPDATE page SET body = 'New', changed = 100 WHERE id = 3")
 
     class Breaking(SQLSource):
-        def documents_since(self, since: str | None) -> Iterator[dict[str, Any]]:
-            yield from super().documents_since(since)
+        def documents_since(self, cursor: str | None) -> Generator[dict[str, Any], None, str | None]:
+            yield from super().documents_since(cursor)
             raise ConnectionError
 
     broken = Breaking(
@@ -344,12 +344,12 @@ def test_a_run_with_a_cursor_that_finds_nothing_keeps_its_place(table: Applicati
 
 
 def test_a_waiting_task_of_a_run_is_not_sent_again_before_all_is_staged(
-    shop: Application,  # noqa: F811
+    shop: Application,
     shelf: Shelf,
 ) -> None:
     large = {str(number): f"Book number {number}." for number in range(250)}
-    with pytest.raises(Dying):
-        reindex(shop, Dead(large), "one")
+    with pytest.raises(WorkerKilled):
+        reindex(shop, DyingSource(large), "one")
     with connection.checkout(shop.url) as conn:
         conn.execute("UPDATE vector_index.jobs SET touched_at = now() - interval '5 minutes'")
-        assert upkeep.quiet_jobs(conn, seconds=60) == []
+        assert jobs.quiet(conn, seconds=60) == []

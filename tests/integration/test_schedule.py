@@ -14,7 +14,7 @@ from worker import wiring
 from worker.celery.application import beat_entries
 from worker.sources.scheduling import next_due
 from worker.store import connection, schedule
-from worker.store.schedule import CLAIM_SECONDS, PATIENCE_SECONDS, Run, runs_to_send
+from worker.store.schedule import CLAIM_SECONDS, PATIENCE_SECONDS, ScheduledRun, runs_to_send
 
 HOURLY = "0 * * * *"
 
@@ -28,7 +28,7 @@ class Beat:
 
     def take_over(self, **schedules: str | None) -> None:
         with connection.checkout(self.url) as conn:
-            schedule.take_over(conn, schedules, "Europe/Berlin")
+            schedule.sync(conn, schedules, "Europe/Berlin")
 
     def look(self) -> list[str]:
         """Send what is due; the ids of the tasks."""
@@ -248,15 +248,15 @@ def test_deployments_that_share_a_database_leave_each_other_s_schedules_alone(be
     assert [id.startswith("reindex-shop-") for id in shop.look()] == [True]
     beat.take_over(default=None)
     with connection.checkout(beat.url) as conn:
-        assert [row["index"] for row in schedule.listed(conn, beat.indexes)] == []
-        assert [row["index"] for row in schedule.listed(conn, shop.indexes)] == ["shop"]
+        assert [row["index"] for row in schedule.list_schedules(conn, beat.indexes)] == []
+        assert [row["index"] for row in schedule.list_schedules(conn, shop.indexes)] == ["shop"]
 
 
 def test_a_claim_under_old_settings_does_not_undo_new_ones(beat: Beat) -> None:
     beat.take_over(default="60")
     beat.wait(61)
     old = runs_to_send(beat.url, beat.indexes)
-    assert isinstance(next(old), Run)
+    assert isinstance(next(old), ScheduledRun)
     beat.take_over(default="7200")
     due_at = beat.due_at()
     assert next(old, None) is None
@@ -267,7 +267,7 @@ def test_another_time_zone_is_another_schedule(beat: Beat) -> None:
     beat.take_over(default="0 3 * * *")
     before = beat.due_at()
     with connection.checkout(beat.url) as conn:
-        schedule.take_over(conn, {"default": "0 3 * * *"}, "Asia/Kolkata")
+        schedule.sync(conn, {"default": "0 3 * * *"}, "Asia/Kolkata")
         (now,) = conn.execute("SELECT now()").fetchone() or ()
     assert beat.due_at() != before
     assert beat.due_at() == next_due("0 3 * * *", "Asia/Kolkata", due=now, now=now)
@@ -295,7 +295,7 @@ def test_the_list_has_the_newest_run_and_what_was_skipped_since(beat: Beat) -> N
         "VALUES ('default', 'late', 'skipped', 'the index was paused')"
     )
     with connection.checkout(beat.url) as conn:
-        default, other = schedule.listed(conn, beat.indexes)
+        default, other = schedule.list_schedules(conn, beat.indexes)
     assert (default["index"], default["schedule"], default["timezone"]) == ("default", "60", "Europe/Berlin")
     assert default["due_in_seconds"] == pytest.approx(60, abs=20)
     assert datetime.fromisoformat(default["due_at"]) == beat.due_at()

@@ -7,15 +7,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.integration.conftest import HashBackend
-from tests.integration.test_pipeline import Application, application  # noqa: F401
-from tests.integration.test_store import filters
+from tests.fixtures.application import Application, HashBackend
+from tests.fixtures.filters import filters
 from worker.configuration import IndexSettings
-from worker.documents import Passage
 from worker.errors import InvalidQuery, SettingsError
 from worker.indexing import staging
 from worker.indexing.draining.drainer import Drainer
-from worker.search.retrieval import MODES, Query, retrieve
+from worker.search.queries import MODES, SearchQuery
 from worker.store import connection, schema
 
 PETS = [
@@ -25,12 +23,8 @@ PETS = [
 ]
 
 
-def passages(application: Application, text: str, **options: Any) -> list[Passage]:  # noqa: F811
-    return retrieve(application.url, application.index, application.backend, Query(text=text, **options))
-
-
 def test_words_are_found_in_their_other_forms_and_the_rarer_counts_more(
-    application: Application,  # noqa: F811
+    application: Application,
 ) -> None:
     application.put(*PETS)
     assert application.search("garden of an ocean", mode="text") == ["ships", "cats", "dogs"]
@@ -38,34 +32,32 @@ def test_words_are_found_in_their_other_forms_and_the_rarer_counts_more(
     assert application.search("which of the two", mode="text") == []
 
 
-def test_a_title_is_found_by_its_words(application: Application) -> None:  # noqa: F811
+def test_a_title_is_found_by_its_words(application: Application) -> None:
     application.put(*PETS, {"id": "n", "title": "Zeppelins", "text": "They were slow, too."})
     assert application.search("zeppelin", mode="text") == ["n"]
 
 
-def test_text_mode_asks_no_provider_and_gives_no_similarity(application: Application) -> None:  # noqa: F811
+def test_text_mode_asks_no_provider_and_gives_no_similarity(application: Application) -> None:
     application.put(*PETS)
     requests = len(application.backend.requests)
-    [found] = passages(application, "oceans", mode="text")
+    [found] = application.passages("oceans", mode="text")
     assert (found.similarity, len(application.backend.requests)) == (None, requests)
 
 
 def test_hybrid_is_the_default_and_finds_by_word_and_by_vector_with_a_similarity_each(
-    application: Application,  # noqa: F811
+    application: Application,
 ) -> None:
     """The one that both rankings have high comes first; scores fall; nothing is lost that only one of them has."""
     application.put(*PETS)
-    found = passages(application, "cats and oceans")
+    found = application.passages("cats and oceans")
     assert {row.document_id for row in found} == {"cats", "dogs", "ships"}
     assert [row.score for row in found] == sorted((row.score for row in found), reverse=True)
     assert all(row.similarity is not None and -1.0 <= row.similarity <= 1.001 for row in found)
-    near = {
-        row.document_id: row.similarity for row in passages(application, "cats and oceans", mode="vector")
-    }
+    near = {row.document_id: row.similarity for row in application.passages("cats and oceans", mode="vector")}
     assert {row.document_id: pytest.approx(row.similarity) for row in found} == near
 
 
-def test_weights_of_an_index_choose_between_the_rankings(application: Application) -> None:  # noqa: F811
+def test_weights_of_an_index_choose_between_the_rankings(application: Application) -> None:
     application.put(*[{"id": n, "text": f"{'common ' * n}text number {n}"} for n in range(1, 9)])
     question = "number 3"
     application.index = replace(application.index, hybrid_weights=(1.0, 0.0))
@@ -80,14 +72,14 @@ def test_weights_of_an_index_choose_between_the_rankings(application: Applicatio
     ["C++ and C#", "the of and", "\U0001f600", "a\x00b", "word " * 2000, "x" * 10_000, "it's \\ 'quoted' & | ! <-> :*",
      "\ud800", "\u732b\u306f\u5ead\u3067", " ".join(f"w{n}" for n in range(3000))],
 )  # fmt: skip
-def test_any_question_is_answered(application: Application, question: str, mode: str) -> None:  # noqa: F811
+def test_any_question_is_answered(application: Application, question: str, mode: str) -> None:
     application.put(*PETS)
     found = application.search(question, mode=mode)
     assert mode == "text" or set(found) == {"cats", "dogs", "ships"}
 
 
 def test_a_question_without_spaces_between_words_goes_by_vector_alone(
-    application: Application,  # noqa: F811
+    application: Application,
 ) -> None:
     """Postgres makes one lexeme of a clause: what happens to be found by it would only push better rows down."""
     application.put(*PETS, {"id": "ja", "text": "\u732b\u306f \u5ead\u3067"})
@@ -96,7 +88,7 @@ def test_a_question_without_spaces_between_words_goes_by_vector_alone(
 
 
 def test_an_index_has_its_language_and_an_unknown_one_is_told(
-    application: Application,  # noqa: F811
+    application: Application,
 ) -> None:
     application.index = replace(application.index, language="german")
     application.put({"id": "1", "text": "Die H\u00e4user am Ufer."})
@@ -111,7 +103,7 @@ def test_a_text_that_a_tsvector_cannot_hold_is_indexed_all_the_same(
     index: IndexSettings,
 ) -> None:
     wide = HashBackend(token_limit=400_000, batch_token_limit=400_000, chunk_tokens=400_000)
-    application = Application(url, index, wide, Drainer(url, index.embedding_backend, wide))  # noqa: F811
+    application = Application(url, index, wide, Drainer(url, index.embedding_backend, wide))
     words = " ".join(f"word{n}" for n in range(150_000))
     documents = [{"id": "wide", "text": words}]
     staging.stage(url, application.index, wide, "job", documents, max_bytes=10_000_000)
@@ -120,11 +112,11 @@ def test_a_text_that_a_tsvector_cannot_hold_is_indexed_all_the_same(
     connection.close_pools()
 
 
-def test_the_same_text_comes_once_whatever_its_title(application: Application) -> None:  # noqa: F811
+def test_the_same_text_comes_once_whatever_its_title(application: Application) -> None:
     copies = [{"id": f"copy{n}", "title": f"Title {n}", "text": "All rights reserved."} for n in range(60)]
     application.put(*copies, *PETS)
     for mode in ("hybrid", "vector"):
-        found = passages(application, "Are all the rights of cats reserved?", mode=mode, limit=4)
+        found = application.passages("Are all the rights of cats reserved?", mode=mode, limit=4)
         assert sorted(row.document_id for row in found if "copy" not in row.document_id) == [
             "cats",
             "dogs",
@@ -134,7 +126,7 @@ def test_the_same_text_comes_once_whatever_its_title(application: Application) -
     assert len(application.search("rights", mode="text", limit=10)) == 1
 
 
-def test_an_index_of_before_is_searched_by_its_words_too(application: Application) -> None:  # noqa: F811
+def test_an_index_of_before_is_searched_by_its_words_too(application: Application) -> None:
     application.put(*PETS)
     with connection.checkout(application.url) as conn:
         conn.execute("ALTER TABLE vector_index.chunks_1 DROP COLUMN lexemes")
@@ -147,7 +139,7 @@ def test_an_index_of_before_is_searched_by_its_words_too(application: Applicatio
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_pages_fit_together_and_all_rows_are_found(application: Application, mode: str) -> None:  # noqa: F811
+def test_pages_fit_together_and_all_rows_are_found(application: Application, mode: str) -> None:
     """As many rows as asked for whenever they exist, none twice and none left out."""
     application.put(*[{"id": n, "text": f"Words say {n} and {n % 7} here."} for n in range(230)])
     whole = application.search("words 3", limit=100, mode=mode)
@@ -158,10 +150,10 @@ def test_pages_fit_together_and_all_rows_are_found(application: Application, mod
     assert sorted(together, key=int) == [str(n) for n in range(230)]
 
 
-def test_neighbours_are_one_passage_of_the_stored_text(application: Application) -> None:  # noqa: F811
+def test_neighbours_are_one_passage_of_the_stored_text(application: Application) -> None:
     text = "\n\n".join(f"The {n}th owl sat at the window of the {n}th house, and said so." for n in range(40))
     application.put({"id": "owls", "text": text}, *PETS)
-    found = passages(application, "owl at the window", limit=20)
+    found = application.passages("owl at the window", limit=20)
     assert all(text[row.start : row.end] == row.text for row in found if row.document_id == "owls")
     assert any(row.chunks[0] < row.chunks[1] for row in found)
     numbers = [
@@ -170,7 +162,7 @@ def test_neighbours_are_one_passage_of_the_stored_text(application: Application)
     assert len(numbers) == len(set(numbers))
 
 
-def test_per_document_bounds_the_rows_of_one(application: Application) -> None:  # noqa: F811
+def test_per_document_bounds_the_rows_of_one(application: Application) -> None:
     text = "\n\n".join(f"The {n}th owl sat at the window of the {n}th house, and said so." for n in range(40))
     application.put({"id": "owls", "text": text}, *PETS)
     for mode in ("hybrid", "vector"):
@@ -178,22 +170,22 @@ def test_per_document_bounds_the_rows_of_one(application: Application) -> None: 
         assert sorted(found) == ["cats", "dogs", "owls", "ships"]
 
 
-def test_a_threshold_is_of_similarity_and_needs_one(application: Application) -> None:  # noqa: F811
+def test_a_threshold_is_of_similarity_and_needs_one(application: Application) -> None:
     application.put(*PETS)
-    [cats] = passages(application, "Cats chase mice in the garden.", similarity_threshold=0.99)
+    [cats] = application.passages("Cats chase mice in the garden.", similarity_threshold=0.99)
     assert cats.document_id == "cats"
     with pytest.raises(InvalidQuery, match="similarity_threshold needs vectors"):
-        Query(text="x", mode="text", similarity_threshold=0.5)
+        SearchQuery(text="x", mode="text", similarity_threshold=0.5)
     with pytest.raises(InvalidQuery, match="mode must be one of hybrid, vector, text, not 'both'"):
-        Query(text="x", mode="both")
+        SearchQuery(text="x", mode="both")
 
 
-def test_rows_below_the_threshold_take_no_place_on_a_page(application: Application) -> None:  # noqa: F811
+def test_rows_below_the_threshold_take_no_place_on_a_page(application: Application) -> None:
     application.put(*[{"id": n, "text": f"{'owl ' * (n % 4)}bird number {n}"} for n in range(40)])
-    near = [row for row in passages(application, "owl owl bird", limit=100) if (row.similarity or 0) >= 0.5]
+    near = [row for row in application.passages("owl owl bird", limit=100) if (row.similarity or 0) >= 0.5]
     assert 10 < len(near) < 40
     pages = [
-        passages(application, "owl owl bird", limit=7, offset=at, similarity_threshold=0.5)
+        application.passages("owl owl bird", limit=7, offset=at, similarity_threshold=0.5)
         for at in range(0, 40, 7)
     ]
     assert [row.document_id for page in pages for row in page] == [row.document_id for row in near]
@@ -205,14 +197,14 @@ def test_no_question_and_no_filter_shows_a_row_of_another_tenant(
     tenants: Application, text: str, filter: Any, mode: str
 ) -> None:
     try:
-        found = passages(tenants, text, filter={**filter, "owner": "ann"}, mode=mode, limit=100)
+        found = tenants.passages(text, filter={**filter, "owner": "ann"}, mode=mode, limit=100)
     except InvalidQuery:
         return
     assert {row.document_id for row in found} <= {"cats", "dogs"}
 
 
 @pytest.fixture
-def tenants(application: Application) -> Application:  # noqa: F811
+def tenants(application: Application) -> Application:
     application.put(*PETS)
     application.index = replace(application.index, tenant_field="owner")
     return application

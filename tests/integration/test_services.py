@@ -206,7 +206,6 @@ def test_ten_processes_at_once_start_each_server_once(home: Path) -> None:
 def test_a_server_that_died_is_started_again_with_its_data(home: Path, kind: type[Server]) -> None:
     with running(home) as services:
         write(services.addresses, "kept")
-        time.sleep(1)  # it is not started twice in a second
         pid = int(server(kind, home).pid_file.read_text().split()[0])
         os.kill(pid, signal.SIGKILL)
         wait_until(lambda: not server(kind, home).answers())
@@ -222,7 +221,7 @@ def test_a_server_that_died_is_started_again_with_its_data(home: Path, kind: typ
 def test_a_server_that_dies_again_and_again_is_given_up_with_its_last_words(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.services.server.RESTART_SECONDS", 0.1)
+    monkeypatch.setattr("worker.services.server.FIRST_BACKOFF_SECONDS", 0.01)
     with running(home, valkey=False, durable=False):
         pass
     (home / "postgres" / "PG_VERSION").write_text("9.6\n")

@@ -1,4 +1,4 @@
-"""The laws hold whoever dies when, and the sweep has nothing to do where nobody dies."""
+"""The invariants of the indexing protocol hold through crashes, outages and races."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ from worker.configuration import IndexSettings
     ],
     ids=["storm", "calm", "long storm"],
 )
-def test_no_law_is_broken_whoever_dies_when(
+def test_invariants_hold_through_crashes_and_races(
     database_url: str, index: IndexSettings, weather: Weather, seconds: int, record_property: Any
 ) -> None:
     simulation = Simulation(database_url, index, weather)

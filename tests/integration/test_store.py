@@ -10,14 +10,14 @@ from uuid import uuid4
 import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from psycopg.types.json import Jsonb
 
+from tests.fixtures.filters import filters
 from worker.errors import InvalidQuery, ServiceUnreachable, SettingsError
 from worker.services import home as homes
 from worker.services.postgres import Postgres
 from worker.store import builds, connection, schema
-from worker.store.filters import COMBINERS, OPERATORS, compile_filter
+from worker.store.filters import compile_filter
 
 RECIPE = {"dimensions": 8, "distance": "cosine", "language": "english"}
 
@@ -143,8 +143,7 @@ class Older(Postgres):
 
 @pytest.mark.slow
 def test_the_pipeline_works_on_an_older_postgres(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tests.integration.conftest import HashBackend
-    from tests.integration.test_pipeline import Application
+    from tests.fixtures.application import Application, HashBackend
     from worker import configuration
     from worker.indexing.draining.drainer import Drainer
     from worker.services import postgres
@@ -253,18 +252,6 @@ def test_a_tenant_must_be_named_at_the_top_by_one_value(filter: Any) -> None:
 @pytest.mark.parametrize("filter", [{"team": 1}, {"team": {"$eq": 1}, "$or": [{"a": 1}, {"a": 2}]}])
 def test_a_named_tenant_passes(filter: Any) -> None:
     compile_filter(filter, tenant_field="team")
-
-
-scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
-values = st.recursive(
-    scalars, lambda v: st.lists(v, max_size=3) | st.dictionaries(st.text(), v, max_size=3), max_leaves=6
-)
-names = st.text() | st.sampled_from([*OPERATORS, *COMBINERS, "n", "s", "tags", "deep.er"])
-filters = st.recursive(
-    st.dictionaries(names, values | st.dictionaries(names, values, max_size=2), max_size=3),
-    lambda f: st.dictionaries(st.sampled_from(COMBINERS), f | st.lists(f, max_size=3), max_size=2),
-    max_leaves=8,
-)
 
 
 @given(filter=filters)

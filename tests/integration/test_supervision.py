@@ -1,4 +1,4 @@
-"""The supervisor of `up`, on small real processes."""
+"""The supervisor of `up`, with small real processes."""
 
 import os
 import signal
@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.fixtures.system import eventually
-from worker.cli.supervision import MAX_DEATHS, Supervisor
+from worker.cli.supervision import Supervisor
 from worker.errors import ServiceUnreachable, SettingsError
+from worker.services.child import MAX_DEATHS
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(300)"]
 STUBBORN = [
@@ -23,7 +24,7 @@ STUBBORN = [
 
 
 def supervise(supervisor: Supervisor) -> None:
-    """Check for a minute at most: long enough for every death that a test waits for."""
+    """Check for up to a minute, long enough for every death that a test expects."""
     for _ in range(6_000):
         supervisor.check()
         time.sleep(0.01)
@@ -37,10 +38,12 @@ def lives(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z" if sys.platform == "linux" else True
 
 
-def test_a_process_that_died_starts_again() -> None:
-    said: list[str] = []
-    with Supervisor({"sleeper": SLEEP}, os.environ, backoff_seconds=0.01, say=said.append) as supervisor:
-        child = supervisor.children[0]
+def test_a_dead_process_is_restarted() -> None:
+    notices: list[str] = []
+    with Supervisor(
+        {"sleeper": SLEEP}, os.environ, backoff_seconds=0.01, notify=notices.append
+    ) as supervisor:
+        child = supervisor.children["sleeper"]
         assert child.process is not None
         first = child.process.pid
         os.kill(first, signal.SIGKILL)
@@ -50,15 +53,15 @@ def test_a_process_that_died_starts_again() -> None:
             return child.process is not None and child.process.pid != first
 
         eventually(replaced)
-    assert said == ["sleeper was killed by SIGKILL: it starts again in 0.01 s"]
+    assert notices == ["sleeper was killed by SIGKILL; restarting in 0.01 s"]
 
 
-def test_it_gives_up_with_one_sentence_on_a_process_that_dies_again_and_again(tmp_path: Path) -> None:
+def test_supervisor_gives_up_after_max_deaths_in_a_row(tmp_path: Path) -> None:
     starts = tmp_path / "starts"
     code = f"open({str(starts)!r}, 'a').write('x'); raise SystemExit(7)"
     with (
         pytest.raises(
-            ServiceUnreachable, match=r"broken died 5 times in a row, at last it ended with exit code 7"
+            ServiceUnreachable, match=r"broken died 5 times in a row, the last time it ended with exit code 7"
         ),
         Supervisor({"broken": [sys.executable, "-c", code]}, os.environ, backoff_seconds=0.01) as supervisor,
     ):
@@ -66,7 +69,7 @@ def test_it_gives_up_with_one_sentence_on_a_process_that_dies_again_and_again(tm
     assert len(starts.read_text()) == MAX_DEATHS
 
 
-def test_bad_settings_are_not_tried_again() -> None:
+def test_wrong_settings_are_not_retried() -> None:
     command = [sys.executable, "-c", "raise SystemExit(2)"]
     with (
         pytest.raises(SettingsError, match="wrong cannot start with these settings"),
@@ -75,11 +78,11 @@ def test_bad_settings_are_not_tried_again() -> None:
         supervise(supervisor)
 
 
-def test_all_are_stopped_and_the_stubborn_are_killed_after_the_grace(tmp_path: Path) -> None:
+def test_children_that_ignore_sigterm_are_killed_after_the_grace_period(tmp_path: Path) -> None:
     ready = tmp_path / "ready"
     commands = {"sleeper": SLEEP, "stubborn": [*STUBBORN, str(ready)]}
     with Supervisor(commands, os.environ, grace_seconds=0.3) as supervisor:
-        processes = [child.process for child in supervisor.children]
+        processes = [child.process for child in supervisor.children.values()]
         eventually(ready.exists)
         started = time.monotonic()
     assert time.monotonic() - started < 30
@@ -87,14 +90,14 @@ def test_all_are_stopped_and_the_stubborn_are_killed_after_the_grace(tmp_path: P
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel ties children to their parent on Linux only")
-def test_children_die_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+def test_children_die_when_their_parent_is_killed(tmp_path: Path) -> None:
     kept = tmp_path / "pid"
     code = (
         "import os, sys, time\n"
         "from worker.cli.supervision import Supervisor\n"
         "sleep = [sys.executable, '-c', 'import time; time.sleep(300)']\n"
         "with Supervisor({'sleeper': sleep}, os.environ) as s:\n"
-        f"    open({str(kept)!r}, 'w').write(str(s.children[0].process.pid))\n"
+        f"    open({str(kept)!r}, 'w').write(str(s.children['sleeper'].process.pid))\n"
         "    time.sleep(300)\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", code])

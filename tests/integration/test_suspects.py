@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tests.fixtures.application import Application, HashBackend
 from tests.fixtures.system import PATIENCE_SECONDS, eventually
-from tests.integration.conftest import HashBackend
-from tests.integration.test_pipeline import Application, application  # noqa: F401
 from worker.configuration import IndexSettings
 from worker.errors import ServiceUnreachable
 from worker.indexing.draining.drainer import Drainer
-from worker.store import connection, queue, upkeep
+from worker.store import builds, connection, queue
 
 ABANDONED = """UPDATE vector_index.pending_1 SET attempts = 2, token = gen_random_uuid(),
 visible_at = clock_timestamp() - interval '1 second' WHERE hash IN (
@@ -50,7 +49,7 @@ def backend() -> Watched:
 
 
 def test_nothing_is_in_flight_beside_what_two_claims_did_not_come_back_from(
-    application: Application,  # noqa: F811
+    application: Application,
     index: IndexSettings,
     backend: Watched,
 ) -> None:
@@ -73,12 +72,12 @@ def test_nothing_is_in_flight_beside_what_two_claims_did_not_come_back_from(
 
 
 def test_a_content_that_is_wanted_again_just_before_it_is_forgotten_waits_for_no_lease(
-    application: Application,  # noqa: F811
+    application: Application,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     application.stage({"id": "a", "text": "Words."})
     application.stage({"id": "a", "text": "Other words."})  # nobody wants the first any more
-    forget = queue.forget
+    forget = queue.delete_orphans
 
     def overtaken(*args: Any) -> None:
         application.stage({"id": "b", "text": "Words."})
@@ -133,11 +132,11 @@ def test_a_suspect_that_waited_longer_than_its_lease_is_sent_under_a_new_one_or_
 
 
 @pytest.mark.parametrize("name", ["claimable", "count_waiting"])
-def test_a_look_at_the_queue_ends_where_the_leased_begin(application: Application, name: str) -> None:  # noqa: F811
+def test_a_look_at_the_queue_ends_where_the_leased_begin(application: Application, name: str) -> None:
     """Where a million wait for a later attempt, a look that walks them takes 300 ms of Postgres; this one 0.1 ms."""
     application.stage({"id": "a", "text": "Words."})
     with connection.checkout(application.url) as conn:
-        [build] = upkeep.written_builds(conn)
+        [build] = builds.all_writable(conn)
         conn.execute("SET enable_seqscan = off")
         text = b"EXPLAIN " + build.sql("queue.sql", name).as_bytes(conn)
         plan = "\n".join(
@@ -148,7 +147,7 @@ def test_a_look_at_the_queue_ends_where_the_leased_begin(application: Applicatio
 
 
 def test_a_suspect_that_meets_no_postgres_holds_up_nobody(
-    application: Application,  # noqa: F811
+    application: Application,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It is in hand no more, so the next one does not wait until it ends."""
@@ -169,7 +168,7 @@ def test_a_suspect_that_meets_no_postgres_holds_up_nobody(
 
 
 def test_a_slot_outlives_a_bug_and_tells_its_kind(
-    application: Application,  # noqa: F811
+    application: Application,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:

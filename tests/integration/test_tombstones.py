@@ -5,7 +5,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from tests.integration.test_pipeline import Application, application  # noqa: F401
+from tests.fixtures.application import Application
 from worker.indexing import staging
 from worker.store import builds, connection, garbage, indexes
 from worker.store.garbage import TOMBSTONE_DAYS
@@ -13,14 +13,14 @@ from worker.store.garbage import TOMBSTONE_DAYS
 DOCUMENTS = "SELECT id FROM vector_index.documents ORDER BY id"
 
 
-def age(application: Application, days: float) -> None:  # noqa: F811
+def age(application: Application, days: float) -> None:
     """Let all that was deleted, and all that was not, have changed so long ago."""
     application.rows(
         f"UPDATE vector_index.documents SET changed_at = now() - {days} * interval '1 day' RETURNING 1"
     )
 
 
-def forgotten(application: Application) -> int:  # noqa: F811
+def forgotten(application: Application) -> int:
     with connection.checkout(application.url) as conn:
         build = builds.live(conn, "default")
         assert build is not None
@@ -28,7 +28,7 @@ def forgotten(application: Application) -> int:  # noqa: F811
 
 
 def test_a_deleted_document_is_forgotten_after_thirty_days_and_one_that_is_there_never(
-    application: Application,  # noqa: F811
+    application: Application,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """With more of them than a slice holds, and one of which only the deletion was ever seen."""
@@ -47,7 +47,7 @@ def test_a_deleted_document_is_forgotten_after_thirty_days_and_one_that_is_there
 
 @pytest.mark.parametrize("deleted_again", [False, True])
 def test_a_document_that_comes_back_just_before_it_is_forgotten_stays(
-    application: Application,  # noqa: F811
+    application: Application,
     monkeypatch: pytest.MonkeyPatch,
     deleted_again: bool,
 ) -> None:
@@ -76,7 +76,7 @@ def test_a_document_that_comes_back_just_before_it_is_forgotten_stays(
 LATE = {"id": "a", "text": "Late words.", "version": 6}
 
 
-def enqueue(application: Application, id: str, version: int) -> None:  # noqa: F811
+def enqueue(application: Application, id: str, version: int) -> None:
     with psycopg.connect(application.url, autocommit=True) as conn:
         conn.execute(
             "SELECT vector_index.enqueue_document('default', %s, 'Words.', '', '{\"user\": 1}', %s)",
@@ -86,7 +86,7 @@ def enqueue(application: Application, id: str, version: int) -> None:  # noqa: F
 
 @pytest.mark.parametrize("way", ["by id", "of an enqueued text, by id", "of an enqueued text, by a filter"])
 def test_a_deletion_before_there_is_an_index_fences_as_one_behind_it(
-    application: Application,  # noqa: F811
+    application: Application,
     way: str,
 ) -> None:
     """It needs no provider for that: only a document makes the tables."""
@@ -106,7 +106,7 @@ def test_a_deletion_before_there_is_an_index_fences_as_one_behind_it(
     assert application.search("words") == ["a"]
 
 
-def test_a_deletion_before_there_is_an_index_is_done_once(application: Application) -> None:  # noqa: F811
+def test_a_deletion_before_there_is_an_index_is_done_once(application: Application) -> None:
     """Delivered again behind the document that came back, it leaves that."""
     first = staging.delete(application.url, "default", "task", ["a"], 5)
     application.put(LATE)
@@ -114,7 +114,7 @@ def test_a_deletion_before_there_is_an_index_is_done_once(application: Applicati
     assert application.state("a")["state"] == "live"
 
 
-def test_dropping_an_index_that_is_nothing_but_fences_lifts_them(application: Application) -> None:  # noqa: F811
+def test_dropping_an_index_that_is_nothing_but_fences_lifts_them(application: Application) -> None:
     application.delete("a", version=7)
     with connection.checkout(application.url) as conn:
         report = indexes.drop(conn, "default", "task", configured=True)

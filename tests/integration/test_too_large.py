@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.test_pipeline import LONG, Application, application, faulty  # noqa: F401
+from tests.fixtures.application import LONG, Application, faulty
 from tests.provider import Provider
 from worker.backends.llm import LLMEmbeddingBackend
 from worker.configuration import IndexSettings
@@ -16,7 +16,7 @@ from worker.errors import TooLarge
 from worker.indexing.draining.drainer import Drainer
 from worker.indexing.draining.settlement import LEASE_MARGIN_SECONDS
 from worker.recipes import PROBE
-from worker.store import connection, queue, upkeep
+from worker.store import connection, queue, sweep
 from worker.tokens import counter
 
 LIMIT = 60  # tokens that the provider really takes; the settings claim 8,191
@@ -46,7 +46,7 @@ def words_over(limit: int) -> Any:
     return lambda texts: TooLarge("too large") if any(len(text.split()) > limit for text in texts) else None
 
 
-def chunks(application: Application, id: str) -> list[Any]:  # noqa: F811
+def chunks(application: Application, id: str) -> list[Any]:
     """Ordinal, start, end, text and tokens of what readers see of a document, and its text; all checked."""
     rows = application.rows(
         'SELECT c.ordinal, c.start, c."end", c.text, c.tokens, r.text FROM vector_index.chunks_1 c '
@@ -105,7 +105,7 @@ def test_what_cannot_be_cut_fails_its_document_alone_with_the_sentence_of_the_pr
     assert over_http.rows("SELECT count(*) FROM vector_index.pending_1") == [(0,)]
 
 
-def test_every_place_of_a_chunk_gives_way_to_the_pieces(application: Application) -> None:  # noqa: F811
+def test_every_place_of_a_chunk_gives_way_to_the_pieces(application: Application) -> None:
     """Several times in one document, once in another, and once as another title and text of the same string."""
     backend = application.backend
     backend.chunk_tokens = 30
@@ -142,7 +142,7 @@ def test_every_place_of_a_chunk_gives_way_to_the_pieces(application: Application
 
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_document_with_the_same_chunk_that_is_staged_meanwhile_is_cut_too(
-    application: Application,  # noqa: F811
+    application: Application,
     monkeypatch: pytest.MonkeyPatch,
     when: str,
 ) -> None:
@@ -167,7 +167,7 @@ def test_a_document_with_the_same_chunk_that_is_staged_meanwhile_is_cut_too(
     assert len(sent) == len(set(sent))
 
 
-def test_of_two_claims_of_one_content_only_the_one_that_holds_it_cuts(application: Application) -> None:  # noqa: F811
+def test_of_two_claims_of_one_content_only_the_one_that_holds_it_cuts(application: Application) -> None:
     application.backend.chunk_tokens = 30
     faulty(application.backend, words_over(12))
     task_id = application.stage({"id": "a", "text": TEXT})
@@ -185,7 +185,7 @@ def test_of_two_claims_of_one_content_only_the_one_that_holds_it_cuts(applicatio
     assert len(chunks(application, "a")) > 1
 
 
-def test_a_vector_that_comes_late_wins_over_a_split(application: Application) -> None:  # noqa: F811
+def test_a_vector_that_comes_late_wins_over_a_split(application: Application) -> None:
     """Another server of the provider took the content: it is embedded, and stays whole."""
     application.backend.chunk_tokens = 30
     embed = application.backend.embed
@@ -205,13 +205,15 @@ def test_a_vector_that_comes_late_wins_over_a_split(application: Application) ->
     application.rows("UPDATE vector_index.pending_1 SET visible_at = now() RETURNING 1")
     application.drainer.drain()
     with connection.checkout(application.url) as conn:
-        upkeep.sweep(conn, late[0].build, unchecked_seconds=0.0)  # the other server would have published it
+        sweep.sweep_build(
+            conn, late[0].build, unchecked_seconds=0.0
+        )  # the other server would have published it
     assert (application.result(task_id) or {})["indexed"] == 1
     assert chunks(application, "a") == [TEXT]
 
 
 def test_a_long_halving_ends_with_the_lease_and_goes_on_with_another_claim(
-    application: Application,  # noqa: F811
+    application: Application,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Here each request takes longer than the margin of its lease."""

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from tests.integration.test_pipeline import Application, application, faulty  # noqa: F401
+from tests.fixtures.application import Application, faulty
+from tests.fixtures.verification import found, verify
 from worker.errors import Refused
 from worker.indexing import staging, verification
 from worker.indexing.draining.drainer import Drainer
-from worker.indexing.verification import Verifier
-from worker.store import builds, connection, garbage, upkeep
+from worker.store import builds, connection, garbage, status, sweep
 from worker.store.verify import CHECKS
 
 SHORT = "Ships cross the sea."
@@ -27,21 +27,7 @@ def look_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verification, "LOOKS_SECONDS", (0.01,))
 
 
-def verify(application: Application, *, repair: bool = False) -> dict[str, Any]:  # noqa: F811
-    def wake() -> None:
-        with connection.checkout(application.url) as conn:
-            upkeep.quiet_jobs(conn, seconds=1)
-
-    verifier = Verifier(url=application.url, index=application.index, backend=application.backend, wake=wake)
-    return verifier.verify(repair=repair)
-
-
-def found(result: dict[str, Any], *, garbage: bool = True) -> dict[str, int]:
-    checks = [check for check in result["checks"] if check["fault"] or garbage]
-    return {check["check"]: check["found"] for check in checks if check["found"]}
-
-
-def execute(application: Application, *statements: str) -> None:  # noqa: F811
+def execute(application: Application, *statements: str) -> None:
     with connection.checkout(application.url) as conn:
         for statement in statements:
             conn.execute(statement.encode())
@@ -50,87 +36,87 @@ def execute(application: Application, *statements: str) -> None:  # noqa: F811
 # name: (check, statements). Documents 1 (LONG) and 2 (SHORT) are live at revisions 1 and 2, document 3 waits.
 SOME_HASH = "SELECT hash FROM vector_index.chunks_1 WHERE rev = 1 AND ordinal = 3"
 DAMAGES = {
-    "its row in served is gone": ("unserved", ["DELETE FROM vector_index.served_1 WHERE doc = 1"]),
+    "its row in served is gone": ("missing_documents", ["DELETE FROM vector_index.served_1 WHERE doc = 1"]),
     "an older revision is served": (
-        "unserved",
+        "missing_documents",
         ["UPDATE vector_index.documents SET head_rev = 99 WHERE doc = 1",
          "INSERT INTO vector_index.revisions SELECT 99, doc, title, metadata, text FROM vector_index.revisions "
          "WHERE rev = 1"],
     ),
     "a deleted document is served": (
-        "undead", ["UPDATE vector_index.documents SET deleted = true, head_rev = NULL WHERE doc = 1"]
+        "deleted_but_served", ["UPDATE vector_index.documents SET deleted = true, head_rev = NULL WHERE doc = 1"]
     ),
-    "a document that is gone is served": ("undead", ["DELETE FROM vector_index.documents WHERE doc = 1"]),
-    "the text is gone": ("textless", ["DELETE FROM vector_index.revisions WHERE rev = 1"]),
-    "the text that waits is gone": ("textless", ["DELETE FROM vector_index.revisions WHERE rev = 3"]),
-    "there are no chunks": ("miscut", ["DELETE FROM vector_index.chunks_1 WHERE rev = 1"]),
-    "the first chunk is gone": ("miscut", ["DELETE FROM vector_index.chunks_1 WHERE rev = 1 AND ordinal = 0"]),
+    "a document that is gone is served": ("deleted_but_served", ["DELETE FROM vector_index.documents WHERE doc = 1"]),
+    "the text is gone": ("missing_text", ["DELETE FROM vector_index.revisions WHERE rev = 1"]),
+    "the text that waits is gone": ("missing_text", ["DELETE FROM vector_index.revisions WHERE rev = 3"]),
+    "there are no chunks": ("wrong_chunks", ["DELETE FROM vector_index.chunks_1 WHERE rev = 1"]),
+    "the first chunk is gone": ("wrong_chunks", ["DELETE FROM vector_index.chunks_1 WHERE rev = 1 AND ordinal = 0"]),
     "the last chunk is gone": (
-        "miscut",
+        "wrong_chunks",
         ["DELETE FROM vector_index.chunks_1 WHERE rev = 1 AND ordinal = "
          "(SELECT max(ordinal) FROM vector_index.chunks_1 WHERE rev = 1)"],
     ),
-    "a chunk says something else": ("miscut", ["UPDATE vector_index.chunks_1 SET text = 'x' WHERE rev = 2"]),
+    "a chunk says something else": ("wrong_chunks", ["UPDATE vector_index.chunks_1 SET text = 'x' WHERE rev = 2"]),
     "a span is moved": (
-        "miscut", ['UPDATE vector_index.chunks_1 SET start = start + 1, "end" = "end" + 1 WHERE rev = 2']
+        "wrong_chunks", ['UPDATE vector_index.chunks_1 SET start = start + 1, "end" = "end" + 1 WHERE rev = 2']
     ),
-    "a heading is another": ("miscut", ["UPDATE vector_index.chunks_1 SET heading = 'x' WHERE rev = 2"]),
-    "an ordinal is left out": ("miscut", ["UPDATE vector_index.chunks_1 SET ordinal = 99 WHERE rev = 2"]),
+    "a heading is another": ("wrong_chunks", ["UPDATE vector_index.chunks_1 SET heading = 'x' WHERE rev = 2"]),
+    "an ordinal is left out": ("wrong_chunks", ["UPDATE vector_index.chunks_1 SET ordinal = 99 WHERE rev = 2"]),
     "a chunk that waits is another's": (
-        "miscut", [f"UPDATE vector_index.chunks_1 SET hash = ({SOME_HASH}) WHERE rev = 3"]
+        "wrong_chunks", [f"UPDATE vector_index.chunks_1 SET hash = ({SOME_HASH}) WHERE rev = 3"]
     ),
     "chunks belong to nothing": (
-        "stray",
+        "orphan_chunks",
         ['INSERT INTO vector_index.chunks_1 SELECT 99, ordinal, hash, start, "end", tokens, heading, text '
          "FROM vector_index.chunks_1 WHERE rev = 1"],
     ),
     "a vector is of zeros": (
-        "unlike",
+        "bad_vectors",
         ["UPDATE vector_index.embeddings_1 SET embedding = array_fill(0, ARRAY[16])::vector "
          f"WHERE hash = ({SOME_HASH})"],
     ),
     "a vector is of another length": (
-        "unlike",
+        "bad_vectors",
         ["ALTER TABLE vector_index.embeddings_1 ALTER embedding TYPE vector",
          f"UPDATE vector_index.embeddings_1 SET embedding = '[1, 2]' WHERE hash = ({SOME_HASH})"],
     ),
     "a live chunk has no vector": (
-        "vectorless", [f"DELETE FROM vector_index.embeddings_1 WHERE hash = ({SOME_HASH})"]
+        "missing_vectors", [f"DELETE FROM vector_index.embeddings_1 WHERE hash = ({SOME_HASH})"]
     ),
-    "nothing is queued": ("unqueued", ["DELETE FROM vector_index.pending_1"]),
+    "nothing is queued": ("missing_queue_entries", ["DELETE FROM vector_index.pending_1"]),
     "every attempt is spent": (
-        "stalled", ["UPDATE vector_index.pending_1 SET attempts = 6, visible_at = now() - interval '1 hour'"]
+        "exhausted_attempts", ["UPDATE vector_index.pending_1 SET attempts = 6, visible_at = now() - interval '1 hour'"]
     ),
     "it is complete and not published": (
-        "unpublished",
+        "unpublished_documents",
         ["INSERT INTO vector_index.embeddings_1 SELECT hash, (SELECT embedding FROM vector_index.embeddings_1 LIMIT 1) "
          "FROM vector_index.pending_1",
          "DELETE FROM vector_index.pending_1"],
     ),
     "an index is invalid": (
-        "invalid",
+        "invalid_indexes",
         ["UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'vector_index.chunks_1_hash_idx'::regclass"],
     ),
     "an interrupted REINDEX left an index": (
-        "invalid",
+        "invalid_indexes",
         ["CREATE INDEX chunks_1_hash_idx_ccnew ON vector_index.chunks_1 (hash)",
          "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'vector_index.chunks_1_hash_idx_ccnew'::regclass"],
     ),
     "a job is done and quiet": (
-        "unreported",
+        "unreported_jobs",
         ["UPDATE vector_index.jobs SET touched_at = now() - interval '1 hour', finished_at = NULL "
          "WHERE task_id = 'job-1'"],
     ),
     "a vector is left": (
-        "unreferenced",
+        "unreferenced_vectors",
         ["INSERT INTO vector_index.embeddings_1 SELECT '\\x00', embedding FROM vector_index.embeddings_1 LIMIT 1"],
     ),
     "a queued content is left": (
-        "forgotten",
+        "unreferenced_queue_entries",
         ["INSERT INTO vector_index.pending_1 (hash, tokens, visible_at) VALUES ('\\xff', 1, now())"],
     ),
     "an old revision is left": (
-        "old",
+        "unreferenced_revisions",
         ["INSERT INTO vector_index.revisions (doc, title, metadata, text) "
          "VALUES (1, '', '{}', 'old'), (77, '', '{}', '')"],
     ),
@@ -143,7 +129,7 @@ def test_every_check_has_a_damage_that_it_finds() -> None:
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_each_damage_is_found_and_mended(application: Application, damage: str) -> None:  # noqa: F811
+def test_each_damage_is_found_and_mended(application: Application, damage: str) -> None:
     check, statements = DAMAGES[damage]
     application.put({"id": "a", "text": LONG}, {"id": "b", "text": SHORT, "title": "Travel"})
     application.stage({"id": "c", "text": "A text that waits."})
@@ -167,12 +153,12 @@ def test_each_damage_is_found_and_mended(application: Application, damage: str) 
     assert after["documents"]["pending"] == 0
     assert found(verify(application)) == {}
     states = {"a": "live", "b": "live", "c": "live"}
-    states |= {"a": "absent"} if check == "undead" else {}
-    states |= {"c" if "waits" in damage else "a": "failed"} if check == "textless" else {}
+    states |= {"a": "absent"} if check == "deleted_but_served" else {}
+    states |= {"c" if "waits" in damage else "a": "failed"} if check == "missing_text" else {}
     assert {id: application.state(id)["state"] for id in "abc"} == states
 
 
-def test_a_document_whose_text_is_gone_is_mended_by_sending_it_again(application: Application) -> None:  # noqa: F811
+def test_a_document_whose_text_is_gone_is_mended_by_sending_it_again(application: Application) -> None:
     application.put({"id": "a", "text": SHORT})
     execute(application, "DELETE FROM vector_index.revisions")
     verify(application, repair=True)
@@ -181,7 +167,7 @@ def test_a_document_whose_text_is_gone_is_mended_by_sending_it_again(application
     assert application.search("ships") == ["a"]
 
 
-def test_readers_see_the_old_chunks_until_the_document_is_staged_anew(application: Application) -> None:  # noqa: F811
+def test_readers_see_the_old_chunks_until_the_document_is_staged_anew(application: Application) -> None:
     application.put({"id": "a", "text": SHORT, "version": 7})
     execute(application, "UPDATE vector_index.chunks_1 SET text = 'Ships!'")
     verify(application, repair=True)
@@ -194,7 +180,7 @@ def test_readers_see_the_old_chunks_until_the_document_is_staged_anew(applicatio
 
 
 def test_a_repair_never_puts_a_stored_text_over_a_newer_one(
-    application: Application,  # noqa: F811
+    application: Application,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     application.put({"id": "a", "text": SHORT})
@@ -212,35 +198,35 @@ def test_a_repair_never_puts_a_stored_text_over_a_newer_one(
     assert application.rows("SELECT text FROM vector_index.chunks_1") == [("Newer words.",)]
 
 
-def test_vectors_of_half_precision_are_compared_too(application: Application) -> None:  # noqa: F811
+def test_vectors_of_half_precision_are_compared_too(application: Application) -> None:
     application.backend.dimensions = 2_001
     application.put({"id": "a", "text": SHORT})
     assert found(verify(application)) == {}
     execute(
         application, "UPDATE vector_index.embeddings_1 SET embedding = array_fill(0, ARRAY[2001])::halfvec"
     )
-    assert found(verify(application, repair=True)) == {"unlike": 1}
+    assert found(verify(application, repair=True)) == {"bad_vectors": 1}
     application.drainer.drain()
     assert found(verify(application)) == {}
 
 
 def test_a_content_that_was_queued_again_is_told_as_wrong_until_it_has_its_vector(
-    application: Application,  # noqa: F811
+    application: Application,
 ) -> None:
     application.put({"id": "a", "text": SHORT})
     execute(application, "DELETE FROM vector_index.embeddings_1")
     assert verify(application, repair=True)["healthy"]
-    assert found(verify(application)) == {"vectorless": 1}
+    assert found(verify(application)) == {"missing_vectors": 1}
 
 
-def test_what_has_failed_is_no_fault(application: Application) -> None:  # noqa: F811
+def test_what_has_failed_is_no_fault(application: Application) -> None:
     faulty(application.backend, lambda _: Refused("no"))
     application.put({"id": "a", "text": SHORT}, {"id": "b", "text": " \n"})
     result = verify(application)
     assert (result["healthy"], found(result), result["documents"]["failed"]) == (True, {}, 1)
 
 
-def test_a_backlog_is_no_fault_however_old(application: Application) -> None:  # noqa: F811
+def test_a_backlog_is_no_fault_however_old(application: Application) -> None:
     application.stage({"id": "a", "text": SHORT}, {"id": "b", "text": "Other words."})
     execute(
         application,
@@ -252,7 +238,7 @@ def test_a_backlog_is_no_fault_however_old(application: Application) -> None:  #
 
 
 def test_load_raises_no_alarm(
-    application: Application,  # noqa: F811
+    application: Application,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Given four that stage, delete and drain the same documents, each look of verify finds no fault."""
@@ -286,7 +272,7 @@ def test_load_raises_no_alarm(
     def collect() -> None:
         while not over.is_set():
             with connection.checkout(application.url) as conn:
-                for build in upkeep.written_builds(conn):
+                for build in builds.all_writable(conn):
                     garbage.collect(conn, build, kept_share=0.0)
 
     def run(work: Callable[[], None]) -> None:
@@ -324,13 +310,13 @@ def test_load_raises_no_alarm(
 # The collection
 
 
-def collected(application: Application, **options: Any) -> garbage.Collected:  # noqa: F811
+def collected(application: Application, **options: Any) -> garbage.Collected:
     with connection.checkout(application.url) as conn:
-        [build] = upkeep.written_builds(conn)
+        [build] = builds.all_writable(conn)
         return garbage.collect(conn, build, **options)
 
 
-def test_old_texts_are_deleted_and_what_is_shown_wanted_or_newest_stays(application: Application) -> None:  # noqa: F811
+def test_old_texts_are_deleted_and_what_is_shown_wanted_or_newest_stays(application: Application) -> None:
     application.put({"id": "a", "text": "First words."})
     application.put({"id": "a", "text": "Second words."})
     application.stage({"id": "a", "text": "Third words."})
@@ -345,7 +331,7 @@ def test_old_texts_are_deleted_and_what_is_shown_wanted_or_newest_stays(applicat
 
 
 def test_the_newest_text_stays_though_no_build_serves_it_as_it_is_staged_from_again(
-    application: Application,  # noqa: F811
+    application: Application,
 ) -> None:
     application.put({"id": "a", "text": SHORT})
     execute(application, "DELETE FROM vector_index.served_1")
@@ -355,7 +341,7 @@ def test_the_newest_text_stays_though_no_build_serves_it_as_it_is_staged_from_ag
     assert application.search("ships") == ["a"]
 
 
-def test_vectors_stay_for_what_comes_again_until_a_fifth_is_unreferenced(application: Application) -> None:  # noqa: F811
+def test_vectors_stay_for_what_comes_again_until_a_fifth_is_unreferenced(application: Application) -> None:
     application.put(*[{"id": n, "text": f"Words number {n}."} for n in range(10)])
     application.put(*[{"id": n, "text": "Words number 9."} for n in (0, 1)])
     assert collected(application) == garbage.Collected(kept=2, revisions=2)
@@ -367,7 +353,7 @@ def test_vectors_stay_for_what_comes_again_until_a_fifth_is_unreferenced(applica
 
 
 def test_a_collection_goes_through_more_than_one_slice(
-    application: Application,  # noqa: F811
+    application: Application,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(garbage, "SLICE", 3)
@@ -378,7 +364,7 @@ def test_a_collection_goes_through_more_than_one_slice(
 
 
 def test_a_vector_that_a_staging_has_just_relied_on_is_not_collected(
-    application: Application,  # noqa: F811
+    application: Application,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The race of the protocol: the collection finds a candidate, a staging relies on it, the collection deletes."""
@@ -397,7 +383,7 @@ def test_a_vector_that_a_staging_has_just_relied_on_is_not_collected(
     assert found(verify(application)) == {}
 
 
-def test_a_collection_waits_for_a_staging_that_relies_on_a_vector(application: Application) -> None:  # noqa: F811
+def test_a_collection_waits_for_a_staging_that_relies_on_a_vector(application: Application) -> None:
     """A staging that has looked and not committed holds the lock: the vector stays, whoever waited gives up."""
     application.put({"id": "a", "text": SHORT})
     application.put({"id": "a", "text": ""})
@@ -409,16 +395,16 @@ def test_a_collection_waits_for_a_staging_that_relies_on_a_vector(application: A
     assert collected(application).embeddings == 1
 
 
-def test_a_collection_is_due_once_an_hour_for_one_of_those_who_ask(application: Application) -> None:  # noqa: F811
+def test_a_collection_is_due_once_an_hour_for_one_of_those_who_ask(application: Application) -> None:
     application.put({"id": "a", "text": SHORT})
     with connection.checkout(application.url) as conn:
-        assert upkeep.collections_due(conn, seconds=3600, erased_seconds=600) == []
+        assert garbage.collections_due(conn, seconds=3600, erased_seconds=600) == []
         conn.execute("UPDATE vector_index.indexes SET collected_at = now() - interval '61 minutes'")
-        assert upkeep.collections_due(conn, seconds=3600, erased_seconds=600) == ["default"]
-        assert upkeep.collections_due(conn, seconds=3600, erased_seconds=600) == []
+        assert garbage.collections_due(conn, seconds=3600, erased_seconds=600) == ["default"]
+        assert garbage.collections_due(conn, seconds=3600, erased_seconds=600) == []
 
 
-def test_a_failure_without_a_text_is_not_tried_again(application: Application) -> None:  # noqa: F811
+def test_a_failure_without_a_text_is_not_tried_again(application: Application) -> None:
     application.put({"id": "a", "text": SHORT})
     execute(application, "DELETE FROM vector_index.revisions")
     verify(application, repair=True)
@@ -426,13 +412,13 @@ def test_a_failure_without_a_text_is_not_tried_again(application: Application) -
     assert application.state("a")["state"] == "failed"
 
 
-def test_what_the_sweep_mends_is_counted_for_good(application: Application) -> None:  # noqa: F811
+def test_what_the_sweep_mends_is_counted_for_good(application: Application) -> None:
     application.stage({"id": "a", "text": SHORT})
     execute(application, "DELETE FROM vector_index.pending_1")
     with connection.checkout(application.url) as conn:
-        [build] = upkeep.written_builds(conn)
-        upkeep.sweep(conn, build, unchecked_seconds=0.0)
-        upkeep.sweep(conn, build, unchecked_seconds=0.0)
-        [listed] = upkeep.figures(conn, build)["builds"]
+        [build] = builds.all_writable(conn)
+        sweep.sweep_build(conn, build, unchecked_seconds=0.0)
+        sweep.sweep_build(conn, build, unchecked_seconds=0.0)
+        [listed] = status.index_status(conn, build)["builds"]
     assert listed["repairs"] == {"published": 0, "queued": 1}
     assert verify(application)["swept"] == {"1": {"published": 0, "queued": 1}}

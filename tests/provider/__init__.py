@@ -1,10 +1,13 @@
-"""A stand-in for a provider of models: OpenAI's HTTP, deterministic vectors, answers that a test sets, and counts.
+"""A stand-in for a provider of models: OpenAI's HTTP API, deterministic vectors, fixed answers, counts and faults.
 
 In a test: `with Provider(latency_seconds=0.05) as provider: ... provider.url ... provider.stats()`.
-As a process of its own: `python -m tests.provider --latency 0.05` prints its address as one line of JSON. Then
-`GET /stats` has the counts, which so outlive the workers that a test kills, `GET /requests` what was received,
-`POST /faults` plans what goes wrong ({"name": ..., "path": ..., "times": ..., and the fault's arguments}),
-`POST /times` tells how often a text was embedded ({"text": ...}), and `POST /reset` forgets all.
+In its own process: `python -m tests.provider --latency 0.05` prints its URL as one line of JSON. Control it by HTTP:
+
+- `GET /stats`: the counts; they survive workers that a test kills.
+- `GET /requests`: the last requests received.
+- `POST /faults`: plan a fault; {"name": ..., "path": ..., "times": ..., and the fault's own arguments}.
+- `POST /times`: how often a text was embedded; {"text": ...}.
+- `POST /reset`: forget all counts, requests and faults.
 """
 
 import random
@@ -30,45 +33,45 @@ SHAPES = {
     RESPONSES: (answers.response, answers.response_events),
     COMPLETIONS: (answers.completion, answers.completion_events),
 }
-AWAY_SECONDS = 0.5  # how long a crash takes
-KEPT_REQUESTS = 500
+AWAY_SECONDS = 0.5  # how long a crashed provider is down
+KEPT_REQUESTS = 500  # older ones are forgotten
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stats:
-    """Of embeddings, but for the last two. All but `requests` and `refused` count only requests that it answered."""
+    """Counts of embedding requests, except for the last two fields. Inputs and tokens are of successful requests."""
 
-    requests: int  # of any outcome
+    requests: int  # with any outcome
     refused: int  # requests answered with an error
     inputs: int
     tokens: int  # cl100k
-    distinct: int  # different texts
+    distinct: int  # different texts embedded
     repeated: int  # inputs whose text had been embedded before
-    max_inputs: int  # of one request
-    max_tokens: int  # of one request
+    max_inputs: int  # in one request
+    max_tokens: int  # in one request
     max_parallel: int  # requests in flight at once
-    connections: int  # opened by any client, for any path
-    faults: int  # planned ones that met a request, to any model
+    connections: int  # opened by any client for any path
+    faults: int  # planned faults that hit a request to any model
 
 
 @dataclass(kw_only=True)
 class _Planned:
     fault: Fault
     path: str | None  # None: any
-    times: int | None  # requests that it still meets; None: all
-    share: float  # of the requests that it could meet
+    times: int | None  # requests that it will still hit; None: all
+    share: float  # share of the requests that it hits
 
 
 class Provider:
     """An HTTP server on a free port of the loopback interface.
 
-    An embedding request with an input that contains `refuse` gets HTTP 400; one that contains `crash` resets all
-    connections, and those of the AWAY_SECONDS that follow. Chat Completions, Responses and
-    Completions get `answer`, in words where it is streamed, `word_seconds` apart. Each waits for `latency_seconds`
-    first. All of these may be set anew at any time; a lower latency lets go what waits.
+    An embedding request with an input that contains `refuse` gets HTTP 400. An input that contains `crash` takes the
+    server down: all requests of the next AWAY_SECONDS are reset. Chat Completions, Responses and Completions return
+    `answer`; a stream sends its words `word_seconds` apart. Each response is delayed by `latency_seconds`. Tests may
+    change all of these at any time; a lower latency applies to waiting requests too.
 
-    `inject` plans what goes wrong. `requests` has the last KEPT_REQUESTS to the models, `prompts` those bodies of
-    them that want an answer.
+    `inject` plans a fault. `requests` has the last KEPT_REQUESTS requests to a model, `prompts` the bodies of those
+    that ask for an answer.
     """
 
     answer = "The answer stands in the first passage [1]."
@@ -95,7 +98,7 @@ class Provider:
 
     @property
     def url(self) -> str:
-        """What OPENAI_BASE_URL wants: with `/v1`, without a slash at the end."""
+        """The value for OPENAI_BASE_URL: with `/v1`, without a trailing slash."""
         return f"http://127.0.0.1:{self._server.server_address[1]}/v1"
 
     def reset(self) -> None:
@@ -118,10 +121,10 @@ class Provider:
         share: float = 1.0,
         **arguments: Any,
     ) -> None:
-        """Plan a fault of `FAULTS` for the next requests to a model, after those that are planned.
+        """Plan a fault of `FAULTS` for the next requests to a model, after the faults already planned.
 
-        `path`: such as "/embeddings", None: any; `times` None: for all requests until `reset`; `share`: it meets
-        that part of the requests, at random.
+        `path`: such as "/embeddings"; None: any. `times`: how many requests it hits; None: all until `reset`.
+        `share`: the random share of requests that it hits.
         """
         fault = FAULTS[name](**arguments)
         with self._lock:
@@ -155,7 +158,7 @@ class Provider:
         return len(self._server.connections)
 
     def times_embedded(self, text: str) -> int:
-        """How often exactly this string was embedded."""
+        """How often exactly this text was embedded."""
         with self._lock:
             return self._texts[_digest(text)]
 
@@ -171,14 +174,14 @@ class Provider:
         self._thread.join()
 
     def handle(self, request: Request) -> Reply:
-        """Answer a request; raises Rejection as OpenAI would, and what a fault raises."""
+        """Answer a request; raises Rejection where OpenAI returns an error, and whatever a planned fault raises."""
         if request.method == "POST" and request.path == EMBEDDINGS:
             return self._counted(request)
         if request.method == "POST" and request.path in SHAPES:
             return self._model(request, lambda: self._answer(request))
         return Reply(body=self._control(request))
 
-    def _model(self, request: Request, honest: Callable[[], Reply]) -> Reply:
+    def _model(self, request: Request, normal: Callable[[], Reply]) -> Reply:
         with self._lock:
             self.requests.append(request)
         if not isinstance(request.body, dict):
@@ -187,7 +190,7 @@ class Provider:
         if self._is_away(request):
             raise Dropped
         fault = self._next_fault(request.path)
-        return fault(request, honest) if fault else honest()
+        return fault(request, normal) if fault else normal()
 
     def _wait(self) -> None:
         arrived, closing = time.monotonic(), self._server.closing
@@ -250,7 +253,7 @@ class Provider:
     def _answer(self, request: Request) -> Reply:
         whole, events = SHAPES[request.path]
         if request.streams:
-            whole(request.body, "")  # raises before anything is sent
+            whole(request.body, "")  # validate before the first byte is sent
             return Reply(body=self._paced(events(request.body, self.answer)))
         return Reply(body=whole(request.body, self.answer))
 

@@ -1,4 +1,4 @@
-"""The stand-in as a process of its own: its address on the first line, then silence until it is interrupted."""
+"""Run the stand-in provider until interrupted; the first line of output is its URL as JSON."""
 
 import argparse
 import json
@@ -8,11 +8,11 @@ from contextlib import suppress
 from tests.provider import Provider
 
 parser = argparse.ArgumentParser(prog="python -m tests.provider", description=__doc__)
-parser.add_argument("--latency", type=float, default=0.0, help="seconds before each answer")
-parser.add_argument("--dimensions", type=int, default=1536)
-parser.add_argument("--refuse", help="answer 400 to inputs that contain this")
-parser.add_argument("--crash", help="be away for a while after inputs that contain this")
-parser.add_argument("--port", type=int, default=0, help="0: a free one")
+parser.add_argument("--latency", type=float, default=0.0, help="seconds before each response")
+parser.add_argument("--dimensions", type=int, default=1536, help="length of vectors (default: 1536)")
+parser.add_argument("--refuse", help="return HTTP 400 for inputs that contain this")
+parser.add_argument("--crash", help="go down for half a second on inputs that contain this")
+parser.add_argument("--port", type=int, default=0, help="port to listen on (default: any free port)")
 arguments = parser.parse_args()
 provider = Provider(
     latency_seconds=arguments.latency,

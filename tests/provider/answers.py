@@ -1,4 +1,4 @@
-"""Answers in OpenAI's three shapes, whole and as events: Chat Completions, Responses, and Completions."""
+"""Answers in the format of Chat Completions, Responses and Completions, whole and streamed."""
 
 import re
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ DONE = "[DONE]"
 
 
 def prompt_tokens(body: Any) -> int:
-    """Of a chat request, as OpenAI counts: 4 tokens for each message and 3 for all (cl100k)."""
+    """Count a chat request's tokens as OpenAI does: 4 extra per message and 3 per request (cl100k)."""
     return sum(len(encode(message["content"])) + 4 for message in body["messages"]) + 3
 
 
@@ -20,7 +20,7 @@ def words(answer: str) -> list[str]:
 
 
 def chat(body: Any, answer: str) -> dict[str, Any]:
-    """Raises Rejection for a request without messages, or with one that has no content or an unknown role."""
+    """A chat completion. Raises Rejection for a missing message, an empty content or an unknown role."""
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
         raise Rejection(400, "Invalid 'messages': empty array. Expected an array with minimum length 1.")
@@ -55,7 +55,7 @@ def chat_events(body: Any, answer: str) -> Iterator[Event]:
 
 
 def completion(body: Any, answer: str) -> dict[str, Any]:
-    """Raises Rejection for a prompt that is no string, or an empty one."""
+    """A completion. Raises Rejection unless the prompt is a non-empty string."""
     prompt = body.get("prompt")
     if not isinstance(prompt, str) or not prompt:
         raise Rejection(400, "Invalid value for 'prompt': expected a string.")
@@ -86,7 +86,7 @@ def completion_events(body: Any, answer: str) -> Iterator[Event]:
 
 
 def response(body: Any, answer: str) -> dict[str, Any]:
-    """Raises Rejection for a request without input, or with a role that belongs into `instructions`."""
+    """A response of the Responses API. Raises Rejection for a request without input."""
     items = body.get("input")
     items = [{"role": "user", "content": items}] if isinstance(items, str) else items
     if not isinstance(items, list) or not items:
@@ -135,7 +135,7 @@ def response_events(body: Any, answer: str) -> Iterator[Event]:
 
 
 def is_word(event: Event) -> bool:
-    """Whether an event carries a word of the answer."""
+    """Return whether the event carries a word of the answer."""
     if isinstance(event, str):
         return False
     if "type" in event:

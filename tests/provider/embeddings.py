@@ -1,4 +1,4 @@
-"""POST /embeddings as OpenAI answers it: its limits, and vectors that are bags of hashed tokens."""
+"""POST /embeddings with OpenAI's limits and deterministic vectors: bags of hashed tokens."""
 
 import base64
 from collections.abc import Sequence
@@ -10,14 +10,14 @@ import numpy as np
 
 from tests.provider.http import Rejection
 
-# of OpenAI's embedding models
+# limits of OpenAI's embedding models
 MAX_INPUT_TOKENS = 8_191
 MAX_REQUEST_TOKENS = 300_000
 MAX_REQUEST_INPUTS = 2_048
 
 
 def texts_of(body: Any) -> list[str]:
-    """The inputs of a request. Raises Rejection as OpenAI would, but for the limits."""
+    """The inputs of a request. Raises Rejection for a malformed request; `answer` checks the limits."""
     if not isinstance(body, dict) or "model" not in body:
         raise Rejection(400, "you must provide a model parameter")
     texts = body.get("input")
@@ -30,7 +30,7 @@ def texts_of(body: Any) -> list[str]:
 
 
 def answer(body: Any, tokens: Sequence[Sequence[int]], *, dimensions: int) -> dict[str, Any]:
-    """Vectors of length one, so that texts with equal words are near. Raises Rejection over a limit."""
+    """An embedding response with unit vectors; texts with equal words are near. Raises Rejection over a limit."""
     counts = [len(ids) for ids in tokens]
     _check_limits(counts)
     length = body.get("dimensions", dimensions)
@@ -51,7 +51,7 @@ def answer(body: Any, tokens: Sequence[Sequence[int]], *, dimensions: int) -> di
 
 
 def encode(text: str) -> list[int]:
-    """cl100k, counted here and not by the code under test; in pieces, as bpe_openai refuses a million characters."""
+    """Encode with cl100k, independently of the code under test; in pieces, because bpe_openai limits the length."""
     pieces = (text[at : at + 100_000] for at in range(0, len(text), 100_000))
     return [token for piece in pieces for token in _encoding().encode_ordinary(piece)]
 
@@ -82,11 +82,11 @@ def _check_limits(counts: list[int]) -> None:
 
 @cache
 def _encoding() -> Any:
-    return bpe_openai.get_encoding("cl100k_base")  # reads its tables anew at each call: 9 ms
+    return bpe_openai.get_encoding("cl100k_base")  # reads its tables at each call: 9 ms
 
 
 def _vector(tokens: Sequence[int], dimensions: int) -> np.ndarray[Any, np.dtype[np.float32]]:
-    # Fibonacci hashing spreads neighbouring token numbers; the root keeps frequent words from ruling
+    # Fibonacci hashing spreads neighbouring token numbers; the square root limits the weight of frequent words
     places = (np.array(tokens, dtype=np.uint64) * np.uint64(2_654_435_761) >> np.uint64(8)) % np.uint64(
         dimensions
     )

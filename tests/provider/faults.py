@@ -1,7 +1,7 @@
-"""What a provider can do wrong. A fault takes the request and the way to the honest reply, and returns another.
+"""Faults of a provider. A fault takes the request and a function for the normal reply, and returns another reply.
 
-`FAULTS` has them by name, for `Provider.inject(name, **arguments)` and `POST /faults`. In a message, `{key}` is the
-key of the request, `{text}` its first text, and `{json}` that text as JSON escapes it.
+`FAULTS` has them by name, for `Provider.inject(name, **arguments)` and `POST /faults`. In a message, `{key}` becomes
+the request's API key, `{text}` its first text, and `{json}` that text as a JSON string.
 """
 
 import base64
@@ -16,7 +16,7 @@ from tests.provider import answers
 from tests.provider.http import Dropped, Event, Hung, Rejection, Reply, Request
 
 Fault = Callable[[Request, Callable[[], Reply]], Reply]
-Item = dict[str, Any]  # of an embedding answer's `data`
+Item = dict[str, Any]  # of an embedding response's `data`
 
 
 def error(
@@ -27,9 +27,9 @@ def error(
     kind: str = "server_error",
     headers: Mapping[str, str] | None = None,
 ) -> Fault:
-    """An error in the shape of OpenAI's, with headers such as {"retry-after": "2"}."""
+    """Return an error in OpenAI's format, with headers such as {"retry-after": "2"}."""
 
-    def fault(request: Request, honest: Callable[[], Reply]) -> Reply:
+    def fault(request: Request, normal: Callable[[], Reply]) -> Reply:
         text = _first_text(request.body)
         said = message.replace("{key}", request.key).replace("{json}", json.dumps(text))
         rejected = Rejection(status, said.replace("{text}", text), code=code, kind=kind).reply
@@ -39,47 +39,47 @@ def error(
 
 
 def raw(body: str, *, status: int = 200, content_type: str = "application/json") -> Fault:
-    """Bytes that need not be JSON."""
-    return lambda request, honest: Reply(
+    """Return a body that may be invalid JSON."""
+    return lambda request, normal: Reply(
         status=status, body=body.encode(), headers={"Content-Type": content_type}
     )
 
 
 def without(field: str) -> Fault:
-    """A server that refuses a field of the request, and is honest to a request without it."""
+    """Refuse requests with this field; answer the others normally."""
 
-    def fault(request: Request, honest: Callable[[], Reply]) -> Reply:
+    def fault(request: Request, normal: Callable[[], Reply]) -> Reply:
         if field in request.body:
             raise Rejection(400, f"Unrecognized request argument supplied: {field}")
-        return honest()
+        return normal()
 
     return fault
 
 
 def no_base64() -> Fault:
-    """A server that knows no encoding but `float`."""
+    """Refuse every encoding format except `float`."""
 
-    def fault(request: Request, honest: Callable[[], Reply]) -> Reply:
+    def fault(request: Request, normal: Callable[[], Reply]) -> Reply:
         if request.body.get("encoding_format", "float") != "float":
             raise Rejection(400, "Invalid value for 'encoding_format': expected 'float'.")
-        return honest()
+        return normal()
 
     return fault
 
 
 def vectors(change: Callable[[list[Item]], Iterable[Item]]) -> Fault:
-    """An embedding answer with other `data`."""
+    """Change the `data` of an embedding response."""
 
-    def fault(request: Request, honest: Callable[[], Reply]) -> Reply:
-        body = honest().body
-        assert isinstance(body, dict), "this fault is of /embeddings"
+    def fault(request: Request, normal: Callable[[], Reply]) -> Reply:
+        body = normal().body
+        assert isinstance(body, dict), "this fault applies to /embeddings only"
         return Reply(body={**body, "data": list(change(body["data"]))})
 
     return fault
 
 
 def numbers(change: Callable[[list[float]], list[float]], *, at: int = 0, plain: bool = False) -> Fault:
-    """An embedding answer in which the vector number `at` is another; all are lists of floats where `plain`."""
+    """Change vector number `at` of an embedding response; with `plain`, return all as lists of floats."""
 
     def changed(data: list[Item]) -> Iterator[Item]:
         for number, item in enumerate(data):
@@ -92,7 +92,7 @@ def numbers(change: Callable[[list[float]], list[float]], *, at: int = 0, plain:
 
 
 def garbled() -> Fault:
-    """Base64 of bytes that are no whole number of floats."""
+    """Return base64 whose length is no multiple of a float's 4 bytes."""
 
     def shortened(embedding: str) -> str:
         return base64.b64encode(base64.b64decode(embedding)[:-3]).decode()
@@ -101,23 +101,23 @@ def garbled() -> Fault:
 
 
 def cut(*, after: int = 3, abruptly: bool = False) -> Fault:
-    """A stream that ends after some words, as if it were whole or by a reset; all else is reset at once."""
+    """End a stream after some words, orderly or abruptly by a reset; reset all other requests at once."""
     return _broken(after, Dropped if abruptly else None)
 
 
 def hang(*, after: int | None = None, but_for: str | None = None) -> Fault:
-    """Not a byte, or none after some words of a stream, until the stand-in is closed; one text alone is embedded."""
+    """Send nothing, or nothing after some words of a stream. `but_for`: a text that is embedded nevertheless."""
     silent = _broken(after, Hung)
-    return lambda request, honest: (
-        honest() if request.body.get("input") == [but_for] else silent(request, honest)
+    return lambda request, normal: (
+        normal() if request.body.get("input") == [but_for] else silent(request, normal)
     )
 
 
 def changed_events(change: Callable[[dict[str, Any]], dict[str, Any]]) -> Fault:
-    """Each object of the answer, whole or streamed, is another."""
+    """Change each object of the answer, whole or streamed."""
 
-    def fault(request: Request, honest: Callable[[], Reply]) -> Reply:
-        body = honest().body
+    def fault(request: Request, normal: Callable[[], Reply]) -> Reply:
+        body = normal().body
         if isinstance(body, Mapping):
             return Reply(body=change(dict(body)))
         assert not isinstance(body, bytes)
@@ -133,7 +133,7 @@ def _no_usage(event: dict[str, Any]) -> dict[str, Any]:
 
 
 def _truncated(event: dict[str, Any]) -> dict[str, Any]:
-    """The answer ran into its bound: finish_reason `length`, or the status `incomplete`."""
+    """Mark an answer as cut at its token limit: finish_reason `length` or status `incomplete`."""
     if event.get("type") == "response.completed":
         return {**event, "type": "response.incomplete", "response": _truncated(event["response"])}
     if event.get("object") == "response":
@@ -147,10 +147,10 @@ def _truncated(event: dict[str, Any]) -> dict[str, Any]:
 
 
 def _broken(after: int | None, end: type[Exception] | None) -> Fault:
-    def fault(request: Request, honest: Callable[[], Reply]) -> Reply:
+    def fault(request: Request, normal: Callable[[], Reply]) -> Reply:
         if after is None or not request.streams:
             raise end or Dropped
-        body = honest().body
+        body = normal().body
         assert not isinstance(body, (Mapping, bytes))
         return Reply(body=_until(body, after, end))
 
@@ -193,12 +193,12 @@ def _packed(values: list[float]) -> str:
 FAULTS: dict[str, Callable[..., Fault]] = {
     "error": error,
     "raw": raw,
-    # settings
+    # errors of the settings
     "unauthorized": partial(error, 401, "Incorrect API key provided: {key}.", code="invalid_api_key"),
     "forbidden": partial(error, 403, "You are not allowed to sample from this model."),
     "unknown_model": partial(error, 404, "The model does not exist.", code="model_not_found"),
     "out_of_quota": partial(error, 429, "You exceeded your current quota.", code="insufficient_quota"),
-    # too large
+    # input or request too large
     "too_large": partial(
         error, 400, "This model's maximum context length is 8191 tokens.", code="context_length_exceeded"
     ),
@@ -206,12 +206,12 @@ FAULTS: dict[str, Callable[..., Fault]] = {
         error, 400, "Requested 400000 tokens, max 300000 tokens per request", code="max_tokens_per_request"
     ),
     "payload_too_large": partial(error, 413, "Payload too large"),
-    # the input
+    # errors of the input
     "content_policy": partial(
         error, 400, "The input was rejected by our content policy.", code="content_policy_violation"
     ),
     "unprocessable": partial(error, 422, "Input should be a valid string"),
-    # to be tried again: rate_limited takes headers={"retry-after": "2"} or {"retry-after-ms": "250"}
+    # temporary errors: rate_limited takes headers={"retry-after": "2"} or {"retry-after-ms": "250"}
     "rate_limited": partial(error, 429, "Rate limit reached for requests", code="rate_limit_exceeded"),
     "server_error": partial(error, 500),
     "unavailable": partial(error, 503, "The server is overloaded or not ready yet."),
@@ -222,7 +222,7 @@ FAULTS: dict[str, Callable[..., Fault]] = {
     "empty_object": partial(raw, "{}"),
     "cut": cut,
     "hang": hang,
-    # embeddings
+    # faults of embedding responses
     "no_base64": no_base64,
     "no_dimensions": partial(without, "dimensions"),
     "reversed": partial(vectors, lambda data: data[::-1]),
@@ -232,7 +232,7 @@ FAULTS: dict[str, Callable[..., Fault]] = {
     "not_a_number": partial(numbers, lambda values: [float("nan"), *values[1:]]),
     "zeros": partial(numbers, lambda values: [0.0] * len(values)),
     "wrong_dimension": partial(numbers, lambda values: values[:-1]),
-    # answers
+    # faults of answers
     "no_usage": partial(changed_events, _no_usage),
     "truncated": partial(changed_events, _truncated),
 }

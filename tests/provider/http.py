@@ -1,4 +1,4 @@
-"""The stand-in's HTTP: a request comes in as an object, a reply goes out, or the connection is dropped."""
+"""HTTP for the stand-in: requests and replies as objects, and connections that drop or hang."""
 
 import json
 import socket
@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 
-Event = Mapping[str, Any] | str  # of a stream: an object, or a word as it stands
+Event = Mapping[str, Any] | str  # of a stream: an object, or text to send unchanged
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What a client sent."""
+    """A client's request."""
 
     method: str
     path: str  # without /v1
@@ -35,7 +35,7 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Reply:
-    """What a client gets: an object as JSON, bytes as they stand, or events as they come."""
+    """A reply: an object sent as JSON, bytes sent unchanged, or a stream of events."""
 
     body: Mapping[str, Any] | bytes | Iterator[Event]
     status: int = 200
@@ -43,7 +43,7 @@ class Reply:
 
 
 class Rejection(Exception):
-    """An answer in the shape of OpenAI's errors."""
+    """An error reply in OpenAI's format."""
 
     def __init__(
         self, status: int, message: str, *, code: str | None = None, kind: str = "invalid_request_error"
@@ -56,15 +56,15 @@ class Rejection(Exception):
 
 
 class Dropped(Exception):
-    """The connection is reset, in the middle of an answer where one has begun."""
+    """Reset the connection, also in the middle of an answer."""
 
 
 class Hung(Exception):
-    """Nothing more is sent, until the stand-in is closed."""
+    """Send nothing more until the stand-in is closed."""
 
 
 class Server(socketserver.ThreadingTCPServer):
-    """Without http.server's look-up of the host's name, and leaving no thread behind when closed."""
+    """A threading HTTP server that resolves no host names and ends all its threads when closed."""
 
     allow_reuse_address = True
     request_queue_size = 128
@@ -72,7 +72,7 @@ class Server(socketserver.ThreadingTCPServer):
     def __init__(self, port: int, handle: Callable[[Request], Reply]) -> None:
         self.handle = handle
         self.connections: set[socket.socket] = set()
-        self.accepted = 0  # connections, ever
+        self.accepted = 0  # connections since the start
         self.closing = threading.Event()
         super().__init__(("127.0.0.1", port), _Handler)
 
@@ -87,12 +87,14 @@ class Server(socketserver.ThreadingTCPServer):
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        if not isinstance(sys.exception(), OSError):  # a client that went away: tests kill them on purpose
+        if not isinstance(sys.exception(), OSError):  # tests kill clients on purpose
             super().handle_error(request, client_address)
 
     def server_close(self) -> None:
         self.closing.set()
-        for connection in tuple(self.connections):  # kept alive by a client: its thread waits for a request
+        for connection in tuple(
+            self.connections
+        ):  # its thread waits for the next request of a keep-alive connection
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
         super().server_close()
@@ -134,7 +136,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             with suppress(OSError):
                 self.wfile.flush()
-            # nothing lingers: the client gets RST, not an orderly end
+            # SO_LINGER 0: the client gets RST instead of FIN
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.connection.close()
 
@@ -162,12 +164,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.flush()
 
     def log_message(self, format: str, *args: Any) -> None:
-        """The counts say it all."""
+        """Log nothing; `stats` has the counts."""
 
 
 def _server_sent(event: Event) -> bytes:
     if isinstance(event, str):
         return f"data: {event}\n\n".encode()
-    # events of the Responses API carry their name
+    # events of the Responses API have a name
     name = f"event: {event['type']}\n" if "type" in event else ""
     return f"{name}data: {json.dumps(event)}\n\n".encode()

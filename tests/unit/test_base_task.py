@@ -22,7 +22,7 @@ def test_a_bug_is_reported_with_its_kind_and_place_and_without_its_message() -> 
             raise ValueError(f"bad text: {word}") from error
 
     result = stumble.apply(args=["Marrakesh"])
-    with pytest.raises(Bug, match=r"\(ValueError from KeyError; .*report it$"):
+    with pytest.raises(Bug, match=r"\(ValueError from KeyError\); .*report it$"):
         result.get()
     assert "in stumble" in result.traceback
     assert "Marrakesh" not in result.traceback

@@ -3,8 +3,8 @@
 import llm
 import pytest
 
-from tests.unit.test_prompting import EXACT, passage
-from worker.backends import warm_up
+from tests.fixtures.passages import EXACT, passage
+from worker.backends import load_plugins
 from worker.backends.llm import LLMChatBackend
 from worker.chat import prompting
 from worker.protocols import Reply
@@ -71,5 +71,5 @@ def test_without_passages_it_declines(backend: LLMChatBackend) -> None:
 
 
 def test_llm_lists_it() -> None:
-    warm_up()
+    load_plugins()
     assert "extractive" in {model.model_id for model in llm.get_models()}

@@ -11,7 +11,8 @@ import pytest
 
 from worker.documents import Document
 from worker.errors import InvalidQuery
-from worker.sources.files import Skipped, read
+from worker.protocols import Skipped
+from worker.sources.files import read
 
 MAX_BYTES = 100_000
 

@@ -46,5 +46,5 @@ def test_without_a_heartbeat_file_the_check_names_the_possible_reasons(
     monkeypatch.setenv("VECTOR_INDEX_HOME", str(tmp_path))
     assert run(["live", *worker]) == 1
     said = capsys.readouterr().err
-    assert f"no worker{' embed' if worker else ''} of the home {tmp_path} serves: none was started" in said
-    assert "or it has not reached its broker yet, which its log says" in said
+    assert f"no worker{' embed' if worker else ''} of the home {tmp_path} is running: start it with" in said
+    assert "or not have reached its broker yet" in said

@@ -10,7 +10,7 @@ import pytest
 import stamina
 
 from worker.observability import logs
-from worker.observability.logs import JSONLines, Text, keys
+from worker.observability.logs import JSONLines, Text, log_fields
 
 EVENTS = {"Task %(name)s[%(id)s] ended in %(runtime)ss: %(return_value)s": "task_succeeded"}
 
@@ -21,7 +21,9 @@ def record(message: str, extra: Mapping[str, object], *args: object) -> logging.
 
 
 def test_an_event_is_one_json_object_with_its_keys() -> None:
-    line = JSONLines(EVENTS).format(record("documents_failed", keys(index="a", documents=2, error=None)))
+    line = JSONLines(EVENTS).format(
+        record("documents_failed", log_fields(index="a", documents=2, error=None))
+    )
     values = json.loads(line)
     assert values.pop("time").endswith("+00:00")
     assert values == {
@@ -48,7 +50,7 @@ def test_a_retry_tells_what_failed_and_when_it_is_tried_again(caplog: pytest.Log
     "value", ["one", "two words", 'a "quoted" one', "new\nline", "", "a=b", "café", "\\"]
 )
 def test_whatever_a_value_holds_an_event_is_one_line(value: str) -> None:
-    told = record("request_failed", keys(error=value, inputs=3))
+    told = record("request_failed", log_fields(error=value, inputs=3))
     line = Text(EVENTS).format(told)
     assert line.splitlines() == [line]
     assert " WARNING vector_index.test: request_failed error=" in line
@@ -94,4 +96,4 @@ def test_a_bug_has_its_traceback_in_the_same_line() -> None:
 
 def test_of_many_documents_some_are_named_and_all_are_counted() -> None:
     ids = [str(number) for number in range(1000)]
-    assert logs.documents(ids) == {"documents": 1000, "ids": ids[: logs.SHOWN_IDS]}
+    assert logs.document_fields(ids) == {"documents": 1000, "ids": ids[: logs.SHOWN_IDS]}

@@ -8,26 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.fixtures.passages import EXACT, passage
 from worker.chat.prompting import RULES, SYSTEM, Messages, cited, compose, declines
 from worker.documents import Passage
 from worker.errors import InvalidQuery
-from worker.tokens import counter
-
-EXACT = counter("cl100k_base")
-
-
-def passage(text: str, title: str = "") -> Passage:
-    return Passage(
-        document_id="a",
-        title=title,
-        metadata={},
-        text=text,
-        start=0,
-        end=len(text),
-        chunks=(0, 0),
-        score=0.5,
-        similarity=0.5,
-    )
 
 
 def size(messages: Messages) -> int:

@@ -1,4 +1,4 @@
-"""What `vector-index schedule` prints of a schedule."""
+"""The output of `vector-index schedule`."""
 
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -33,7 +33,7 @@ def printed(**changes: Any) -> list[str]:
     return list(lines(ROW | changes, ZoneInfo("Europe/Berlin")))
 
 
-def test_the_last_run_and_the_next_one_in_local_time() -> None:
+def test_last_and_next_run_are_in_local_time() -> None:
     assert printed() == [
         "pages: 30 3 * * * in Europe/Berlin",
         "  last run: 2026-11-23 03:30:01 CET, done in 12.5 s: "
@@ -42,7 +42,7 @@ def test_the_last_run_and_the_next_one_in_local_time() -> None:
     ]
 
 
-def test_why_a_run_failed_and_why_others_were_skipped() -> None:
+def test_reasons_for_a_failed_and_a_skipped_run() -> None:
     failed = RUN | {"outcome": "failed", "message": "the shelf fell down"}
     skipped = RUN | {"outcome": "skipped", "message": "the index was paused"}
     _, last, later, _ = printed(last_run=failed, skipped=skipped)
@@ -50,7 +50,7 @@ def test_why_a_run_failed_and_why_others_were_skipped() -> None:
     assert later == "  skipped:  2026-11-23 03:30:14 CET: the index was paused"
 
 
-def test_a_run_under_way_and_none_yet() -> None:
+def test_a_running_sync_and_no_sync_yet() -> None:
     running = RUN | {"outcome": "running", "finished_at": None}
     assert printed(last_run=running)[1] == "  last run: 2026-11-23 03:30:01 CET, running"
     assert printed(last_run=None)[1] == "  last run: none yet"
@@ -60,11 +60,13 @@ def test_a_run_under_way_and_none_yet() -> None:
     ("schedule", "said"),
     [("2", "2 s"), ("0.5", "0.5 s"), ("5400", "1 h 30 min"), ("90061.0", "1 d 1 h"), ("3600", "1 h")],
 )
-def test_seconds_are_said_in_larger_units(schedule: str, said: str) -> None:
+def test_intervals_are_printed_in_larger_units(schedule: str, said: str) -> None:
     assert printed(schedule=schedule)[0] == f"pages: every {said}"
 
 
-def test_where_nobody_looks_it_is_said_who_should() -> None:
+def test_an_overdue_run_names_the_processes_to_check() -> None:
     assert printed(due_in_seconds=-3.0)[-1].endswith(" CET, now")
     overdue = printed(due_in_seconds=-3700.0)[-1]
-    assert overdue.endswith("CET, overdue by 1 h 1 min: see that `vector-index beat` and the workers run")
+    assert overdue.endswith(
+        "CET, overdue by 1 h 1 min: check that `vector-index beat` and the workers are running"
+    )

@@ -6,7 +6,7 @@ from typing import Any
 from rich.columns import Columns
 from rich.console import Console
 
-from worker.cli.status import Pace, _table
+from worker.cli.status import Rates, _table
 
 RED, GREEN, YELLOW = "\x1b[31m", "\x1b[32m", "\x1b[33m"
 
@@ -26,28 +26,27 @@ def shown(*states: dict[str, Any], width: int = 100, colours: bool = True) -> st
     )
     tables = []
     for each in states:
-        pace = Pace()
-        pace.add(1.0, each)
-        tables.append(_table(each, pace.as_json()))
+        rates = Rates()
+        rates.add(1.0, each)
+        tables.append(_table(each, rates.as_json()))
     console.print(Columns(tables))
     return written.getvalue()
 
 
-def test_what_waits_is_yellow_what_serves_is_green_and_what_failed_is_red() -> None:
+def test_pending_is_yellow_live_is_green_and_failed_is_red() -> None:
     busy = shown(state(documents={"pending": 3, "live": 2, "failed": 1}))
     assert [colour in busy for colour in (RED, GREEN, YELLOW)] == [True, True, True]
     idle = shown(state())
     assert [colour in idle for colour in (RED, GREEN, YELLOW)] == [False, False, False]
 
 
-def test_an_error_is_red_and_shown_as_it_is() -> None:
-    """Brackets in it are no markup."""
+def test_an_error_is_red_and_its_brackets_are_not_markup() -> None:
     said = shown(state(last_error="[red]the key [sk] is refused[/] [/nothing]"))
     assert RED in said
     assert "[red]the key [sk] is refused[/] [/nothing]" in said
 
 
-def test_indexes_stand_side_by_side_where_there_is_room_and_below_each_other_where_not() -> None:
+def test_tables_are_side_by_side_if_the_terminal_is_wide_enough() -> None:
     states = [state(index="articles"), state(index="products", last_error="word " * 40)]
     together = [line for line in shown(*states, width=120).splitlines() if "pending chunks" in line]
     apart = [line for line in shown(*states, width=60).splitlines() if "pending chunks" in line]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from benchmarks.languages import strings
 from benchmarks.token_counts import counted, references
 from worker.errors import SettingsError
-from worker.tokens import JOINT, OPENAI_ENCODINGS, Counter, bound, counter, estimate, package_file
+from worker.tokens import JOINT, OPENAI_ENCODINGS, Counter, counter, estimate, package_file, upper_bound
 
 WORDLLAMA = "wordllama:tokenizers/l2_supercat_tokenizer_config.json"
 
@@ -70,7 +70,7 @@ def test_counts_are_those_of_the_library_and_the_bound_is_never_under(name: str)
     library = references()[name]
     for _, text in strings(1_500, seed=7):
         tokens = library(text)
-        assert counted(name, text) == counter(name)(text) == tokens <= bound(text)
+        assert counted(name, text) == counter(name)(text) == tokens <= upper_bound(text)
 
 
 @pytest.mark.parametrize("name", [*OPENAI_ENCODINGS, WORDLLAMA])

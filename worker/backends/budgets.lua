@@ -1,10 +1,10 @@
--- A request of one backend against all of its limits: each is taken from, or none. Times are in microseconds.
+-- Take one request of a backend from all of its limits, or from none (GCRA). Times are in microseconds.
 --
--- KEYS[1]  hash of times {pause, requests, tokens}: until when nobody sends, and when what was taken will have been
---          earned again at the rate of each (the theoretical arrival time of GCRA)
--- ARGV     a pause to begin now; the caller's patience; cost and burst of requests; cost and burst of tokens:
---          as the times in which they are earned
--- returns  the time to wait: above the patience nothing was taken, else the request is due after it
+-- KEYS[1]  hash of times {pause, requests, tokens}: the end of the pause, and for each limit the time when the amount
+--          taken so far will have been earned again (the theoretical arrival time of GCRA)
+-- ARGV     a pause to begin now; the longest wait; cost and burst of requests; cost and burst of tokens.
+--          Costs and bursts are the times in which they are earned.
+-- returns  the time to wait. Above the longest wait nothing was taken; otherwise the request may start after it.
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
 local times = redis.call('HMGET', KEYS[1], 'pause', 'requests', 'tokens')

@@ -1,7 +1,8 @@
-"""Budgets: the requests and tokens a minute of one backend, over all processes, and the pauses its provider asks for.
+"""Rate limits of one backend over all processes: requests and tokens per minute, and pauses (Retry-After).
 
-They stand in the broker's Redis, on its clock: no window of 60 s holds more than the limit, whoever sends. Without
-Redis the same rule holds for each process by itself. A local model has neither limits nor pauses, and costs a look.
+The broker's Redis holds them, on its clock: all processes together stay within the limit in every window of 60 s.
+While Redis is unavailable, each process keeps the limit by itself. A local model has no limits, and its budget only
+costs one call to Redis.
 """
 
 import logging
@@ -22,28 +23,27 @@ from worker import keyspace
 from worker.configuration.addresses import redis_url
 from worker.errors import ProviderUnavailable
 from worker.observability import events
-from worker.observability.logs import keys
+from worker.observability.logs import log_fields
 
-# What a rate lets through at once, as a share of its limit; the rest is spread evenly. A request of a drainer takes
-# half of it at most, so that one that comes late misses nothing. Questions come singly and are large.
+# The burst as a share of the limit; the rest is spread evenly over the minute. A request of a drainer takes at most
+# half of the burst, so that a late request wastes nothing. Questions come one by one and are large.
 DRAINING_BURST, CHAT_BURST = 0.06, 0.5
-# a second more than a minute: what is taken now reaches the provider a moment later
+# a second more than a minute, since a request reaches the provider a moment after it was counted
 WINDOW_SECONDS = 61.0
-PATIENCE_SECONDS = 5.0  # of a request that a caller waits for
-MAX_PAUSE_SECONDS = (
-    600.0  # then one request asks again: an operator may have mended what a long pause was for
-)
-ALONE_SECONDS = 5.0  # until Redis is tried again
+MAX_WAIT_SECONDS = 5.0  # for a request that a caller waits for
+# after at most this pause, one request tries again: an operator may have removed the cause meanwhile
+MAX_PAUSE_SECONDS = 600.0
+REDIS_RETRY_SECONDS = 5.0  # after a failure of Redis, the time without it
 
 logger = logging.getLogger("vector_index.budget")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rate:
-    """A limit per minute as two times, in seconds: to earn one unit, and to earn what may be taken at once.
+    """A limit per minute as two times: to earn one unit, and to earn a whole burst.
 
-    What is taken in a window W is at most the burst and W / unit. So the rate is that of the rest of the limit:
-    the sum, counted in whole units, stays within the limit.
+    A window W lets through at most the burst plus W / unit. So a unit is earned at the rate of the limit minus the
+    burst, and the sum, in whole units, stays within the limit.
     """
 
     unit_seconds: float = 0.0  # 0: no limit
@@ -59,12 +59,12 @@ class Rate:
 
 
 class Budget:
-    """The limits of one backend. Safe in threads; nothing is raised when Redis is away."""
+    """The rate limits of one backend. Safe in threads. Works without Redis, within one process."""
 
     def __init__(
         self,
-        url: str,  # of Redis; empty: of this process alone
-        name: str,  # kind and name of the backend
+        url: str,  # of Redis; empty: limits for this process alone
+        name: str,  # kind and name of the backend, such as "embedding:default"
         *,
         requests_per_minute: int | None = None,
         tokens_per_minute: int | None = None,
@@ -78,7 +78,7 @@ class Budget:
         self.request_tokens = max(1, int(tokens_per_minute * burst / 2)) if tokens_per_minute else None
         self._client = None
         if url:
-            # a caller waits behind these: without Redis it goes on in a second
+            # short timeouts, since a caller waits: without Redis it continues after a second
             self._client = redis.Redis.from_url(
                 redis_url(url), socket_timeout=1, socket_connect_timeout=1, retry=Retry(NoBackoff(), 0)
             )
@@ -86,23 +86,23 @@ class Budget:
                 (files("worker.backends") / "budgets.lua").read_text()
             )
         self._lock = threading.Lock()
-        self._alone_until = 0.0  # monotonic seconds
-        self._times = [0.0, 0.0, 0.0]  # as the script's, of this process, in monotonic seconds
+        self._local_until = 0.0  # monotonic seconds
+        self._times = [0.0, 0.0, 0.0]  # like those of the script, for this process, in monotonic seconds
 
-    def take(self, tokens: int, *, patience_seconds: float = 0.0) -> float:
-        """Take one request of so many tokens: the seconds to wait.
+    def take(self, tokens: int, *, max_wait_seconds: float = 0.0) -> float:
+        """Take one request with its tokens from the budget, and return the seconds to wait before it.
 
-        More than the patience: nothing was taken, ask again then. Else the request is due after that time, which
-        puts it before everybody who asks later. A request above the burst always waits, also where nobody sends; of
-        one above the limit itself, the provider decides.
+        If the wait is above `max_wait_seconds`, nothing was taken: ask again after it. Otherwise the request has its
+        place, ahead of all later ones. A request above the burst always waits. A request above the whole limit is
+        counted as the limit, and the provider decides about it.
         """
         costs = (self._requests.unit_seconds, self._counted(tokens) * self._tokens.unit_seconds)
-        return self._run(0.0, patience_seconds, costs)
+        return self._run(0.0, max_wait_seconds, costs)
 
-    def give_back(self, *, requests: int = 0, tokens: int = 0, held_seconds: float) -> None:
-        """Return what was taken `held_seconds` ago and not used; negative tokens are taken in addition.
+    def refund(self, *, requests: int = 0, tokens: int = 0, held_seconds: float) -> None:
+        """Return unused requests and tokens that were taken `held_seconds` ago; negative tokens are taken in addition.
 
-        What would have been earned again meanwhile is kept: it may have been taken by somebody already.
+        The part that has been earned again since then is not returned: another request may have used it.
         """
         units = (requests * self._requests.unit_seconds, self._counted(tokens) * self._tokens.unit_seconds)
         back = [min(unit, max(0.0, unit - held_seconds)) for unit in units]
@@ -110,7 +110,7 @@ class Budget:
             self._return(back)
 
     def pause(self, seconds: float) -> float:
-        """Let nobody send for so long, MAX_PAUSE_SECONDS at most; the seconds."""
+        """Pause all requests of this backend, for at most MAX_PAUSE_SECONDS. Returns the seconds."""
         seconds = min(seconds, MAX_PAUSE_SECONDS)
         if seconds > 0:
             events.pause(self.name, seconds)
@@ -118,22 +118,22 @@ class Budget:
         return seconds
 
     @contextmanager
-    def first(self, tokens: int, *, patience_seconds: float = PATIENCE_SECONDS) -> Iterator[None]:
-        """Around a request that a caller waits for: it goes before the drainers, or ends with a sentence.
+    def reserve(self, tokens: int, *, max_wait_seconds: float = MAX_WAIT_SECONDS) -> Iterator[None]:
+        """Wrap a request that a caller waits for: it reserves the next place, ahead of the drainers.
 
-        Waits for its patience at most, and keeps to the pause that the provider names. What is above the burst is
-        owed: those who come later wait for it. Raises ProviderUnavailable.
+        Waits at most `max_wait_seconds`, and starts a pause if the request raises one that the provider asked for.
+        Tokens above the burst become a debt, which delays later requests. Raises ProviderUnavailable for a longer wait.
         """
         owed = max(0, self._counted(tokens) - self._burst_tokens)
-        wait = self.take(min(tokens, self._burst_tokens), patience_seconds=patience_seconds)
-        if wait > patience_seconds:
+        wait = self.take(min(tokens, self._burst_tokens), max_wait_seconds=max_wait_seconds)
+        if wait > max_wait_seconds:
             raise ProviderUnavailable(
-                f"the {self.name} backend may send again in {wait:.0f} s: ask again then, or raise "
+                f"the {self.name} backend has used up its rate limit for {wait:.0f} s: ask again after that, or raise "
                 "REQUESTS_PER_MINUTE or TOKENS_PER_MINUTE as far as the provider allows",
                 retry_after_seconds=wait,
                 rate_limited=True,
             )
-        self.give_back(tokens=-owed, held_seconds=0.0)
+        self.refund(tokens=-owed, held_seconds=0.0)
         events.budget_wait(self.name, wait)
         time.sleep(wait)
         try:
@@ -144,21 +144,21 @@ class Budget:
             raise
 
     def _counted(self, tokens: int) -> int:
-        """At most a minute of them: a limit below one request is a mistake, not a debt of hours."""
+        """Count at most one minute of tokens: a limit below a single request must not become a debt of hours."""
         return min(tokens, self._most_tokens)
 
-    def _run(self, pause: float, patience: float, costs: tuple[float, float]) -> float:
-        """The script, in Redis or here."""
+    def _run(self, pause: float, max_wait: float, costs: tuple[float, float]) -> float:
+        """Run the rule of budgets.lua, in Redis or in this process."""
         bursts = (self._requests.burst_seconds, self._tokens.burst_seconds)
-        if self._shared():
-            times = (pause, patience, costs[0], bursts[0], costs[1], bursts[1])
+        if self._uses_redis():
+            times = (pause, max_wait, costs[0], bursts[0], costs[1], bursts[1])
             try:
                 wait = self._script(
                     keys=[keyspace.BUDGET + self.name], args=[_microseconds(time) for time in times]
                 )
                 return float(wait) / 1e6
             except redis.RedisError as error:
-                self._go_alone(error)
+                self._fall_back_to_local(error)
         with self._lock:
             now = time.monotonic()
             paused, *due = (max(at, now) for at in self._times)
@@ -167,13 +167,13 @@ class Budget:
                 return 0.0
             waits = [at + cost - burst - now for at, cost, burst in zip(due, costs, bursts, strict=True)]
             wait = max(paused - now, *waits)
-            if wait <= patience:
+            if wait <= max_wait:
                 due = [max(at, now + wait) + cost for at, cost in zip(due, costs, strict=True)]
                 self._times = [paused, *due]
             return wait
 
     def _return(self, back: list[float]) -> None:
-        if self._shared():
+        if self._uses_redis():
             assert self._client is not None
             try:
                 with self._client.pipeline(transaction=False) as pipe:
@@ -181,23 +181,23 @@ class Budget:
                         pipe.hincrby(keyspace.BUDGET + self.name, field, -_microseconds(seconds))
                     pipe.execute()
             except redis.RedisError as error:
-                self._go_alone(error)
+                self._fall_back_to_local(error)
         else:
             with self._lock:
                 self._times[1:] = [at - seconds for at, seconds in zip(self._times[1:], back, strict=True)]
 
-    def _shared(self) -> bool:
-        return self._client is not None and time.monotonic() >= self._alone_until
+    def _uses_redis(self) -> bool:
+        return self._client is not None and time.monotonic() >= self._local_until
 
-    def _go_alone(self, error: redis.RedisError) -> None:
-        """Begin with everything taken: this process may just have sent what the shared budget allowed."""
+    def _fall_back_to_local(self, error: redis.RedisError) -> None:
+        """Start with an empty budget: this process may just have used the shared one."""
         with self._lock:
             now = time.monotonic()
             bursts = (self._requests.burst_seconds, self._tokens.burst_seconds)
-            if now - self._alone_until > ALONE_SECONDS:
-                logger.warning("limits_not_shared", extra=keys(backend=self.name, error=str(error)))
+            if now - self._local_until > REDIS_RETRY_SECONDS:
+                logger.warning("limits_not_shared", extra=log_fields(backend=self.name, error=str(error)))
                 self._times[1:] = [now + burst for burst in bursts]
-            self._alone_until = now + ALONE_SECONDS
+            self._local_until = now + REDIS_RETRY_SECONDS
 
 
 def _microseconds(seconds: float) -> int:

@@ -1,6 +1,6 @@
-"""What the known models take: the table is limits.toml, each row with its source.
+"""Limits of known models, from limits.toml, where each row names its source.
 
-A known limit is a default; TOKEN_LIMIT, BATCH_TOKEN_LIMIT and BATCH_SIZE of a backend win over it.
+A known limit is a default. TOKEN_LIMIT, BATCH_TOKEN_LIMIT and BATCH_SIZE of a backend override it.
 """
 
 import re
@@ -10,15 +10,15 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-# gpt-5-2025-08-07 takes what gpt-5 takes, claude-opus-4-5-20251101 what claude-opus-4-5 takes; Ollama's latest is
-# what it serves under the bare name
+# gpt-5-2025-08-07 has the limits of gpt-5, claude-opus-4-5-20251101 those of claude-opus-4-5, and Ollama's `:latest` is
+# the model of the bare name
 _VERSION = re.compile(r"(-\d{4}-\d{2}-\d{2}|-\d{8}|:latest)$")
 _OLLAMA = "ollama/"
 
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddingLimits:
-    """Of an embedding model. None: not known."""
+    """Limits of an embedding model. None: not known."""
 
     token_limit: int  # tokens of one input
     batch_token_limit: int | None = None  # tokens of one request, over all its inputs
@@ -31,7 +31,7 @@ class EmbeddingLimits:
 
 @dataclass(frozen=True, kw_only=True)
 class ChatLimits:
-    """Of a chat model. None: not known."""
+    """Limits of a chat model. None: not known."""
 
     token_limit: int  # tokens of the whole prompt
     output_tokens: int | None = None  # tokens of one answer
@@ -40,16 +40,16 @@ class ChatLimits:
 
 
 def embedding_limits(model_id: str) -> EmbeddingLimits | None:
-    """By model id or alias, with or without a vendor in front of it; None for a model that is not in the table."""
+    """Look up an embedding model by its id or alias, with or without its vendor; None if the table lacks it."""
     row = _row("embedding", model_id)
     return EmbeddingLimits(**row) if row else None
 
 
 def chat_limits(model_id: str) -> ChatLimits | None:
-    """By model id or alias, with or without a vendor in front of it; None for a model that is not in the table.
+    """Look up a chat model by its id or alias, with or without its vendor; None if the table lacks it.
 
-    None for all chat models of Ollama: the window is what their server was started with, and it cuts off without a
-    word what does not fit.
+    Chat models of Ollama have no limits here. Their server's configuration sets the context window, and the server
+    silently cuts longer prompts.
     """
     row = None if model_id.startswith(_OLLAMA) else _row("chat", model_id)
     return ChatLimits(**row) if row else None

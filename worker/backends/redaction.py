@@ -1,7 +1,7 @@
-"""What a provider said, without what it must not repeat: keys, and what it quotes of the texts that it was sent.
+"""Remove keys and quoted document text from a provider's message.
 
-A quotation is recognised in whatever form it comes: both sides are compared as bare letters and digits, in one case,
-with the escapes of JSON, Python, HTML and URLs undone.
+A quotation is recognised in many forms. Message and texts are compared as bare letters and digits in lower case, after
+the escapes of JSON, Python, HTML and URLs are undone.
 """
 
 import base64
@@ -15,9 +15,9 @@ from urllib.parse import unquote
 
 MAX_MESSAGE_CHARACTERS = 300
 
-# of letters and digits: a shorter quotation of a text is let through, unless it is a whole text
+# letters and digits; a shorter quotation is shown, unless it is a whole text
 QUOTATION_CHARACTERS = 10
-# the same of a key
+# the same for a key
 KEY_CHARACTERS = 8
 
 HIDDEN = "…"
@@ -28,28 +28,28 @@ _KEY = re.compile(
     r"(?i:\s+(?:provided|given|used))?[\"']?\s*[:=]\s*[\"']?[^\s\"',;]+"
     r"|\b(?:sk|pk|rk|gsk|xai|hf|pa|key)[-_][\w*.-]{4,}|\bAIza[\w-]+"
     r"|(?<=key=)[^&\s'\"]+|(?<=token=)[^&\s'\"]+|(?<=://)[^/@\s]+@"
-    # what no word looks like: base64, hexadecimal, UUID, and capitals with digits
+    # strings unlike words: base64, hexadecimal, UUID, and capitals with digits
     r"|(?<![\w+/=])(?=[\w+/=]*[a-z])(?=[\w+/=]*[A-Z])(?=[\w+/=]*\d)[\w+/=]{20,}"
     r"|\b[0-9a-fA-F]{32,}\b|\b[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\b"
     r"|\b(?=[A-Z]*\d)[A-Z0-9]{16,}\b"
 )
 _ESCAPE = re.compile(
-    # characters beyond U+FFFF are escaped as two, and bytes of UTF-8 as up to four
+    # two escapes make a character beyond U+FFFF, and up to four escaped bytes make one of UTF-8
     r"(?:\\+u[0-9a-fA-F]{4})+|\\+U[0-9a-fA-F]{8}|(?:\\+x[0-9a-fA-F]{2})+|\\+."
     r"|&(?:#\d+|#x[0-9a-fA-F]+|\w+);|(?:%[0-9a-fA-F]{2})+"
 )
 _ESCAPE_MARKS = "\\&%"  # each escape begins with one
 _TOKEN = re.compile(rf"{_ESCAPE.pattern}|.", re.DOTALL)
-# ASCII that quotations lose or gain
+# ASCII characters that quoting adds or removes
 _DROPPED = {code: None for code in range(128) if not chr(code).isalnum()}
 
 
 def redact(message: str, *, texts: Sequence[str] = (), secrets: Iterable[str] = ()) -> str:
-    """The start of a message as one line, without keys and without what it quotes of the texts.
+    """Return the start of a message as one line, without keys and without quotations of the texts.
 
-    A part of a secret of KEY_CHARACTERS, or of a text of QUOTATION_CHARACTERS, is a quotation.
+    KEY_CHARACTERS of a secret, or QUOTATION_CHARACTERS of a text, are a quotation.
     """
-    # cut twice, so that nothing half cut off escapes, and a long message costs no time
+    # cut to twice the length first: a key across the final cut is still found, and a long message takes no time
     message = " ".join(message.split())[: 2 * MAX_MESSAGE_CHARACTERS]
     keys = [secret for secret in secrets if secret]
     hidden = bytearray(len(message))
@@ -64,7 +64,7 @@ def redact(message: str, *, texts: Sequence[str] = (), secrets: Iterable[str] = 
 
 
 def _quotations(message: str, texts: Sequence[str], characters: int) -> Iterator[tuple[int, int]]:
-    """Spans of so many bare characters that stand in a text, and of whole texts that are shorter."""
+    """Yield spans of this many bare characters that occur in a text, and spans of shorter whole texts."""
     bare, places = _with_places(message)
     quotable = [_bare(text) for text in texts]
     together = "\n".join(quotable)
@@ -79,13 +79,13 @@ def _quotations(message: str, texts: Sequence[str], characters: int) -> Iterator
 
 
 def _with_places(message: str) -> tuple[str, list[tuple[int, int]]]:
-    """The bare message, and for each of its characters the span of the message that it comes from."""
+    """Return the bare message, and for each of its characters the span in the message."""
     found = [(character, token.span()) for token in _TOKEN.finditer(message) for character in _bare(token[0])]
     return "".join(character for character, _ in found), [place for _, place in found]
 
 
 def _bare(text: str) -> str:
-    if any(mark in text for mark in _ESCAPE_MARKS):  # few texts have one, and the search is slow
+    if any(mark in text for mark in _ESCAPE_MARKS):  # the search is slow, and few texts have a mark
         text = _ESCAPE.sub(_unescaped, text)
     plain = unicodedata.normalize("NFKD", text).casefold().translate(_DROPPED)
     return "".join(plain.split()) if not plain.isascii() else plain

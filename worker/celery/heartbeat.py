@@ -12,7 +12,7 @@ from celery.worker.consumer.tasks import Tasks
 
 from worker.celery import leases
 from worker.celery.stuck_consumer import StuckConsumerDetector
-from worker.observability.logs import keys
+from worker.observability.logs import log_fields
 
 HEARTBEAT_SECONDS = 10
 
@@ -90,5 +90,5 @@ class HeartbeatThread(bootsteps.StartStopStep):
             return detector.is_stuck(client, task_consumer, holds_messages=bool(held))
         except redis.RedisError as error:
             detector.reset()
-            logger.warning("leases_not_renewed", extra=keys(messages=len(held), error=str(error)))
+            logger.warning("leases_not_renewed", extra=log_fields(messages=len(held), error=str(error)))
             return False

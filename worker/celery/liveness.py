@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from worker.errors import SettingsError
-from worker.observability.logs import keys
+from worker.observability.logs import log_fields
 
 logger = logging.getLogger("vector_index.worker")
 
@@ -62,7 +62,7 @@ class HeartbeatFile:
                 write(home, self._worker)
             except OSError as error:
                 logger.warning(
-                    "pulse_not_written", extra=keys(error=str(error), mend="set VECTOR_INDEX_HOME")
+                    "pulse_not_written", extra=log_fields(error=str(error), mend="set VECTOR_INDEX_HOME")
                 )
 
     def remove(self) -> None:

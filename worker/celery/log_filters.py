@@ -6,7 +6,7 @@ from typing import ClassVar
 from celery.beat import SchedulingError
 from celery.worker.consumer import consumer
 
-from worker.observability.logs import keys
+from worker.observability.logs import log_fields
 
 
 class RedactMessageBodies(logging.Filter):
@@ -26,7 +26,7 @@ class RedactMessageBodies(logging.Filter):
             args = (*record.args[:kept], *["(hidden)"] * (len(record.args) - kept))
             reason = (record.msg % args).splitlines()[0]
             record.msg, record.args, record.exc_info = "message_refused", (), None
-            vars(record).update(keys(error=reason))
+            vars(record).update(log_fields(error=reason))
         return True
 
 

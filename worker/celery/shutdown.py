@@ -11,10 +11,10 @@ import billiard
 from celery import bootsteps, signals
 from celery.worker.components import Pool
 
-from worker.celery import background_threads, metrics
+from worker.celery import background_threads, metrics_endpoint
 from worker.celery.heartbeat import HeartbeatThread
 from worker.celery.liveness import HeartbeatFile
-from worker.observability import logs
+from worker.observability.logs import log_fields
 from worker.store import connection
 
 STOP_SECONDS = 10.0  # grace period for current work; `up` kills a worker after 15
@@ -62,7 +62,7 @@ def finish(**_: Any) -> None:
 
 def _leave_in_time(code: int) -> None:
     # logged here, because a signal handler must not log
-    logger.info("stopping", extra=logs.keys(at_most_seconds=STOP_SECONDS))
+    logger.info("stopping", extra=log_fields(at_most_seconds=STOP_SECONDS))
     _second_signal.wait(STOP_SECONDS)
     logger.warning("grace period over; returning unfinished work to the queue")
     leave(code)
@@ -86,7 +86,7 @@ def leave(code: int) -> NoReturn:
 
 def clean_up() -> None:
     """Remove the files of this process, for good."""
-    metrics.remove_files()
+    metrics_endpoint.remove_files()
     heartbeat_file.remove()
 
 

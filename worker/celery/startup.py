@@ -7,14 +7,14 @@ from typing import Any
 from celery import signals
 
 from worker import configuration, wiring
-from worker.celery import background_threads, metrics, shutdown
+from worker.celery import background_threads, metrics_endpoint, shutdown
 from worker.celery.exits import exit_with, exit_with_error
 from worker.celery.heartbeat import HeartbeatThread
 from worker.celery.log_filters import RedactMessageBodies
 from worker.celery.upstream.memory_limit import past_memory_limit
 from worker.errors import VectorIndexError
 from worker.keyspace import EMBED
-from worker.observability import logs
+from worker.observability.logs import log_fields
 from worker.store import connection
 
 SWEEP_SECONDS = 30.0
@@ -34,7 +34,7 @@ def check(sender: Any, **_: Any) -> None:
     try:
         for notice in wiring.prepare():
             logger.warning(notice)
-        metrics.serve(forks="prefork" in str(sender.pool_cls))
+        metrics_endpoint.serve(forks="prefork" in str(sender.pool_cls))
     except VectorIndexError as error:
         exit_with_error(error)
     connection.close_pools()  # a forked process opens its own
@@ -51,5 +51,5 @@ def start_background_work(sender: Any, **_: Any) -> None:
         with past_memory_limit():  # a worker also starts while the broker is full
             sender.app.send_task("tasks.sweep", expires=SWEEP_SECONDS)
     logger.info(
-        "ready", extra=logs.keys(worker=sender.hostname, queues=list(sender.app.amqp.queues.consume_from))
+        "ready", extra=log_fields(worker=sender.hostname, queues=list(sender.app.amqp.queues.consume_from))
     )

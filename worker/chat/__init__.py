@@ -1,1 +1,1 @@
-"""Chat: passages become a prompt, the prompt an answer with citations."""
+"""Chat: retrieve passages, compose a prompt, and return or stream an answer with citations."""

@@ -1,9 +1,8 @@
-"""Text to chunks: exact spans, never over a limit, with boundaries that the content chooses.
+"""Cut a text into chunks: exact spans within the token limits, at boundaries that depend on nearby text only.
 
-A text is cut into units by its structure. From the start of a chunk, among the units that end between a third of
-the limit and the limit, the chunk closes before a heading if it can, else between two paragraphs, and of several such
-places at the one with the smallest hash. So boundaries depend on nearby text only: an edit changes the chunks
-around it, and the next boundaries fall where they fell before.
+The structure of the text cuts it into units. A chunk ends at the end of a unit, between a third of the limit and the
+limit. It ends before a heading if there is one, otherwise between two paragraphs. Among several such places it ends
+at the one with the smallest hash. So an edit changes the chunks around it, and the boundaries after it stay.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,17 +14,17 @@ from worker.documents import Chunk, digest, embedding_text
 from worker.errors import SettingsError
 from worker.tokens import CUT_TOKENS, JOINT, Counter
 
-# part of a build's recipe: another version cuts other chunks
+# part of a build's recipe: another version makes different chunks
 CHUNKER = "window-min/3"
 
-MIN_TOKENS = 8  # of a chunk: room for a character of four bytes and what a tokenizer adds around it
-MIN_FILL = 0.33  # of the limit, before a chunk may close
-MAX_TITLE_SHARE = 0.25  # of TOKEN_LIMIT: for title and headings
+MIN_TOKENS = 8  # of a chunk: room for a character of four bytes and the tokens that a tokenizer adds
+MIN_FILL = 0.33  # of the limit, before a chunk may end
+MAX_TITLE_SHARE = 0.25  # of TOKEN_LIMIT, for title and headings
 PATH_SEPARATOR = " > "
 
 _UNIT_TOKENS = 96
-_WORD_CHARACTERS = 40  # where a word starts is looked for so far from the end of a chunk
-_UNITS_PER_CHUNK = 4  # at least: a window of fewer units has little to choose from
+_WORD_CHARACTERS = 40  # how far from the end of a chunk to look for the start of its last word
+_UNITS_PER_CHUNK = 4  # at least, so that there are several places to end a chunk
 
 
 def chunk(
@@ -42,14 +41,15 @@ def chunk(
 ) -> list[Chunk]:
     """Cut a cleaned text into chunks, in order; a text of white space has none.
 
-    For each chunk c: `text[c.start:c.end] == c.text`, which starts and ends with other than white space;
-    `size(c.text) <= chunk_tokens`; `c.tokens`, which is `count(embedding_text(prefix, c.heading, c.text))`, is
-    at most `token_limit`. Together they cover all but white space. With `overlap_tokens` (at most half of
-    `chunk_tokens`) a chunk starts with as many units of its predecessor as fit into them.
-    `title` is what `embedding_title` returned, and the heading of each chunk; with `sections` the last two headings
-    above it follow, unless it starts with one. `size` is for a `count` that is only a bound, which is then held for
-    `token_limit` alone.
-    Raises SettingsError when prefix and title leave no room.
+    Each chunk c has `text[c.start:c.end] == c.text`, without white space at its ends, and
+    `size(c.text) <= chunk_tokens`. Its `c.tokens` are `count(embedding_text(prefix, c.heading, c.text))`, at most
+    `token_limit`. The chunks together cover all of the text except white space. With `overlap_tokens` (at most half of
+    `chunk_tokens`), a chunk starts with the last units of the chunk before it that fit into the overlap.
+
+    `title` is the result of `embedding_title` and the heading of each chunk. With `sections`, the last two headings
+    above the chunk follow the title, unless the chunk starts with a heading.
+    Give `size` if `count` is only an upper bound: then `count` applies to `token_limit` alone.
+    Raises SettingsError if prefix and title leave no room.
     """
     cutter = _Chunker(
         text=text,
@@ -66,14 +66,14 @@ def chunk(
 
 
 def embedding_title(*lines: str, token_limit: int, count: Count) -> str:
-    """The title, and what else travels with every chunk, each on a line of its own: cut to a quarter of the limit."""
+    """Join the title and the other strings that are embedded with every chunk, cut to a quarter of the limit."""
     title = "\n".join(line for line in map(_one_line, lines) if line)
     return _cut(title, int(token_limit * MAX_TITLE_SHARE), count)
 
 
 @dataclass(kw_only=True)
 class _Chunker:
-    """One text on its way to chunks."""
+    """Cuts one text into chunks."""
 
     text: str
     title: str
@@ -82,11 +82,11 @@ class _Chunker:
     token_limit: int
     count: Count
     size: Count
-    adds_up: bool  # counts of units give that of a chunk, but for its ends
+    adds_up: bool  # whether the counts of units give the count of a chunk, except at its ends
     sections: bool
 
     def chunks(self, overlap: int) -> Iterator[Chunk]:
-        # a quarter is kept for the headings, so that no heading moves the boundaries
+        # reserve a quarter for the headings, so that a heading never moves the boundaries
         lead = embedding_text(self.prefix, "" if self.sections else self.title, "")
         kept = int(self.token_limit * MAX_TITLE_SHARE) + CUT_TOKENS if self.sections else 0
         room = self.token_limit - self.count(lead) - kept - CUT_TOKENS
@@ -107,13 +107,13 @@ class _Chunker:
             if not waiting:
                 return
             made, before = self._close(before, waiting, limit - overlap, overlap, measure)
-            if made.text:  # a unit cut in halves may have begun or ended in white space
+            if made.text:  # a half of a unit may be white space alone
                 yield made
             del waiting[: len(before)]
             tokens = sum(unit.tokens for unit in waiting)
 
     def _measure(self, limit: int, room: int) -> Count:
-        """Tokens of a unit, such that a chunk is within both limits where the sum of its units is within `limit`."""
+        """Return a count for units, so that units within `limit` make a chunk within both limits."""
         if isinstance(self.count, Counter) and self.adds_up:
             return self.count.inside
         if self.size is self.count:
@@ -123,7 +123,7 @@ class _Chunker:
     def _close(
         self, before: Sequence[Unit], waiting: list[Unit], limit: int, overlap: int, measure: Count
     ) -> tuple[Chunk, Sequence[Unit]]:
-        """The next chunk, and its units: fewer where their counts do not add up, and the chunk is over a limit."""
+        """Return the next chunk and its units. Removes units while their chunk is over a limit."""
         repeated = _reach_back(before, overlap)
         while True:
             chosen = waiting[: _last(waiting, limit) + 1]
@@ -140,7 +140,7 @@ class _Chunker:
                 raise self._too_small()
 
     def _chunk(self, chosen: Sequence[Unit]) -> Chunk | None:
-        """The chunk of these units; None when it is over a limit."""
+        """Make the chunk of these units; None if it is over a limit."""
         start, end = _strip(self.text, chosen[0].start, chosen[-1].end)
         body = self.text[start:end]
         heading = self._heading(chosen[0].path)
@@ -152,7 +152,10 @@ class _Chunker:
         return Chunk(start=start, end=end, heading=heading, text=body, tokens=tokens, hash=digest(sent))
 
     def _added_up(self, chosen: Sequence[Unit], start: int, end: int, lead: str) -> tuple[int, int] | None:
-        """Tokens of text[start:end] without and with `lead`, where its units tell: only its ends are counted."""
+        """Sum up the tokens of text[start:end], without and with `lead`, from its units; None if they do not add up.
+
+        Only the ends are counted again.
+        """
         if not isinstance(self.count, Counter) or not self.adds_up:
             return None
         text, inside = self.text, self.count.inside
@@ -172,7 +175,7 @@ class _Chunker:
         return size, tokens + self.count(lead + head) if lead else size
 
     def _heading(self, path: tuple[str, ...]) -> str:
-        """The title, and below it the headings above a chunk that do not say the same."""
+        """The title, and below it the headings above the chunk, without those that the title contains."""
         if not self.sections or not path:
             return self.title
         said = _words(self.title)
@@ -182,13 +185,13 @@ class _Chunker:
 
     def _too_small(self) -> SettingsError:
         return SettingsError(
-            f"CHUNK_TOKENS ({self.chunk_tokens}) and TOKEN_LIMIT ({self.token_limit}), less prefix and title, leave "
+            f"CHUNK_TOKENS ({self.chunk_tokens}) and TOKEN_LIMIT ({self.token_limit}), minus prefix and title, leave "
             f"no room for {MIN_TOKENS} tokens or for a single character: raise them, or shorten DOCUMENT_PREFIX"
         )
 
 
 def _last(waiting: Sequence[Unit], limit: int) -> int:
-    """Where the chunk ends that starts with the first unit: the rule of the module."""
+    """The position of the last unit of a chunk that starts with the first unit, by the rule of this module."""
     tokens, best, lowest, filled = 0, None, (INSIDE + 1, 0), MIN_FILL * limit
     for at, unit in enumerate(waiting):
         tokens += unit.tokens
@@ -201,7 +204,7 @@ def _last(waiting: Sequence[Unit], limit: int) -> int:
         after = waiting[at + 1]
         if after.opens > lowest[0]:
             continue
-        # the hash is of both sides, as entries of one form end alike; of equal ones the last: they fill their chunk
+        # Hash both sides, since entries of one form end alike. Of equal hashes take the last, which fills the chunk.
         key = (after.opens, (unit.hash + 3 * after.hash) % 2**32)
         if key <= lowest:
             best, lowest = at, key
@@ -224,7 +227,7 @@ def _strip(text: str, start: int, end: int) -> tuple[int, int]:
 
 
 def _words(text: str) -> str:
-    """To look for whole words in: " install the guide " has " guide ", and not " gui "."""
+    """Normalise a text to look for whole words in it: " install the guide " has " guide " but not " gui "."""
     return f" {' '.join(word.strip('.,:;!?()[]') for word in text.casefold().split())} "
 
 

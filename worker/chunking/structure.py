@@ -1,8 +1,8 @@
-"""What a text says about its own structure: headings and code of Markdown, reStructuredText and HTML.
+"""Find the structure of a text: headings and code blocks of Markdown, reStructuredText and HTML.
 
-The marks of the three do not collide, so all are looked for in every text, and a plain text has none of them: no
-format is guessed, which an edit could turn. For the same reason a mark is read by what stands around it, so that a
-deleted fence changes what is near it, and not all that follows.
+The marks of the three formats do not collide, so every text is searched for all of them. The format is never guessed,
+since an edit could change the guess. For the same reason the text around a mark decides its meaning: a deleted fence
+changes only the blocks near it.
 """
 
 import re
@@ -11,31 +11,31 @@ from html import unescape
 from typing import NamedTuple
 from zlib import crc32
 
-# No search looks further than this at once: none holds the interpreter lock for long.
+# The longest span of one search, since a search holds the interpreter lock.
 _WINDOW_CHARACTERS = 200_000
-_NEAR_CHARACTERS = 8  # on either side of a place
-_HEADING_CHARACTERS = 300  # a longer line is none
+_NEAR_CHARACTERS = 8  # on each side of a place
+_HEADING_CHARACTERS = 300  # a longer line is not a heading
 
-# A line feed is the last character of each match that has one: there the next block starts.
-# A pattern that begins with a set of characters is searched for several times as fast as one with alternatives.
+# A match ends with its line feed, and the next block starts there.
+# A search is several times as fast if the pattern begins with a set of characters instead of alternatives.
 _BLOCK_END = re.compile(
     r"[\n>](?:(?<=\n)(?:(?:[^\S\n]*+\n)++|(?=#{1,6}[ \t]|[ \t]*+<[hH][1-6]\b))|(?<=>)[ \t]*+(?=<[hH][1-6]\b))"
 )
 _HTML_HEADING = re.compile(r"<h([1-6])\b[^<>]*+>([^<]*+(?:<(?!/?h[1-6]\b)[^<]*+)*+)</h[1-6]>", re.IGNORECASE)
 _TAG = re.compile(r"<[^<>]*+>")
 _BLANK_LINES = re.compile(r"(?:[ \t]*+\n)*+")
-# What a block without a heading does not match: one begins with a mark or a tag, or has a mark below its first line.
+# Every heading matches this: it begins with a mark or a tag, or has a mark below its first line.
 _MAY_BE_HEADING = re.compile(
     r"""(?:[ \t]*+\n)*+(?:[ \t]*+<|\#|(['"^`*+.:_#=\-~])\1\1|[^\n]*+\n['"^`*+.:_#=\-~])"""
 )
 _CLOSING_MARKS = re.compile(r"[ \t]++#++\Z")
 _NO_TITLE = re.compile(r"[-*+>][ \t]|\|")
-# Fixed levels by the customary order, where reStructuredText takes that of first use: no edit renumbers the rest.
+# Fixed levels in the customary order. reStructuredText numbers by first use, so an edit could renumber all headings.
 _UNDERLINES = dict.fromkeys("'\"^`*+.:_#", 4) | {"=": 1, "-": 2, "~": 3}
 
 
 class Block(NamedTuple):
-    """A part of the text; each starts where its predecessor ends."""
+    """A part of the text. Each block starts at the end of the one before."""
 
     start: int
     end: int
@@ -45,7 +45,7 @@ class Block(NamedTuple):
 
 
 def blocks(text: str) -> Iterator[Block]:
-    """The whole text in paragraphs, headings and blocks of code, in order."""
+    """Yield the whole text as paragraphs, headings and blocks of code, in order."""
     at = 0
     for start, end in _code(text):
         yield from _paragraphs(text, at, start)
@@ -66,7 +66,7 @@ def _paragraphs(text: str, start: int, end: int) -> Iterator[Block]:
 
 
 def _window_end(text: str, start: int, end: int) -> int:
-    """After a blank line, a line or a word near where the window is full: where an edit before it moves nothing."""
+    """The end of a window: after a blank line, a line or a word near its full size, so that edits before it keep it."""
     full = start + _WINDOW_CHARACTERS
     if full >= end:
         return end
@@ -80,12 +80,12 @@ def _window_end(text: str, start: int, end: int) -> int:
 
 
 def landmark(text: str, places: Iterable[int]) -> int:
-    """The place with the smallest hash of what stands around it: the same one after an edit elsewhere."""
+    """Choose the place with the smallest hash of the text around it: it stays the same after an edit elsewhere."""
     return min(places, key=lambda at: near_hash(text, at))
 
 
 def near_hash(text: str, at: int) -> tuple[int, int]:
-    """Of equal hashes the last place wins: repeated text fills its chunk."""
+    """Hash the text around a place. Among equal hashes the last place is smallest, so repeated text fills its chunk."""
     return crc32(text[max(0, at - _NEAR_CHARACTERS) : at + _NEAR_CHARACTERS].encode()), -at
 
 
@@ -132,15 +132,15 @@ def _underlined(text: str, start: int, below: int, end: int, line: str) -> Block
     if not mark or not title or _rule(line) or (over and over != mark):
         return None
     if not over and _NO_TITLE.match(title):
-        return None  # a rule below a list, a quotation or a table
-    # a shorter one of another mark is no underline in reStructuredText
+        return None  # the line is a rule below a list, a quotation or a table
+    # in reStructuredText, an underline with another mark is at least as long as its title
     if mark[0] not in "=-" and len(mark) < len(title):
         return None
     return Block(start, _line_end(text, below, end), 0 if over else _UNDERLINES[mark[0]], title)
 
 
 def _rule(line: str) -> str:
-    """The line if it is one mark, three times or more; else empty."""
+    """Return the line if it repeats one mark three times or more; otherwise an empty string."""
     line = line.strip()
     return line if len(line) >= 3 and line[0] in _UNDERLINES and line == line[0] * len(line) else ""
 
@@ -155,7 +155,7 @@ def _plain(html: str) -> str:
 
 
 def _code(text: str) -> Iterator[tuple[int, int]]:
-    """Blocks of code that end, whole lines each: fenced, indented after `::`, or between <pre> and </pre>."""
+    """Yield closed blocks of code in whole lines: fenced, indented after `::`, or between <pre> and </pre>."""
     at = 0
     for start, end in sorted(
         [*_fenced(text, "```"), *_fenced(text, "~~~"), *_literal(text), *_preformatted(text)]
@@ -166,7 +166,7 @@ def _code(text: str) -> Iterator[tuple[int, int]]:
 
 
 def _fenced(text: str, fence: str) -> Iterator[tuple[int, int]]:
-    """A fence with a language opens. One without does what its surroundings say, else what is due."""
+    """Pair fences. One with a language opens a block; for another the blank lines around it decide, then the order."""
     opened = None
     for at in _each(text, fence):
         start, indent = _line_start(text, at)
@@ -188,7 +188,7 @@ def _fenced(text: str, fence: str) -> Iterator[tuple[int, int]]:
 
 
 def _literal(text: str) -> Iterator[tuple[int, int]]:
-    """reStructuredText: what is indented after a paragraph that ends with `::`, or after a code directive."""
+    """Yield indented blocks of reStructuredText, after a paragraph that ends with `::` or after a code directive."""
     done = 0
     for mark in ("::\n", ".. code"):
         for at in _each(text, mark):
@@ -206,7 +206,7 @@ def _literal(text: str) -> Iterator[tuple[int, int]]:
 
 
 def _indented(text: str, start: int, than: int) -> int | None:
-    """The end of the lines that are blank or indented as the first one, which is by more than `than`."""
+    """The end of the block of lines that are blank or indented like the first; None unless that is over `than`."""
     blank = _BLANK_LINES.match(text, start)
     at = blank.end() if blank else start
     line = text[at : at + _HEADING_CHARACTERS]
@@ -242,7 +242,7 @@ def _each(text: str, mark: str) -> Iterator[int]:
 
 
 def _line_start(text: str, at: int) -> tuple[int, str | None]:
-    """Where the line of `at` starts, and what stands before `at` in it; None: much."""
+    """The start of the line of `at`, and the text before `at` in that line; None if that text is long."""
     near = text[max(0, at - 40) : at]
     before = near.rpartition("\n")[2]
     if before == near and at > len(near):

@@ -1,4 +1,4 @@
-"""The parts that chunks are made of: paragraphs; where these are long items, sentences, lines, at last pieces."""
+"""Cut a text into the units of chunks: paragraphs, or parts of long ones (items, sentences, lines, pieces)."""
 
 import re
 import unicodedata
@@ -12,17 +12,17 @@ from worker.tokens import JOINT
 Count = Callable[[str], int]
 _Span = tuple[int, int, int]  # start, end, tokens
 
-# What a unit starts: the better place to end the chunk before it, the lower.
+# The start of a unit. The lower, the better the place before it is for the end of a chunk.
 HEADING, BLOCK, INSIDE = 0, 1, 2
 
-# An edit of a heading embeds again what it travels with: with all headings 18 chunks at worst, with two 6.
+# An edited heading embeds its chunks again: at worst 18 chunks with all headings above a chunk, 6 with two.
 _HEADINGS = 2
-# Tokens have about four characters: a longer span is cut without being counted first.
+# Tokens have about four characters. A span of more than four times the limit is cut without a count.
 _CHARACTERS_PER_TOKEN = 4
-_CLUSTER_CHARACTERS = 32  # a longer grapheme cluster may be cut
+_CLUSTER_CHARACTERS = 32  # longer grapheme clusters may be cut
 
-# The end of a match is where the text is cut: before blanks and after line feeds, where counts add up.
-# Each begins with a set, which is searched for several times as fast as alternatives.
+# The text is cut at the end of a match: before blanks and after line feeds, so that counts add up.
+# A search is several times as fast if the pattern begins with a set of characters instead of alternatives.
 _ITEMS = re.compile(
     r"[\n>](?:(?<=\n)(?=[ \t]*+(?:(?:[-*+•|>]|\d{1,9}[.)]|\.\.)[ \t]|<))"
     r"|(?<=>)\s*+(?=<(?i:p|li|tr|dt|dd|div|table|[uo]l|dl|section|article|blockquote)\b))"
@@ -37,20 +37,20 @@ _CODE = (_BLANK_LINES, _LINES)
 
 
 class Unit(NamedTuple):
-    """Each starts where its predecessor ends: a unit has the white space around its text."""
+    """A part of a chunk. It starts at the end of the unit before it, so it includes the white space around its text."""
 
     start: int
     end: int
     tokens: int
     hash: int
     opens: int  # HEADING, BLOCK or INSIDE
-    path: tuple[str, ...]  # titles of the nearest headings above it; none where it starts with one
+    path: tuple[str, ...]  # titles of the nearest headings above it; empty if it starts with a heading
 
 
 def units(text: str, limit: int, chunk_limit: int, measure: Count) -> Iterator[Unit]:
-    """Units of at most `limit` tokens where there is a place to cut.
+    """Yield units of at most `limit` tokens, as far as there are places to cut.
 
-    A block of code is one unit if it fits into `chunk_limit`, and a heading is one with what follows it.
+    A block of code is one unit if it fits into `chunk_limit`. A heading is one unit with the text below it.
     """
     levels: list[int] = []
     titles: tuple[str, ...] = ()
@@ -92,7 +92,7 @@ def units(text: str, limit: int, chunk_limit: int, measure: Count) -> Iterator[U
 
 
 def halves(text: str, unit: Unit, measure: Count) -> list[Unit]:
-    """A unit in smaller ones, of which some may be white space; a single character stays as it is."""
+    """Split a unit into smaller ones, some perhaps of white space; a single character stays one unit."""
     spans = _pieces(text, unit.start, unit.end, (unit.tokens + 1) // 2, measure, clusters=False)
     return [_unit(text, span, INSIDE if at else unit.opens, unit.path) for at, span in enumerate(spans)]
 
@@ -131,7 +131,7 @@ def _split(
     most, finer = limit * _CHARACTERS_PER_TOKEN, separators[1:]
     for match in separators[0].finditer(text, start, end):
         stop = match.end()
-        # most fit, and need no further look
+        # most spans fit, and need no further cut
         if stop - start <= most and (tokens := measure(text[start:stop])) <= limit:
             yield start, stop, tokens
         else:
@@ -144,7 +144,7 @@ def _split(
 def _cut(
     text: str, start: int, end: int, limit: int, measure: Count, separators: tuple[re.Pattern[str], ...]
 ) -> Iterator[_Span]:
-    """What does not fit."""
+    """Cut a span that does not fit, at the coarsest separators that are left."""
     if separators:
         return _split(text, start, end, limit, measure, separators)
     return _pieces(text, start, end, limit, measure)
@@ -153,14 +153,14 @@ def _cut(
 def _pieces(
     text: str, start: int, end: int, limit: int, measure: Count, *, clusters: bool = True
 ) -> Iterator[_Span]:
-    """What has no structure left: cut between words, else characters, again where the smallest hash is.
+    """Cut a span without structure, between words or else characters, at the place with the smallest hash.
 
-    The places depend on what is near them, so they come back after an edit. With `clusters` a grapheme cluster stays
-    whole whatever it counts.
+    The places depend on the text near them, so they stay after an edit elsewhere. With `clusters`, a grapheme cluster
+    stays whole even if it is over the limit.
     """
     while start < end:
         full = min(end, start + limit * _CHARACTERS_PER_TOKEN)
-        if not text[start:full].isascii():  # most other scripts have one character a token, or two
+        if not text[start:full].isascii():  # most other scripts have one or two characters a token
             full = min(end, start + limit)
         tokens = measure(text[start:full])
         room = (full - start) * limit // max(tokens, limit)
@@ -176,7 +176,7 @@ def _pieces(
 
 
 def _place(text: str, start: int, full: int, end: int) -> int:
-    """Where to end a piece: at `full` at the latest, or after the cluster that is longer, before `end`."""
+    """Choose the end of a piece: at most `full`, or after a longer grapheme cluster, at most `end`."""
     early = start + max(1, (full - start) * 2 // 5)
     words = [match.start() for match in JOINT.finditer(text, early, full)]
     for places in (words or range(early, full + 1), range(start + 1, early)):
@@ -188,7 +188,7 @@ def _place(text: str, start: int, full: int, end: int) -> int:
 
 
 def breaks(text: str, at: int) -> bool:
-    """Whether no grapheme cluster goes across `at`: UAX #29, but for rare marks that stand before their base."""
+    """Tell whether no grapheme cluster spans `at` (UAX #29, except for rare marks that precede their base)."""
     left, right = text[at - 1 : at], text[at : at + 1]
     if not left or not right or left in "\r\n" or right in "\r\n":
         return not (left == "\r" and right == "\n")
@@ -197,7 +197,7 @@ def breaks(text: str, at: int) -> bool:
     if right in "\u200c\u200d" or unicodedata.category(right) in ("Mn", "Mc", "Me"):
         return False
     if "\U0001f3fb" <= right <= "\U0001f3ff" or "\U000e0020" <= right <= "\U000e007f":
-        return False  # a skin tone, or a part of a regional flag
+        return False  # a skin tone or a part of a regional flag
     if left == "\u200d" or unicodedata.combining(left) == 9:
         return False  # after a joiner or a virama
     if _is_flag(left) and _is_flag(right):
@@ -213,7 +213,7 @@ def _is_flag(character: str) -> bool:
 
 
 def _joins_hangul(left: str, right: str) -> bool:
-    """Whether two jamo, or a syllable and a jamo, are of one syllable."""
+    """Tell whether two jamo, or a syllable and a jamo, belong to one syllable."""
     initial = "\u1100" <= left <= "\u115f" or "\ua960" <= left <= "\ua97c"
     if initial:
         return "\u1100" <= right <= "\u11a7" or "\ua960" <= right <= "\ua97c" or "\uac00" <= right <= "\ud7a3"

@@ -1,8 +1,10 @@
-"""The command line. Its commands send tasks by name, as an application does.
+"""The command line `vector-index`. Most commands send tasks by name through the broker, as an application does.
 
-Exit codes: 0 done, 1 some documents failed, 2 bad usage or settings, 3 a service is unreachable, 130 Ctrl-C.
-Every error is one line on stderr. The module of a command is imported when the command runs: the help is
-there at once.
+The command NAME is defined in the module `worker.cli.NAME`, which is imported only when that command runs. The
+other modules are shared by several commands.
+
+Exit codes: 0 success, 1 some documents failed, 2 wrong usage or settings, 3 a service is unreachable,
+130 interrupted with Ctrl-C. An error is one line on stderr.
 """
 
 import os
@@ -14,39 +16,48 @@ import click
 from worker.errors import InputError, SettingsError, TemporaryError, VectorIndexError
 
 PROGRAM = "vector-index"
-INTERRUPTED = 130  # 128 + SIGINT, as shells count
+INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
-# name: (module below worker.cli that defines it, help)
-COMMANDS = {
-    "up": ("processes", "Run everything in the foreground: Postgres, Valkey, workers, beat, Flower."),
-    "demo": ("demo", "Index real text with real services, ask it questions, stop everything."),
-    "doctor": ("doctor", "Check the settings, the services and the workers."),
-    "models": ("models", "List the models of llm with their limits, and which backend uses them."),
-    "index": ("documents", "Index files and folders, and wait until all is searchable."),
-    "plan": ("plan", "Count the chunks, tokens and requests that indexing takes, and their price."),
-    "delete": ("documents", "Delete documents by their ids."),
-    "search": ("documents", "Search an index."),
-    "eval": ("eval", "Measure how well an index answers questions whose documents are known."),
-    "ask": ("ask", "Answer a question from an index, with sources."),
-    "status": ("status", "Show what an index holds and what is pending."),
-    "failures": ("upkeep", "List the documents that failed."),
-    "retry": ("upkeep", "Try documents that failed again."),
-    "reindex": ("upkeep", "Bring an index up to its source."),
-    "schedule": ("schedule", "Show when sources were read last, and when they are due next."),
-    "pause": ("indexes", "Send nothing of an index to its provider any more."),
-    "resume": ("indexes", "Go on with what waits in a paused index."),
-    "drop": ("indexes", "Delete an index with all that it holds."),
-    "verify": ("verify", "Check that an index is whole; --repair mends it."),
-    "worker": ("processes", "Run one worker process."),
-    "live": ("health", "Tell whether the workers of this machine turn: for supervisors."),
-    "ready": ("health", "Tell whether what is sent is done now: for load balancers."),
-    "beat": ("processes", "Run the process that sends what is due."),
-    "flower": ("processes", "Run Flower, the monitor of tasks and workers."),
+# section of the help: command: first line of its help
+SECTIONS = {
+    "Run": {
+        "up": "Start Postgres, Valkey, workers, beat and Flower; Ctrl-C stops them all.",
+        "worker": "Run one worker process, for one kind of task or for all.",
+        "beat": "Run the scheduler that sends periodic tasks.",
+        "flower": "Run Flower, the web dashboard of tasks and workers.",
+        "live": "Liveness check: exit 0 if this machine's workers are responsive, else 1 with the reason.",
+        "ready": "Readiness check: exit 0 if Postgres, the broker and the workers respond, else 3 with the reason.",
+        "demo": "Index sample documents, ask questions about them, and remove everything again.",
+    },
+    "Index documents": {
+        "index": "Index files and folders, and wait until every document is searchable.",
+        "plan": "Estimate the chunks, tokens, requests and price of indexing files and folders.",
+        "delete": "Delete documents by id.",
+        "reindex": "Sync an index with its source, and wait until every document is searchable.",
+        "schedule": "Show the last and the next scheduled sync of each index.",
+    },
+    "Search": {
+        "search": "Search an index; print the best passages first.",
+        "ask": "Answer a question from an index, with numbered sources.",
+        "eval": "Measure search quality and latency on questions whose documents you know.",
+    },
+    "Inspect and repair": {
+        "doctor": "Check settings, models, services, sources and workers; tell how to fix each problem.",
+        "models": "List the models that MODEL_ID may name, with their limits and keys.",
+        "status": "Show document counts and pending work of an index, or the state of single documents.",
+        "failures": "List documents that failed: id, error, since when, and whether an older revision is searchable.",
+        "retry": "Retry failed documents: those you name, or all of the index.",
+        "verify": "Check an index for inconsistencies; --repair fixes them.",
+        "pause": "Pause embedding for an index; indexing and search still work.",
+        "resume": "Resume embedding for a paused index.",
+        "drop": "Delete an index: documents, vectors, queued changes and history. This cannot be undone.",
+    },
 }
+COMMANDS = {name: text for commands in SECTIONS.values() for name, text in commands.items()}
 
 
 class Commands(click.Group):
-    """A group that imports a command's module when the command is asked for."""
+    """A group that imports the module of a command when that command runs."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -54,13 +65,14 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module, _ = COMMANDS[cmd_name]
-        command: click.Command = getattr(import_module(f"worker.cli.{module}"), cmd_name)
+        command: click.Command = getattr(import_module(f"worker.cli.{cmd_name}"), cmd_name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+        width = max(map(len, COMMANDS))
+        for section, commands in SECTIONS.items():
+            with formatter.section(section):
+                formatter.write_dl([(f"{name:<{width}}", text) for name, text in commands.items()])
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -68,7 +80,8 @@ class Commands(click.Group):
 def cli() -> None:
     """Semantic search and answers over your own content, on Celery, Postgres and pgvector.
 
-    `vector-index up` starts everything; `vector-index index PATH` and `vector-index search QUERY` use it.
+    Start everything with `vector-index up`. In a second terminal, run `vector-index index PATH`, then
+    `vector-index search QUERY`. `vector-index COMMAND --help` explains a command.
     """
 
 
@@ -78,7 +91,7 @@ def main() -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """Run a command; the exit code. What goes wrong is told in one line on stderr."""
+    """Run a command and return its exit code. Errors are printed as one line on stderr."""
     try:
         code = cli.main(arguments, prog_name=PROGRAM, standalone_mode=False)
         sys.stdout.flush()
@@ -97,7 +110,7 @@ def run(arguments: list[str]) -> int:
     except (KeyboardInterrupt, click.Abort):
         return INTERRUPTED
     except BrokenPipeError:
-        # the reader of a pipe has enough; the interpreter must not flush into it at exit
+        # the reader of the pipe has closed it: the interpreter's flush at exit must not raise again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 

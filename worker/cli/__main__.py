@@ -1,4 +1,4 @@
-"""`python -m worker.cli`: how `up` starts its children."""
+"""`python -m worker.cli`, the command with which `up` starts its child processes."""
 
 from worker.cli import main
 

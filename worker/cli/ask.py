@@ -11,8 +11,9 @@ import redis
 from celery.result import AsyncResult
 
 from worker import keyspace
-from worker.cli.client import LOOK_SECONDS, Client, Waiting
-from worker.cli.documents import options
+from worker.cli.client import POLL_SECONDS, Client, StallDetector
+from worker.cli.options import index_and_json
+from worker.cli.output import source_lines
 from worker.configuration import load
 from worker.configuration.addresses import redis_url
 from worker.keyspace import CHAT
@@ -20,38 +21,44 @@ from worker.keyspace import CHAT
 
 @click.command()
 @click.argument("question")
-@click.option("--limit", type=click.IntRange(1, 100), default=5, show_default=True, help="Passages at most.")
-@options
+@click.option(
+    "--limit",
+    type=click.IntRange(1, 100),
+    default=5,
+    show_default=True,
+    help="Maximum number of passages that the model reads.",
+)
+@index_and_json
 def ask(question: str, limit: int, index: str, as_json: bool) -> None:
-    """Answer a question from an index, with numbered sources; * marks those that the answer cites.
+    """Answer a question from an index, with numbered sources.
 
-    On a terminal the answer is shown as it comes.
+    A * marks the sources that the answer cites. On a terminal the answer appears while the model writes it.
     """
     configuration = load()
     configuration.index(index)
     client = Client(configuration)
-    live = sys.stdout.isatty() and not as_json
-    task = client.send("tasks.chat", CHAT, question=question, limit=limit, index=index, stream=live)
+    stream = sys.stdout.isatty() and not as_json
+    task = client.send("tasks.chat", CHAT, question=question, limit=limit, index=index, stream=stream)
     shown = False
-    for piece in _pieces(client, configuration.result_backend or client.broker_url, task) if live else ():
-        click.echo(piece, nl=False)
+    for token in _tokens(client, configuration.result_backend or client.broker_url, task) if stream else ():
+        click.echo(token, nl=False)
         shown = True
     result = client.wait(task, CHAT)
     if as_json:
         click.echo(json.dumps(result, ensure_ascii=False))
         return
     click.echo("" if shown else result["answer"])
-    for line in _sources(result["sources"]):
+    for line in source_lines(result["sources"]):
         click.echo(line)
 
 
-def _pieces(client: Client, url: str, task: "AsyncResult[Any]") -> Iterator[str]:
-    """What the model says, from the stream of the task, until it is done or the task has ended."""
-    waiting = Waiting(client, CHAT)
+def _tokens(client: Client, url: str, task: "AsyncResult[Any]") -> Iterator[str]:
+    """Yield the tokens of the task's stream until the answer is complete or the task has ended."""
+    stall = StallDetector(client, CHAT)
     last = "0"
     with client.reachable(), redis.Redis.from_url(redis_url(url), decode_responses=True) as stream:
         while True:
-            ended = task.ready()  # looked at before the stream is read: what was written by then is read
+            ended = task.ready()  # before reading the stream, so that the last read gets everything
             entries: Any = stream.xread({keyspace.STREAM + str(task.id): last})
             for id, entry in entries[0][1] if entries else ():
                 last = id
@@ -62,12 +69,5 @@ def _pieces(client: Client, url: str, task: "AsyncResult[Any]") -> Iterator[str]
             if ended:
                 return
             if not entries:
-                waiting.check((task.state, last))
-                time.sleep(LOOK_SECONDS)
-
-
-def _sources(rows: list[dict[str, Any]]) -> Iterator[str]:
-    for number, row in enumerate(rows, start=1):
-        title = f"{row['title']}  " if row["title"] else ""
-        mark = " *" if row["cited"] else ""
-        yield f"[{number}] {title}{row['document_id']}, {row['start']}-{row['end']}{mark}"
+                stall.check((task.state, last))
+                time.sleep(POLL_SECONDS)

@@ -1,7 +1,7 @@
-"""An application of our own: addresses, tasks by name, and waiting for them with a way out."""
+"""A Celery client: sends tasks by name, waits for their results, and notices when no worker runs them."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,22 +15,23 @@ from worker.configuration.addresses import redacted
 from worker.errors import ServiceUnreachable, VectorIndexError
 from worker.services import attach
 
-PATIENCE_SECONDS = 10  # without a sign of the task, before the workers are asked
-LOOK_SECONDS = 0.05
+STALL_SECONDS = 10  # without progress of a task, until the client asks whether a worker consumes its queue
+POLL_SECONDS = 0.05
+READY_SECONDS = 60  # for workers to start
 
-# An unreachable broker is told within a second; Celery's own policy takes 19.
+# Report an unreachable broker within a second; Celery's default policy takes 19.
 RETRY_POLICY = {"max_retries": 1, "interval_start": 0, "interval_step": 0.1, "interval_max": 0.2}
 
 
 class TaskFailed(VectorIndexError):
-    """A task ended with an error that is none of ours."""
+    """A task ended with an error that is not a VectorIndexError."""
 
 
 class Client:
-    """Sends tasks by name and waits for their results. Raises ServiceUnreachable, never hangs."""
+    """Sends tasks by name and waits for their results. Raises ServiceUnreachable instead of waiting forever."""
 
     def __init__(self, configuration: Configuration, sleep: Callable[[float], None] = time.sleep) -> None:
-        self.sleep = sleep  # between two looks at a result
+        self.sleep = sleep  # called between two polls of a result
         if configuration.broker_url:
             self.broker_url = configuration.broker_url
         else:
@@ -50,32 +51,44 @@ class Client:
             connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0)
 
     def send(self, task: str, queue: str, **kwargs: Any) -> "AsyncResult[Any]":
-        """Enqueue a task. What monitors see of its arguments is made by the worker."""
+        """Enqueue a task, without a summary of its arguments for monitors: the worker makes that."""
         with self.reachable():
             return self.app.send_task(task, queue=queue, kwargs=kwargs, argsrepr="()", kwargsrepr="{}")
 
     def call(self, task: str, queue: str, **kwargs: Any) -> Any:
-        """The result of a task. Raises what the task raised."""
+        """Send a task and return its result. Raises the error of the task."""
         return self.wait(self.send(task, queue, **kwargs), queue)
 
     def wait(self, result: "AsyncResult[Any]", queue: str) -> Any:
-        """The result of a task that was sent to the queue. Raises what the task raised."""
-        waiting = Waiting(self, queue)
+        """Return the result of a task that was sent to the queue. Raises the error of the task."""
+        stall = StallDetector(self, queue)
         with self.reachable():
             while not result.ready():
-                waiting.check(result.state)
-                self.sleep(LOOK_SECONDS)
-        return outcome(result)
+                stall.check(result.state)
+                self.sleep(POLL_SECONDS)
+        return result_of(result)
 
     def consumers(self, *, timeout_seconds: float = 2) -> Mapping[str, set[str]]:
-        """The nodes that answer within the time, each with the queues that it consumes."""
+        """Return the worker nodes that reply in time, each with the queues that it consumes."""
         with self.reachable():
             found = self.app.control.inspect(timeout=timeout_seconds).active_queues() or {}
         return {node: {queue["name"] for queue in queues} for node, queues in found.items()}
 
+    def await_consumers(self, queues: Iterable[str], check: Iterable[Callable[[], object]]) -> None:
+        """Return when a worker consumes each queue. Raises ServiceUnreachable, or the errors of `check`."""
+        checks, wanted = list(check), set(queues)
+        deadline = time.monotonic() + READY_SECONDS
+        while not wanted <= set().union(*self.consumers(timeout_seconds=0.5).values()):
+            if time.monotonic() > deadline:
+                raise ServiceUnreachable(
+                    f"the workers are not ready after {READY_SECONDS} s: see the errors that they printed above"
+                )
+            for function in checks:
+                function()
+
     @contextmanager
     def reachable(self) -> Iterator[None]:
-        """Errors of the connection -> ServiceUnreachable."""
+        """Turn connection errors into ServiceUnreachable."""
         try:
             yield
         except (OperationalError, RedisError, OSError) as error:
@@ -85,29 +98,29 @@ class Client:
             ) from error
 
 
-class Waiting:
-    """Notices when nobody consumes the queue that a task waits in."""
+class StallDetector:
+    """Notices that a task makes no progress because no worker consumes its queue."""
 
     def __init__(self, client: Client, queue: str) -> None:
         self.client, self.queue = client, queue
-        self.seen: object = None
+        self.last: object = None
         self.since = time.monotonic()
 
-    def check(self, sign: object) -> None:
-        """Call it with whatever shows progress. Raises ServiceUnreachable when no worker is there."""
-        if sign != self.seen:
-            self.seen, self.since = sign, time.monotonic()
-        elif time.monotonic() - self.since > PATIENCE_SECONDS:
+    def check(self, progress: object) -> None:
+        """Call this with any value that changes with progress. Raises ServiceUnreachable if no worker is running."""
+        if progress != self.last:
+            self.last, self.since = progress, time.monotonic()
+        elif time.monotonic() - self.since > STALL_SECONDS:
             if not any(self.queue in queues for queues in self.client.consumers().values()):
                 raise ServiceUnreachable(
                     f"no worker consumes the queue {self.queue}: start one with `vector-index up` or "
-                    "`vector-index worker`; what was sent waits for it"
+                    "`vector-index worker`; your request stays in the queue"
                 )
             self.since = time.monotonic()
 
 
-def outcome(result: "AsyncResult[Any]") -> Any:
-    """The value of a task that is ready; raises its error: ours as it was, any other as TaskFailed."""
+def result_of(result: "AsyncResult[Any]") -> Any:
+    """Return the value of a finished task. Raises its VectorIndexError, or TaskFailed for any other error."""
     error = result.result if result.state != "SUCCESS" else None
     if error is None:
         return result.result

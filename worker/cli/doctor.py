@@ -1,4 +1,4 @@
-"""`doctor`: what a worker needs, looked at in order."""
+"""`doctor`: check everything that a worker needs, in order."""
 
 import json
 import platform
@@ -13,7 +13,8 @@ import click
 
 from worker import backends, wiring
 from worker.cli.client import Client
-from worker.cli.models import surroundings
+from worker.cli.models import llm_installation
+from worker.cli.options import json_option
 from worker.configuration import (
     ChatBackendSettings,
     Configuration,
@@ -25,81 +26,83 @@ from worker.errors import InputError, ServiceUnreachable, SettingsError, VectorI
 from worker.keyspace import QUEUES
 from worker.recipes import Recipe, probe
 from worker.services import attach
-from worker.sources.callable import CallableSource
-from worker.sources.files import FolderSource
-from worker.sources.sql import SQLSource
+from worker.sources import reading
 from worker.store import builds, connection, outbox, schema
 
 MINIMUM_REDIS = (6, 2)
-MEMORY_SHARE = 0.8  # of the broker's maxmemory
+MAX_MEMORY_SHARE = 0.8  # of the broker's maxmemory
 PROMPT = "Say ok."
 SHOWN_CHARACTERS = 40  # of an answer
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finding:
-    """One thing that was looked at; `code` is the exit code that it asks for."""
+class Diagnosis:
+    """The result of one check."""
 
     name: str
     ok: bool
-    detail: str
-    code: int = 0
+    detail: str  # the facts if it is ok, else the problem and its fix
+    code: int = 0  # exit code that it asks for
 
 
 @click.command()
-@click.option("--offline", is_flag=True, help="Send nothing to models: only look whether they are there.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option(
+    "--offline", is_flag=True, help="Send no request to models; check only that they are installed."
+)
+@json_option
 def doctor(offline: bool, as_json: bool) -> int:
-    """Check the settings, the models, the services, the sources and the workers; what is wrong comes with its mend.
+    """Check settings, models, services, sources and workers; tell how to fix each problem.
 
-    Each backend gets one small request; a second one where the length of its vectors is not known. Sets up the schema
-    in Postgres as the start of a worker does. Of a source no document is read, but a callable's module is imported.
+    Sends one small request to each backend, or two where the length of its vectors is unknown. Creates the schema in
+    Postgres if it is missing, as a worker does. Reads no document of a source, but imports a callable's module. Exit
+    code 2: wrong settings; 3: a service is unreachable.
     """
     configuration = load()
-    findings = []
-    for finding in _findings(configuration, offline):
-        findings.append(finding)
+    found = []
+    for diagnosis in diagnoses(configuration, offline):
+        found.append(diagnosis)
         if not as_json:
-            click.echo(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.name:<17} {finding.detail}")
+            click.echo(f"{'ok  ' if diagnosis.ok else 'FAIL'}  {diagnosis.name:<17} {diagnosis.detail}")
     if as_json:
-        checks = [asdict(finding) for finding in findings]
-        click.echo(json.dumps({"ok": all(finding.ok for finding in findings), "checks": checks}))
-    return max(finding.code for finding in findings)
+        checks = [asdict(diagnosis) for diagnosis in found]
+        click.echo(json.dumps({"ok": all(diagnosis.ok for diagnosis in found), "checks": checks}))
+    return max(diagnosis.code for diagnosis in found)
 
 
-def _findings(configuration: Configuration, offline: bool) -> Iterator[Finding]:
-    yield _look("settings", partial(_settings, configuration))
-    plugins = _look("llm", _llm)
+def diagnoses(configuration: Configuration, offline: bool) -> Iterator[Diagnosis]:
+    """Run the checks in order. A check that depends on a failed one is left out."""
+    yield _diagnose("settings", partial(_settings, configuration))
+    plugins = _diagnose("llm", _llm)
     yield plugins
-    # after a plugin that failed to load, llm finds no model at all
+    # when a plugin fails to load, llm finds no model at all
     if plugins.ok:
         indexes = configuration.indexes.values()
         used = {index.embedding_backend.name: index.embedding_backend for index in indexes}
         for name, embedding in used.items():
-            yield _look(f"embedding {name}", partial(_embedding, embedding, offline))
-        # a question may name any of them
+            yield _diagnose(f"embedding {name}", partial(_embedding, embedding, offline))
+        # tasks.chat may name any of them
         for name, chat in configuration.chat_backends.items():
-            yield _look(f"chat {name}", partial(_chat, chat, offline))
-    postgres = _look("Postgres", partial(_postgres, configuration))
+            yield _diagnose(f"chat {name}", partial(_chat, chat, offline))
+    postgres = _diagnose("Postgres", partial(_postgres, configuration))
     yield postgres
-    # the length of a model's vectors may have to be asked for
+    # comparing the length of vectors may take a request to the model
     if plugins.ok and postgres.ok and not offline:
-        yield _look("indexes", partial(_indexes, configuration))
+        yield _diagnose("indexes", partial(_indexes, configuration))
     if postgres.ok:
-        yield _look("outbox", partial(_outbox, configuration))
+        yield _diagnose("outbox", partial(_outbox, configuration))
     for index in configuration.indexes.values():
         if index.source is not None:
-            yield _look(f"source {index.name}", partial(_source, index.source, configuration))
-    yield _look("broker", partial(_broker, configuration))
-    yield _look("workers", partial(_workers, configuration))
+            yield _diagnose(f"source {index.name}", partial(_source, index.source, configuration))
+    yield _diagnose("broker", partial(check_broker, configuration))
+    yield _diagnose("workers", partial(_workers, configuration))
 
 
-def _look(name: str, look: Callable[[], str]) -> Finding:
+def _diagnose(name: str, check: Callable[[], str]) -> Diagnosis:
     try:
-        return Finding(name=name, ok=True, detail=look())
+        return Diagnosis(name=name, ok=True, detail=check())
     except VectorIndexError as error:
         code = 2 if isinstance(error, InputError | SettingsError) else 3
-        return Finding(name=name, ok=False, detail=str(error), code=code)
+        return Diagnosis(name=name, ok=False, detail=str(error), code=code)
 
 
 def _settings(configuration: Configuration) -> str:
@@ -111,15 +114,15 @@ def _settings(configuration: Configuration) -> str:
 
 
 def _llm() -> str:
-    backends.warm_up()
-    here = surroundings()
-    return f"folder {here['folder']}, plugins {', '.join(here['plugins'])}"
+    backends.load_plugins()
+    installation = llm_installation()
+    return f"folder {installation['folder']}, plugins {', '.join(installation['plugins'])}"
 
 
 def _embedding(settings: EmbeddingBackendSettings, offline: bool) -> str:
     backend = wiring.make_backend(settings)
     if offline:
-        return f"{backend.model_id}, not asked"
+        return f"{backend.model_id}, no request sent"
     started = time.monotonic()
     probe(backend)
     seconds = time.monotonic() - started
@@ -129,14 +132,14 @@ def _embedding(settings: EmbeddingBackendSettings, offline: bool) -> str:
 def _chat(settings: ChatBackendSettings, offline: bool) -> str:
     backend = wiring.make_chat_backend(settings)
     if offline:
-        return f"{backend.model_id}, not asked"
+        return f"{backend.model_id}, no request sent"
     started = time.monotonic()
     reply = backend.reply([{"role": "user", "content": PROMPT}])
     seconds = time.monotonic() - started
     answer = " ".join(reply.text.split())[:SHOWN_CHARACTERS]
     return (
-        f"{backend.model_id} answered {answer!r} in {seconds:.2f} s, {reply.input_tokens:,} tokens in and "
-        f"{reply.output_tokens:,} out"
+        f"{backend.model_id} answered {answer!r} in {seconds:.2f} s, {reply.input_tokens:,} input tokens and "
+        f"{reply.output_tokens:,} output tokens"
     )
 
 
@@ -146,7 +149,7 @@ def _postgres(configuration: Configuration) -> str:
 
 
 def _indexes(configuration: Configuration) -> str:
-    """Compared with what each index holds; raises SettingsError for another model or length."""
+    """Compare each index with its settings. Raises SettingsError if the model or the vector length changed."""
     found = []
     for name, index in configuration.indexes.items():
         with connection.checkout(_database_url(configuration)) as conn:
@@ -154,58 +157,61 @@ def _indexes(configuration: Configuration) -> str:
         if live is not None:
             recipe = Recipe.stored(live.recipe)
             recipe.check(name, wiring.make_backend(index.embedding_backend))
-            found.append(f"{name} of {recipe.model}")
-    return ", ".join(found) or "none holds documents yet"
+            found.append(f"{name} has vectors of {recipe.model}")
+    return ", ".join(found) or "no index has documents yet"
 
 
 def _outbox(configuration: Configuration) -> str:
-    """What applications enqueued in their own transactions; raises SettingsError where nobody will ever take it."""
+    """Count the changes that applications enqueued. Raises SettingsError for rows of an index that is not set."""
     known = list(configuration.indexes)
     with connection.checkout(_database_url(configuration)) as conn:
-        strangers = outbox.strangers(conn, known)
-        figures = [outbox.figures(conn, name) for name in known]
+        strangers = outbox.rows_of_unknown_indexes(conn, known)
+        figures = [outbox.counts(conn, name) for name in known]
     if strangers:
         rows = ", ".join(f"{count:,} rows for {name!r:.100}" for name, count in strangers.items())
         raise SettingsError(
-            f"nobody takes {rows}: the settings have no such index; add it to INDEXES, or remove the rows with "
-            "`vector-index drop`"
+            f"the outbox has {rows}, and the settings have no such index: add it to INDEXES, or delete the rows "
+            "with `vector-index drop`"
         )
     waiting, rejected = (sum(figure[key] for figure in figures) for key in ("waiting", "rejected"))
     oldest = max(figure["oldest_seconds"] for figure in figures)
-    return f"{waiting:,} rows wait, the oldest for {oldest:.0f} s; {rejected:,} cannot be staged"
+    return f"{waiting:,} rows pending, the oldest for {oldest:.0f} s; {rejected:,} rejected"
 
 
 def _source(settings: SourceSettings, configuration: Configuration) -> str:
-    """Whether a reading can begin; none of its documents is read."""
+    """Check that the source can be read, without reading a document."""
     source = wiring.make_source(settings, configuration, partial(_database_url, configuration))
-    if isinstance(source, SQLSource | FolderSource | CallableSource):
-        return f"{settings.name}: {source.check()}"
-    return f"{settings.name}: {settings.class_path} was made, and is not asked before a run"
+    facts = (
+        reading.check(source, settings.name)
+        or f"{settings.class_path} has no check: the first sync will show whether it works"
+    )
+    return f"{settings.name}: {facts}"
 
 
 def _database_url(configuration: Configuration) -> str:
     return configuration.database_url or attach(configuration.home, valkey=False).database_url
 
 
-def _broker(configuration: Configuration) -> str:
+def check_broker(configuration: Configuration) -> str:
+    """Check that the broker keeps queued tasks. Raises SettingsError."""
     client = Client(configuration)
     with client.reachable(), client.app.connection_for_read() as connection:
         info = connection.default_channel.client.info()
     version = str(info["redis_version"])
     if tuple(int(part) for part in version.split(".")[:2]) < MINIMUM_REDIS:
-        raise SettingsError(f"the broker speaks Redis {version}: 6.2 or later is needed")
+        raise SettingsError(f"the broker is Redis {version}: upgrade it to 6.2 or later")
     if info.get("maxmemory_policy", "noeviction") != "noeviction":
         raise SettingsError(
-            f"the broker may drop queued tasks: its maxmemory-policy is {info['maxmemory_policy']}, "
+            f"the broker may evict queued tasks: its maxmemory-policy is {info['maxmemory_policy']}; "
             "set it to noeviction"
         )
     if not info.get("aof_enabled"):
-        raise SettingsError("the broker forgets queued tasks when it stops: set its appendonly to yes")
-    if info["used_memory"] > MEMORY_SHARE * (info.get("maxmemory") or sys.maxsize):
+        raise SettingsError("the broker loses queued tasks when it stops: set its appendonly to yes")
+    if info["used_memory"] > MAX_MEMORY_SHARE * (info.get("maxmemory") or sys.maxsize):
         share = info["used_memory"] / info["maxmemory"]
         raise SettingsError(
-            f"the broker's memory is {share:.0%} full, and a full one takes no new work: raise its maxmemory "
-            f"({info['maxmemory']:,} bytes), or start workers for what waits there"
+            f"the broker uses {share:.0%} of its maxmemory, and refuses new tasks at 100%: raise maxmemory "
+            f"({info['maxmemory']:,} bytes), or start workers that drain its queues"
         )
     return f"{_place(client.broker_url)}, Redis {version}, append-only file on"
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and the other signals that ask a program to end: noted whenever they come, obeyed where it waits."""
+"""Ctrl-C and the other termination signals: recorded when they arrive, handled where the program waits."""
 
 import signal
 import time
@@ -10,35 +10,36 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @dataclass
 class Interruption:
-    """The wish to end, raised as KeyboardInterrupt by `check` and `sleep`; a second signal raises it anywhere.
+    """A request to end, raised as KeyboardInterrupt by `check` and `sleep`. A second signal raises it at once.
 
-    Python's own handler raises between any two instructions: in the hooks of a fork the exception is printed and
-    lost, and while a child starts it leaves one behind that nobody knows of.
+    Python's own handler raises between any two instructions. In the hooks of a fork Python prints and drops the
+    exception; while a child process starts, the child is left running without an owner.
     """
 
-    wished: bool = False
+    requested: bool = False
     _sleeping: bool = False
 
     def install(self) -> None:
-        """Take the signals over, but for those that the caller ignores: nohup, or a shell's background."""
+        """Handle the signals, except those that the caller ignores (nohup, or a shell's background job)."""
         for number in SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:
-                signal.signal(number, self._note)
+                signal.signal(number, self._record)
 
     def check(self) -> None:
-        if self.wished:
+        """Raise KeyboardInterrupt if a signal has arrived."""
+        if self.requested:
             raise KeyboardInterrupt
 
     def sleep(self, seconds: float) -> None:
-        """As `time.sleep`."""
-        self._sleeping = True  # before the look: a signal between the two ends the sleep
+        """Sleep as `time.sleep` does; a signal ends the sleep with KeyboardInterrupt."""
+        self._sleeping = True  # before the check: a signal between the two ends the sleep
         try:
             self.check()
             time.sleep(seconds)
         finally:
             self._sleeping = False
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        again, self.wished = self.wished, True
+    def _record(self, number: int, frame: FrameType | None) -> None:
+        again, self.requested = self.requested, True
         if again or self._sleeping:
             raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""`models`: what MODEL_ID may name here, with its limits, and what the settings make of it."""
+"""`models`: the models of llm with their limits, and how the backends in the settings use them."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -15,17 +15,18 @@ from rich.table import Table
 
 from worker import backends, wiring
 from worker.backends.limits import ChatLimits, EmbeddingLimits, chat_limits, embedding_limits
+from worker.cli.options import json_option
 from worker.configuration import ChatBackendSettings, EmbeddingBackendSettings, load
 from worker.errors import SettingsError
 from worker.tokens import ESTIMATE
 
 Settings = TypeVar("Settings", EmbeddingBackendSettings, ChatBackendSettings)
 
-WIDTH = 160  # characters of a line where the output is no terminal
+WIDTH = 160  # characters of a line, if the output is not a terminal
 
 TITLES = {
-    "embedding": "Embedding models: tokens of an input and of a request, inputs of a request, length of a vector",
-    "chat": "Chat models: tokens of a prompt and of an answer",
+    "embedding": "Embedding models: maximum tokens per input and per request, inputs per request, vector length",
+    "chat": "Chat models: maximum tokens per prompt and per answer",
 }
 # header: field of Row, by kind
 COLUMNS = {
@@ -52,45 +53,45 @@ COLUMNS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A model as a backend uses it, or as one would; None: not known, or without a meaning for its kind."""
+    """A model, and the backend that uses it. None: unknown, or not applicable to this kind of model."""
 
     model: str
     aliases: tuple[str, ...] = ()
-    backend: str | None = None  # of the settings; None: none uses the model
-    token_limit: int | None = None  # tokens of one input, or of a whole prompt
-    batch_token_limit: int | None = None  # tokens of one request
-    batch_size: int | None = None  # inputs of one request
-    dimensions: int | None = None  # None also where only a request could tell
-    output_tokens: int | None = None  # of one answer
-    counted: str | None = None  # tokens: "exact", or by a "bound"
-    key: str | None = None  # "set" or "missing", never a key itself; None: the model needs none
-    error: str | None = None  # why the backend cannot be made
+    backend: str | None = None  # name in the settings; None: no backend uses the model
+    token_limit: int | None = None  # tokens per input, or per prompt
+    batch_token_limit: int | None = None  # tokens per request
+    batch_size: int | None = None  # inputs per request
+    dimensions: int | None = None  # length of a vector; None also if only a request could tell
+    output_tokens: int | None = None  # per answer
+    counted: str | None = None  # how tokens are counted: "exact", or "bound" for an upper bound
+    key: str | None = None  # "set" or "missing", never the key itself; None: the model needs no key
+    error: str | None = None  # why the backend cannot be created
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option
 def models(as_json: bool) -> int:
-    """List the models that MODEL_ID may name, those in use first, with limits, dimensions and keys.
+    """List the models that MODEL_ID may name, with their limits and keys.
 
-    Sends no request; a plugin may ask its own server which models it has. Exit code 2: a backend of the settings
-    cannot be made.
+    Models that a backend uses come first. Tokens are counted exactly, or with an upper bound. Sends no request to a
+    model, but a plugin may ask its own server for a list. Exit code 2: a backend in the settings cannot be created.
     """
     configuration = load()
-    backends.warm_up()
+    backends.load_plugins()
     names = llm.get_embedding_model_aliases()
     embedding = _rows(names, embedding_limits, configuration.embedding_backends, wiring.make_backend)
     chat = _rows(llm.get_model_aliases(), chat_limits, configuration.chat_backends, wiring.make_chat_backend)
     found = {"embedding": embedding, "chat": chat}
     if as_json:
         rows = {kind: [asdict(row) for row in rows] for kind, rows in found.items()}
-        click.echo(json.dumps({**surroundings(), **rows}))
+        click.echo(json.dumps({**llm_installation(), **rows}))
     else:
         _print(found)
     return 2 if any(row.error for row in embedding + chat) else 0
 
 
-def surroundings() -> dict[str, Any]:
-    """The folder of llm, which LLM_USER_PATH names, and the plugins that are loaded, as "name version"."""
+def llm_installation() -> dict[str, Any]:
+    """Return llm's folder (LLM_USER_PATH) and its loaded plugins, as "name version"."""
     loaded = llm.get_plugins()  # type: ignore[no-untyped-call]
     return {
         "folder": str(llm.user_dir()),  # type: ignore[no-untyped-call]
@@ -104,21 +105,21 @@ def _rows(
     settings: Mapping[str, Settings],
     make: Callable[[Settings], Any],
 ) -> list[Row]:
-    """A row for each backend of the settings, then one for each model that none of them uses."""
+    """Return a row for each backend in the settings, then one for each model that no backend uses."""
     by_id: dict[str, Row] = {}
     for name, model in names.items():
-        row: Row = by_id.get(model.model_id) or _known(model, limits)
+        row: Row = by_id.get(model.model_id) or _model_row(model, limits)
         aliases = row.aliases if name == model.model_id else (*row.aliases, name)
         by_id[model.model_id] = replace(row, aliases=aliases)
-    used = [_used(by_id, backend, make) for backend in settings.values()]
+    used = [_backend_row(by_id, backend, make) for backend in settings.values()]
     in_use = {found.model for found in used}
     return used + [row for row in by_id.values() if row.model not in in_use]
 
 
-def _known(
+def _model_row(
     model: EmbeddingModel | Model, limits: Callable[[str], EmbeddingLimits | ChatLimits | None]
 ) -> Row:
-    # as the backends look it up: what an operator calls a model of a server says nothing
+    # by the server's name for the model, as the backends do: an operator's alias identifies nothing
     has_own_name = isinstance(model, EmbeddingModel) and hasattr(model, "api_base")
     known = limits(model.model_name if has_own_name else model.model_id)  # type: ignore[union-attr]
     fields = ("token_limit", "batch_token_limit", "batch_size", "dimensions", "output_tokens")
@@ -128,20 +129,20 @@ def _known(
     return Row(model=model.model_id, counted=counted, key=_key(model), **sizes)
 
 
-def _used(rows: Mapping[str, Row], settings: Settings, make: Callable[[Settings], Any]) -> Row:
-    """What the backend makes of its model; a class of a user's own may leave out what answering does not ask for."""
+def _backend_row(rows: Mapping[str, Row], settings: Settings, make: Callable[[Settings], Any]) -> Row:
+    """Return the limits that a backend applies to its model. A user's own class may lack some of them."""
     try:
-        made = make(settings)
+        backend = make(settings)
     except SettingsError as error:
         return Row(model=settings.model_id, backend=settings.name, error=str(error))
-    row = rows.get(made.model_id) or Row(model=made.model_id)
+    row = rows.get(backend.model_id) or Row(model=backend.model_id)
     fields = ("token_limit", "batch_token_limit", "batch_size")
-    sizes: dict[str, Any] = {name: getattr(made, name, None) for name in fields}
-    tokenizer = getattr(made, "tokenizer", None)
+    sizes: dict[str, Any] = {name: getattr(backend, name, None) for name in fields}
+    tokenizer = getattr(backend, "tokenizer", None)
     return replace(
         row,
         backend=settings.name,
-        # asking the backend could be a request
+        # not `backend.dimensions`, which may send a request
         dimensions=getattr(settings, "dimensions", None) or row.dimensions,
         counted=("bound" if tokenizer == ESTIMATE else "exact") if tokenizer else row.counted,
         key="set" if "key" in settings.init_kwargs else row.key,
@@ -173,10 +174,10 @@ def _print(found: Mapping[str, Sequence[Row]]) -> None:
     for kind, rows in found.items():
         for row in rows:
             if row.error:
-                click.echo(f"{kind} backend {row.backend!r} cannot be made: {row.error}")
-    here = surroundings()
-    click.echo(f"folder of llm: {here['folder']}")
-    click.echo(f"plugins of llm: {', '.join(here['plugins'])}")
+                click.echo(f"{kind} backend {row.backend!r} cannot be created: {row.error}")
+    installation = llm_installation()
+    click.echo(f"llm folder: {installation['folder']}")
+    click.echo(f"llm plugins: {', '.join(installation['plugins'])}")
 
 
 def _cell(value: object) -> str:

@@ -1,24 +1,17 @@
-"""`plan`: what indexing would send and cost, counted without a provider, Postgres or a broker."""
+"""`plan`: estimate what indexing sends and costs, without a provider, Postgres or a broker."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TransferSpeedColumn,
-)
+from rich.progress import DownloadColumn, TimeElapsedColumn, TransferSpeedColumn
 
 from worker import wiring
-from worker.cli.documents import Report, options, output, read
+from worker.cli.input_files import InputFiles
+from worker.cli.options import index_and_json
+from worker.cli.output import print_result, progress_bar
 from worker.configuration import IndexSettings, load
 from worker.documents import Chunk, Document
 from worker.indexing.packing import batches
@@ -31,58 +24,58 @@ from worker.tokens import ESTIMATE
 
 @click.command()
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
-@options
+@index_and_json
 def plan(paths: tuple[Path, ...], index: str, as_json: bool) -> int:
-    """Count the chunks, tokens and requests that indexing files and folders takes, and their price.
+    """Estimate the chunks, tokens, requests and price of indexing files and folders.
 
-    Reads and splits as `index` does, under the settings of the index, and sends nothing; what the index holds
-    already is not looked at. Requests are counted as a large backlog fills them: while little waits, it is shared
-    out to more and smaller ones. Exit code 1: some files or lines give no document.
+    Reads and splits the files as `index` does, with the settings of the index. Sends nothing, and ignores vectors
+    that the index already has. Requests are counted as a large backlog fills them; a small backlog is spread over
+    more and smaller requests. The price needs the setting PRICE_PER_MILLION_TOKENS. Exit code 1: some files or
+    lines could not be read.
     """
     configuration = load()
     settings = configuration.index(index)
-    report = Report()
-    values = read(paths, configuration.max_document_bytes, report)
+    files = InputFiles(paths, configuration.max_document_bytes)
     backend = wiring.make_backend(settings.embedding_backend)
     found = Plan(backend=backend, price_per_million_tokens=configuration.price_per_million_tokens)
-    with _progress() as advance:
+    with progress_bar("planning", DownloadColumn(), TransferSpeedColumn(), TimeElapsedColumn()) as update:
         documents = (
-            Document.from_json(value, max_bytes=configuration.max_document_bytes) for value in values
+            Document.from_json(value, max_bytes=configuration.max_document_bytes)
+            for value in files.documents()
         )
         limits = {"weight_limit": backend.batch_token_limit, "size_limit": backend.batch_size}
-        contents = found.contents(documents, settings, advance)
+        contents = found.contents(documents, settings, lambda size: update(advance=size))
         for request in batches(contents, lambda chunk: chunk.tokens, **limits):
             found.add(request)
-    report.documents = found.documents
-    report.check(paths)
-    value = {"index": index, **found.as_json(), "unread": report.unread, "passed_over": report.passed_over}
-    output(value, as_json, [*found.lines(index), *report.problem_lines()])
-    return 1 if report.problems else 0
+    files.check_found(found.documents)
+    value = {"index": index, **found.as_json(), "unread": files.unread, "passed_over": files.passed_over}
+    print_result(value, as_json, [*found.lines(index), *files.problem_lines()])
+    return 1 if files.unread else 0
 
 
 @dataclass(kw_only=True)
 class Plan:
-    """What would be sent; a content that occurs again is sent once."""
+    """What indexing would send. Equal chunks are sent once."""
 
     backend: EmbeddingBackend
     price_per_million_tokens: float | None
     documents: int = 0
     bytes: int = 0  # of their texts
     chunks: int = 0
-    distinct: int = 0  # contents: the inputs of all requests
+    distinct: int = 0  # chunks with different contents: the inputs of all requests
     tokens: int = 0  # of all requests
     requests: int = 0
-    token_shares: float = 0.0  # sum over the requests: tokens by BATCH_TOKEN_LIMIT
-    input_shares: float = 0.0  # sum over the requests: inputs by BATCH_SIZE
+    token_shares: float = 0.0  # sum over the requests: tokens / BATCH_TOKEN_LIMIT
+    input_shares: float = 0.0  # sum over the requests: inputs / BATCH_SIZE
 
     def contents(
         self, documents: Iterator[Document], index: IndexSettings, advance: Callable[[int], None]
     ) -> Iterator[Chunk]:
-        """The chunks of the documents, each content once; `advance` takes the bytes of each document.
+        """Yield the chunks of the documents, each content once; call `advance` with the bytes of each document.
 
-        About 100 bytes of each content are kept, its hash.
+        Keeps the hash of each content, about 100 bytes.
         """
-        # the length of a vector changes no chunk, and asking for it would be a request
+        # chunks do not depend on the length of vectors, and finding it may take a request
         recipe = Recipe.of(index, self.backend, dimensions=0)
         build = Build(build=0, index_id=0, index=index.name, state="filling", recipe=recipe.as_json())
         seen: set[bytes] = set()
@@ -106,7 +99,7 @@ class Plan:
         self.input_shares += len(request) / self.backend.batch_size
 
     def as_json(self) -> dict[str, Any]:
-        """`fill_tokens` and `fill_inputs` are means over the requests, 0 to 1."""
+        """Return the totals. `fill_tokens` and `fill_inputs` are means over the requests, 0 to 1."""
         price = self.price_per_million_tokens
         return {
             "model": self.backend.model_id,
@@ -130,19 +123,9 @@ class Plan:
         yield f"chunks     {self.chunks:,}, {self.distinct:,} of them distinct"
         yield f"tokens     {at_most}{self.tokens:,}"
         yield (
-            f"requests   {self.requests:,}, full to {found['fill_tokens']:.0%} of {self.backend.batch_token_limit:,} "
-            f"tokens and to {found['fill_inputs']:.0%} of {self.backend.batch_size:,} inputs"
+            f"requests   {self.requests:,}, on average {found['fill_tokens']:.0%} of "
+            f"{self.backend.batch_token_limit:,} tokens and {found['fill_inputs']:.0%} of "
+            f"{self.backend.batch_size:,} inputs"
         )
         if found["price"] is not None:
             yield f"price      {at_most}{found['price']:,.4f}, at {self.price_per_million_tokens:g} per million tokens"
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[int], None]]:
-    """Bytes and their rate on stderr where that is a terminal; the function takes the bytes of one document."""
-    console = Console(stderr=True)
-    rate = (DownloadColumn(), TransferSpeedColumn(), TimeElapsedColumn())
-    columns = (TextColumn("planning"), BarColumn(), *rate)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("planning", total=None)
-        yield lambda size: progress.advance(bar, size)

@@ -1,4 +1,4 @@
-"""`status`: what an index holds and what is pending, once or until Ctrl-C."""
+"""`status`: documents by state and pending work, once or until Ctrl-C."""
 
 import json
 import time
@@ -17,33 +17,40 @@ from rich.table import Table
 from rich.text import Text
 
 from worker.cli.client import Client
-from worker.cli.documents import output
+from worker.cli.output import print_result
 from worker.configuration import load
 from worker.keyspace import CHAT
 
-RATE_SECONDS = 10.0  # over which rates are taken
-COLOURS = {"live": "green", "pending": "yellow", "failed": "red"}  # of figures that are not 0
-ERROR_WIDTH = 48  # columns: tables of several indexes stand side by side
+RATE_SECONDS = 10.0  # rates are averages over this time
+COLOURS = {"live": "green", "pending": "yellow", "failed": "red"}  # for figures above 0
+ERROR_WIDTH = 48  # characters, so that the tables of several indexes fit side by side
 
 
 @click.command()
 @click.argument("ids", nargs=-1)
-@click.option("--index", help="Name of the index.  [default: default; of --watch: all]")
+@click.option("--index", help="Name of the index.  [default: default; with --watch: all]")
 @click.option(
-    "--json", "as_json", is_flag=True, help="Print one JSON object; with --watch a line per look and index."
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print one JSON object; with --watch, one per refresh and index.",
 )
-@click.option("--watch", is_flag=True, help="Look again and again, until Ctrl-C.")
+@click.option("--watch", is_flag=True, help="Refresh until Ctrl-C, with rates and the time left.")
 @click.option(
     "--interval",
     type=click.FloatRange(0.1),
     default=1.0,
     show_default=True,
-    help="Seconds between two looks.",
+    help="Seconds between two refreshes of --watch.",
 )
 def status(ids: tuple[str, ...], watch: bool, interval: float, index: str | None, as_json: bool) -> None:
-    """Show what an index holds and what is pending, or the state of single documents."""
+    """Show document counts and pending work of an index, or the state of single documents.
+
+    A document is pending until all its chunks are embedded, then live, or failed. While a new revision is pending or
+    failed, the older one stays searchable. Pass ids to see single documents.
+    """
     if ids and watch:
-        raise click.UsageError("--watch shows whole indexes: leave the ids out")
+        raise click.UsageError("--watch shows whole indexes: leave out the ids")
     configuration = load()
     everything = list(configuration.indexes) if watch else ["default"]
     indexes = everything if index is None else [index]
@@ -54,30 +61,30 @@ def status(ids: tuple[str, ...], watch: bool, interval: float, index: str | None
         _watch(client, indexes, interval, as_json)
         return
     state = client.call("tasks.status", CHAT, index=indexes[0], ids=list(ids) or None)
-    output(state, as_json, _document_states(state) if ids else _index_state(state))
+    print_result(state, as_json, _document_states(state) if ids else _index_state(state))
 
 
 @dataclass
-class Pace:
-    """Rates over the last seconds, from one look to the next."""
+class Rates:
+    """The rates of an index over the last RATE_SECONDS."""
 
-    looks: deque[tuple[float, dict[str, Any]]] = field(default_factory=deque)  # monotonic seconds, state
+    states: deque[tuple[float, dict[str, Any]]] = field(default_factory=deque)  # monotonic seconds, state
 
     def add(self, at: float, state: dict[str, Any]) -> None:
-        self.looks.append((at, state))
-        while len(self.looks) > 2 and at - self.looks[1][0] >= RATE_SECONDS:
-            self.looks.popleft()
+        self.states.append((at, state))
+        while len(self.states) > 2 and at - self.states[1][0] >= RATE_SECONDS:
+            self.states.popleft()
 
     def as_json(self) -> dict[str, float | None]:
-        """Per second; None before the second look. `seconds_left` is None when nothing is pending or moves."""
-        (since, first), (now, last) = self.looks[0], self.looks[-1]
+        """Return rates per second, None with a single state; `seconds_left` is None without progress."""
+        (since, first), (now, last) = self.states[0], self.states[-1]
         seconds = now - since
         rates: dict[str, float | None] = dict.fromkeys(
             ("documents_per_second", "chunks_per_second", "seconds_left")
         )
         if not seconds:
             return rates
-        # both fall where documents are deleted or the server begins to count anew
+        # the counts fall when documents are deleted or the server resets its statistics
         documents = max(0.0, (last["documents"]["live"] - first["documents"]["live"]) / seconds)
         chunks = max(0.0, (last["embedded_chunks"] - first["embedded_chunks"]) / seconds)
         rates |= {"documents_per_second": round(documents, 1), "chunks_per_second": round(chunks, 1)}
@@ -87,25 +94,25 @@ class Pace:
 
 
 def _watch(client: Client, indexes: Sequence[str], interval: float, as_json: bool) -> None:
-    """Tables that renew themselves on a terminal; elsewhere a line per look and index."""
+    """Refresh tables on a terminal; elsewhere print one line per refresh and index."""
     console = Console()
     live = Live(console=console, auto_refresh=False) if console.is_terminal and not as_json else None
-    paces = {index: Pace() for index in indexes}
+    rates_of = {index: Rates() for index in indexes}
     try:
         with live or nullcontext():
             while True:
-                asked = [client.send("tasks.status", CHAT, index=index) for index in indexes]
-                looks = []
-                for pace, result in zip(paces.values(), asked, strict=True):
+                results = [client.send("tasks.status", CHAT, index=index) for index in indexes]
+                shown = []
+                for rates, result in zip(rates_of.values(), results, strict=True):
                     state = client.wait(result, CHAT)
-                    pace.add(time.monotonic(), state)
-                    looks.append((state, pace.as_json()))
+                    rates.add(time.monotonic(), state)
+                    shown.append((state, rates.as_json()))
                 if live is not None:
-                    tables = Columns([_table(state, rates) for state, rates in looks])
-                    live.update(Group(tables, Text("Ctrl-C ends", style="dim")), refresh=True)
+                    tables = Columns([_table(state, figures) for state, figures in shown])
+                    live.update(Group(tables, Text("Ctrl-C to stop", style="dim")), refresh=True)
                 else:
-                    for state, rates in looks:
-                        click.echo(json.dumps({**state, **rates}) if as_json else _line(state, rates))
+                    for state, figures in shown:
+                        click.echo(json.dumps({**state, **figures}) if as_json else _line(state, figures))
                 time.sleep(interval)
     except KeyboardInterrupt:
         return
@@ -151,7 +158,7 @@ def _index_state(state: dict[str, Any]) -> Iterator[str]:
     documents = ", ".join(f"{count:,} {name}" for name, count in state["documents"].items())
     yield f"{state['index']}: documents {documents}"
     if state["paused"]:
-        yield f"paused since {state['paused']}: nothing is sent to the provider until `vector-index resume`"
+        yield f"paused since {state['paused']}: continue embedding with `vector-index resume`"
     if state["pending_chunks"]:
         yield (
             f"pending: {state['pending_chunks']:,} chunks, {state['pending_tokens']:,} tokens, "
@@ -166,11 +173,11 @@ def _index_state(state: dict[str, Any]) -> Iterator[str]:
 
 def _outbox(outbox: dict[str, Any]) -> Iterator[str]:
     if outbox["waiting"]:
-        yield f"outbox: {outbox['waiting']:,} rows wait, the oldest for {outbox['oldest_seconds']:.0f} s"
+        yield f"outbox: {outbox['waiting']:,} rows pending, the oldest for {outbox['oldest_seconds']:.0f} s"
     if outbox["rejected"]:
-        yield f"outbox: {outbox['rejected']:,} rows cannot be staged: see `vector-index failures`"
+        yield f"outbox: {outbox['rejected']:,} rows rejected: see `vector-index failures`"
     for name, rows in outbox["unknown_indexes"].items():
-        yield f"outbox: {rows:,} rows wait for the index {name!r:.100}, which the settings do not have"
+        yield f"outbox: {rows:,} rows belong to the index {name!r:.100}, which is not in INDEXES"
 
 
 def _document_states(state: dict[str, Any]) -> Iterator[str]:

@@ -1,126 +1,110 @@
-"""Child processes that are started again when they die, and end with their parent."""
+"""The supervisor of our own programs: workers, beat and Flower as children of `up`."""
 
 import ctypes
 import os
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from signal import SIGKILL, SIGTERM
 from types import TracebackType
 from typing import IO, Any
 
 from worker.errors import ServiceUnreachable, SettingsError
+from worker.services.child import MAX_DEATHS, Child, Death, Process, end
 
-GRACE_SECONDS = 15  # from the stop signal to the kill signal, for all children together
-FIRST_BACKOFF_SECONDS = 1  # doubled with each death in a row
-STEADY_SECONDS = 60  # who lived this long did not die in a row
-MAX_DEATHS = 5
-BAD_SETTINGS = 2  # the exit code of our commands that a further start cannot change
+GRACE_SECONDS = 15  # from SIGTERM to SIGKILL, for all children together
+FIRST_BACKOFF_SECONDS = 1
+BAD_SETTINGS = 2  # exit code of our commands: a restart would fail in the same way
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 @dataclass
-class Child:
-    """One program, its present process and its record."""
-
-    name: str
-    command: Sequence[str]
-    process: "subprocess.Popen[bytes] | None" = None
-    started_at: float = 0.0
-    start_at: float = 0.0  # not earlier: the backoff
-    deaths: int = 0  # in a row
-
-
-@dataclass
 class Supervisor:
-    """Runs commands by name until the block ends: then a stop signal to all, and a kill after the grace."""
+    """Runs commands by name until the block ends. Then sends SIGTERM to all, and SIGKILL after the grace period.
+
+    Call `check` each second. On Linux the kernel kills the children when their parent is killed.
+    """
 
     commands: Mapping[str, Sequence[str]]
     environment: Mapping[str, str]
     grace_seconds: float = GRACE_SECONDS
     backoff_seconds: float = FIRST_BACKOFF_SECONDS
-    say: Callable[[str], None] = lambda sentence: None  # told of each death
-    output: IO[Any] | None = None  # what the children log; None: stderr
-    children: list[Child] = field(init=False)
+    notify: Callable[[str], None] = lambda sentence: None  # called with a sentence about each death
+    output: IO[Any] | None = None  # for the children's stderr; None: ours
+    children: dict[str, Child] = field(init=False)
 
     def __enter__(self) -> "Supervisor":
-        self.children = [Child(name, command) for name, command in self.commands.items()]
+        self.children = {
+            name: Child(
+                partial(_spawn, command, self.environment, self.output), backoff_seconds=self.backoff_seconds
+            )
+            for name, command in self.commands.items()
+        }
         self.check()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.stop()
+        end(
+            self.children.values(),
+            signal=SIGTERM,
+            grace_seconds=self.grace_seconds,
+            kill=lambda process: os.killpg(process.pid, SIGKILL),  # its own children too
+        )
 
     def check(self) -> None:
-        """Start what does not run and is due. Call it each second.
+        """Restart each child that died and whose backoff has passed.
 
-        Raises ServiceUnreachable for a program that died MAX_DEATHS times in a row, and SettingsError for one
-        that ended because of its settings.
+        Raises ServiceUnreachable when a program died MAX_DEATHS times in a row, and SettingsError when it ended
+        because of its settings.
         """
-        for child in self.children:
-            if child.process is not None and child.process.poll() is not None:
-                self._note_death(child, child.process.returncode)
-            if child.process is None and time.monotonic() >= child.start_at:
-                child.process = _spawn(child.command, self.environment, self.output or sys.stderr)
-                child.started_at = time.monotonic()
+        for name, child in self.children.items():
+            if death := child.check():
+                self._report(name, death)
 
-    def stop(self) -> None:
-        """End all children; a second Ctrl-C meanwhile ends the grace."""
-        processes = [child.process for child in self.children if child.process is not None]
-        for process in processes:
-            process.terminate()
-        deadline = time.monotonic() + self.grace_seconds
-        try:
-            for process in processes:
-                process.wait(max(0.0, deadline - time.monotonic()))
-        except (subprocess.TimeoutExpired, KeyboardInterrupt):
-            for process in processes:
-                if process.poll() is None:
-                    os.killpg(process.pid, signal.SIGKILL)  # its own children too
-                    process.wait()
-
-    def _note_death(self, child: Child, code: int) -> None:
-        lived_seconds = time.monotonic() - child.started_at
-        child.deaths = child.deaths + 1 if lived_seconds < STEADY_SECONDS else 1
-        child.process = None
-        if code == BAD_SETTINGS:
-            raise SettingsError(f"{child.name} cannot start with these settings: mend what it said above")
-        ended = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        if child.deaths >= MAX_DEATHS:
-            raise ServiceUnreachable(
-                f"{child.name} died {child.deaths} times in a row, at last it {ended}: mend what it said above"
+    def _report(self, name: str, death: Death) -> None:
+        if death.code == BAD_SETTINGS:
+            raise SettingsError(
+                f"{name} cannot start with these settings: correct the error that it printed above"
             )
-        backoff_seconds = self.backoff_seconds * 2 ** (child.deaths - 1)
-        child.start_at = time.monotonic() + backoff_seconds
-        self.say(f"{child.name} {ended}: it starts again in {backoff_seconds:g} s")
+        if death.in_a_row >= MAX_DEATHS:
+            raise ServiceUnreachable(
+                f"{name} died {death.in_a_row} times in a row, the last time it {death.cause}: see the errors that "
+                "it printed above"
+            )
+        self.notify(f"{name} {death.cause}; restarting in {death.backoff_seconds:g} s")
 
 
-def _spawn(
-    command: Sequence[str], environment: Mapping[str, str], output: IO[Any]
-) -> "subprocess.Popen[bytes]":
-    """A child in a process group of its own: Ctrl-C on the terminal reaches only the parent."""
+def command_line(arguments: Sequence[str]) -> list[str]:
+    """Return a command of ours as a program to run in a process of its own."""
+    # -P: a file worker.py in the working folder must not hide our package
+    return [sys.executable, "-P", "-m", "worker.cli", *arguments]
+
+
+def _spawn(command: Sequence[str], environment: Mapping[str, str], output: IO[Any] | None) -> Process:
+    """Start a process in a group of its own, so that Ctrl-C on the terminal reaches only the parent."""
     return subprocess.Popen(  # noqa: S603 - programs and arguments are our own
         command,
         env=dict(environment),
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,  # Celery's remarks while it stops; logs and errors go to stderr
-        stderr=output,
+        stdout=subprocess.DEVNULL,  # Celery's messages while it stops; logs and errors go to stderr
+        stderr=output or sys.stderr,
         process_group=0,
         preexec_fn=_die_with_parent(os.getpid()) if sys.platform == "linux" else None,
     )
 
 
 def _die_with_parent(parent: int) -> Callable[[], None]:
-    libc = ctypes.CDLL(None)  # before the fork: nothing may be imported after it
+    # The embedded servers use setpriv instead: it also changes the user, which clears the death signal.
+    libc = ctypes.CDLL(None)  # before the fork: importing after it is unsafe
 
-    def tie() -> None:
-        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it died before the line above
+    def request_signal() -> None:
+        libc.prctl(PR_SET_PDEATHSIG, SIGKILL)
+        if os.getppid() != parent:  # the parent died before the line above
             os._exit(1)
 
-    return tie
+    return request_signal

@@ -4,7 +4,7 @@ from collections import Counter
 from typing import Any
 
 from worker.errors import InvalidQuery
-from worker.store import builds, upkeep
+from worker.store import builds, jobs
 from worker.store.connection import Connection
 
 
@@ -14,12 +14,12 @@ def report(conn: Connection, index: str, task_id: str) -> tuple[dict[str, Any] |
     Raises InvalidQuery when the database knows no such job.
     """
     build = builds.live(conn, index)
-    ledger = upkeep.job_ledger(conn, task_id)
+    ledger = jobs.ledger(conn, task_id)
     if not ledger.slices:
         raise InvalidQuery(
             f"nothing was staged by the task {task_id}, or so long ago that it is forgotten: send its documents again"
         )
-    alike = [] if build is None else upkeep.job_documents(conn, build, task_id)
+    alike = [] if build is None else jobs.documents(conn, build, task_id)
     states: Counter[str] = Counter()
     live: Counter[str] = Counter()  # by outcome
     for some in alike:
@@ -36,7 +36,7 @@ def report(conn: Connection, index: str, task_id: str) -> tuple[dict[str, Any] |
     }
     if states["pending"] or not ledger.complete:
         return None, progress
-    upkeep.finish_job(conn, task_id)
+    jobs.finish(conn, task_id)
     result = {
         "index": index,
         "indexed": live["indexed"],

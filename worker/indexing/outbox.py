@@ -20,7 +20,7 @@ from worker.indexing.staging import ensure_index, prepare_and_commit, sliced
 from worker.protocols import EmbeddingBackend
 from worker.store import connection, outbox
 from worker.store.outbox import Change, Content
-from worker.store.writing import PreparedInVain
+from worker.store.writing import StalePreparation
 
 POLL_SECONDS = 0.5
 PAUSE_SECONDS = 15.0  # of an index whose settings are wrong
@@ -124,7 +124,7 @@ class _Stager:
                 self.stage([change])
             except (TemporaryError, SettingsError):
                 raise
-            except PreparedInVain:  # it waits for a quieter moment
+            except StalePreparation:  # it waits for a quieter moment
                 continue
             except InputError as error:
                 self._reject([change], {change.id: str(error)})
@@ -197,9 +197,9 @@ class Poller:
     def look(self) -> None:
         """Stage a page of each index for which something waits; all of it where nobody can be woken."""
         with connection.checkout(self._url) as conn:
-            filled = outbox.filled(conn, self._names)
+            filled = outbox.indexes_with_rows(conn, self._names)
             if self._is_due("strangers"):
-                self._tell_of(outbox.strangers(conn, self._names))
+                self._tell_of(outbox.rows_of_unknown_indexes(conn, self._names))
         for name in filled:
             if not self._stopping.is_set() and time.monotonic() >= self._paused_until.get(name, 0.0):
                 self._stage(name)

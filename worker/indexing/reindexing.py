@@ -9,7 +9,7 @@ everything anew, and what it staged before is unchanged by then, which costs no 
 import logging
 import threading
 from array import array
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
 from itertools import count
@@ -20,16 +20,23 @@ from numpy.typing import NDArray
 
 from worker.configuration import IndexSettings
 from worker.documents import Document, clean
-from worker.errors import BuildDropped, SourceFailed, TemporaryError, VectorIndexError
+from worker.errors import BuildDropped, TemporaryError, VectorIndexError
 from worker.indexing.packing import batches
 from worker.indexing.staging import SLICE_CHARACTERS, ensure_index, sliced, sort, stage_slice
-from worker.observability.logs import keys
-from worker.protocols import EmbeddingBackend, Source
-from worker.sources.files import Skipped
-from worker.sources.sql import SQLSource
-from worker.store import builds, connection, indexes, reindexing, revisions, upkeep
-from worker.store.reindexing import DOCUMENTS_AT_ONCE, LEASE_SECONDS, Cursor, Figures, Request, Run
-from worker.store.revisions import DOCUMENTS_PER_TRANSACTION, Job
+from worker.observability.logs import log_fields
+from worker.protocols import EmbeddingBackend, Skipped, Source
+from worker.sources.reading import Reading
+from worker.store import builds, connection, deletion, indexes, jobs, reindexing
+from worker.store.jobs import JobSlice
+from worker.store.reindexing import (
+    DOCUMENTS_AT_ONCE,
+    LEASE_SECONDS,
+    ReindexRequest,
+    ReindexRun,
+    RunCounts,
+    SourceCursor,
+)
+from worker.store.writing import DOCUMENTS_PER_TRANSACTION
 
 logger = logging.getLogger("vector_index.reindex")
 
@@ -49,7 +56,7 @@ def reindex(
     index: IndexSettings,
     backend: EmbeddingBackend,
     make_source: Callable[[], Source],
-    request: Request,
+    request: ReindexRequest,
     *,
     max_bytes: int,
     full: bool = False,
@@ -63,7 +70,7 @@ def reindex(
     when the source ends with an error: nothing is deleted. TemporaryError: try again later with the same task id.
     """
     with connection.checkout(url) as conn:
-        if upkeep.job_ledger(conn, request.task_id).complete:
+        if jobs.ledger(conn, request.task_id).complete:
             return None
     with written_down(url, request):
         index_id = ensure_index(url, index, backend)
@@ -78,7 +85,7 @@ def reindex(
             reason = (PAUSED if paused else OVERLAPS).format(index.name)
             reindexing.give_up(conn, request, "skipped", reason)
             logger.info(
-                "reindex_skipped", extra=keys(index=index.name, task_id=request.task_id, reason=reason)
+                "reindex_skipped", extra=log_fields(index=index.name, task_id=request.task_id, reason=reason)
             )
             return reason
     with _held(url, run), written_down(url, request):
@@ -88,7 +95,7 @@ def reindex(
 
 
 @contextmanager
-def _held(url: str, run: Run) -> Iterator[None]:
+def _held(url: str, run: ReindexRun) -> Iterator[None]:
     """Hold the lease of a run until the block ends, or this process does.
 
     In a thread: a source may take hours for one document. A run that has lost it is told when it looks or writes.
@@ -113,7 +120,7 @@ def _held(url: str, run: Run) -> Iterator[None]:
 
 
 @contextmanager
-def written_down(url: str, request: Request) -> Iterator[None]:
+def written_down(url: str, request: ReindexRequest) -> Iterator[None]:
     """Why a run fails stands in the history, too."""
     try:
         yield
@@ -122,7 +129,7 @@ def written_down(url: str, request: Request) -> Iterator[None]:
     except Exception as error:  # only to note it: it is raised again
         # what is not ours may quote a document
         message = str(error) if isinstance(error, VectorIndexError) else type(error).__name__
-        said = keys(index=request.index, task_id=request.task_id, error=message)
+        said = log_fields(index=request.index, task_id=request.task_id, error=message)
         logger.warning("reindex_failed", extra=said)  # a run of the schedule has no caller who would see it
         with suppress(TemporaryError), connection.checkout(url) as conn:
             reindexing.give_up(conn, request, "failed", message)
@@ -137,7 +144,7 @@ class _Reading:
         url: str,
         index: IndexSettings,
         backend: EmbeddingBackend,
-        run: Run,
+        run: ReindexRun,
         task_id: str,
         max_bytes: int,
     ) -> None:
@@ -154,17 +161,20 @@ class _Reading:
         self._nameless = 0  # what could not be taken, and may be or hold any document
 
     def carry_out(self, source: Source, full: bool, allow_shrink: bool, tell: Callable[[int], None]) -> None:
+        reading = Reading(source, self._index.source.name if self._index.source else "")
         with connection.checkout(self._url) as conn:
-            ledger = upkeep.job_ledger(conn, self._task_id)
+            ledger = jobs.ledger(conn, self._task_id)
             self._staged_before = reindexing.begin_again(conn, self._task_id)
             before = reindexing.last_complete(conn, self._index.name)
-            since = self._since(conn, source) if not full else None
+            since = None
+            if reading.fingerprint and not full:
+                since = reindexing.last_cursor(conn, self._index.name, reading.fingerprint)
             held = reindexing.count_documents(conn, self._run.index_id) if before is None else 0
         self._deleted = ledger.counts.get("deleted", 0)
         self._numbers = count(ledger.slices)
         if not ledger.slices:
             self._stage([])
-        with closing(_items(source, self._name, since)) as items:
+        with closing(reading.documents(since)) as items:
             for page in batches(
                 items, _characters, weight_limit=SLICE_CHARACTERS, size_limit=DOCUMENTS_AT_ONCE
             ):
@@ -176,17 +186,7 @@ class _Reading:
             warning = self._objection(len(met) + self._rejected, before, held, allow_shrink)
             if warning is None:
                 self._sweep(_distinct(met, self._spared))
-        self._finish(source, since, len(met), warning)
-
-    @property
-    def _name(self) -> str:
-        return self._index.source.name if self._index.source else ""
-
-    def _since(self, conn: connection.Connection, source: Source) -> str | None:
-        """Where the source is to be read from; None: from its beginning."""
-        if not isinstance(source, SQLSource) or source.fingerprint is None:
-            return None
-        return reindexing.last_cursor(conn, self._index.name, source.fingerprint)
+        self._finish(reading, since, len(met), warning)
 
     def _take(self, page: Sequence[object]) -> None:
         """Look at a page, and stage what is not searchable as the source has it."""
@@ -244,23 +244,21 @@ class _Reading:
                 job = self._job()
                 with connection.checkout(self._url) as conn:
                     heads = {id: gone[id] for id in some}
-                    self._deleted += revisions.delete(conn, job, some, None, heads=heads)["deleted"]
+                    self._deleted += deletion.delete(conn, job, some, None, heads=heads)["deleted"]
 
-    def _finish(self, source: Source, since: str | None, met: int, warning: str | None) -> None:
+    def _finish(self, reading: Reading, since: str | None, met: int, warning: str | None) -> None:
         """Write down what the run came to, and the last slice, which completes the job."""
         staged = _distinct(self._staged, self._staged_before)
         unchanged = len(_distinct(self._settled, staged)) - len(staged)
-        figures = Figures(
+        figures = RunCounts(
             read=met + self._rejected,
             staged=len(staged),
             unchanged=unchanged,
             deleted=self._deleted,
             rejected=self._rejected,
         )
-        cursor = None
-        if isinstance(source, SQLSource) and source.fingerprint is not None:
-            reached = source.reached or since
-            cursor = Cursor(query=source.fingerprint, reached=reached) if reached else None
+        reached = reading.cursor or since
+        cursor = SourceCursor(query=reading.fingerprint, reached=reached) if reached else None
         with connection.checkout(self._url) as conn:
             self._hold(conn)
             reindexing.finish(
@@ -268,41 +266,26 @@ class _Reading:
             )
             reindexing.set_report(conn, self._task_id, {} if warning is None else {"warning": warning})
         self._stage([], last=True, unchanged=unchanged, superseded=self._taken - met)
-        said = keys(index=self._index.name, task_id=self._task_id, **asdict(figures), warning=warning)
+        said = log_fields(index=self._index.name, task_id=self._task_id, **asdict(figures), warning=warning)
         logger.log(logging.INFO if warning is None else logging.WARNING, "reindexed", extra=said)
 
     def _stage(self, documents: Sequence[Document], **values: Any) -> None:
         job = self._job(**values)
         self._staged.extend(stage_slice(self._url, self._index.name, job, self._backend, documents, PRIORITY))
 
-    def _job(self, *, last: bool = False, **values: Any) -> Job:
+    def _job(self, *, last: bool = False, **values: Any) -> JobSlice:
         """The next slice; only the last one says how many there are. Raises LeaseLost: nothing may be written."""
         with connection.checkout(self._url) as conn:
             self._hold(conn)
         number = next(self._numbers)
         slices = number + 1 if last else 0
-        return Job(task_id=self._task_id, slice=number, slices=slices, index_id=self._run.index_id, **values)
+        return JobSlice(
+            task_id=self._task_id, slice=number, slices=slices, index_id=self._run.index_id, **values
+        )
 
     def _hold(self, conn: connection.Connection) -> None:
         if not reindexing.renew(conn, self._run):
             raise LeaseLost(f"another run of reindex has taken over the index {self._index.name!r}")
-
-
-def _items(source: Source, name: str, since: str | None) -> Generator[object, None, None]:
-    """What the source yields; whatever it raises becomes one sentence."""
-    read = 0
-    try:
-        for item in source.documents_since(since) if isinstance(source, SQLSource) else source.documents():
-            yield item
-            read += 1
-    except Exception as error:
-        # a source is the operator's own code and may fail in any way; what must not happen is a sweep after it
-        first_line = (str(error).strip().splitlines() or [""])[0][:200]
-        said = first_line if isinstance(error, VectorIndexError) else f"{type(error).__name__}: {first_line}"
-        raise SourceFailed(
-            f"source {name!r} failed after {read:,} documents ({said}): nothing was deleted; mend it and run "
-            "reindex again"
-        ) from error
 
 
 def _is_named(item: object) -> bool:

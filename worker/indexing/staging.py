@@ -17,12 +17,12 @@ from worker.indexing.packing import batches
 from worker.observability import events
 from worker.protocols import EmbeddingBackend
 from worker.recipes import Recipe, probe
-from worker.store import builds, connection, erasure, outbox, revisions, upkeep
+from worker.store import builds, connection, deletion, jobs, outbox, publishing, selection, status, writing
 from worker.store.builds import Build
 from worker.store.connection import Connection
 from worker.store.filters import compile_filter
-from worker.store.revisions import DOCUMENTS_PER_TRANSACTION, Job, Retried
-from worker.store.writing import Prepared, PreparedInVain
+from worker.store.jobs import JobSlice
+from worker.store.writing import DOCUMENTS_PER_TRANSACTION, Prepared, Retried, StalePreparation
 from worker.tokens import ESTIMATE, estimate
 
 T = TypeVar("T")
@@ -68,7 +68,7 @@ def stage(
     slices = list(sliced(message.documents, lambda document: len(document.text))) or [[]]
     index_id = ensure_index(url, index, backend)
     for number, documents_of_slice in enumerate(slices):
-        job = Job(
+        job = JobSlice(
             task_id=task_id,
             slice=number,
             slices=len(slices),
@@ -89,7 +89,7 @@ def ensure_index(url: str, index: IndexSettings, backend: EmbeddingBackend) -> i
     def recipe() -> Mapping[str, Any]:
         # what is away now may come back: what is accepted waits for it
         name = f"embedding:{index.embedding_backend.name}"
-        with suppress(TemporaryError, InputError), events.Request(name, events.PROBE):
+        with suppress(TemporaryError, InputError), events.ProviderRequest(name, "probe"):
             probe(backend)
         return Recipe.of(index, backend).as_json()
 
@@ -109,9 +109,9 @@ def delete(url: str, index: str, task_id: str, ids: Sequence[str], version: int 
             ids[at : at + DOCUMENTS_PER_TRANSACTION] for at in range(0, len(ids), DOCUMENTS_PER_TRANSACTION)
         ]
         counts = [
-            revisions.delete(
+            deletion.delete(
                 conn,
-                Job(task_id=task_id, slice=at, slices=len(slices), index_id=index_id),
+                JobSlice(task_id=task_id, slice=at, slices=len(slices), index_id=index_id),
                 chosen,
                 version,
                 enqueued=None,
@@ -131,18 +131,18 @@ def delete_matching(
     where = compile_filter(filter, tenant_field=index.tenant_field)
     with connection.checkout(url) as conn:
         index_id = builds.register(conn, index.name)
-        ledger = upkeep.job_ledger(conn, task_id)
+        ledger = jobs.ledger(conn, task_id)
         if not ledger.complete:
             number = ledger.slices
-            for chosen in erasure.matching(conn, index_id, index.name, where):
-                job = Job(task_id=task_id, slice=number, slices=0, index_id=index_id)
+            for chosen in selection.select(conn, index_id, index.name, where):
+                job = JobSlice(task_id=task_id, slice=number, slices=0, index_id=index_id)
                 heads = chosen.heads
-                revisions.delete(conn, job, list(heads), version, heads=heads, enqueued=chosen.seqs)
+                deletion.delete(conn, job, list(heads), version, heads=heads, enqueued=chosen.seqs)
                 number += 1
             # the last slice is empty, and the only one that says how many there are
-            job = Job(task_id=task_id, slice=number, slices=number + 1, index_id=index_id)
-            revisions.delete(conn, job, [], version)
-        counts = upkeep.job_ledger(conn, task_id).counts
+            job = JobSlice(task_id=task_id, slice=number, slices=number + 1, index_id=index_id)
+            deletion.delete(conn, job, [], version)
+        counts = jobs.ledger(conn, task_id).counts
     return Deleted(deleted=counts["deleted"], stale=counts["stale"])
 
 
@@ -154,7 +154,7 @@ def retry(url: str, index: str, ids: Iterable[str]) -> Retried:
         with connection.checkout(url) as conn:
             live = builds.live(conn, index)
             if live is not None:
-                retried = revisions.retry(conn, live.index_id, some)
+                retried = writing.retry(conn, live.index_id, some)
                 docs += retried.docs
                 chunks += retried.chunks
                 rows += outbox.retry(conn, index, some)
@@ -167,7 +167,11 @@ def failed_ids(url: str, index: str) -> Iterator[str]:
     while True:
         with connection.checkout(url) as conn:
             build = builds.live(conn, index)
-            page = [] if build is None else upkeep.failures(conn, build, after=after, limit=FAILURES_AT_ONCE)
+            page = (
+                []
+                if build is None
+                else status.failed_documents(conn, build, after=after, limit=FAILURES_AT_ONCE)
+            )
         if not page:
             return
         yield from (row["id"] for row in page)
@@ -217,7 +221,7 @@ def split(document: Document, build: Build, backend: EmbeddingBackend) -> list[C
 def stage_slice(
     url: str,
     index: str,
-    job: Job,
+    job: JobSlice,
     backend: EmbeddingBackend,
     documents: Sequence[Document],
     priority: int,
@@ -232,13 +236,13 @@ def stage_slice(
     """
 
     def commit(conn: Connection, prepared: Sequence[Prepared], written: Sequence[Build]) -> list[int]:
-        return revisions.stage(conn, job, prepared, written, priority=priority, heads=heads)
+        return writing.stage(conn, job, prepared, written, priority=priority, heads=heads)
 
     try:
         return prepare_and_commit(
             url, index, job.index_id, backend, documents, commit, anew=heads is not None, task_id=job.task_id
         )
-    except PreparedInVain as error:
+    except StalePreparation as error:
         raise TemporaryError(
             f"builds or documents of the index {index!r} changed again and again while documents were split"
         ) from error
@@ -266,7 +270,7 @@ def prepare_and_commit(
             written = builds.writable(conn, index_id)
             if not written:
                 raise BuildDropped(connection.DROPPED)
-            unchanged = set() if anew else revisions.unchanged(conn, index_id, hashes)
+            unchanged = set() if anew else writing.unchanged(conn, index_id, hashes)
         dimensions = _dimensions(backend)
         for build in written:
             Recipe.stored(build.recipe).check(index, backend, dimensions=dimensions or build.dimensions)
@@ -284,9 +288,9 @@ def prepare_and_commit(
                 staged = commit(conn, prepared, written)
                 events.staged(index, task_id, list(hashes), len(staged))
                 for build in written:
-                    revisions.publish(conn, build, staged)
+                    publishing.publish(conn, build, staged)
                 return staged
-        except PreparedInVain:
+        except StalePreparation:
             if attempt == PREPARE_ATTEMPTS:
                 raise
     raise AssertionError("the last attempt returns or raises")

@@ -16,18 +16,18 @@ from worker.documents import Document
 from worker.indexing import staging
 from worker.indexing.draining.settlement import MAX_ATTEMPTS
 from worker.protocols import EmbeddingBackend
-from worker.store import builds, connection, upkeep, verify
+from worker.store import builds, connection, jobs, status, verify
 from worker.store.builds import Build
 from worker.store.garbage import Key
-from worker.store.revisions import Job
-from worker.store.verify import Check, Stored
+from worker.store.jobs import JobSlice
+from worker.store.verify import Check, StoredRevision
 
 LOOKS_SECONDS = (0.5, 1.5, 3.0)  # between the looks at what was found
 EXAMPLES = 5  # names of what was found, of each check
 
 
 @dataclass(kw_only=True)
-class Finding:
+class CheckResult:
     """What a check of one build found."""
 
     build: Build
@@ -40,8 +40,8 @@ class Finding:
         return {
             "build": self.build.build,
             "check": self.check.name,
-            "says": self.check.says,
-            "mends": self.check.mends,
+            "problem": self.check.problem,
+            "remedy": self.check.remedy,
             "fault": self.check.fault,
             "found": self.found,
             "examples": list(islice(self.names.values(), EXAMPLES)),
@@ -68,7 +68,7 @@ class Verifier:
         with connection.checkout(self.url) as conn:
             live = builds.live(conn, self.index.name)
             written = [] if live is None else builds.writable(conn, live.index_id)
-            counts = upkeep.figures(conn, live)
+            counts = status.index_status(conn, live)
         findings = [
             self._look(build, check)
             for build in written
@@ -87,7 +87,7 @@ class Verifier:
             "seconds": round(time.monotonic() - began, 2),
         }
 
-    def _look(self, build: Build, check: Check) -> Finding:
+    def _look(self, build: Build, check: Check) -> CheckResult:
         names: dict[Key, str] = {}
         found = 0
         with connection.checkout(self.url) as conn:
@@ -95,9 +95,9 @@ class Verifier:
                 found += len(some)
                 if check.fault or len(names) < EXAMPLES:  # there may be millions of old vectors
                     names |= some
-        return Finding(build=build, check=check, names=names, found=len(names) if check.fault else found)
+        return CheckResult(build=build, check=check, names=names, found=len(names) if check.fault else found)
 
-    def _look_again(self, findings: Sequence[Finding]) -> None:
+    def _look_again(self, findings: Sequence[CheckResult]) -> None:
         """Forget what does not stay."""
         for seconds in LOOKS_SECONDS:
             suspects = [item for item in findings if item.check.fault and item.found]
@@ -109,7 +109,7 @@ class Verifier:
                 item.names = {key: name for key, name in item.names.items() if still.get(key) == name}
                 item.found = len(item.names)
 
-    def _repair(self, findings: Iterable[Finding]) -> None:
+    def _repair(self, findings: Iterable[CheckResult]) -> None:
         staged: set[Key] = set()
         for item in findings:
             check, keys = item.check, list(item.names)
@@ -119,7 +119,7 @@ class Verifier:
                     continue
                 if check.repair is not None:
                     verify.repair(conn, item.build, check, keys)
-            if check.name == "unreported" and keys:
+            if check.name == "unreported_jobs" and keys:
                 self.wake()
             elif check.repair is None:
                 self._restage(item.build.index_id, [key for key in keys if key not in staged])
@@ -134,16 +134,16 @@ class Verifier:
                 Document(id=item.id, text=item.text or "", title=item.title, metadata=item.metadata)
                 for item in there
             ]
-            job = Job(task_id=f"verify-{uuid4()}", slice=0, slices=1, index_id=index_id)
+            job = JobSlice(task_id=f"verify-{uuid4()}", slice=0, slices=1, index_id=index_id)
             heads = {item.id: item.head_rev or 0 for item in there}
             staging.stage_slice(self.url, self.index.name, job, self.backend, documents, 0, heads=heads)
             with connection.checkout(self.url) as conn:
-                upkeep.finish_job(conn, job.task_id)  # nobody waits for its result
-                verify.give_up(conn, index_id, [item.doc for item in some if item.text is None])
+                jobs.finish(conn, job.task_id)  # nobody waits for its result
+                verify.fail_without_text(conn, index_id, [item.doc for item in some if item.text is None])
 
-    def _stored(self, docs: Sequence[int]) -> Iterator[Stored]:
+    def _stored(self, docs: Sequence[int]) -> Iterator[StoredRevision]:
         for doc in docs:  # one text at a time, and no connection while it is split
             with connection.checkout(self.url) as conn:
-                found = verify.stored(conn, doc)
+                found = verify.stored_revision(conn, doc)
             if found is not None:
                 yield found

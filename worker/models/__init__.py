@@ -1,4 +1,4 @@
-"""Our plugin of `llm`: the models that this project brings, reached by their names through `llm` alone."""
+"""The models of this project, registered as a plugin of `llm`. Backends reach them by name, through `llm`."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +12,7 @@ from worker.models.openai_embeddings import OpenAIEmbeddings
 from worker.models.wordllama import WordLlama
 
 
-# Last: of two models with one name, `llm` takes the one that was registered later, and OpenAI's should be ours.
+# Last: `llm` uses the later one of two models with the same name, and our OpenAI models replace its own.
 @llm.hookimpl(trylast=True)
 def register_embedding_models(register: Callable[..., None]) -> None:
     register(WordLlama())
@@ -27,7 +27,7 @@ def register_embedding_models(register: Callable[..., None]) -> None:
         register(model, aliases=aliases)
 
 
-# First: what `llm` itself raises for a broken file of models does not name it.
+# First: the error of `llm` itself does not name the broken file of models.
 @llm.hookimpl(tryfirst=True)
 def register_models(register: Callable[[Model], Any]) -> None:
     check_chat_models()

@@ -1,17 +1,17 @@
 """Models of OpenAI-compatible servers, from files in the folder of `llm` (LLM_USER_PATH).
 
-`extra-openai-models.yaml`, for chat, is read by `llm` itself, and only looked at here: where it is broken, `llm` fails
-at every look-up of any model. `extra-openai-embedding-models.yaml` has the same form:
+`llm` itself reads `extra-openai-models.yaml`, for chat. This module only checks it, since `llm` fails at every look-up
+of any model while the file is broken. `extra-openai-embedding-models.yaml` has the same form:
 
-    - model_id: nomic                        # what MODEL_ID names
-      model_name: nomic-embed-text           # what the server calls it
-      api_base: http://127.0.0.1:11434/v1    # without it: OPENAI_BASE_URL, else OpenAI
+    - model_id: nomic                        # the name for MODEL_ID
+      model_name: nomic-embed-text           # the server's name for it
+      api_base: http://127.0.0.1:11434/v1    # default: OPENAI_BASE_URL, else OpenAI
       aliases: [nomic-text]
-      api_key_name: gateway                  # a key of `llm keys set gateway`; without it none is needed
+      api_key_name: gateway                  # a key of `llm keys set gateway`; default: no key
       headers: {X-Team: search}
-      dimensions: 256                        # sent with each request; only for models that shorten their vectors
+      dimensions: 256                        # sent with each request; only for models that can shorten their vectors
 
-Limits are no part of it: TOKEN_LIMIT, BATCH_SIZE and the others stand in the CONFIG of the backend.
+Set limits such as TOKEN_LIMIT and BATCH_SIZE in the CONFIG of the backend.
 """
 
 import difflib
@@ -30,8 +30,8 @@ CHAT_FILE = "extra-openai-models.yaml"
 EMBEDDING_FILE = "extra-openai-embedding-models.yaml"
 
 
-class Entry(BaseModel):
-    """What every entry has."""
+class ModelEntry(BaseModel):
+    """An entry of a file of models."""
 
     model_config = ConfigDict(strict=True, hide_input_in_errors=True)
 
@@ -43,28 +43,30 @@ class Entry(BaseModel):
     headers: dict[str, str] | None = None
 
 
-class EmbeddingEntry(Entry):
+class EmbeddingModelEntry(ModelEntry):
+    """An entry of the file of embedding models."""
+
     model_config = ConfigDict(extra="forbid")
 
     dimensions: int | None = Field(default=None, ge=1)
 
 
 def embedding_models() -> Iterator[tuple[OpenAIEmbeddings, list[str]]]:
-    """The models of EMBEDDING_FILE with their aliases. Raises SettingsError naming the entry and the mend."""
+    """Yield the models of EMBEDDING_FILE with their aliases. Raises SettingsError naming the entry and the fix."""
     taken: set[str] = set()
-    for entry in _entries(EMBEDDING_FILE, EmbeddingEntry):
+    for entry in _entries(EMBEDDING_FILE, EmbeddingModelEntry):
         names = {entry.model_id, *(entry.aliases or [])}
         if twice := sorted(names & taken):
             raise SettingsError(
-                f"{EMBEDDING_FILE} has two models of the name {twice[0]!r}: give one of them another model_id or alias"
+                f"{EMBEDDING_FILE} has two models named {twice[0]!r}: give one of them another model_id or alias"
             )
         taken |= names
         yield OpenAIEmbeddings(**entry.model_dump(exclude={"aliases"})), entry.aliases or []
 
 
 def check_chat_models() -> None:
-    """Raises SettingsError for what `llm` could not read in CHAT_FILE; further keys are its own."""
-    _entries(CHAT_FILE, Entry)
+    """Raise SettingsError for an entry of CHAT_FILE that `llm` cannot read. Unknown keys are for `llm`."""
+    _entries(CHAT_FILE, ModelEntry)
 
 
 def _entries(name: str, form: type[Any]) -> list[Any]:
@@ -76,7 +78,7 @@ def _entries(name: str, form: type[Any]) -> list[Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}" if mark else ""
-        raise SettingsError(f"{path} is not YAML{where}: mend it, or remove the file") from None
+        raise SettingsError(f"{path} is not YAML{where}: correct it, or remove the file") from None
     if not isinstance(found, list):
         what = "empty" if found is None else f"of type {type(found).__name__}"
         raise SettingsError(
@@ -96,8 +98,8 @@ def _entry(path: Path, number: int, value: object, form: type[Any]) -> Any:
         if wrong["type"] == "extra_forbidden":
             near = difflib.get_close_matches(key, form.model_fields, n=1) or [", ".join(form.model_fields)]
             raise SettingsError(
-                f"{where} of {path} has the unknown key {key!r}: write {near[0]}, or remove it"
+                f"{where} of {path} has the unknown key {key!r}: use {near[0]}, or remove it"
             ) from None
         raise SettingsError(
-            f"{where} of {path}: {key or 'the entry'} is wrong ({wrong['msg']}); mend it, or remove the entry"
+            f"{where} of {path}: {key or 'the entry'} is wrong ({wrong['msg']}); correct it, or remove the entry"
         ) from None

@@ -1,13 +1,13 @@
-"""Extractive: a chat model that answers by quoting, offline and the same every time.
+"""Extractive: an offline, deterministic chat model that answers with quotations.
 
-It reads the numbered passages and the question out of the messages that `worker.chat.prompting` composes, and quotes
-the sentences that are nearest to the question, each with the number of its passage. It makes up nothing.
+It reads the numbered passages and the question from the messages that `worker.chat.prompting` composes. It quotes the
+sentences nearest to the question, each with the number of its passage, and adds no text of its own.
 
-A sentence is scored by the question's words in it and in its passage, weighted by their rarity among the
-passages, and by the cosine of its word vectors. It declines where both are weak: on 42 questions to 338 documents,
-which the bounds were chosen on (ten passages of 140 tokens each), the best
-cosine is 0.52 to 0.84 for 34 of 36 questions with an answer, and 0.31 to 0.40 for five of six without one; the two
-below have 0.58 and 0.83 of their words in one passage, those without an answer 0.34 at most.
+The score of a sentence is the cosine of its word vectors plus the share of the question's words in the sentence and in
+its passage, weighted by their rarity among the passages. The model declines if both parts are weak. The bounds were
+chosen on 42 questions to 338 documents, with ten passages of 140 tokens each. There the best cosine is 0.52 to 0.84 for
+34 of 36 questions with an answer, and 0.31 to 0.40 for five of six without one. The other two questions with an answer
+have 0.58 and 0.83 of their words in one passage, those without an answer at most 0.34.
 """
 
 import math
@@ -29,18 +29,18 @@ DECLINED = "This question cannot be answered from these documents."
 MAX_QUOTES = 3
 MAX_QUOTE_CHARACTERS = 500
 MIN_SENTENCE_WORDS = 4
-MIN_SHARE_OF_BEST = 0.7  # of the best sentence's score, for a further quotation
-MIN_SIMILARITY, MIN_COVERED = 0.46, 0.5  # one of them is reached, or the question is declined
+MIN_SHARE_OF_BEST = 0.7  # of the best score, for a further quotation
+MIN_SIMILARITY, MIN_COVERAGE = 0.46, 0.5  # below both, the model declines
 
 _PASSAGE = re.compile(r"^\[(\d+)\]\n<passage>\n([^\n]*)\n(.*?)\n</passage>$", re.MULTILINE | re.DOTALL)
-# behind the last passage: a text may have such a line, but not the mark
+# after the last passage: the text of a passage may have such a line, but never the mark
 _QUESTION = re.compile(r"</passage>\n\nQuestion: (.*)\Z", re.DOTALL)
 _WORD = re.compile(r"[^\W_]+(?:\.\d+)*")
 # the end of a sentence, a blank line, or the line under a heading
 _SENTENCE_END = re.compile(
     r"(?<=[.!?])(?<!\.\.)[\"'”’)*`]*\s+(?=[\"'“‘(*`]*[^\Wa-z_])|(?<=[。！？])|\n\s*\n|\n[-=~^*+#]{3,}\s*(?:\n|\Z)"
 )
-# a footnote's number in a text is no number of a passage
+# the number of a footnote, which is not the number of a passage
 _REFERENCE = re.compile(r"\s*\[#?[\d\s,;–-]+\]_?")
 _SUFFIXES = re.findall(r"\w+", "ations ation ings ing edly ers er ies ied ed es ly s e y")
 _STOPWORDS = frozenset(
@@ -57,7 +57,9 @@ _STOPWORDS = frozenset(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Passage:
+class PromptPassage:
+    """A numbered passage of the prompt."""
+
     number: int
     title: str
     text: str
@@ -65,14 +67,16 @@ class Passage:
 
 @dataclass(frozen=True, kw_only=True)
 class Sentence:
+    """A sentence of a passage that may be quoted."""
+
     number: int  # of its passage
     text: str
-    score: float  # only orders
+    score: float  # compare it only with scores for the same question
     similarity: float  # cosine to the question
 
 
 class Extractive(Model):
-    """Safe in threads; loads the files of wordllama at the first question with passages."""
+    """The model `extractive`. Safe in threads; loads the files of wordllama at the first question with passages."""
 
     model_id = "extractive"
     can_stream = True
@@ -93,9 +97,9 @@ class Extractive(Model):
         return iter(re.findall(r"\S+\s*", answer) if stream else [answer])
 
     def answer(self, text: str) -> str:
-        """Quotations with numbers, or that there is no answer."""
+        """Answer the last message with numbered quotations, or decline."""
         passages = [
-            Passage(number=int(number), title=title, text=body)
+            PromptPassage(number=int(number), title=title, text=body)
             for number, title, body in _PASSAGE.findall(text)
         ]
         question = _QUESTION.search(text)
@@ -103,9 +107,9 @@ class Extractive(Model):
             return DECLINED
         weights = _weights(_terms(question[1]), [_terms(f"{p.title} {p.text}") for p in passages])
         sentences = self._scored(question[1], passages, weights)
-        covered = max(_covered(f"{p.title} {p.text}", weights) for p in passages)
+        coverage = max(_coverage(f"{p.title} {p.text}", weights) for p in passages)
         similar = max((sentence.similarity for sentence in sentences), default=0.0)
-        if not sentences or (similar < MIN_SIMILARITY and covered < MIN_COVERED):
+        if not sentences or (similar < MIN_SIMILARITY and coverage < MIN_COVERAGE):
             return DECLINED
         quotes = [
             f"“{_shortened(sentence.text)}” [{sentence.number}]"
@@ -115,12 +119,12 @@ class Extractive(Model):
         return f"{QUOTED} {' '.join(quotes)}"
 
     def _scored(
-        self, question: str, passages: Sequence[Passage], weights: Mapping[str, float]
+        self, question: str, passages: Sequence[PromptPassage], weights: Mapping[str, float]
     ) -> list[Sentence]:
-        """All sentences worth quoting, each text once, the best first."""
+        """All sentences that are long enough, each text once, best first."""
         found = {
             sentence: passage
-            for passage in reversed(passages)  # of equal sentences the first passage's stays
+            for passage in reversed(passages)  # the first passage keeps a sentence that several have
             for sentence in _sentences(passage.text)
         }
         if not found:
@@ -134,8 +138,8 @@ class Extractive(Model):
                 text=text,
                 similarity=float(similarity),
                 score=float(similarity)
-                + _covered(text, weights)
-                + 0.5 * _covered(f"{passage.title} {passage.text}", weights),
+                + _coverage(text, weights)
+                + 0.5 * _coverage(f"{passage.title} {passage.text}", weights),
             )
             for (text, passage), similarity in zip(found.items(), similarities, strict=True)
         ]
@@ -154,7 +158,7 @@ def _terms(text: str) -> set[str]:
 
 
 def _stem(word: str) -> str:
-    """The word without one common English ending; what is left has at least three letters."""
+    """Remove one common English ending from a word, if at least three letters are left."""
     if len(word) < 5:
         return word.removesuffix("s") if len(word) == 4 and not word.endswith("ss") else word
     return next(
@@ -163,7 +167,7 @@ def _stem(word: str) -> str:
 
 
 def _weights(terms: set[str], passages: Sequence[set[str]]) -> dict[str, float]:
-    """Shares of the question's terms, which sum to 1: the rarer among the passages, the heavier."""
+    """Weights of the question's terms, which sum up to 1: a rarer term among the passages has a higher weight."""
     rarity = {
         term: math.log(1 + (len(passages) + 1) / (sum(term in passage for passage in passages) + 0.5))
         for term in sorted(terms)
@@ -172,7 +176,7 @@ def _weights(terms: set[str], passages: Sequence[set[str]]) -> dict[str, float]:
     return {term: value / total for term, value in rarity.items()}
 
 
-def _covered(text: str, weights: Mapping[str, float]) -> float:
+def _coverage(text: str, weights: Mapping[str, float]) -> float:
     present = _terms(text)
     return sum(weight for term, weight in weights.items() if term in present)
 

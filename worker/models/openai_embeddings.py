@@ -1,8 +1,8 @@
-"""Embedding models over OpenAI's HTTP: OpenAI's own, and every server that speaks it.
+"""Embedding models of OpenAI and of every server with OpenAI's HTTP API.
 
-`llm` registers OpenAI's own under the same names, with a class that makes a client for each request (22 ms of CPU),
-waits for 600 s, retries inside the call, takes vectors in the order in which they come, and knows no other server.
-Ours are registered after them, and so are what the names resolve to.
+`llm` registers OpenAI's models under the same names. Its class makes a client for each request (22 ms of CPU), waits
+for 600 s, retries inside the call, assumes that vectors arrive in order, and supports no other server. Ours are
+registered after them, so the names resolve to ours.
 """
 
 import base64
@@ -23,21 +23,21 @@ from worker.backends.limits import embedding_limits
 
 _making = Lock()
 
-# what a server says that does not take base64
+# the message of a server that does not accept base64
 _REFUSES_BASE64 = re.compile(r"encoding_format|base64", re.IGNORECASE)
 
 
 class OpenAIEmbeddings(EmbeddingModel):
-    """Safe in threads. One client per process, with its connections; nothing is retried.
+    """An embedding model of an OpenAI-compatible server. Safe in threads; one client per process, without retries.
 
-    Vectors travel as base64, which takes a quarter of the CPU of floats. Some servers ignore it, refuse it, or return
-    something else: LM Studio (its bug tracker, 756), LiteLLM in front of Ollama (192 numbers in place of 768, pull
-    request 42421). So it is asked for once the length of a vector is known, and an answer of another length is
-    compared with one in floats, which this object goes on to ask for if they differ.
+    Vectors arrive as base64, which takes a quarter of the CPU of floats. Some servers ignore the parameter, refuse it,
+    or return something else: LM Studio (its bug tracker, 756), LiteLLM in front of Ollama (192 numbers instead of 768,
+    pull request 42421). So requests use base64 only after the length of a vector is known. An answer of another length
+    is compared with one in floats. If they differ, all later requests use floats.
     """
 
     batch_size = 100
-    timeout_seconds = 60.0  # of a connection, and of silence during a request
+    timeout_seconds = 60.0  # to connect, and for a silence during a request
 
     def __init__(
         self,
@@ -51,13 +51,13 @@ class OpenAIEmbeddings(EmbeddingModel):
         headers: Mapping[str, str] | None = None,
     ) -> None:
         self.model_id = model_id
-        self.model_name = model_name  # as the server calls it
-        self.dimensions = dimensions  # sent with each request; None: not sent, many servers refuse it
-        self.can_shorten = can_shorten  # whether the model is known to take `dimensions`
+        self.model_name = model_name  # the server's name for it
+        self.dimensions = dimensions  # sent with each request; None: not sent, since many servers refuse it
+        self.can_shorten = can_shorten  # whether the model accepts `dimensions`
         self.api_base = api_base  # None: OPENAI_BASE_URL, else OpenAI
         self.headers = headers
-        self.takes_base64 = True  # until this server shows that it does not; else it is asked for floats
-        # a server with an address of its own never gets OpenAI's key, unless its entry names it
+        self.takes_base64 = True  # until the server shows otherwise; then requests use floats
+        # a server with its own URL gets OpenAI's key only if its entry names that key
         self.needs_key = api_key_name or (None if api_base else "openai")
         self.key_env_var = None if api_base else "OPENAI_API_KEY"
         known = embedding_limits(model_name)
@@ -65,31 +65,31 @@ class OpenAIEmbeddings(EmbeddingModel):
         self._clients: dict[tuple[object, ...], openai.OpenAI] = {}
 
     def embed(self, item: str | bytes, *, key: str | None = None) -> list[float]:
-        """A list, which `llm embed` can print."""
+        """Embed one text as a list, which `llm embed` can print."""
         vector: list[float] = np.asarray(super().embed(item, key=key)).tolist()
         return vector
 
     def embed_batch(self, items: Iterable[str | bytes], *, key: str | None = None) -> Iterator[list[float]]:
-        """An array of float32 for each text, in order, from one request; their length and values are not judged.
+        """Send one request, and return an array of float32 for each text, in order, without a check of the values.
 
-        Raises what the openai package raises, and ModelError for an answer without a vector for each text.
+        Raises the errors of the openai package, and ModelError for an answer without a vector for each text.
         """
         texts = cast(list[str], list(items))
         client = self._client(key)
         found = None
-        tried = self.takes_base64 and (self.dimensions or self._length) is not None
-        if tried:
+        use_base64 = self.takes_base64 and (self.dimensions or self._length) is not None
+        if use_base64:
             found = self._base64(client, texts)
             if found is not None and _lengths(found) == {self.dimensions or self._length}:
                 return iter(cast(list[list[float]], found))
         vectors = self._floats(self._request(client, texts, "float"))
-        if tried:
+        if use_base64:
             self.takes_base64 = found is not None and _lengths(found) == _lengths(vectors)
         self._length = len(vectors[0])
         return iter(cast(list[list[float]], vectors))
 
     def _base64(self, client: openai.OpenAI, texts: list[str]) -> list[NDArray[np.float32]] | None:
-        """None where the server does not take it, or sends what is no base64 of floats."""
+        """Ask for base64; None if the server refuses it or sends something else."""
         try:
             rows = self._request(client, texts, "base64")
         except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
@@ -109,17 +109,17 @@ class OpenAIEmbeddings(EmbeddingModel):
             vectors = [np.array(row, dtype=np.float32) for row in rows]
             if all(vector.ndim == 1 for vector in vectors):
                 return vectors
-        raise llm.ModelError("the answer has vectors that are no lists of numbers")
+        raise llm.ModelError("the answer has vectors that are not lists of numbers")
 
     def _request(self, client: openai.OpenAI, texts: list[str], encoding: str) -> list[Any]:
-        """What the answer has for each text, in their order."""
+        """Send a request, and return the embedding of each text as it is in the answer, in the order of the texts."""
         request: dict[str, Any] = {"model": self.model_name, "input": texts, "encoding_format": encoding}
         if self.dimensions:
             request["dimensions"] = self.dimensions
-        # embeddings.create looks at the type of each text, and makes an object of each vector: 3 ms for 100
+        # embeddings.create checks the type of each text and makes an object of each vector: 3 ms for 100
         body: Any = client.post("/embeddings", body=request, cast_to=object)
         body = body if isinstance(body, dict) else {}
-        if isinstance(said := body.get("error"), dict):  # gateways say so with status 200
+        if isinstance(said := body.get("error"), dict):  # gateways report errors with status 200
             raise llm.ModelError(f"{said.get('code')}: {said.get('message')}")
         data = body.get("data")
         if not isinstance(data, list) or not all(isinstance(item, dict) for item in data):
@@ -132,20 +132,20 @@ class OpenAIEmbeddings(EmbeddingModel):
         return [rows[at] for at in range(len(texts))]
 
     def _client(self, key: str | None) -> openai.OpenAI:
-        """Made by the process that sends: connections of a parent are not for its children."""
+        """The client of this process, since a child process cannot share the connections of its parent."""
         headers = self.headers or {}
         made_for = (os.getpid(), self.api_base, key, self.timeout_seconds, frozenset(headers.items()))
         with _making:
             if made_for not in self._clients:
                 client = self._clients[made_for] = openai.OpenAI(
-                    # the package takes no empty key, nor does llm for its chat models
+                    # the package refuses an empty key; llm uses the same value for its chat models
                     api_key=key or "DUMMY_KEY",
                     base_url=self.api_base,
                     default_headers=headers,
                     timeout=self.timeout_seconds,
                     max_retries=0,
                 )
-                # the texts, and all headers but Authorization, would go along to whatever host it names
+                # a redirect would send the texts, and all headers but Authorization, to any host that it names
                 client._client.follow_redirects = False
             return self._clients[made_for]
 

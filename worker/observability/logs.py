@@ -1,7 +1,8 @@
-"""Log: one line per event, with stable keys, as text or as JSON.
+"""Log format: one line per event with stable fields, as text or as JSON.
 
-A record of ours has the event as its message, a few words in snake_case, and `extra=keys(...)` beside it: names of the
-settings, counts, ids of tasks and documents, seconds, and the sentence of an error. Never a text, a question or a key.
+The message of our records is the name of an event in snake_case; its fields are in `extra=log_fields(...)`. Fields hold
+names from the settings, counts, ids of tasks and documents, seconds, and error messages. A log line never holds a text,
+a question or an API key.
 """
 
 import json
@@ -11,26 +12,26 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-SHOWN_IDS = 20  # of the documents of one event; `documents` counts them all
+SHOWN_IDS = 20  # ids in one event; `documents` has the number of all
 
-# the message of a record of Celery's, as it stands in the code, and the event that it is
+# by the message of a Celery record as it is in Celery's code: the name of the event
 Events = Mapping[str, str]
 
 
-def keys(**values: object) -> dict[str, dict[str, object]]:
-    """For `extra` of a logger's methods; what is None is left out."""
-    return {"keys": {name: value for name, value in values.items() if value is not None}}
+def log_fields(**values: object) -> dict[str, dict[str, object]]:
+    """The fields of an event, for the argument `extra` of a logger's methods; leaves out values that are None."""
+    return {"fields": {name: value for name, value in values.items() if value is not None}}
 
 
-def documents(ids: Sequence[str]) -> dict[str, object]:
-    """Keys that tell of documents: how many, and which."""
+def document_fields(ids: Sequence[str]) -> dict[str, object]:
+    """The fields `documents`, their number, and `ids`, the first SHOWN_IDS of them."""
     return {"documents": len(ids), "ids": list(ids[:SHOWN_IDS])}
 
 
 def setup(level: int, form: str, events: Events) -> None:
-    """Let all records go to stderr: ours of this level, those of Celery from INFO on, of all else from WARNING on.
+    """Log to stderr: our records from `level` on, Celery's from INFO on, and all others from WARNING on.
 
-    What libraries tell below that has whole messages and requests in it. `form` is text or json.
+    Below that, libraries log whole messages and requests. `form` is "text" or "json".
     """
     handler = logging.StreamHandler()
     handler.setFormatter(JSONLines(events) if form == "json" else Text(events))
@@ -48,8 +49,8 @@ class _Formatter(logging.Formatter):
         self._events = events
 
     def event(self, record: logging.LogRecord) -> dict[str, Any]:
-        """The event of a record and its keys, in the order in which they are shown."""
-        ours = getattr(record, "keys", None)
+        """The event of a record and its fields, in the order of the line."""
+        ours = getattr(record, "fields", None)
         if isinstance(ours, dict):
             return {"event": record.msg, **ours}
         about = getattr(record, "data", None)
@@ -64,7 +65,7 @@ class _Formatter(logging.Formatter):
 
 
 class JSONLines(_Formatter):
-    """One JSON object a line: time (UTC, ISO 8601), level, logger, event, then the keys of the event."""
+    """One JSON object per line: time (UTC, ISO 8601), level, logger, event, then the fields of the event."""
 
     def format(self, record: logging.LogRecord) -> str:
         values = {
@@ -79,13 +80,13 @@ class JSONLines(_Formatter):
 
 
 class Text(_Formatter):
-    """`time LEVEL event key=value ...`, where values with spaces are quoted as in JSON; a traceback on lines below."""
+    """`time LEVEL logger: event field=value ...`; values with spaces are quoted as in JSON, tracebacks follow below."""
 
     def format(self, record: logging.LogRecord) -> str:
         moment = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.created))
         values = self.event(record)
         event = values.pop("event")
-        # a sentence without keys stands for itself
+        # a plain message has no event name in front
         shown = [values["message"]] if event == "message" else [event, *_pairs(values)]
         line = f"{moment}.{int(record.msecs):03} {record.levelname:<7} {record.name}: {' '.join(shown)}"
         trace = self.trace(record)
@@ -93,7 +94,7 @@ class Text(_Formatter):
 
 
 def _of_task(about: Mapping[str, Any]) -> dict[str, object]:
-    """What Celery says of a run of a task; its arguments and its result are not among it."""
+    """The fields of Celery's events about a task run, without its arguments and result."""
     values = {"task": about.get("name"), "task_id": about.get("id")}
     if (seconds := about.get("runtime")) is not None:
         values["seconds"] = round(seconds, 3)
@@ -103,7 +104,7 @@ def _of_task(about: Mapping[str, Any]) -> dict[str, object]:
 
 
 def _of_retry(about: Mapping[str, Any]) -> dict[str, object]:
-    """What stamina says: of the error only its class, as its words may be those of Postgres about a row."""
+    """The fields of stamina's retries. Only the class of the error: its message may be Postgres quoting a row."""
     error, seconds = str(about["stamina.caused_by"]), float(about["stamina.wait_for"])
     return {
         "attempt": about["stamina.retry_num"],

@@ -1,1 +1,1 @@
-"""Search: a question becomes a vector and words, their matches become ranked passages."""
+"""Search: embed a question, rank the matching chunks and return them as passages."""

@@ -1,29 +1,29 @@
-"""From several rankings to one, and from neighbouring chunks to one passage. Pure: places in, places out."""
+"""Fuse rankings into one, and group neighbouring chunks into passages. Pure functions."""
 
 from collections.abc import Hashable, Sequence
 from math import fsum, inf
 from typing import TypeVar
 
-RANK_CONSTANT = 60  # of reciprocal rank fusion (Cormack, Clarke and Büttcher, SIGIR 2009, who took 60)
+RANK_CONSTANT = 60  # of reciprocal rank fusion (Cormack, Clarke and Büttcher, SIGIR 2009, who used 60)
 
-MAX_MERGED = 3  # chunks of a passage: one document does not swallow a page
-WINDOW = 10  # ranks: a chunk joins a neighbour that is at most so far above it, not one that it has little to do with
+MAX_MERGED = 3  # chunks of a passage: a single document cannot fill a page
+WINDOW = 10  # ranks: a chunk joins a neighbour at most this far above it; farther ones fit the question much better
 
 Item = TypeVar("Item", bound=Hashable)
 
 
 def fuse(rankings: Sequence[Sequence[Item]], *, weights: Sequence[float]) -> list[tuple[Item, float]]:
-    """One ranking of several, each best first and without repeats, with scores: reciprocal rank fusion.
+    """Fuse rankings into one with scores, by reciprocal rank fusion. Each is best first, without repeats.
 
-    An item's score is the weighted mean, over the rankings, of 61 / (60 + rank), and nothing where a ranking lacks
-    it: 1.0 is first everywhere. Of equal scores the one goes first that the first ranking has higher, then the
-    second. A ranking of weight 0 is left out, and what only it has.
+    The score of an item is the weighted mean of 61 / (60 + rank) over the rankings. A ranking without the item
+    contributes 0, so 1.0 is first everywhere. Ties go to the item that is higher in the first ranking, then in the
+    second. A ranking of weight 0 is ignored, with the items that only it has.
     """
     used = [(ranking, weight) for ranking, weight in zip(rankings, weights, strict=True) if weight > 0]
     total = fsum(weight for _, weight in used)
     ranks = [{item: rank for rank, item in enumerate(ranking, start=1)} for ranking, _ in used]
     places = {item: [rank.get(item, inf) for rank in ranks] for rank in ranks for item in rank}
-    # fsum: two items with the same ranks in other rankings have the same score, to the last bit
+    # fsum: items with the same ranks in different rankings get the same score, to the last bit
     scores = {
         item: fsum(
             weight / total * (RANK_CONSTANT + 1) / (RANK_CONSTANT + rank)
@@ -35,14 +35,14 @@ def fuse(rankings: Sequence[Sequence[Item]], *, weights: Sequence[float]) -> lis
 
 
 def merge_neighbours(chunks: Sequence[tuple[Hashable, int]]) -> list[list[int]]:
-    """Group chunks, given as (document, ordinal) best first and without repeats, into passages.
+    """Group chunks into passages. Chunks are (document, ordinal), best first, without repeats.
 
-    Each group holds positions in `chunks`, in the order of the text: consecutive ordinals of one document,
-    MAX_MERGED at most. Groups go by their best chunk. A chunk joins the first group whose best is at most WINDOW
-    ranks above it and that it touches; two groups never join, so that a longer ranking moves none of the groups
-    of a shorter one, and pages fit together.
+    A group has consecutive ordinals of one document, MAX_MERGED at most. It holds positions in `chunks`, in the order
+    of the text. Groups are ordered by their best chunk. A chunk joins the first group that it touches and whose best
+    chunk is at most WINDOW ranks above it. Two groups never join, so a longer ranking keeps the groups of a shorter
+    one and pages fit together.
     """
-    groups: list[list[int]] = []  # the best of each first
+    groups: list[list[int]] = []  # the best chunk of each group first
     for rank, chunk in enumerate(chunks):
         near = (group for group in groups[-WINDOW:] if rank - group[0] <= WINDOW)
         joined = next((group for group in near if _touches(chunk, [chunks[at] for at in group])), None)

@@ -19,13 +19,12 @@ from signal import SIGKILL, Signals
 from typing import Any, ClassVar
 
 from worker.errors import ServiceUnreachable, SettingsError
+from worker.services.child import MAX_DEATHS, Child, Process, end
 from worker.services.home import Endpoint, is_free, unusable
 
 START_SECONDS = 60  # Postgres may have to recover from a crash
 STOP_SECONDS = 30  # until the kill signal
-RESTART_SECONDS = 1  # from one start to the next
-STEADY_SECONDS = 60  # who lived this long did not die in a row
-MAX_DEATHS = 5
+FIRST_BACKOFF_SECONDS = 0.25
 MAX_LOG_BYTES = 1_000_000
 
 # Nothing of the caller's locale, time zone and PG* variables reaches a server.
@@ -53,9 +52,7 @@ class Server(ABC):
         self.home, self.endpoint = home, endpoint
         self.data, self.log = home / key, home / f"{key}.log"
         self._lock: int | None = None
-        self._process: subprocess.Popen[bytes] | None = None
-        self._started_at = 0.0
-        self._deaths = 0
+        self._child = Child(self._start, backoff_seconds=FIRST_BACKOFF_SECONDS)
 
     @property
     @abstractmethod
@@ -95,10 +92,14 @@ class Server(ABC):
         MAX_DEATHS times in a row.
         """
         try:
-            if self._own() and not self._lives():
-                self._start()
+            death = self._child.check() if self._own() else None
         except OSError as error:
             raise unusable(self.home, error) from error
+        if death and death.in_a_row >= MAX_DEATHS:
+            raise ServiceUnreachable(
+                f"the embedded {self.name} died {death.in_a_row} times in a row, its last log line is "
+                f"{_last_line(self.log)!r}: see {self.log}, or set {self.setting}"
+            )
 
     def wait(self, check: Callable[[], None] = lambda: None) -> None:
         """Return when the server answers, whoever runs it. Raises as both checks, or after START_SECONDS."""
@@ -115,19 +116,17 @@ class Server(ABC):
 
     def stop(self) -> None:
         """End the server if it is ours."""
-        if self._process is not None:
-            self._process.send_signal(self.stop_signal)
-            try:
-                self._process.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                self._process.send_signal(self.kill_signal)
-                self._process.wait()
-            self._process = None
+        end(
+            [self._child],
+            signal=self.stop_signal,
+            grace_seconds=STOP_SECONDS,
+            kill=lambda process: process.send_signal(self.kill_signal),
+        )
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
 
-    def spawn(self, command: Sequence[str | Path], *, stdin: int, output: int) -> "subprocess.Popen[bytes]":
+    def spawn(self, command: Sequence[str | Path], *, stdin: int, output: int) -> Process:
         """A child in a process group of its own, so that Ctrl-C on the terminal reaches only its owner.
 
         The kernel ties it to the thread that calls this.
@@ -168,22 +167,7 @@ class Server(ABC):
             self._lock = lock
         return True
 
-    def _lives(self) -> bool:
-        """Whether our child lives, or died so lately that it is too early for the next."""
-        if self._process is None:
-            return False
-        lived_seconds = time.monotonic() - self._started_at
-        if self._process.poll() is None or lived_seconds < RESTART_SECONDS:
-            return True
-        self._deaths = self._deaths + 1 if lived_seconds < STEADY_SECONDS else 1
-        if self._deaths >= MAX_DEATHS:
-            raise ServiceUnreachable(
-                f"the embedded {self.name} died {self._deaths} times in a row, its last words were "
-                f"{_last_line(self.log)!r}: see {self.log}, or set {self.setting}"
-            )
-        return False
-
-    def _start(self) -> None:
+    def _start(self) -> Process:
         self._end_orphan()
         if not is_free(self.endpoint.port):
             raise SettingsError(
@@ -194,8 +178,7 @@ class Server(ABC):
         if self.log.exists() and self.log.stat().st_size > MAX_LOG_BYTES:
             self.log.replace(self.log.with_suffix(".log.1"))
         with open(os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as log:
-            self._process = self.spawn(self.command(), stdin=subprocess.DEVNULL, output=log.fileno())
-        self._started_at = time.monotonic()
+            return self.spawn(self.command(), stdin=subprocess.DEVNULL, output=log.fileno())
 
     def _end_orphan(self) -> None:
         """End the server that a killed owner left behind, and nothing else."""

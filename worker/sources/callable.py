@@ -9,15 +9,15 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from select import select
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 from worker.errors import SettingsError, SourceFailed
+from worker.protocols import Skipped
 from worker.sources import calling
-from worker.sources.files import Skipped
 
 TARGET = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 CHECK_SECONDS = 60.0  # for an import
@@ -32,6 +32,8 @@ class CallableSource:
     it is absent, the folder of the settings file, else the worker's working folder. PYTHON: the interpreter, as of the
     application's own environment; where it is absent, the worker's. Raises SettingsError for what cannot be used.
     """
+
+    defaults_from_settings: ClassVar[Mapping[str, str]] = {"folder": "SETTINGS_FOLDER"}
 
     def __init__(self, *, callable: str, folder: str, python: str = sys.executable) -> None:
         if not isinstance(callable, str) or not TARGET.fullmatch(callable):

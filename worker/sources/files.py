@@ -7,32 +7,21 @@ import codecs
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from email.parser import HeaderParser
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 from selectolax.lexbor import LexborHTMLParser
 
 from worker.documents import Document
 from worker.errors import InvalidDocument, InvalidQuery, SettingsError, SourceFailed
+from worker.protocols import Skipped
 
 MARKDOWN, HTML, JSON_LINES = {".md", ".markdown"}, {".html", ".htm"}, {".jsonl", ".ndjson"}
 ENDINGS = {".txt", ".rst"} | MARKDOWN | HTML | JSON_LINES
-
-
-@dataclass(frozen=True, kw_only=True)
-class Skipped:
-    """A file, or a line of one, that gives no document; the others are read all the same."""
-
-    path: str  # as reached from what was named; `file.jsonl:7` for line 7
-    reason: str
-    id: str | None = None  # of the document that would be there; None: it is not known, or there may be many
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
 
 
 class FolderSource:
@@ -41,6 +30,8 @@ class FolderSource:
     PATHS: a list of absolute paths. MAX_BYTES: of a file, or of the text of a line. Files of other kinds in folders
     are passed over. Raises SettingsError for a PATHS that is none.
     """
+
+    defaults_from_settings: ClassVar[Mapping[str, str]] = {"max_bytes": "MAX_DOCUMENT_BYTES"}
 
     def __init__(self, *, paths: list[str], max_bytes: int) -> None:
         if isinstance(paths, str) or not isinstance(paths, Sequence) or not paths:

@@ -6,12 +6,12 @@ transaction with a cursor on the server.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from hashlib import blake2b
-from typing import Any
+from typing import Any, ClassVar
 from uuid import UUID
 
 import psycopg
@@ -52,6 +52,8 @@ class SQLSource:
     TIMEOUT_SECONDS: of each statement. Raises SettingsError for values that cannot be used.
     """
 
+    defaults_from_settings: ClassVar[Mapping[str, str]] = {"dsn": "DATABASE_URL"}
+
     def __init__(
         self,
         *,
@@ -88,47 +90,38 @@ class SQLSource:
         self._dsn, self._query = dsn, query.strip(" \n\t;")
         self._key, self._cursor, self._overlap = key, cursor, cursor_overlap
         self._page, self._timeout_seconds = int(page), timeout_seconds
-        self._highest: Any = None
 
-    @property
-    def fingerprint(self) -> str | None:
-        """Of what a place in the source belongs to: the database, the query and its cursor. None: it has none."""
+    def fingerprint(self) -> str:
+        """Digest of the database, the query and the CURSOR that a cursor belongs to; "" without a CURSOR."""
         told = f"{self._where}\x00{self._cursor}\x00{self._query}".encode()
-        return blake2b(told, digest_size=16).hexdigest() if self._cursor else None
-
-    @property
-    def reached(self) -> str | None:
-        """Where the next incremental reading begins, once this one came to its end; None: no row had a value."""
-        if self._highest is None:
-            return None
-        if isinstance(self._highest, datetime):
-            return str(self._highest - timedelta(seconds=self._overlap))
-        if isinstance(self._highest, date):
-            return str(self._highest - timedelta(days=math.ceil(self._overlap / 86_400)))
-        return str(self._highest - math.ceil(self._overlap))
+        return blake2b(told, digest_size=16).hexdigest() if self._cursor else ""
 
     def documents(self) -> Iterator[dict[str, Any]]:
-        """All rows."""
+        """Yield all rows. Raises SourceFailed."""
         return self.documents_since(None)
 
-    def documents_since(self, since: str | None) -> Iterator[dict[str, Any]]:
-        """The rows whose CURSOR is at least that, or NULL; None: all rows. Raises SourceFailed."""
-        self._highest = None
+    def documents_since(self, cursor: str | None) -> Generator[dict[str, Any], None, str | None]:
+        """Yield the rows whose CURSOR is at least `cursor`, or NULL; all rows for None. Raises SourceFailed.
+
+        Returns the highest value of CURSOR, less the overlap; None if no row has a value.
+        """
+        highest = None
         with self._connected() as (connection, types):
             conditions, values = [], {}
-            if since is not None:
-                cursor = _column(self._cursor)
-                # NULL: no telling whether the row has changed
-                conditions.append(sql.SQL("({0} >= %(since)s OR {0} IS NULL)").format(cursor))
-                values["since"] = since
+            if cursor is not None:
+                # NULL does not tell whether the row changed
+                condition = sql.SQL("({0} >= %(since)s OR {0} IS NULL)").format(_column(self._cursor))
+                conditions.append(condition)
+                values["since"] = cursor
             rows = (
                 self._by_key(connection, types, conditions, values)
                 if self._key
                 else connection.stream(self._framed(conditions), values, self._page)
             )
             for row in rows:
-                self._note(row)
+                highest = self._highest(row, highest)
                 yield _document(row)
+        return self._less_overlap(highest)
 
     def check(self) -> str:
         """Where the query is answered, and its columns; no row is read. Raises SourceFailed."""
@@ -218,11 +211,11 @@ class SQLSource:
                     f"with jsonb_build_object('{name}', {name}) AS metadata"
                 )
 
-    def _note(self, row: Row) -> None:
-        """Remember the highest value of the cursor."""
+    def _highest(self, row: Row, highest: Any) -> Any:
+        """Return the higher of the row's CURSOR and the highest value so far."""
         value = row[self._cursor] if self._cursor else None
         if value is None:
-            return
+            return highest
         if isinstance(value, bool) or not isinstance(value, int | float | Decimal | date):
             raise SourceFailed(
                 f"CURSOR {self._cursor!r} is of type {type(value).__name__}: name a column of numbers or times"
@@ -230,8 +223,17 @@ class SQLSource:
         if isinstance(value, datetime) and value.tzinfo is not None:
             # within one zone Python counts as its clocks do, which are put back and on
             value = value.astimezone(UTC)
-        if self._highest is None or value > self._highest:
-            self._highest = value
+        return value if highest is None or value > highest else highest
+
+    def _less_overlap(self, highest: Any) -> str | None:
+        """Return where the next incremental run begins."""
+        if highest is None:
+            return None
+        if isinstance(highest, datetime):
+            return str(highest - timedelta(seconds=self._overlap))
+        if isinstance(highest, date):
+            return str(highest - timedelta(days=math.ceil(self._overlap / 86_400)))
+        return str(highest - math.ceil(self._overlap))
 
 
 class _Connection:

@@ -71,6 +71,18 @@ def writable(connection: Connection, index_id: int) -> list[Build]:
     return _builds(connection, "writable", index_id)
 
 
+def all_writable(connection: Connection) -> list[Build]:
+    """Every build that is being written, of every index."""
+    with connection.cursor(row_factory=class_row(Build)) as cursor:
+        return cursor.execute(statement("builds.sql", "all_writable")).fetchall()
+
+
+def active(connection: Connection) -> list[Build]:
+    """The builds whose contents workers embed: every build that is being written, of indexes that are not paused."""
+    with connection.cursor(row_factory=class_row(Build)) as cursor:
+        return cursor.execute(statement("builds.sql", "active")).fetchall()
+
+
 def every(connection: Connection, index_id: int) -> list[Build]:
     """All builds, retired ones too: deletes go everywhere."""
     return _builds(connection, "all_builds", index_id)

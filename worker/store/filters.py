@@ -30,6 +30,10 @@ ORDERS = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
 OPERATORS = ("$eq", "$ne", *ORDERS, "$in", "$nin", "$exists")
 COMBINERS = ("$and", "$or", "$not")
 
+Filter = tuple[sql.Composable, Mapping[str, Any]]  # a condition over r.metadata and its parameters
+
+EVERYTHING = sql.SQL("true")  # the condition of an empty filter
+
 
 def compile_filter(
     value: object, *, tenant_field: str | None = None
@@ -47,6 +51,11 @@ def compile_filter(
         _require_tenant(value, tenant_field)
     compiler = _Compiler()
     return compiler.all_of(value, depth=0), compiler.parameters
+
+
+def both(one: Filter, other: Filter) -> Filter:
+    """The documents that pass two filters; their parameters must have different names."""
+    return sql.SQL("({} AND {})").format(one[0], other[0]), {**one[1], **other[1]}
 
 
 def _require_tenant(value: Mapping[str, Any], field: str) -> None:

@@ -36,6 +36,16 @@ class Collected:
     tombstones: int = 0
 
 
+def collections_due(connection: Connection, *, seconds: float, erased_seconds: float) -> list[str]:
+    """Take the indexes whose garbage was last collected `seconds` ago or earlier; each is given to one caller.
+
+    For an index whose documents were deleted since, `erased_seconds` counts instead.
+    """
+    parameters = {"seconds": seconds, "erased_seconds": erased_seconds}
+    rows = connection.execute(statement("garbage.sql", "collections_due"), parameters)
+    return [row[0] for row in rows]
+
+
 def collect_index(connection: Connection, index_id: int) -> Collected:
     """Collect all builds of an index, retired ones too; once documents were deleted, all unreferenced vectors go.
 
@@ -109,7 +119,7 @@ def delete_tombstones(connection: Connection, build: Build) -> int:
     return sum(_delete(connection, build, lambda: text, keys, old) for keys in each)
 
 
-def take_away(connection: Connection, build: Build, hashes: Iterable[bytes]) -> None:
+def delete_unreferenced(connection: Connection, build: Build, hashes: Iterable[bytes]) -> None:
     """Delete what is queued and what is embedded of contents, where no chunk has them any more.
 
     Inside a transaction that holds the exclusive lock. What is queued goes first: a request that is under way saves

@@ -15,7 +15,7 @@ LEASE_SECONDS = 3600.0  # after which another may try, where Postgres no longer 
 OPERATOR_CLASSES = {"cosine": "cosine_ops", "l2": "l2_ops", "inner_product": "ip_ops"}
 
 
-def due(connection: Connection, build: Build) -> bool:
+def is_due(connection: Connection, build: Build) -> bool:
     """Whether the build has enough vectors and no index of them, and nobody is making it."""
     if build.dimensions > MAX_DIMENSIONS:
         return False
@@ -25,7 +25,7 @@ def due(connection: Connection, build: Build) -> bool:
     return bool(row and row[0])
 
 
-def make(url: str, build: Build) -> bool:
+def create(url: str, build: Build) -> bool:
     """Make the index where it is due; whether it was made here. Takes minutes, and any number may be told to.
 
     A connection of its own, as it keeps its settings. Who dies leaves an invalid index and the lease: the next one
@@ -34,7 +34,7 @@ def make(url: str, build: Build) -> bool:
     name = f"embeddings_{build.build}_hnsw"
     key = {"build": build.build}
     with connect(url) as connection:
-        if not due(connection, build):
+        if not is_due(connection, build):
             return False
         claimed = connection.execute(
             statement("hnsw.sql", "claim"), key | {"seconds": LEASE_SECONDS}

@@ -16,8 +16,8 @@ from psycopg.types.json import Jsonb
 from worker.errors import InvalidQuery
 from worker.store import builds
 from worker.store.connection import Connection, retry_on_deadlock
+from worker.store.jobs import REDELIVERY_DAYS
 from worker.store.statements import SCHEMA, statement, statements
-from worker.store.upkeep import REDELIVERY_DAYS
 
 SLICE = 1_000  # rows that one statement deletes
 HELD_SECONDS = 2.0  # how long a drop waits for rows that others have locked

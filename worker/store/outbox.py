@@ -12,7 +12,7 @@ from typing import Any
 
 from psycopg.rows import class_row, dict_row
 
-from worker.store import builds, revisions
+from worker.store import builds, deletion
 from worker.store.connection import Connection, retry_on_deadlock
 from worker.store.statements import statement
 from worker.store.writing import Prepared, forget_rejected, write
@@ -46,9 +46,12 @@ class Content:
     metadata: str  # JSON
 
 
-def filled(connection: Connection, names: Sequence[str]) -> list[str]:
+def indexes_with_rows(connection: Connection, names: Sequence[str]) -> list[str]:
     """Those of the indexes for which something waits: what an idle process asks all the time."""
-    return [row[0] for row in connection.execute(statement("outbox.sql", "filled"), {"names": list(names)})]
+    return [
+        row[0]
+        for row in connection.execute(statement("outbox.sql", "indexes_with_rows"), {"names": list(names)})
+    ]
 
 
 def oldest(connection: Connection, index: str, *, limit: int) -> list[Change]:
@@ -103,7 +106,7 @@ def stage(
 ) -> list[int]:
     """Stage at most 100 documents and delete their rows, but for those that somebody else is at.
 
-    Returns the keys of the documents; raises PreparedInVain as `write` does, and then nothing was done.
+    Returns the keys of the documents; raises StalePreparation as `write` does, and then nothing was done.
     """
     with builds.locked(connection, index_id, exclusive=False):
         taken = {change.id: change.seq for change in _take(connection, index, changes)}
@@ -144,16 +147,16 @@ def retry(connection: Connection, index: str, ids: Sequence[str] | None) -> int:
     return connection.execute(statement("outbox.sql", "retry"), parameters).rowcount
 
 
-def figures(connection: Connection, index: str) -> dict[str, Any]:
+def counts(connection: Connection, index: str) -> dict[str, Any]:
     """Rows that wait, for how many seconds the oldest has, and rows that cannot be staged."""
     with connection.cursor(row_factory=dict_row) as cursor:
-        found = cursor.execute(statement("outbox.sql", "figures"), {"index": index}).fetchone() or {}
+        found = cursor.execute(statement("outbox.sql", "counts"), {"index": index}).fetchone() or {}
     return {**found, "oldest_seconds": round(found["oldest_seconds"], 1)}
 
 
-def strangers(connection: Connection, known: Sequence[str]) -> dict[str, int]:
+def rows_of_unknown_indexes(connection: Connection, known: Sequence[str]) -> dict[str, int]:
     """Rows of indexes that the settings do not have, by name: they wait until these have."""
-    rows = connection.execute(statement("outbox.sql", "strangers"), {"names": list(known)})
+    rows = connection.execute(statement("outbox.sql", "rows_of_unknown_indexes"), {"names": list(known)})
     return dict(rows.fetchall())
 
 
@@ -202,7 +205,7 @@ def _version_key(change: Change) -> tuple[bool, int]:
 def _delete(connection: Connection, index: str, index_id: int, changes: Sequence[Change]) -> None:
     with builds.locked(connection, index_id, exclusive=True):
         taken = {change.id: change.seq for change in _take(connection, index, changes)}
-        revisions.remove(connection, index_id, list(taken), changes[0].version, before=taken)
+        deletion.remove(connection, index_id, list(taken), changes[0].version, before=taken)
 
 
 def _take(connection: Connection, index: str, changes: Sequence[Change]) -> list[Change]:

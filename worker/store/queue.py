@@ -127,7 +127,7 @@ def save(connection: Connection, build: Build, hashes: Sequence[bytes], vectors:
 
 
 @retry_on_deadlock
-def give_back(connection: Connection, held: Claim, *, seconds: float = 0.0, counted: bool = True) -> None:
+def release(connection: Connection, held: Claim, *, seconds: float = 0.0, counted: bool = True) -> None:
     """End a claim without a result; its contents are visible again after `seconds`.
 
     Not `counted`, the claim was no attempt: waiting for a rate limit or for mended settings punishes nobody.
@@ -139,7 +139,7 @@ def give_back(connection: Connection, held: Claim, *, seconds: float = 0.0, coun
         "seconds": seconds,
         "uncounted": 0 if counted else 1,
     }
-    connection.execute(held.build.sql("queue.sql", "give_back"), parameters)
+    connection.execute(held.build.sql("queue.sql", "release"), parameters)
 
 
 @retry_on_deadlock
@@ -185,10 +185,10 @@ def split(connection: Connection, held: Claim, cut: Sequence[tuple[Input, Sequen
 
 
 @retry_on_deadlock
-def forget(connection: Connection, build: Build, hashes: Sequence[bytes]) -> None:
+def delete_orphans(connection: Connection, build: Build, hashes: Sequence[bytes]) -> None:
     """Take contents out of the queue that no chunk has any more; exclusive, as `fail` is."""
     with builds.locked(connection, build.index_id, exclusive=True):
-        connection.execute(build.sql("queue.sql", "forget"), {"hashes": list(hashes)})
+        connection.execute(build.sql("queue.sql", "delete_orphans"), {"hashes": list(hashes)})
 
 
 def _columns(cut: Sequence[tuple[Input, Sequence[Chunk]]]) -> dict[str, list[Any]]:

@@ -22,7 +22,7 @@ DIED = "it was not heard of for two minutes, and the next run began: its worker 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class ReindexRequest:
     """A message of tasks.reindex."""
 
     index: str
@@ -31,7 +31,7 @@ class Request:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class ReindexRun:
     """A run that holds the lease of its index."""
 
     index_id: int
@@ -40,7 +40,7 @@ class Run:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Figures:
+class RunCounts:
     """What a run came to, in documents."""
 
     read: int
@@ -51,7 +51,7 @@ class Figures:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cursor:
+class SourceCursor:
     """Where the next incremental run begins."""
 
     query: str  # fingerprint of the database and the query that it belongs to
@@ -59,14 +59,14 @@ class Cursor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Known:
+class KnownDocument:
     """A document of the source that the index knows, deleted or not."""
 
     doc: int
     settled: bool  # searchable as the source has it
 
 
-def begin(connection: Connection, index_id: int, request: Request) -> Run | None:
+def begin(connection: Connection, index_id: int, request: ReindexRequest) -> ReindexRun | None:
     """Begin a run and its row in the history; None while another one holds the lease of the index."""
     token = uuid4()
     with connection.transaction():
@@ -79,7 +79,7 @@ def begin(connection: Connection, index_id: int, request: Request) -> Run | None
         parameters = asdict(request) | {"message": DIED, "days": KEPT_DAYS}
         for name in ("close_dead", "start_run", "forget_runs"):
             connection.execute(statement("reindexing.sql", name), parameters)
-    return Run(index_id=index_id, token=token, since=row[0])
+    return ReindexRun(index_id=index_id, token=token, since=row[0])
 
 
 def holder(connection: Connection, index_id: int) -> str | None:
@@ -88,19 +88,19 @@ def holder(connection: Connection, index_id: int) -> str | None:
     return None if row is None else str(row[0])
 
 
-def renew(connection: Connection, run: Run) -> bool:
+def renew(connection: Connection, run: ReindexRun) -> bool:
     """Hold the lease for longer; False when another run has taken it."""
     parameters = {"index_id": run.index_id, "token": run.token, "seconds": LEASE_SECONDS}
     return connection.execute(statement("reindexing.sql", "renew"), parameters).rowcount == 1
 
 
-def end(connection: Connection, run: Run) -> None:
+def end(connection: Connection, run: ReindexRun) -> None:
     """Let the next run begin."""
     parameters = {"index_id": run.index_id, "token": run.token}
     connection.execute(statement("reindexing.sql", "end"), parameters)
 
 
-def give_up(connection: Connection, request: Request, outcome: str, message: str) -> None:
+def give_up(connection: Connection, request: ReindexRequest, outcome: str, message: str) -> None:
     """Write into the history that a run was skipped or failed, and why."""
     parameters = asdict(request) | {"outcome": outcome, "message": message}
     connection.execute(statement("reindexing.sql", "give_up_run"), parameters)
@@ -109,11 +109,11 @@ def give_up(connection: Connection, request: Request, outcome: str, message: str
 def finish(
     connection: Connection,
     task_id: str,
-    figures: Figures,
+    figures: RunCounts,
     *,
     incremental: bool,
     message: str | None,
-    cursor: Cursor | None,
+    cursor: SourceCursor | None,
 ) -> None:
     """Write into the history what a run came to; `message`: why it deleted nothing."""
     parameters = asdict(figures) | {
@@ -168,7 +168,7 @@ def count_documents(connection: Connection, index_id: int) -> int:
 
 def look(
     connection: Connection, build: Build, documents: Sequence[Document], others: Sequence[str]
-) -> dict[str, Known]:
+) -> dict[str, KnownDocument]:
     """Where documents of the source stand in the live build, by id; `others` are ids without a content.
 
     A look, no lock. One whose version is another than the known one is not settled: the fence is to be raised.
@@ -180,10 +180,10 @@ def look(
         "versions": [*(document.version for document in documents), *(None for _ in others)],
     }
     rows = connection.execute(build.sql("reindexing.sql", "look"), parameters)
-    return {id: Known(doc=doc, settled=settled) for id, doc, settled in rows}
+    return {id: KnownDocument(doc=doc, settled=settled) for id, doc, settled in rows}
 
 
-def documents_before(connection: Connection, run: Run, after: str) -> list[tuple[str, int, int]]:
+def documents_before(connection: Connection, run: ReindexRun, after: str) -> list[tuple[str, int, int]]:
     """The next page of the documents that nobody has changed since the run began: id, key and newest revision."""
     parameters = {"index_id": run.index_id, "since": run.since, "after": after, "limit": DOCUMENTS_AT_ONCE}
     return connection.execute(statement("reindexing.sql", "documents_before"), parameters).fetchall()

@@ -16,7 +16,7 @@ PATIENCE_SECONDS = 600.0  # until a run that has not begun is sent again: the br
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class ScheduledRun:
     """A run to be sent."""
 
     index: str
@@ -25,7 +25,7 @@ class Run:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Claim:
+class ClaimedSchedule:
     """A schedule to be looked at, which nobody else looks at until the claim runs out."""
 
     index: str
@@ -59,19 +59,19 @@ class Claim:
         return "another run was still reading the source" if self.reads else None
 
     @property
-    def run(self) -> Run | None:
+    def run(self) -> ScheduledRun | None:
         """What to send: the run of this due time, or once more the one before, which may have been lost."""
         if self.waits and self.long_ago:
             assert self.task_id is not None
             assert self.scheduled_for is not None
-            return Run(index=self.index, task_id=self.task_id, scheduled_for=self.scheduled_for)
+            return ScheduledRun(index=self.index, task_id=self.task_id, scheduled_for=self.scheduled_for)
         if self.is_due and self.objection is None:
-            return Run(index=self.index, task_id=self.own_task_id, scheduled_for=self.due_at)
+            return ScheduledRun(index=self.index, task_id=self.own_task_id, scheduled_for=self.due_at)
         return None
 
 
 @retry_on_deadlock
-def take_over(connection: Connection, schedules: Mapping[str, str | None], timezone: str) -> None:
+def sync(connection: Connection, schedules: Mapping[str, str | None], timezone: str) -> None:
     """Make the schedules of these indexes, by name, so; None: it has none. Any number of processes may do so at once.
 
     Those of other indexes stay: they may be another deployment's, whose settings name these.
@@ -90,7 +90,7 @@ def take_over(connection: Connection, schedules: Mapping[str, str | None], timez
         connection.execute(statement("schedule.sql", "set"), parameters)
 
 
-def runs_to_send(url: str, indexes: Sequence[str]) -> Iterator[Run]:
+def runs_to_send(url: str, indexes: Sequence[str]) -> Iterator[ScheduledRun]:
     """The runs of these indexes that are due, each to one of those who ask.
 
     What is taken from here is to be sent before the next is. Then it is written down as sent. Who dies in between, or
@@ -105,17 +105,17 @@ def runs_to_send(url: str, indexes: Sequence[str]) -> Iterator[Run]:
             settle(conn, each)
 
 
-def claim(connection: Connection, indexes: Sequence[str]) -> list[Claim]:
+def claim(connection: Connection, indexes: Sequence[str]) -> list[ClaimedSchedule]:
     """What of these indexes is to be looked at now.
 
     Each to one of those who ask, until it is settled or CLAIM_SECONDS have passed.
     """
     parameters = {"indexes": list(indexes), "seconds": CLAIM_SECONDS, "patience": PATIENCE_SECONDS}
-    with connection.cursor(row_factory=class_row(Claim)) as cursor:
+    with connection.cursor(row_factory=class_row(ClaimedSchedule)) as cursor:
         return cursor.execute(statement("schedule.sql", "claim"), parameters).fetchall()
 
 
-def settle(connection: Connection, claim: Claim) -> None:
+def settle(connection: Connection, claim: ClaimedSchedule) -> None:
     """Its run is sent, or none is to be: write that down, and when it is due next.
 
     What was missed since the due time is made up by the one run. Nothing happens where the settings have changed
@@ -139,7 +139,7 @@ def settle(connection: Connection, claim: Claim) -> None:
     connection.execute(statement("schedule.sql", "settle"), parameters)
 
 
-def listed(connection: Connection, indexes: Sequence[str]) -> list[dict[str, Any]]:
+def list_schedules(connection: Connection, indexes: Sequence[str]) -> list[dict[str, Any]]:
     """The schedules of these indexes, by name: when it is due next, its newest run, and what was skipped since.
 
     Times are ISO 8601 with an offset; a run is its row in the history.

@@ -14,6 +14,7 @@ from psycopg import IsolationLevel, sql
 
 from worker.store.builds import OPERATORS, Build
 from worker.store.connection import Connection
+from worker.store.filters import EVERYTHING, Filter
 from worker.store.statements import SCHEMA, statement, statements, tables
 
 TIMEOUT_SECONDS = 20  # of a statement of a search
@@ -29,10 +30,6 @@ QUESTION_CHARACTERS = 10_000
 QUESTION_LEXEMES = 32
 RAREST_LEXEMES = 8
 LEXICAL_CHUNKS = 5_000
-
-Filter = tuple[sql.Composable, Mapping[str, Any]]
-
-EVERYTHING = sql.SQL("true")  # the condition of an empty filter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +69,7 @@ class Lexeme:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class ReferenceDocument:
     """A document that others are to be like."""
 
     doc: int
@@ -82,11 +79,6 @@ class Asked:
     def others(self) -> Filter:
         """All documents but this one."""
         return sql.SQL("r.doc <> %(asked)s"), {"asked": self.doc}
-
-
-def both(one: Filter, other: Filter) -> Filter:
-    """What passes two filters whose parameters have different names."""
-    return sql.SQL("({} AND {})").format(one[0], other[0]), {**one[1], **other[1]}
 
 
 @contextmanager
@@ -107,16 +99,20 @@ def snapshot(connection: Connection) -> Iterator[None]:
             connection.isolation_level, connection.read_only = usual, None
 
 
-def asked(connection: Connection, build: Build, id: str, *, where: Filter) -> Asked | None:
+def reference_document(
+    connection: Connection, build: Build, id: str, *, where: Filter
+) -> ReferenceDocument | None:
     """The document of that id, if it passes the filter, with the mean of its vectors; None: there is none."""
     condition, parameters = where
-    text = sql.SQL(statements("search.sql")["asked"]).format(filter=condition, **tables(build.build))
+    text = sql.SQL(statements("search.sql")["reference_document"]).format(
+        filter=condition, **tables(build.build)
+    )
     values = {"index_id": build.index_id, "id": id}
     row = connection.execute(text, {**values, **parameters}).fetchone()
     if row is None:
         return None
     doc, mean = row
-    return Asked(doc=doc, embedding=None if mean is None else mean.to_numpy().astype(np.float32))
+    return ReferenceDocument(doc=doc, embedding=None if mean is None else mean.to_numpy().astype(np.float32))
 
 
 def nearest(
@@ -255,13 +251,3 @@ def _quoted(lexeme: str) -> str:
 
 def _vector(build: Build, query: NDArray[np.float32]) -> dict[str, Any]:
     return {"query": Vector(query) if build.vector == "vector" else HalfVector(query)}
-
-
-def matching(
-    connection: Connection, index_id: int, *, where: Filter, after: str, limit: int
-) -> Mapping[str, int]:
-    """Documents with ids above `after`, in order, whose newest revision passes the filter; that revision by id."""
-    condition, parameters = where
-    text = sql.SQL(statements("search.sql")["matching"]).format(filter=condition)
-    values = {"index_id": index_id, "after": after, "limit": limit}
-    return dict(connection.execute(text, {**values, **parameters}))

@@ -13,7 +13,7 @@ from typing import Any
 from psycopg import sql
 
 from worker.documents import digest, embedding_text
-from worker.store import builds, garbage, revisions
+from worker.store import builds, garbage, publishing
 from worker.store.builds import Build
 from worker.store.connection import Connection, retry_on_deadlock
 from worker.store.garbage import Key
@@ -31,8 +31,8 @@ class Check:
     """One thing that must be so in a build."""
 
     name: str  # of its statement in verify.sql, unless `find` is given
-    says: str  # what is wrong with what it finds
-    mends: str  # what a repair does
+    problem: str  # what is wrong with what it finds
+    remedy: str  # what a repair does
     over: tuple[str, str] | None = None  # the table that is walked, and by which key
     find: Find | None = None
     repair: Repair | None = None  # None: it takes more than the store
@@ -48,7 +48,7 @@ class Check:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stored:
+class StoredRevision:
     """The newest revision of a document."""
 
     doc: int
@@ -77,33 +77,37 @@ def find(
         yield from garbage.found(connection, build, build.sql("verify.sql", check.name), *check.over, values)
 
 
-def stored(connection: Connection, doc: int) -> Stored | None:
+def stored_revision(connection: Connection, doc: int) -> StoredRevision | None:
     """The newest revision of a document, as far as it is there; None once it is deleted."""
-    row = connection.execute(statement("verify.sql", "stored"), {"doc": doc}).fetchone()
+    row = connection.execute(statement("verify.sql", "stored_revision"), {"doc": doc}).fetchone()
     if row is None:
         return None
     doc, id, head_rev, title, metadata, text = row
-    return Stored(doc=doc, id=id, head_rev=head_rev, title=title or "", metadata=metadata or {}, text=text)
+    return StoredRevision(
+        doc=doc, id=id, head_rev=head_rev, title=title or "", metadata=metadata or {}, text=text
+    )
 
 
 @retry_on_deadlock
-def give_up(connection: Connection, index_id: int, docs: Sequence[int]) -> None:
+def fail_without_text(connection: Connection, index_id: int, docs: Sequence[int]) -> None:
     """Fail the documents whose newest text is not stored, in every build; whoever sends them again mends them."""
     with builds.locked(connection, index_id, exclusive=False):
-        connection.execute(statement("verify.sql", "lock_by_doc"), {"keys": list(docs)})
-        rows = connection.execute(statement("verify.sql", "unlearn"), {"keys": list(docs)}).fetchall()
+        connection.execute(statement("verify.sql", "lock_documents"), {"keys": list(docs)})
+        rows = connection.execute(
+            statement("verify.sql", "clear_content_hash"), {"keys": list(docs)}
+        ).fetchall()
         lost = {"keys": [row[0] for row in rows], "docs": [row[0] for row in rows], "error": LOST}
         for build in builds.writable(connection, index_id):
-            served = connection.execute(build.sql("revisions.sql", "lock_served"), lost).fetchall()
-            connection.execute(build.sql("verify.sql", "give_up"), lost)
+            served = connection.execute(build.sql("writing.sql", "lock_served"), lost).fetchall()
+            connection.execute(build.sql("verify.sql", "fail_documents"), lost)
             former = [rev for _, live, want, _ in served for rev in (live, want) if rev is not None]
-            connection.execute(build.sql("verify.sql", "delete_stray"), {"keys": former})
+            connection.execute(build.sql("verify.sql", "delete_orphan_chunks"), {"keys": former})
 
 
-def _miscut(connection: Connection, build: Build) -> Iterator[dict[Key, str]]:
+def _find_wrong_chunks(connection: Connection, build: Build) -> Iterator[dict[Key, str]]:
     """Documents with a revision whose chunks are not those of its text; a text is in memory one at a time."""
     prefix = build.recipe["document_prefix"]
-    text = build.sql("verify.sql", "miscut")
+    text = build.sql("verify.sql", "wrong_chunks")
     for after, until in garbage.slices(connection, build, "served", "doc"):
         with connection.cursor() as cursor:
             rows = cursor.stream(text, {"after": after, "until": until})
@@ -125,45 +129,45 @@ def _fits(text: str, columns: Sequence[Sequence[Any] | None], prefix: str) -> bo
 
 
 @retry_on_deadlock
-def _bury(connection: Connection, build: Build, docs: Sequence[int]) -> None:
+def _delete_served(connection: Connection, build: Build, docs: Sequence[int]) -> None:
     with builds.locked(connection, build.index_id, exclusive=False):
         keys = {"keys": list(docs), "docs": list(docs)}
-        connection.execute(statement("verify.sql", "lock_by_doc"), keys)
-        connection.execute(build.sql("revisions.sql", "lock_served"), keys)
-        rows = connection.execute(build.sql("verify.sql", "bury"), keys).fetchall()
+        connection.execute(statement("verify.sql", "lock_documents"), keys)
+        connection.execute(build.sql("writing.sql", "lock_served"), keys)
+        rows = connection.execute(build.sql("verify.sql", "delete_served"), keys).fetchall()
         revs = [rev for row in rows for rev in row if rev is not None]
-        connection.execute(build.sql("revisions.sql", "delete_chunks"), {"revs": revs})
+        connection.execute(build.sql("writing.sql", "delete_chunks"), {"revs": revs})
 
 
 @retry_on_deadlock
-def _drop_stray(connection: Connection, build: Build, revs: Sequence[int]) -> None:
+def _delete_orphan_chunks(connection: Connection, build: Build, revs: Sequence[int]) -> None:
     """Without a lock: a revision that was left is never taken up again."""
-    connection.execute(build.sql("verify.sql", "delete_stray"), {"keys": list(revs)})
+    connection.execute(build.sql("verify.sql", "delete_orphan_chunks"), {"keys": list(revs)})
 
 
 @retry_on_deadlock
-def _queue_again(connection: Connection, build: Build, docs: Sequence[int]) -> None:
+def _queue_documents(connection: Connection, build: Build, docs: Sequence[int]) -> None:
     with builds.locked(connection, build.index_id, exclusive=False):
-        connection.execute(build.sql("verify.sql", "queue_again"), {"keys": list(docs)})
+        connection.execute(build.sql("verify.sql", "queue_documents"), {"keys": list(docs)})
 
 
 @retry_on_deadlock
-def _begin_again(connection: Connection, build: Build, hashes: Sequence[bytes]) -> None:
-    connection.execute(build.sql("verify.sql", "begin_again"), {"keys": list(hashes)})
+def _reset_attempts(connection: Connection, build: Build, hashes: Sequence[bytes]) -> None:
+    connection.execute(build.sql("verify.sql", "reset_attempts"), {"keys": list(hashes)})
 
 
 @retry_on_deadlock
 def _embed_again(connection: Connection, build: Build, hashes: Sequence[bytes]) -> None:
     keys = {"keys": list(hashes), "dimensions": build.dimensions}
     with builds.locked(connection, build.index_id, exclusive=True):
-        connection.execute(build.sql("verify.sql", "delete_unlike"), keys)
+        connection.execute(build.sql("verify.sql", "delete_bad_vectors"), keys)
         connection.execute(build.sql("verify.sql", "queue_contents"), keys)
 
 
-def _reindex(connection: Connection, build: Build, names: Sequence[str]) -> None:
+def _rebuild_indexes(connection: Connection, build: Build, names: Sequence[str]) -> None:
     for name in names:
         left = re.search(r"_cc(new|old)\d*$", name)  # as Postgres names what an interrupted REINDEX leaves
-        text = statements("verify.sql")["drop_index" if left else "reindex"]
+        text = statements("verify.sql")["drop_index" if left else "rebuild_index"]
         connection.execute(sql.SQL(text).format(index=sql.Identifier(SCHEMA, name)))
 
 
@@ -177,103 +181,103 @@ def repair(connection: Connection, build: Build, check: Check, keys: Sequence[Ke
 # In the order in which they are mended: what a repair leaves behind, a later one takes up.
 CHECKS = (
     Check(
-        name="unserved",
-        says="documents neither shown, nor wanted, nor failed",
-        mends="stage the stored text again",
+        name="missing_documents",
+        problem="documents neither shown, nor wanted, nor failed",
+        remedy="stage the stored text again",
         over=("documents", "doc"),
         live_only=True,
     ),
     Check(
-        name="undead",
-        says="deleted documents that are served",
-        mends="serve them no longer",
+        name="deleted_but_served",
+        problem="deleted documents that are served",
+        remedy="serve them no longer",
         over=("served", "doc"),
-        repair=_bury,
+        repair=_delete_served,
     ),
     Check(
-        name="textless",
-        says="documents whose text is gone",
-        mends="stage the newest text, or fail them",
+        name="missing_text",
+        problem="documents whose text is gone",
+        remedy="stage the newest text, or fail them",
         over=("served", "doc"),
     ),
     Check(
-        name="miscut",
-        says="documents whose chunks are not those of their text",
-        mends="stage the stored text again",
-        find=_miscut,
+        name="wrong_chunks",
+        problem="documents whose chunks are not those of their text",
+        remedy="stage the stored text again",
+        find=_find_wrong_chunks,
     ),
     Check(
-        name="stray",
-        says="revisions with chunks that nothing serves",
-        mends="delete the chunks",
+        name="orphan_chunks",
+        problem="revisions with chunks that nothing serves",
+        remedy="delete the chunks",
         over=("chunks", "rev"),
-        repair=_drop_stray,
+        repair=_delete_orphan_chunks,
     ),
     Check(
-        name="unlike",
-        says="vectors of another length, of zeros or NaN",
-        mends="delete them, and queue their contents",
+        name="bad_vectors",
+        problem="vectors of another length, of zeros or NaN",
+        remedy="delete them, and queue their contents",
         over=("embeddings", "hash"),
         repair=_embed_again,
     ),
     Check(
-        name="vectorless",
-        says="searchable documents that lack a vector",
-        mends="queue what they lack",
+        name="missing_vectors",
+        problem="searchable documents that lack a vector",
+        remedy="queue what they lack",
         over=("served", "doc"),
-        repair=_queue_again,
+        repair=_queue_documents,
     ),
     Check(
-        name="unqueued",
-        says="waiting documents for which nothing is queued",
-        mends="queue what they lack",
+        name="missing_queue_entries",
+        problem="waiting documents for which nothing is queued",
+        remedy="queue what they lack",
         over=("served", "doc"),
-        repair=_queue_again,
+        repair=_queue_documents,
     ),
     Check(
-        name="stalled",
-        says="queued contents whose attempts are spent",
-        mends="count their attempts from nothing",
+        name="exhausted_attempts",
+        problem="queued contents whose attempts are spent",
+        remedy="count their attempts from nothing",
         over=("pending", "hash"),
-        repair=_begin_again,
+        repair=_reset_attempts,
     ),
     Check(
-        name="unpublished",
-        says="complete documents that readers do not see",
-        mends="publish them",
+        name="unpublished_documents",
+        problem="complete documents that readers do not see",
+        remedy="publish them",
         over=("served", "doc"),
-        repair=revisions.publish,
+        repair=publishing.publish,
     ),
     Check(
-        name="invalid",
-        says="invalid indexes of Postgres",
-        mends="build them again",
-        repair=_reindex,
+        name="invalid_indexes",
+        problem="invalid indexes of Postgres",
+        remedy="build them again",
+        repair=_rebuild_indexes,
     ),
     Check(
-        name="unreported",
-        says="jobs that are done and that nobody reports",
-        mends="send their waiting task again",
+        name="unreported_jobs",
+        problem="jobs that are done and that nobody reports",
+        remedy="send their waiting task again",
         live_only=True,
     ),
     Check(
-        name="unreferenced",
-        says="vectors that no chunk refers to",
-        mends="delete them",
+        name="unreferenced_vectors",
+        problem="vectors that no chunk refers to",
+        remedy="delete them",
         find=garbage.embeddings,
         collect=garbage.delete_embeddings,
     ),
     Check(
-        name="forgotten",
-        says="queued contents that no chunk has",
-        mends="delete them",
+        name="unreferenced_queue_entries",
+        problem="queued contents that no chunk has",
+        remedy="delete them",
         find=garbage.pending,
         collect=garbage.delete_pending,
     ),
     Check(
-        name="old",
-        says="revisions that nothing refers to",
-        mends="delete them",
+        name="unreferenced_revisions",
+        problem="revisions that nothing refers to",
+        remedy="delete them",
         find=garbage.revisions,
         collect=garbage.delete_revisions,
         live_only=True,

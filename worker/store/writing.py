@@ -11,10 +11,13 @@ from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
 from worker.documents import Chunk, Document
-from worker.store import builds
+from worker.store import builds, jobs
 from worker.store.builds import Build
-from worker.store.connection import Connection
+from worker.store.connection import Connection, retry_on_deadlock
+from worker.store.jobs import JobSlice, StageCounts
 from worker.store.statements import statement
+
+DOCUMENTS_PER_TRANSACTION = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,18 +27,6 @@ class Prepared:
     document: Document
     content_hash: bytes  # 32 bytes
     chunks: Mapping[int, Sequence[Chunk]]  # by build; none when the head had this content already
-
-
-@dataclass(frozen=True, kw_only=True)
-class StageCounts:
-    """What one slice came to; the rest of the result is known once its documents are searchable."""
-
-    stale: int = 0
-    unchanged: int = 0  # documents of the message that were not worth staging
-    deleted: int = 0
-    chunks: int = 0  # of the documents that got a new revision, in the live build
-    embedded: int = 0  # contents that were queued: new to the live build
-    tokens: int = 0  # of those
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +45,16 @@ class Written:
         return [doc for doc, _, _ in self.waited]
 
 
-class PreparedInVain(Exception):
+@dataclass(frozen=True, kw_only=True)
+class Retried:
+    """The result of a retry."""
+
+    docs: Sequence[int]  # documents that had failed and are pending now
+    chunks: int  # contents that were queued for them
+    rows: int = 0  # outbox rows that could not be staged and wait again
+
+
+class StalePreparation(Exception):
     """Something moved while the documents were being chunked: prepare them again."""
 
 
@@ -92,6 +92,51 @@ class _Staged:
     item: Prepared
 
 
+@retry_on_deadlock
+def stage(
+    connection: Connection,
+    job: JobSlice,
+    prepared: Sequence[Prepared],
+    expected: Sequence[Build],
+    *,
+    priority: int = 0,
+    heads: Mapping[str, int] | None = None,
+) -> list[int]:
+    """Write at most 100 documents with distinct ids in one transaction; nothing when the slice was written before.
+
+    Returns the keys of the documents that the job waits for. See `write` for the other arguments and its errors.
+    """
+    with builds.locked(connection, job.index_id, exclusive=False):
+        if not jobs.begin_slice(connection, job):
+            return []
+        written = write(connection, job.index_id, prepared, expected, priority=priority, heads=heads)
+        forget_rejected(connection, job.index_id, written.accepted)
+        jobs.add_documents(connection, job, written.waited)
+        stale = written.counts.stale + job.superseded
+        jobs.set_counts(connection, job, replace(written.counts, stale=stale, unchanged=job.unchanged))
+        return written.docs
+
+
+def unchanged(connection: Connection, index_id: int, hashes: Mapping[str, bytes]) -> set[str]:
+    """The ids whose newest revision has the given content hash: they need no chunking. Takes no lock."""
+    parameters = {"index_id": index_id, "ids": list(hashes), "hashes": list(hashes.values())}
+    return {row[0] for row in connection.execute(statement("writing.sql", "unchanged"), parameters)}
+
+
+@retry_on_deadlock
+def retry(connection: Connection, index_id: int, ids: Sequence[str]) -> Retried:
+    """Make at most 100 failed documents pending again, in every build in which they failed."""
+    with builds.locked(connection, index_id, exclusive=False):
+        docs = [row.doc for row in lock_documents(connection, {"index_id": index_id, "ids": list(ids)})]
+        tried: set[int] = set()
+        chunks = 0
+        for build in builds.writable(connection, index_id):
+            again = want(connection, build, [], docs)
+            chunks += len(queue(connection, build, again, priority=0))
+            tried.update(again)
+    return Retried(docs=sorted(tried), chunks=chunks)
+
+
 def write(
     connection: Connection,
     index_id: int,
@@ -105,22 +150,22 @@ def write(
 
     With `heads`, the newest revisions that say the same: a new one takes the place of each that is still the newest.
 
-    Raises PreparedInVain when `expected`, the builds that the documents were chunked for, are no longer the
+    Raises StalePreparation when `expected`, the builds that the documents were chunked for, are no longer the
     writable ones, or when a document that was unchanged has changed.
     """
     by_id = {item.document.id: item for item in prepared}
     parameters: dict[str, Any] = {"index_id": index_id, "ids": list(by_id)}
-    connection.execute(statement("revisions.sql", "insert_documents"), parameters)
+    connection.execute(statement("writing.sql", "insert_documents"), parameters)
     rows = lock_documents(connection, parameters)
     writable = builds.writable(connection, index_id)
     if [build.build for build in writable] != [build.build for build in expected]:
-        raise PreparedInVain
+        raise StalePreparation
 
     if heads is not None:
         rows = [replace(row, content_hash=None) for row in rows if row.head_rev == heads[row.id]]
     stale, same, new = _sort(rows, by_id)
     if not all(item.chunks for _, item in new):
-        raise PreparedInVain
+        raise StalePreparation
     staged = _insert_revisions(connection, new)
     _raise_versions(connection, same)
     counts = StageCounts(stale=stale)
@@ -141,12 +186,12 @@ def write(
 
 def lock_documents(connection: Connection, parameters: Mapping[str, Any]) -> list[LockedDocument]:
     with connection.cursor(row_factory=class_row(LockedDocument)) as cursor:
-        return cursor.execute(statement("revisions.sql", "lock_documents"), parameters).fetchall()
+        return cursor.execute(statement("writing.sql", "lock_documents"), parameters).fetchall()
 
 
 def lock_served(connection: Connection, build: Build, docs: Sequence[int]) -> list[LockedServed]:
     with connection.cursor(row_factory=class_row(LockedServed)) as cursor:
-        return cursor.execute(build.sql("revisions.sql", "lock_served"), {"docs": list(docs)}).fetchall()
+        return cursor.execute(build.sql("writing.sql", "lock_served"), {"docs": list(docs)}).fetchall()
 
 
 def forget_rejected(
@@ -191,12 +236,12 @@ def _insert_revisions(
     connection: Connection, new: Sequence[tuple[LockedDocument, Prepared]]
 ) -> list[_Staged]:
     """The revisions of documents that changed, by doc; the heads move to them."""
-    numbers = connection.execute(statement("revisions.sql", "next_revisions"), {"count": len(new)}).fetchall()
+    numbers = connection.execute(statement("writing.sql", "next_revisions"), {"count": len(new)}).fetchall()
     staged = [
         _Staged(doc=row.doc, rev=number, item=item)
         for (row, item), (number,) in zip(new, numbers, strict=True)
     ]
-    with connection.cursor() as cursor, cursor.copy(statement("revisions.sql", "copy_revisions")) as copy:
+    with connection.cursor() as cursor, cursor.copy(statement("writing.sql", "copy_revisions")) as copy:
         copy.set_types(["int8", "int8", "text", "jsonb", "text"])
         for entry in staged:
             document = entry.item.document
@@ -204,7 +249,7 @@ def _insert_revisions(
                 (entry.rev, entry.doc, document.title, Jsonb(dict(document.metadata)), document.text)
             )
     connection.execute(
-        statement("revisions.sql", "move_heads"),
+        statement("writing.sql", "move_heads"),
         {
             "docs": [entry.doc for entry in staged],
             "revs": [entry.rev for entry in staged],
@@ -220,7 +265,7 @@ def _raise_versions(connection: Connection, same: Sequence[tuple[LockedDocument,
     if raised:
         docs, versions = zip(*raised, strict=True)
         connection.execute(
-            statement("revisions.sql", "raise_versions"), {"docs": list(docs), "versions": list(versions)}
+            statement("writing.sql", "raise_versions"), {"docs": list(docs), "versions": list(versions)}
         )
 
 
@@ -233,22 +278,22 @@ def want(
     superseded = [row.want_rev for row in rows if row.want_rev is not None and row.doc in set(docs)]
     failed = [row.doc for row in rows if row.state == "failed" and row.want_rev is not None]
     again = [doc for doc in failed if doc in set(unchanged)]
-    connection.execute(build.sql("revisions.sql", "delete_chunks"), {"revs": superseded})
-    with connection.cursor() as copying, copying.copy(build.sql("revisions.sql", "copy_chunks")) as copy:
+    connection.execute(build.sql("writing.sql", "delete_chunks"), {"revs": superseded})
+    with connection.cursor() as copying, copying.copy(build.sql("writing.sql", "copy_chunks")) as copy:
         copy.set_types(["int8", "int4", "bytea", "int4", "int4", "int4", "text", "text"])
         for entry in staged:
             for ordinal, chunk in enumerate(entry.item.chunks[build.build]):
                 span = (chunk.start, chunk.end, chunk.tokens, chunk.heading, chunk.text)
                 copy.write_row((entry.rev, ordinal, chunk.hash, *span))
     revs = [entry.rev for entry in staged]
-    connection.execute(build.sql("revisions.sql", "want"), {"docs": docs, "revs": revs})
-    connection.execute(build.sql("revisions.sql", "want_again"), {"docs": again})
+    connection.execute(build.sql("writing.sql", "want"), {"docs": docs, "revs": revs})
+    connection.execute(build.sql("writing.sql", "want_again"), {"docs": again})
     return again
 
 
 def queue(connection: Connection, build: Build, docs: Sequence[int], priority: int) -> list[int]:
     """Queue what these documents lack, all at once and by hash; the tokens of each content that is new."""
     parameters = {"docs": list(docs), "priority": priority}
-    rows = connection.execute(build.sql("revisions.sql", "queue_chunks"), parameters).fetchall()
-    connection.execute(build.sql("revisions.sql", "raise_priority"), parameters)
+    rows = connection.execute(build.sql("writing.sql", "queue_chunks"), parameters).fetchall()
+    connection.execute(build.sql("writing.sql", "raise_priority"), parameters)
     return [row[0] for row in rows]

@@ -1,4 +1,4 @@
-"""Embeddings and answers from any model that `llm` and its plugins know."""
+"""Backends for every model of `llm` and its plugins."""
 
 from worker.backends.llm.chat import LLMChatBackend
 from worker.backends.llm.embedding import LLMEmbeddingBackend

@@ -1,4 +1,4 @@
-"""One entry of CHAT_BACKENDS: answers from any chat model of `llm`."""
+"""The chat backend for every chat model of `llm`."""
 
 import logging
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -11,18 +11,18 @@ from llm.models import Model, Prompt, Response
 
 from worker.backends.failures import classify
 from worker.backends.limits import chat_limits
-from worker.backends.llm.deadline import each_within
-from worker.backends.llm.lookup import chat_model, known_name, secrets
-from worker.backends.llm.openai_client import OPENAI_CLASSES, with_lasting_client
+from worker.backends.llm.deadline import iterate_with_timeout
+from worker.backends.llm.lookup import chat_model, name_for_limits, secrets
+from worker.backends.llm.openai_client import OPENAI_CLASSES, with_persistent_client
 from worker.backends.llm.options import PromptOptions, prompt_options
 from worker.errors import ProviderUnavailable, SettingsError, VectorIndexError
-from worker.observability.logs import keys
+from worker.observability.logs import log_fields
 from worker.protocols import Reply
 from worker.tokens import ESTIMATE, counter
 
-# tokens kept for the answer where PROMPT_KWARGS has no max_tokens; a quarter of a small window
+# tokens reserved for the answer if PROMPT_KWARGS has no max_tokens; at most a quarter of the context window
 DEFAULT_ANSWER_TOKENS = 1_024
-# how models say that the bound of an answer cut it off
+# the finish reasons of answers that max_tokens has cut off
 TRUNCATED = ("length", "incomplete")
 
 logger = logging.getLogger("vector_index.chat")
@@ -33,14 +33,14 @@ Messages = Sequence[Mapping[str, str]]
 class LLMChatBackend:
     """One entry of CHAT_BACKENDS. Safe in threads.
 
-    Raises SettingsError for a model, an attribute, an option or a tokenizer that does not exist, and where
-    TOKEN_LIMIT is neither given nor known.
+    Raises SettingsError for a model, an attribute, an option or a tokenizer that does not exist, and for a model
+    without a known limit if TOKEN_LIMIT is not set.
     """
 
     model_id: str  # as llm resolves it, without an alias
-    token_limit: int  # tokens of a prompt with its answer
-    prompt_tokens: int  # tokens of a prompt, at most: room for the answer is kept
-    system: str | None  # of PROMPT_KWARGS
+    token_limit: int  # tokens of a prompt and its answer together
+    prompt_tokens: int  # the most tokens of a prompt: token_limit minus the room for the answer
+    system: str | None  # from PROMPT_KWARGS
 
     def __init__(
         self,
@@ -56,59 +56,57 @@ class LLMChatBackend:
         self._init_kwargs = init_kwargs or {}
         found = chat_model(name, model_id, self._init_kwargs)
         model, options = prompt_options(name, found, prompt_kwargs or {})
-        self._model = with_lasting_client(model, timeout_seconds)
+        self._model = with_persistent_client(model, timeout_seconds)
         self._options = options
         self.model_id = self._model.model_id
         self.system = options.system
-        # llm 0.36 does not read how a streamed completion ended
+        # llm 0.36 does not read the finish reason of a streamed completion
         self._streams = options.stream and bool(model.can_stream) and not isinstance(model, Completion)
         self._timeout_seconds = timeout_seconds
-        known = chat_limits(known_name(model))
+        known = chat_limits(name_for_limits(model))
         self.count_tokens = counter((known and known.tokenizer) or ESTIMATE)
         limit = token_limit or (known and known.token_limit)
         if not limit:
             raise SettingsError(
-                f"TOKEN_LIMIT of chat backend {name!r} is missing, and {self.model_id!r} is no model whose limit is "
-                "known: set it to the tokens of the model's context window"
+                f"TOKEN_LIMIT of chat backend {name!r} is missing, and the limit of {self.model_id!r} is not known: "
+                "set it to the model's context window in tokens"
             )
         self.token_limit = limit
         self.prompt_tokens = self._prompt_tokens(limit, options)
 
-    def reply(self, messages: Messages, say: Callable[[str], None] | None = None) -> Reply:
-        """The answer to messages {"role", "content"}, the last of them the user's; `say` takes each piece as it comes.
+    def reply(self, messages: Messages, on_token: Callable[[str], None] | None = None) -> Reply:
+        """Answer messages {"role", "content"}, the last of them the user's. Calls `on_token` with each piece.
 
-        What `say` raises ends the request. Raises TooLarge, Refused, ProviderUnavailable or SettingsError, as
-        `failures.classify` decides. An answer that is empty, or whose stream breaks off, is ProviderUnavailable, and
-        so is a silence of TIMEOUT_SECONDS. One that max_tokens cuts off is an answer, and logged as cut.
+        An exception of `on_token` ends the request. Raises TooLarge, Refused, ProviderUnavailable or SettingsError, as
+        `failures.classify` decides. Raises ProviderUnavailable also for an empty answer, a stream that breaks off, and
+        a silence of TIMEOUT_SECONDS. An answer that max_tokens cuts off is returned, with a warning in the log.
         """
         texts = [message["content"] for message in messages]
-        response = self._asked(messages)
+        response = self._prompt(messages)
         pieces: list[str] = []
-        with closing(each_within(self._timeout_seconds, self._pieces(response, texts))) as coming:
+        with closing(iterate_with_timeout(self._timeout_seconds, self._pieces(response, texts))) as arriving:
             try:
-                for piece in coming:
+                for piece in arriving:
                     pieces.append(piece)
-                    if say:
-                        say(piece)
+                    if on_token:
+                        on_token(piece)
             except TimeoutError as error:
                 raise ProviderUnavailable(
-                    f"{self.model_id}: {error}; to be tried again later, with a higher TIMEOUT_SECONDS where the model "
-                    "thinks for longer"
+                    f"{self.model_id}: {error}; retry later, and raise TIMEOUT_SECONDS if the model thinks for longer"
                 ) from None
         text = "".join(pieces)
-        ending = _ending(self._model, response)
-        if self._streams and ending is None:
-            raise ProviderUnavailable(
-                f"{self.model_id}: the stream of the answer broke off; to be tried again later"
-            )
+        reason = _finish_reason(self._model, response)
+        if self._streams and reason is None:
+            raise ProviderUnavailable(f"{self.model_id}: the stream of the answer broke off; retry later")
         if not text.strip():
             raise ProviderUnavailable(
-                f"{self.model_id} returned an empty answer; to be tried again later, with a higher max_tokens where a "
-                "model reasons before it answers"
+                f"{self.model_id} returned an empty answer; retry later, and raise max_tokens if the model "
+                "reasons before it answers"
             )
-        if ending in TRUNCATED:
+        if reason in TRUNCATED:
             logger.warning(
-                "answer_cut_off", extra=keys(model=self.model_id, mend="raise max_tokens in PROMPT_KWARGS")
+                "answer_cut_off",
+                extra=log_fields(model=self.model_id, fix="raise max_tokens in PROMPT_KWARGS"),
             )
         input_tokens, output_tokens = _usage(self._model, response)
         return Reply(
@@ -117,13 +115,13 @@ class LLMChatBackend:
             output_tokens=output_tokens or self.count_tokens(text),
         )
 
-    def _asked(self, messages: Messages) -> Response:
-        """A turn as `llm chat` makes it; nothing is sent before it is read.
+    def _prompt(self, messages: Messages) -> Response:
+        """Make a turn as `llm chat` does. The request is sent when the response is read.
 
-        Plugins look in different places for what is said, so all of it stands in all of them. llm-anthropic and
-        llm-mistral read `prompt.messages`; llm-gemini 0.35 does, but for the system message, which it takes from
-        `prompt.system`; llm-cohere and most that are older than `messages` read `prompt.prompt`, `prompt.system`
-        and `conversation.responses`.
+        Plugins read the conversation from different places, so all of it is in each of them. llm-anthropic and
+        llm-mistral read `prompt.messages`. llm-gemini 0.35 does too, but takes the system message from
+        `prompt.system`. llm-cohere, and most plugins older than `messages`, read `prompt.prompt`, `prompt.system` and
+        `conversation.responses`.
         """
         system = "\n\n".join(
             [*self._options.system_fragments, *(m["content"] for m in messages if m["role"] == "system")]
@@ -139,7 +137,7 @@ class LLMChatBackend:
         roles = {"user": llm.user, "assistant": llm.assistant}
         return conversation.prompt(
             question,
-            # one at most: of several, the Responses API is sent the last
+            # one at most: llm sends only the last of several to the Responses API
             system=system,
             messages=[
                 *([llm.system(system)] if system else []),
@@ -153,28 +151,28 @@ class LLMChatBackend:
         failure: VectorIndexError | None = None
         try:
             yield from response
-        except Exception as error:  # noqa: BLE001 - a plugin may raise anything; classify names what it means
+        except Exception as error:  # noqa: BLE001 - a plugin may raise anything, and classify decides
             hidden = secrets(self._model, self._init_kwargs)
             failure = classify(error, model_id=self.model_id, texts=texts, secrets=hidden)
-        # raised here, outside of the handler: the plugin's exception may hold the request in its traceback
+        # raised outside the handler, since the traceback of the plugin's exception may hold the request
         if failure:
             raise failure
 
     def _prompt_tokens(self, limit: int, options: PromptOptions) -> int:
         answer_tokens = options.max_tokens or min(DEFAULT_ANSWER_TOKENS, limit // 4)
         fragments = [*options.fragments, *options.system_fragments]
-        # two for what parts a fragment from the next
+        # two tokens for the separator of two fragments
         left = limit - answer_tokens - sum(self.count_tokens(fragment) + 2 for fragment in fragments)
         if left <= 0:
             raise SettingsError(
-                f"PROMPT_KWARGS of chat backend {self.name!r} keep {answer_tokens:,} tokens for an answer, and "
-                f"TOKEN_LIMIT is {limit:,}: lower max_tokens or shorten fragments, so that a prompt fits beside them"
+                f"PROMPT_KWARGS of chat backend {self.name!r} reserve {answer_tokens:,} tokens for the answer, and "
+                f"TOKEN_LIMIT is {limit:,}, which leaves no room for a prompt: lower max_tokens or shorten fragments"
             )
         return left
 
 
 def _takes_roles(model: Model, history: Messages) -> bool:
-    """Whether a model tells the system, the user and its own earlier answers apart."""
+    """Tell whether a model takes separate messages of the system, the user and itself."""
     return (
         not isinstance(model, Completion)
         and getattr(model, "allows_system_prompt", True)
@@ -183,13 +181,13 @@ def _takes_roles(model: Model, history: Messages) -> bool:
 
 
 def _as_one_text(system: str, history: Messages, question: str) -> str:
-    """A transcript that ends where the model goes on. Its marks are no longer than those of a chat format."""
+    """A transcript for the model to continue. Its marks have no more tokens than those of a chat format."""
     turns = [f"{message['role'].capitalize()}: {message['content']}" for message in history]
     return "\n\n".join([*([system] if system else []), *turns, f"User: {question}", "Assistant:"])
 
 
 def _turns(model: Model, history: Messages) -> list[Response]:
-    """The answered turns of a history, as `llm` remembers them."""
+    """The answered turns of a history, in the form of `llm`."""
     turns: list[Response] = []
     said: list[str] = []
     for message in history:
@@ -207,23 +205,23 @@ def _turns(model: Model, history: Messages) -> list[Response]:
 
 
 def _usage(model: Model, response: Response) -> tuple[int | None, int | None]:
-    """Tokens of the prompt and of the answer, as the provider counts; None or 0 where it does not say."""
-    if isinstance(model, Completion):  # llm 0.36 does not hand it on
+    """Tokens of the prompt and of the answer, as the provider counts them; None or 0 if it does not."""
+    if isinstance(model, Completion):  # llm 0.36 does not pass it on
         told = (response.response_json or {}).get("usage") or {}
         return told.get("prompt_tokens"), told.get("completion_tokens")
     usage = response.usage()
     return usage.input, usage.output
 
 
-def _ending(model: Model, response: Response) -> str | None:
-    """How the model says that its answer ended: "stop", "length", "completed", …; "" where its plugin does not tell.
+def _finish_reason(model: Model, response: Response) -> str | None:
+    """The finish reason of an answer: "stop", "length", "completed", …; "" if the plugin does not report one.
 
-    None: llm 0.36 takes a stream that was cut off for a whole answer; finish_reason (Chat) or all (Responses) is
-    missing. Only the OpenAI classes tell.
+    None: the stream broke off, which llm 0.36 takes for a whole answer. In that case finish_reason (Chat) or everything
+    (Responses) is missing. Only the OpenAI classes report a reason.
     """
     if not isinstance(model, OPENAI_CLASSES):
         return ""
     said = response.response_json or {}
     (choice,) = (said.get("choices") or [{}])[:1]
-    ending: str | None = said.get("finish_reason") or said.get("status") or choice.get("finish_reason")
-    return ending
+    reason: str | None = said.get("finish_reason") or said.get("status") or choice.get("finish_reason")
+    return reason

@@ -1,7 +1,7 @@
-"""A bound for every call of a plugin: one without a timeout (llm-gemini 0.35) would hold a worker's slot for ever.
+"""A timeout for every call of a plugin, since some (llm-gemini 0.35) have none and could block a worker forever.
 
-Python cannot end a call: one that is given up goes on in its thread, which does not keep the process alive, and its
-outcome is thrown away. Where MAX_CALLS of them hang, nothing is called any more.
+Python cannot end a call. After the timeout it continues in a daemon thread, and its result is discarded. While
+MAX_CALLS calls hang, further calls raise TimeoutError.
 """
 
 import threading
@@ -13,64 +13,64 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-MAX_CALLS = 256  # of this process at once, those included that were given up and still hang
+MAX_CALLS = 256  # at once in this process, including hanging calls after their timeout
 
 _free = threading.BoundedSemaphore(MAX_CALLS)
 
 
-def within(seconds: float, call: Callable[[], T]) -> T:
-    """What the call returns or raises, or TimeoutError after so many seconds."""
+def call_with_timeout(seconds: float, call: Callable[[], T]) -> T:
+    """Return or raise the outcome of a call, or raise TimeoutError after this many seconds."""
     future: Future[T] = Future()
 
     def run() -> None:
         try:
             future.set_result(call())
-        except BaseException as error:  # noqa: BLE001 - raised again by whoever waits
+        except BaseException as error:  # noqa: BLE001 - raised again in the waiting thread
             future.set_exception(error)
 
     _start(seconds, run)
     return future.result(seconds)
 
 
-def each_within(seconds: float, pieces: Generator[T, None, None]) -> Generator[T, None, None]:
-    """The pieces as they come, or TimeoutError when none came for so many seconds; what they raise is raised.
+def iterate_with_timeout(seconds: float, pieces: Generator[T, None, None]) -> Generator[T, None, None]:
+    """Yield pieces as they arrive, and raise TimeoutError if none arrives for this many seconds.
 
-    When the reader stops, they are closed at the next piece.
+    Passes the exceptions of the generator on. When the reader stops, the generator is closed at its next piece.
     """
-    made: SimpleQueue[tuple[T] | BaseException | None] = SimpleQueue()
-    left = threading.Event()
+    arrived: SimpleQueue[tuple[T] | BaseException | None] = SimpleQueue()
+    stopped = threading.Event()
 
     def run() -> None:
         try:
             with closing(pieces):
                 for piece in pieces:
-                    if left.is_set():
+                    if stopped.is_set():
                         return
-                    made.put((piece,))
-            made.put(None)
+                    arrived.put((piece,))
+            arrived.put(None)
         except BaseException as error:  # noqa: BLE001 - raised again by the reader
-            made.put(error)
+            arrived.put(error)
 
     _start(seconds, run)
     try:
-        while (piece := made.get(timeout=seconds)) is not None:
+        while (piece := arrived.get(timeout=seconds)) is not None:
             if isinstance(piece, BaseException):
                 raise piece
             yield piece[0]
     except Empty:
-        raise TimeoutError(f"nothing came for {seconds:g} s") from None
+        raise TimeoutError(f"nothing arrived for {seconds:g} s") from None
     finally:
-        left.set()
+        stopped.set()
 
 
 def _start(seconds: float, run: Callable[[], None]) -> None:
     if not _free.acquire(timeout=seconds):
-        raise TimeoutError(f"{MAX_CALLS} calls before this one hang: start the worker again")
+        raise TimeoutError(f"{MAX_CALLS} earlier calls hang: restart the worker")
 
-    def freed() -> None:
+    def run_and_release() -> None:
         try:
             run()
         finally:
             _free.release()
 
-    threading.Thread(target=freed, name="model", daemon=True).start()
+    threading.Thread(target=run_and_release, name="model", daemon=True).start()

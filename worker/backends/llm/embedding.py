@@ -1,4 +1,4 @@
-"""One entry of EMBEDDING_BACKENDS: vectors from any embedding model of `llm`."""
+"""The embedding backend for every embedding model of `llm`."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from worker.backends.failures import classify
 from worker.backends.limits import embedding_limits
-from worker.backends.llm.deadline import within
-from worker.backends.llm.lookup import embedding_model, known_name, secrets
+from worker.backends.llm.deadline import call_with_timeout
+from worker.backends.llm.lookup import embedding_model, name_for_limits, secrets
 from worker.errors import ProviderUnavailable, Refused, SettingsError, VectorIndexError
 from worker.tokens import ESTIMATE, OPENAI_ENCODINGS, counter, tokenizer_file
 
@@ -19,10 +19,10 @@ DEFAULT_CHUNK_TOKENS = 512
 
 
 class LLMEmbeddingBackend:
-    """One entry of EMBEDDING_BACKENDS, its limits decided: given, else known, else a safe default.
+    """One entry of EMBEDDING_BACKENDS, with the limits of its settings, else of limits.toml, else safe defaults.
 
-    Safe in threads. Raises SettingsError for a model, an attribute or a tokenizer that does not exist, and where
-    TOKEN_LIMIT is neither given nor known.
+    Safe in threads. Raises SettingsError for a model, an attribute or a tokenizer that does not exist, and for a model
+    without a known limit if TOKEN_LIMIT is not set.
     """
 
     model_id: str  # as llm resolves it, without an alias
@@ -30,7 +30,7 @@ class LLMEmbeddingBackend:
     batch_token_limit: int  # tokens of one request, over all its inputs
     batch_size: int  # inputs of one request
     tokenizer: str  # a name of worker.tokens
-    chunk_tokens: int  # default size of a chunk, as that tokenizer counts, or near it where that is not known
+    chunk_tokens: int  # default size of a chunk, counted by the tokenizer or, if it is not known, estimated
 
     def __init__(
         self,
@@ -52,15 +52,15 @@ class LLMEmbeddingBackend:
         self._model = embedding_model(name, model_id, self._init_kwargs)
         if hasattr(self._model, "timeout_seconds") and "timeout_seconds" not in self._init_kwargs:
             self._model.timeout_seconds = timeout_seconds
-        # asked for where the model is known to shorten its vectors; others refuse a request that has it
+        # only for models that can shorten their vectors: others refuse a request with this parameter
         if getattr(self._model, "can_shorten", False) and self._model.dimensions is None:  # type: ignore[attr-defined]
             self._model.dimensions = dimensions  # type: ignore[attr-defined]
         self.model_id = self._model.model_id
-        self._known = known = embedding_limits(known_name(self._model))
+        self._known = known = embedding_limits(name_for_limits(self._model))
         if token_limit is None and known is None:
             raise SettingsError(
-                f"TOKEN_LIMIT of embedding backend {name!r} is missing, and {self.model_id!r} is no model whose "
-                "limit is known: set it to the tokens that the model takes in one input"
+                f"TOKEN_LIMIT of embedding backend {name!r} is missing, and the limit of {self.model_id!r} is not "
+                "known: set it to the most tokens that the model takes in one input"
             )
         limit = token_limit or (known.token_limit if known else 0)
         known_batch = known.batch_token_limit if known and token_limit is None else None
@@ -80,21 +80,21 @@ class LLMEmbeddingBackend:
 
     @property
     def count_tokens(self) -> Callable[[str], int]:
-        """How this model's tokens are counted: exactly, or by a bound where the tokenizer is not known."""
+        """The function that counts tokens: exactly, or by an upper bound if the tokenizer is not known."""
         return counter(self.tokenizer)
 
     @cached_property
     def dimensions(self) -> int:
-        """The length of a vector: given, set on the model, known, else that of a probe (one request)."""
+        """The length of a vector: from the settings, the model or limits.toml, else from a request with one word."""
         of_model = getattr(self._model, "dimensions", None)
         known = self._known.dimensions if self._known else None
         return self._given_dimensions or of_model or known or len(self._request(["dimensions"])[0])
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Vectors of shape (len(texts), dimensions), in order, from one request; all finite, none zero.
+        """Send one request, and return vectors of shape (len(texts), dimensions): in order, finite and non-zero.
 
         Raises TooLarge, Refused, ProviderUnavailable or SettingsError, as `failures.classify` decides. A vector
-        of zeros or with NaN counts as Refused, too few or ragged vectors as ProviderUnavailable.
+        of zeros or with NaN raises Refused, too few or ragged vectors raise ProviderUnavailable.
         """
         if not texts:
             return np.empty((0, self.dimensions), dtype=np.float32)
@@ -102,8 +102,8 @@ class LLMEmbeddingBackend:
         if any(row.shape != (self.dimensions,) for row in rows):
             lengths = ", ".join(map(str, sorted({row.size for row in rows})))
             raise SettingsError(
-                f"{self.model_id} returns vectors of length {lengths}, where {self.dimensions} were expected: set "
-                f"EMBEDDING_OUTPUT_DIMENSIONS of embedding backend {self.name!r} to what the model returns"
+                f"{self.model_id} returns vectors of length {lengths} instead of {self.dimensions}: set "
+                f"EMBEDDING_OUTPUT_DIMENSIONS of embedding backend {self.name!r} to the length that the model returns"
             )
         vectors = np.stack(rows)
         if not (np.isfinite(vectors).all() and vectors.any(axis=1).all()):
@@ -113,12 +113,12 @@ class LLMEmbeddingBackend:
     def _request(self, texts: Sequence[str]) -> list[NDArray[np.float32]]:
         failure: VectorIndexError | None = None
         try:
-            rows = within(self.timeout_seconds, partial(self._vectors, texts))
-        except Exception as error:  # noqa: BLE001 - a plugin may raise anything; classify names what it means
+            rows = call_with_timeout(self.timeout_seconds, partial(self._vectors, texts))
+        except Exception as error:  # noqa: BLE001 - a plugin may raise anything, and classify decides
             failure = classify(
                 error, model_id=self.model_id, texts=texts, secrets=secrets(self._model, self._init_kwargs)
             )
-        # raised here, outside of the handler: the plugin's exception may hold the request in its traceback
+        # raised outside the handler, since the traceback of the plugin's exception may hold the request
         if failure:
             raise failure
         if len(rows) != len(texts):
@@ -126,6 +126,6 @@ class LLMEmbeddingBackend:
         return rows
 
     def _vectors(self, texts: Sequence[str]) -> list[NDArray[np.float32]]:
-        with np.errstate(over="ignore"):  # infinite is looked for later
+        with np.errstate(over="ignore"):  # `embed` checks for infinite values
             found = self._model.embed_multi(list(texts), batch_size=len(texts))
             return [np.asarray(row, dtype=np.float32) for row in found]

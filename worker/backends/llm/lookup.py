@@ -1,4 +1,4 @@
-"""Finding a model in `llm`: a private copy, with INIT_KWARGS set as its attributes, and with its own key alone."""
+"""Look up a model in `llm`, and return a copy with INIT_KWARGS as its attributes and with its own key only."""
 
 import copy
 import difflib
@@ -12,34 +12,40 @@ import llm
 import openai
 from llm.models import EmbeddingModel, Model
 
-from worker.backends import warm_up
+from worker.backends import load_plugins
 from worker.errors import SettingsError
 
 AnyModel = TypeVar("AnyModel", EmbeddingModel, Model)
 
-# plugins, by their entry points, that ask a server which models there are, and have none while it is down
-ASKING_PLUGINS = ("ollama",)
-# what the openai package sends of itself; the others come from the environment
+# entry points of plugins that ask a server for its models, and have none while it is down
+SERVER_PLUGINS = ("ollama",)
+# headers of the openai package itself; other headers come from the environment
 _HEADERS_OF_THE_PACKAGE = ("accept", "content-type", "user-agent", "x-stainless-")
 
 
 def embedding_model(name: str, model_id: str, init_kwargs: Mapping[str, Any]) -> EmbeddingModel:
-    """A copy of the model with INIT_KWARGS set: plugins may hand out one object to all."""
-    warm_up()
+    """Return a copy of the embedding model with INIT_KWARGS set, since plugins may share one object.
+
+    Raises SettingsError.
+    """
+    load_plugins()
     owner = f"embedding backend {name!r}"
     try:
         model: EmbeddingModel = copy.copy(llm.get_embedding_model(model_id))  # type: ignore[no-untyped-call]
     except llm.UnknownModelError:
         raise _unknown(model_id, owner, llm.get_embedding_model_aliases(), "llm embed-models") from None
     if getattr(model, "truncate", False):
-        # llm-ollama lets its server cut a text off without a word; an error lets us split it
+        # llm-ollama lets its server silently cut a long text; with an error, the text can be split
         model.truncate = False  # type: ignore[attr-defined]
     return _with_key_argument(_with_own_key(_with_attributes(model, owner, init_kwargs), init_kwargs))
 
 
 def chat_model(name: str, model_id: str, init_kwargs: Mapping[str, Any]) -> Model:
-    """A copy of the model with INIT_KWARGS set: plugins may hand out one object to all."""
-    warm_up()
+    """Return a copy of the chat model with INIT_KWARGS set, since plugins may share one object.
+
+    Raises SettingsError.
+    """
+    load_plugins()
     owner = f"chat backend {name!r}"
     try:
         model: Model = copy.copy(llm.get_model(model_id))
@@ -49,25 +55,23 @@ def chat_model(name: str, model_id: str, init_kwargs: Mapping[str, Any]) -> Mode
 
 
 def secrets(model: EmbeddingModel | Model, init_kwargs: Mapping[str, Any]) -> list[str]:
-    """What no message may show: the strings of INIT_KWARGS and of headers, and the key that the model would use."""
+    """The strings that messages must hide: those of INIT_KWARGS and of headers, and the key of the model."""
     return [*_strings(init_kwargs), *_strings(getattr(model, "headers", None)), *_key(model)]
 
 
-def known_name(model: EmbeddingModel | Model) -> str:
-    """The name to look limits up by: what an operator calls a model of a server says nothing, the server's may."""
+def name_for_limits(model: EmbeddingModel | Model) -> str:
+    """The name to look limits up by: the server's name of a model, since an operator may choose any model_id."""
     return getattr(model, "model_name", None) or model.model_id
 
 
 def _unknown(model_id: str, owner: str, known: Iterable[str], command: str) -> SettingsError:
     near = difflib.get_close_matches(model_id, known, n=1)
     hint = f" (the nearest is {near[0]!r})" if near else ""
-    asking = sorted({name for name, _ in llm.plugins.pm.list_name_plugin()}.intersection(ASKING_PLUGINS))
-    down = (
-        f", or start the server that the plugin {' or '.join(asking)} asks for its models" if asking else ""
-    )
+    servers = sorted({name for name, _ in llm.plugins.pm.list_name_plugin()}.intersection(SERVER_PLUGINS))
+    down = f", or start the server of the plugin {' or '.join(servers)}" if servers else ""
     return SettingsError(
-        f"MODEL_ID {model_id!r} of {owner} is unknown{hint}: take one that `{command}` lists, or install the plugin of "
-        f"llm that brings it{down}"
+        f"MODEL_ID {model_id!r} of {owner} is unknown{hint}: use one that `{command}` lists, or install the llm plugin "
+        f"that provides it{down}"
     )
 
 
@@ -75,7 +79,7 @@ def _with_attributes(model: AnyModel, owner: str, init_kwargs: Mapping[str, Any]
     for attribute, value in init_kwargs.items():
         if not hasattr(model, attribute) or callable(getattr(model, attribute)):
             raise SettingsError(
-                f"INIT_KWARGS of {owner} has {attribute!r}, which {model.model_id} does not have: it has "
+                f"INIT_KWARGS of {owner} has {attribute!r}, which is not an attribute of {model.model_id}: use "
                 f"{', '.join(sorted(_attributes(model)))}"
             )
         _check(attribute, value, owner)
@@ -84,25 +88,25 @@ def _with_attributes(model: AnyModel, owner: str, init_kwargs: Mapping[str, Any]
 
 
 def _check(attribute: str, value: object, owner: str) -> None:
-    """Of what a request is sent with; where a value is wrong, it may be a secret, and is not shown."""
+    """Check an attribute that each request uses. A wrong value may be a secret, so the message hides it."""
     if value is None or attribute not in ("api_base", "headers", "key"):
         return
     if attribute == "headers":
         good = isinstance(value, Mapping) and all(isinstance(part, str) for part in (*value, *value.values()))
         wanted = "an object of strings"
     else:
-        good, wanted = isinstance(value, str) and value != "", "a string that is not empty"
+        good, wanted = isinstance(value, str) and value != "", "a non-empty string"
     if not good:
         raise SettingsError(
-            f"INIT_KWARGS of {owner} has {attribute!r} of type {type(value).__name__}: give {wanted}, or leave it out"
+            f"INIT_KWARGS of {owner} has {attribute!r} of type {type(value).__name__}: set it to {wanted}, or remove it"
         )
 
 
 def _with_own_key(model: AnyModel, init_kwargs: Mapping[str, Any]) -> AnyModel:
-    """What the environment and keys.json hold for OpenAI goes to OpenAI and to OPENAI_BASE_URL, and nowhere else.
+    """Keep OpenAI's key and headers, from the environment and keys.json, for OpenAI and OPENAI_BASE_URL alone.
 
-    Of a model with an address of its own (`api_base`, from its file or INIT_KWARGS): its key is the one of
-    INIT_KWARGS, taken literally, else the one that its file names; without either none is needed.
+    A model with its own URL (`api_base`, from its file or INIT_KWARGS) uses the key of INIT_KWARGS as it is, else
+    the key that its file names, else no key.
     """
     api_base = getattr(model, "api_base", None)
     if not api_base:
@@ -124,24 +128,24 @@ def _with_own_key(model: AnyModel, init_kwargs: Mapping[str, Any]) -> AnyModel:
     others = _headers_of_the_environment()
     if "authorization" in map(str.lower, others) and "authorization" not in map(str.lower, headers):
         headers = {"Authorization": f"Bearer {next(iter(_key(model)), 'DUMMY_KEY')}", **headers}
-    # a given Authorization takes the place of the environment's; left out, it would take that of the key
-    left_out = [name for name in others if name.lower() != "authorization"]
-    model.headers = dict.fromkeys(left_out, openai.omit) | headers  # type: ignore[attr-defined]
+    # a given Authorization replaces the one of the environment; omitting it would also remove the key
+    omitted = [name for name in others if name.lower() != "authorization"]
+    model.headers = dict.fromkeys(omitted, openai.omit) | headers  # type: ignore[attr-defined]
     return model
 
 
 def _is_openai(api_base: str) -> bool:
     try:
         url = urlsplit(api_base)
-    except ValueError:  # the first request says so
+    except ValueError:  # the first request reports it
         return False
     host = url.hostname or ""
     return url.scheme == "https" and (host == "api.openai.com" or host.endswith(".api.openai.com"))
 
 
 def _headers_of_the_environment() -> list[str]:
-    """Names of what OPENAI_ORG_ID, OPENAI_PROJECT_ID and OPENAI_CUSTOM_HEADERS add."""
-    # what the environment says of addresses and proxies may be wrong, and is of no interest here
+    """Names of the headers that OPENAI_ORG_ID, OPENAI_PROJECT_ID and OPENAI_CUSTOM_HEADERS add."""
+    # ignore URLs and proxies of the environment, which may be invalid
     quiet = openai.DefaultHttpxClient(trust_env=False)
     with openai.OpenAI(api_key="unused", base_url="http://unused", http_client=quiet) as client:
         names = list(client.default_headers)
@@ -149,10 +153,10 @@ def _headers_of_the_environment() -> list[str]:
 
 
 def _with_key_argument(model: EmbeddingModel) -> EmbeddingModel:
-    """A plugin older than the argument `key` finds its key on the model, and finds it there all the time.
+    """Set the key permanently on a model whose plugin is older than the argument `key` and reads `model.key`.
 
-    llm 0.36 sets it for the time of a call: to None for a model that needs no key, which may have one all the same,
-    and with threads to None in the middle of another's call.
+    llm 0.36 sets that attribute during a call only. For a model that needs no key it sets None, even if the model has
+    one, and a call in one thread sets None during the call of another.
     """
     try:
         inspect.signature(model.embed_batch).bind([], key=None)
@@ -165,7 +169,7 @@ def _with_key_argument(model: EmbeddingModel) -> EmbeddingModel:
 
 def _key(model: EmbeddingModel | Model) -> list[str]:
     """The key that the model would use, if any."""
-    with suppress(llm.NeedsKeyException, OSError, ValueError):  # keys.json may be being written
+    with suppress(llm.NeedsKeyException, OSError, ValueError):  # another process may be writing keys.json
         key = model.get_key()
         return [key] if key else []
     return []

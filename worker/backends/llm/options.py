@@ -1,4 +1,4 @@
-"""PROMPT_KWARGS, checked against the model before anything is asked."""
+"""Check PROMPT_KWARGS against the model before the first request."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,10 +10,10 @@ from pydantic import ValidationError
 
 from worker.errors import SettingsError
 
-# what models call the bound of an answer
+# names of the limit of an answer, by model
 ANSWER_LIMITS = ("max_tokens", "max_output_tokens", "num_predict")
 
-# of `model.prompt`, beside the options of the model
+# parameters of `model.prompt` besides the options of the model
 PARAMETERS = (
     "system",
     "system_fragments",
@@ -24,50 +24,50 @@ PARAMETERS = (
     "options",
     "hide_reasoning",
 )
-MENDS = {
+FIXES = {
     "key": "set it in INIT_KWARGS",
-    "prompt": "remove it; an instruction belongs into system",
-    "messages": "remove it; the conversation comes with each question, and an instruction belongs into system",
-    "tools": "remove it, nothing here runs tools",
-    "tool_results": "remove it, nothing here runs tools",
+    "prompt": "remove it, and put an instruction into system",
+    "messages": "remove it, since each question brings its conversation; put an instruction into system",
+    "tools": "remove it, since tools are not supported",
+    "tool_results": "remove it, since tools are not supported",
 }
-# llm 0.36 takes these for models of the Responses API, whose client then fails with TypeError
+# llm 0.36 accepts these for the Responses API, and its client then fails with TypeError
 NOT_OF_RESPONSES = ("seed", "stop", "frequency_penalty", "presence_penalty", "logit_bias")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PromptOptions:
-    """What PROMPT_KWARGS ask for."""
+    """PROMPT_KWARGS after the check."""
 
     system: str | None
-    system_fragments: Sequence[str]  # in front of the system message, whoever wrote that
+    system_fragments: Sequence[str]  # in front of the system message, also of that of the index
     fragments: Sequence[str]  # in front of the question
     stream: bool  # whether the provider may be asked to stream
     max_tokens: int | None  # of an answer
-    others: Mapping[str, Any]  # handed to `model.prompt` as they are
+    others: Mapping[str, Any]  # passed to `model.prompt` as they are
 
 
 def prompt_options(name: str, model: Model, given: Mapping[str, Any]) -> tuple[Model, PromptOptions]:
-    """The options of chat backend `name`, and the model that takes them. Raises SettingsError naming the option.
+    """Return the options of chat backend `name` and the model for them. Raises SettingsError, which names the option.
 
-    It is another model where `chat_completions` asks for one.
+    With `chat_completions`, a model of the Responses API is replaced by one of Chat Completions.
     """
     others = {key: value for key, value in given.items() if value is not None}
     owner = f"PROMPT_KWARGS of chat backend {name!r}"
-    for key in others.keys() & MENDS.keys():
-        raise SettingsError(f"{owner} has {key!r}: {MENDS[key]}")
+    for key in others.keys() & FIXES.keys():
+        raise SettingsError(f"{owner} has {key!r}: {FIXES[key]}")
     system = _checked(owner, "system", others.pop("system", None), str, "a string")
     stream = _checked(owner, "stream", others.pop("stream", True), bool, "true or false")
     fragments = _fragments(owner, "fragments", others.pop("fragments", []))
     system_fragments = _fragments(owner, "system_fragments", others.pop("system_fragments", []))
-    _try(owner, model, others)
+    _validate(owner, model, others)
     flat = {**others.get("options", {}), **others}
     if isinstance(model, Responses):
         if flat.get("chat_completions"):
             model = _chat_model(model)
         elif wrong := [option for option in NOT_OF_RESPONSES if flat.get(option) is not None]:
             raise SettingsError(
-                f"{owner} has {wrong[0]!r}, which the Responses API of {model.model_id} does not take: remove it, or "
+                f"{owner} has {wrong[0]!r}, which the Responses API of {model.model_id} does not accept: remove it, or "
                 "set chat_completions to true"
             )
     limit = next((int(flat[key]) for key in ANSWER_LIMITS if flat.get(key) is not None), 0)
@@ -76,13 +76,13 @@ def prompt_options(name: str, model: Model, given: Mapping[str, Any]) -> tuple[M
         system_fragments=system_fragments,
         fragments=fragments,
         stream=stream,
-        max_tokens=limit if limit > 0 else None,  # Ollama: -1 is no bound
+        max_tokens=limit if limit > 0 else None,  # -1 means no limit in Ollama
         others=others,
     )
 
 
-def _try(owner: str, model: Model, options: Mapping[str, Any]) -> None:
-    """Make a prompt, which checks all and sends nothing."""
+def _validate(owner: str, model: Model, options: Mapping[str, Any]) -> None:
+    """Make a prompt, which checks the options and sends no request."""
     try:
         model.prompt("", **options)
     except ValidationError as error:
@@ -90,16 +90,16 @@ def _try(owner: str, model: Model, options: Mapping[str, Any]) -> None:
         option = ".".join(map(str, wrong["loc"]))
         taken = ", ".join([*PARAMETERS, *sorted(model.Options.model_fields)])
         raise SettingsError(
-            f"{owner} has {option!r}, which {model.model_id} does not take ({wrong['msg']}): it takes {taken}"
+            f"{owner} has {option!r}, which {model.model_id} does not accept ({wrong['msg']}): use {taken}"
         ) from None
     except (AttributeError, TypeError, ValueError) as error:
         raise SettingsError(
-            f"{owner} cannot be used with {model.model_id} ({error}): remove what it does not support"
+            f"{owner} does not work with {model.model_id} ({error}): remove the options that it does not support"
         ) from None
 
 
 def _chat_model(model: Responses) -> Any:
-    """As llm makes it for the option, but once, so that it has our client, and the key of its own server."""
+    """Make the model as llm does for this option, but once, so that it keeps our client and its own key."""
     chat = Chat(**model._delegate_chat_kwargs())  # type: ignore[no-untyped-call]
     chat.needs_key, chat.key_env_var = model.needs_key, model.key_env_var
     chat.Options = model.Options
@@ -108,11 +108,11 @@ def _chat_model(model: Responses) -> Any:
 
 def _checked(owner: str, key: str, value: Any, kind: type, wanted: str) -> Any:
     if value is not None and not isinstance(value, kind):
-        raise SettingsError(f"{owner} has a {key} of type {type(value).__name__}: give {wanted}")
+        raise SettingsError(f"{owner} has a {key} of type {type(value).__name__}: set it to {wanted}")
     return value
 
 
 def _fragments(owner: str, key: str, values: Any) -> Sequence[str]:
     if not isinstance(values, (list, tuple)) or not all(isinstance(value, str) for value in values):
-        raise SettingsError(f"{owner} has {key} that are no list of strings: give one")
+        raise SettingsError(f"{owner} has {key} that is not a list of strings: set it to one")
     return list(values)

@@ -21,7 +21,7 @@ from redis.exceptions import OutOfMemoryError
 
 from worker.celery.upstream import unreadable
 from worker.keyspace import NOTHING
-from worker.observability.logs import keys as log_keys
+from worker.observability.logs import log_fields
 
 WAIT_SECONDS = 1.0  # that the server waits for a message in an empty queue
 TURN_SECONDS = 0.05  # the same if there are several queues: a command can wait for one only
@@ -118,7 +118,7 @@ def _answer(channel: Any, name: str, **options: Any) -> Any:
         channel.is_full, answer = True, None
         if not was_full:
             mend = "raise the broker's maxmemory, or remove what else it holds"
-            logger.error("broker_full", extra=log_keys(error=str(error), mend=mend))
+            logger.error("broker_full", extra=log_fields(error=str(error), mend=mend))
     else:
         if name == "BLMOVE" and was_full:
             channel.is_full = False

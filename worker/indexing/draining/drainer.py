@@ -22,9 +22,9 @@ from worker.indexing.draining.sending import Sender
 from worker.indexing.draining.settlement import Settlement
 from worker.indexing.packing import fill
 from worker.observability import events
-from worker.observability.logs import keys
+from worker.observability.logs import log_fields
 from worker.protocols import EmbeddingBackend
-from worker.store import builds, connection, queue, upkeep
+from worker.store import builds, connection, queue
 from worker.store.builds import Build
 from worker.store.queue import Claim
 
@@ -93,7 +93,7 @@ class Drainer:
         """
         for claim in list(self._held.values()):
             with suppress(TemporaryError), connection.checkout(self._url) as conn:
-                queue.give_back(conn, claim, counted=False)
+                queue.release(conn, claim, counted=False)
 
     def drain(self) -> int:
         """Work in the calling thread; the number of claims. For scripts and tests.
@@ -119,7 +119,7 @@ class Drainer:
                 if claim is not None:
                     self._settle(claim)
             except TemporaryError as error:
-                logger.warning("postgres_unreachable", extra=keys(error=str(error)))
+                logger.warning("postgres_unreachable", extra=log_fields(error=str(error)))
                 self._stopping.wait(random.uniform(0.5, 2.0))  # noqa: S311
             except Exception as error:  # the thread is the slot: a bug must not take it away for good
                 logger.error("a claim was left to its lease", exc_info=Bug.of(error))
@@ -186,7 +186,7 @@ class Drainer:
         if share is not None:
             tokens = max(min(tokens, share, most_tokens), self._heavy_tokens)
         patience = MAX_PAUSE_SECONDS if self._heavy_tokens else 0.0  # it would find others before it for ever
-        wait = self._budget.take(tokens, patience_seconds=patience)
+        wait = self._budget.take(tokens, max_wait_seconds=patience)
         wait_now = wait if wait <= patience else min(wait, 1.0)
         events.budget_wait(self._budget.name, wait_now)
         self._stopping.wait(wait_now)
@@ -210,7 +210,7 @@ class Drainer:
                 )
         finally:
             inputs = claim.inputs if claim else ()
-            self._budget.give_back(
+            self._budget.refund(
                 requests=0 if inputs else 1,
                 tokens=tokens - sum(item.tokens for item in inputs),
                 held_seconds=time.monotonic() - taken,
@@ -235,7 +235,7 @@ class Drainer:
         """The builds of this backend, but for those of paused indexes."""
         read_at, found = self._builds
         if time.monotonic() - read_at > BUILDS_SECONDS or not found:
-            found = [b for b in upkeep.active_builds(conn) if b.recipe["backend"] == self._settings.name]
+            found = [b for b in builds.active(conn) if b.recipe["backend"] == self._settings.name]
             self._builds = (time.monotonic(), found)
         return found
 

@@ -5,10 +5,10 @@ import random
 import threading
 import time
 
-from worker.backends.budgets import PATIENCE_SECONDS, Budget
+from worker.backends.budgets import MAX_WAIT_SECONDS, Budget
 from worker.errors import ProviderUnavailable, VectorIndexError
 from worker.observability import events
-from worker.observability.logs import keys
+from worker.observability.logs import log_fields
 from worker.protocols import EmbeddingBackend
 from worker.recipes import probe
 
@@ -64,7 +64,7 @@ class Provider:
     def ask(self) -> VectorIndexError | None:
         """Why it does not take one word; None when it does."""
         with self._asking:
-            return self._ask(PATIENCE_SECONDS)
+            return self._ask(MAX_WAIT_SECONDS)
 
     def ask_after(self, moment: float, *, patience_seconds: float) -> VectorIndexError | None:
         """As `ask`, after a moment in monotonic seconds: one word answers all whose requests failed meanwhile.
@@ -79,15 +79,15 @@ class Provider:
     def _ask(self, patience_seconds: float) -> VectorIndexError | None:
         try:
             with (
-                self._budget.first(PROBE_TOKENS, patience_seconds=patience_seconds),
-                events.Request(self._budget.name, events.PROBE),
+                self._budget.reserve(PROBE_TOKENS, max_wait_seconds=patience_seconds),
+                events.ProviderRequest(self._budget.name, "probe"),
             ):
                 probe(self._backend)
         except VectorIndexError as error:
             self.failure = error
             self._failures += 1
             self._window = 1
-            logger.warning("backend_unusable", extra=keys(backend=self._name, error=str(error)))
+            logger.warning("backend_unusable", extra=log_fields(backend=self._name, error=str(error)))
             self.pause(backoff_seconds(self._failures, PAUSE_SECONDS))
         else:
             self.failure, self._failures = None, 0

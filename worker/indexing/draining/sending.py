@@ -92,7 +92,7 @@ class Sender:
         if inputs is claim.inputs:
             return time.monotonic() < last_start
         left = last_start - time.monotonic()
-        wait = self.budget.take(sum(item.tokens for item in inputs), patience_seconds=left)
+        wait = self.budget.take(sum(item.tokens for item in inputs), max_wait_seconds=left)
         if wait > left:
             raise ProviderUnavailable(
                 f"{self.backend.model_id}: halving a request that is too large, or holds what is refused, "
@@ -101,12 +101,12 @@ class Sender:
         events.budget_wait(self.budget.name, wait)
         return not self.stopping.wait(wait)
 
-    def _counted(self, inputs: Sequence[Input]) -> events.Request:
+    def _counted(self, inputs: Sequence[Input]) -> events.ProviderRequest:
         """Around a request of these inputs."""
         tokens = sum(item.tokens for item in inputs)
         fill = max(tokens / self.backend.batch_token_limit, len(inputs) / self.backend.batch_size)
-        return events.Request(
-            self.budget.name, events.DOCUMENTS, inputs=len(inputs), tokens=tokens, fill=fill
+        return events.ProviderRequest(
+            self.budget.name, "documents", inputs=len(inputs), tokens=tokens, fill=fill
         )
 
     def _cut(self, recipe: Recipe, item: Input) -> Sequence[Chunk]:

@@ -18,9 +18,9 @@ from worker.errors import (
 from worker.indexing.draining.provider import PAUSE_SECONDS, Provider, backoff_seconds
 from worker.indexing.draining.sending import Sender, Sent
 from worker.observability import events
-from worker.observability.logs import keys
+from worker.observability.logs import log_fields
 from worker.recipes import Recipe
-from worker.store import builds, connection, queue, revisions
+from worker.store import builds, connection, publishing, queue
 from worker.store.connection import Connection
 from worker.store.queue import Claim
 
@@ -56,7 +56,7 @@ class Settlement:
         if not self._is_to_be_sent(claim):
             return
         if alone and self.provider.failure is not None:  # it went away since: this would count as an attempt
-            self._write(lambda conn: queue.give_back(conn, claim, counted=False))
+            self._write(lambda conn: queue.release(conn, claim, counted=False))
             return
         try:
             Recipe.stored(claim.build.recipe).check(claim.build.index, self.sender.backend)
@@ -78,11 +78,13 @@ class Settlement:
             if claim.suspect and not queue.renew(conn, claim, lease_seconds=self.lease_seconds):
                 return False
             if claim.saved:
-                revisions.publish(conn, claim.build, revisions.touched_by(conn, claim.build, claim.saved))
+                publishing.publish(
+                    conn, claim.build, publishing.documents_waiting_for(conn, claim.build, claim.saved)
+                )
             if claim.orphans:
-                queue.forget(conn, claim.build, claim.orphans)
+                queue.delete_orphans(conn, claim.build, claim.orphans)
                 # one that is wanted again by now waits for no lease
-                queue.give_back(conn, replace(claim, inputs=()), counted=False)
+                queue.release(conn, replace(claim, inputs=()), counted=False)
             # it travels alone by now, and no attempt came to an end
             spent = [item for item in claim.inputs if item.attempts > MAX_ATTEMPTS]
             for item in spent:
@@ -92,10 +94,10 @@ class Settlement:
 
     def _set_aside(self, claim: Claim, error: SettingsError) -> None:
         """Give a claim back whose index holds other vectors than the backend makes."""
-        logger.warning("index_set_aside", extra=keys(index=claim.build.index, error=str(error)))
+        logger.warning("index_set_aside", extra=log_fields(index=claim.build.index, error=str(error)))
         with connection.checkout(self.url) as conn:
             builds.note_error(conn, claim.build, str(error))
-            queue.give_back(conn, claim, seconds=PAUSE_SECONDS, counted=False)
+            queue.release(conn, claim, seconds=PAUSE_SECONDS, counted=False)
 
     def _write(self, step: Callable[[Connection], None]) -> None:
         """Let what was paid for outlive a restart of Postgres; each step is a no-op the second time."""
@@ -111,7 +113,9 @@ class Settlement:
             if sent.vectors is not None:
                 hashes = [item.hash for item in sent.inputs]
                 queue.save(conn, claim.build, hashes, sent.vectors)
-                revisions.publish(conn, claim.build, revisions.touched_by(conn, claim.build, hashes))
+                publishing.publish(
+                    conn, claim.build, publishing.documents_waiting_for(conn, claim.build, hashes)
+                )
                 builds.note_error(conn, claim.build, None)
         if any(map(_is_unanswered, results)):
             queue.renew(conn, claim, lease_seconds=self.lease_seconds)
@@ -137,16 +141,16 @@ class Settlement:
             assert sent.error is not None
             self._give_up(conn, claim, sent, sent.error)
         if any(sent.vectors is None and sent.error is None for sent in results):
-            queue.give_back(conn, claim, counted=False)
+            queue.release(conn, claim, counted=False)
 
     def _split(self, conn: Connection, claim: Claim, large: Sequence[Sent]) -> None:
         """Queue smaller chunks in the place of inputs that are too large by themselves."""
         if not large:
             return
         builds.note_error(conn, claim.build, str(large[0].error))
-        logger.warning("inputs_split", extra=keys(inputs=len(large), error=str(large[0].error)))
+        logger.warning("inputs_split", extra=log_fields(inputs=len(large), error=str(large[0].error)))
         docs = queue.split(conn, claim, [(sent.inputs[0], sent.pieces) for sent in large])
-        revisions.publish(conn, claim.build, docs)
+        publishing.publish(conn, claim.build, docs)
 
     def _give_up(self, conn: Connection, claim: Claim, sent: Sent, error: VectorIndexError) -> None:
         """Fail what the provider refuses for good; give the rest back for a later attempt."""
@@ -159,18 +163,18 @@ class Settlement:
             self.provider.failure = (
                 error  # a word tells whether they are mended, not a request that is paid for
             )
-            queue.give_back(conn, claim, seconds=self.provider.pause(), counted=False)
+            queue.release(conn, claim, seconds=self.provider.pause(), counted=False)
         elif isinstance(error, ProviderUnavailable) and error.rate_limited:
             if error.retry_after_seconds:  # 0, or a date that is over, would have it refused again at once
                 wait = self.sender.budget.pause(error.retry_after_seconds)  # of all processes
             else:
                 wait = self.provider.pause()
-            queue.give_back(conn, claim, seconds=wait, counted=False)
+            queue.release(conn, claim, seconds=wait, counted=False)
         else:
             attempts = max(item.attempts for item in sent.inputs)
             if attempts >= MAX_ATTEMPTS and len(sent.inputs) == 1:
                 self._fail(conn, claim, sent, error)
-            queue.give_back(conn, claim, seconds=backoff_seconds(attempts, BACKOFF_LIMIT_SECONDS))
+            queue.release(conn, claim, seconds=backoff_seconds(attempts, BACKOFF_LIMIT_SECONDS))
 
     def _fail(self, conn: Connection, claim: Claim, sent: Sent, error: VectorIndexError) -> None:
         for item in sent.inputs:

@@ -19,6 +19,14 @@ INSERT INTO vector_index.indexes (name) VALUES (%(name)s) ON CONFLICT DO NOTHING
 SELECT build, index_id, name AS index, state, recipe FROM vector_index.builds JOIN vector_index.indexes USING (index_id)
 WHERE index_id = %(index_id)s AND state IN ('filling', 'closing', 'live') ORDER BY build
 
+-- name: all_writable: every build that is being written, of every index
+SELECT build, index_id, name AS index, state, recipe FROM vector_index.builds JOIN vector_index.indexes USING (index_id)
+WHERE state IN ('filling', 'closing', 'live') ORDER BY build
+
+-- name: active: likewise, but of indexes that are not paused
+SELECT build, index_id, name AS index, state, recipe FROM vector_index.builds JOIN vector_index.indexes USING (index_id)
+WHERE state IN ('filling', 'closing', 'live') AND paused_at IS NULL ORDER BY build
+
 -- name: live: the build that readers of an index see
 SELECT b.build, b.index_id, i.name AS index, b.state, b.recipe
 FROM vector_index.indexes i JOIN vector_index.builds b ON b.build = i.live_build

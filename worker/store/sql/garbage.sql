@@ -1,5 +1,11 @@
 -- What nothing refers to. {key} and {table} are what is walked, {referred} whether a build refers to r.rev.
 
+-- name: collections_due: names of indexes whose garbage was not collected for a while; each is given once
+UPDATE vector_index.indexes SET collected_at = clock_timestamp()
+WHERE dropped_at IS NULL AND collected_at < clock_timestamp() - interval '1 second' * CASE
+    WHEN erased_at IS NULL THEN %(seconds)s ELSE %(erased_seconds)s END
+RETURNING name
+
 -- name: bound: the key that ends a slice
 SELECT {key} FROM {table} WHERE {key} > %(after)s ORDER BY {key} OFFSET %(size)s LIMIT 1
 

@@ -1,7 +1,7 @@
 -- The outbox. Applications insert while this runs: a row that is not visible yet may have any number, so nobody
 -- remembers how far he has read. The transaction that stages a row deletes it.
 
--- name: filled: which of these indexes have rows that wait
+-- name: indexes_with_rows: which of these indexes have rows that wait
 SELECT name FROM unnest(%(names)s::text[]) AS name CROSS JOIN LATERAL (
     SELECT FROM vector_index.outbox WHERE index_name = name AND error IS NULL ORDER BY seq LIMIT 1) AS o
 
@@ -67,11 +67,6 @@ UPDATE vector_index.documents d SET version = greatest(d.version, g.version)
 FROM (SELECT id, max(version) AS version FROM gone GROUP BY id) g
 WHERE d.index_id = %(index_id)s AND d.id = g.id AND g.version IS NOT NULL
 
--- name: rejected: what could not be staged of these documents; of those that have a number, what was enqueued before it
-SELECT o.seq FROM vector_index.outbox o JOIN unnest(%(ids)s::text[], %(before)s::bigint[]) AS n (id, before) USING (id)
-WHERE o.index_name = (SELECT name FROM vector_index.indexes WHERE index_id = %(index_id)s) AND o.error IS NOT NULL
-    AND (o.seq < n.before) IS NOT FALSE
-
 -- name: retry: let rows that could not be staged be tried again
 UPDATE vector_index.outbox SET error = NULL, attempts = 0, tried_at = NULL
 WHERE index_name = %(index)s AND error IS NOT NULL AND (%(ids)s::text[] IS NULL OR id = ANY(%(ids)s))
@@ -80,12 +75,12 @@ WHERE index_name = %(index)s AND error IS NOT NULL AND (%(ids)s::text[] IS NULL 
 SELECT id, error FROM vector_index.outbox
 WHERE index_name = %(index)s AND id = ANY(%(ids)s) AND error IS NOT NULL ORDER BY seq
 
--- name: figures: rows of an index that wait, for how long the oldest has, and how many could not be staged
+-- name: counts: rows of an index that wait, for how long the oldest has, and how many could not be staged
 SELECT count(*) FILTER (WHERE error IS NULL) AS waiting, count(*) FILTER (WHERE error IS NOT NULL) AS rejected,
     coalesce(extract(epoch FROM clock_timestamp() - min(enqueued_at) FILTER (WHERE error IS NULL)), 0)::float
         AS oldest_seconds
 FROM vector_index.outbox WHERE index_name = %(index)s
 
--- name: strangers: rows of indexes that the settings do not have, by name
+-- name: rows_of_unknown_indexes: rows of indexes that the settings do not have, by name
 SELECT index_name, count(*) FROM vector_index.outbox WHERE index_name <> ALL(%(names)s) AND error IS NULL
 GROUP BY index_name ORDER BY index_name

@@ -44,7 +44,7 @@ JOIN queued USING (hash) ORDER BY hash ON CONFLICT DO NOTHING
 DELETE FROM {pending} WHERE hash IN (
     SELECT hash FROM {pending} WHERE hash = ANY(%(hashes)s) ORDER BY hash FOR UPDATE)
 
--- name: give_back: a claim ends without a result; only what it still holds, by hash
+-- name: release: a claim ends without a result; only what it still holds, by hash
 UPDATE {pending} SET visible_at = clock_timestamp() + %(seconds)s * interval '1 second', token = NULL,
     attempts = attempts - %(uncounted)s
 WHERE hash IN (
@@ -97,5 +97,5 @@ FROM {served} s JOIN {chunks} c ON c.rev = s.want_rev
 WHERE s.doc = ANY(%(docs)s) AND c.hash = ANY(%(wanted)s) AND NOT EXISTS (SELECT FROM {embeddings} e WHERE e.hash = c.hash)
 GROUP BY c.hash ORDER BY c.hash ON CONFLICT DO NOTHING
 
--- name: forget: contents that no chunk has any more
+-- name: delete_orphans: contents that no chunk has any more
 DELETE FROM {pending} p WHERE p.hash = ANY(%(hashes)s) AND NOT EXISTS (SELECT FROM {chunks} c WHERE c.hash = p.hash)

@@ -70,14 +70,10 @@ SELECT n.rev, n.start, substr(r.text, n.start + 1, n."end" - n.start)
 FROM unnest(%(revs)s::bigint[], %(starts)s::int[], %(ends)s::int[]) AS n (rev, start, "end")
 JOIN vector_index.revisions r USING (rev)
 
--- name: asked: a document that has a live revision or waits for one, if it passes the tenant's filter, and the mean of
+-- name: reference_document: a document that has a live revision or waits for one, if it passes the tenant's filter, and the mean of
 -- the vectors of what readers see of it; NULL without any
 SELECT d.doc, avg(e.embedding) AS embedding
 FROM vector_index.documents d JOIN {served} s USING (doc)
 JOIN vector_index.revisions r ON r.rev = coalesce(s.live_rev, s.want_rev)
 LEFT JOIN {chunks} c ON c.rev = s.live_rev LEFT JOIN {embeddings} e USING (hash)
 WHERE d.index_id = %(index_id)s AND d.id = %(id)s AND {filter} GROUP BY d.doc
-
--- name: matching: documents whose newest revision passes a filter, and that revision
-SELECT d.id, d.head_rev FROM vector_index.documents d JOIN vector_index.revisions r ON r.rev = d.head_rev
-WHERE d.index_id = %(index_id)s AND d.id > %(after)s AND {filter} ORDER BY d.id LIMIT %(limit)s

@@ -1,22 +1,22 @@
 -- What must be, compared with what is. Each check finds keys, each with what to call it; it is one statement over one
 -- slice, so one snapshot: what commits together is seen together.
 
--- name: unserved: documents that the build neither shows, nor wants, nor has given up
+-- name: missing_documents: documents that the build neither shows, nor wants, nor has given up
 SELECT d.doc, d.id FROM vector_index.documents d LEFT JOIN {served} s USING (doc)
 WHERE d.doc > %(after)s AND d.doc <= %(until)s AND d.index_id = %(index_id)s AND NOT d.deleted
     AND (s.doc IS NULL OR s.state <> 'failed' AND coalesce(d.head_rev NOT IN (coalesce(s.live_rev, 0), coalesce(s.want_rev, 0)), true))
 
--- name: undead: served, though their document is deleted or gone
+-- name: deleted_but_served: served, though their document is deleted or gone
 SELECT s.doc, coalesce(d.id, s.doc::text) FROM {served} s LEFT JOIN vector_index.documents d USING (doc)
 WHERE s.doc > %(after)s AND s.doc <= %(until)s AND (d.doc IS NULL OR d.deleted)
 
--- name: textless: shown or wanted revisions that are not stored
+-- name: missing_text: shown or wanted revisions that are not stored
 SELECT s.doc, coalesce(d.id, s.doc::text) FROM {served} s LEFT JOIN vector_index.documents d USING (doc)
 WHERE s.doc > %(after)s AND s.doc <= %(until)s AND (
     s.live_rev IS NOT NULL AND NOT EXISTS (SELECT FROM vector_index.revisions r WHERE r.rev = s.live_rev)
     OR s.state = 'pending' AND NOT EXISTS (SELECT FROM vector_index.revisions r WHERE r.rev = s.want_rev))
 
--- name: miscut: every revision that is shown or wanted, with its text and its chunks
+-- name: wrong_chunks: every revision that is shown or wanted, with its text and its chunks
 SELECT s.doc, coalesce(d.id, s.doc::text), r.text, c.ordinals, c.starts, c.ends, c.hashes, c.headings, c.texts
 FROM {served} s JOIN vector_index.revisions r ON r.doc = s.doc AND r.rev IN (s.live_rev, s.want_rev)
 LEFT JOIN vector_index.documents d ON d.doc = s.doc
@@ -27,45 +27,45 @@ CROSS JOIN LATERAL (
 ) c
 WHERE s.doc > %(after)s AND s.doc <= %(until)s
 
--- name: stray: chunks of revisions that are neither shown nor wanted
+-- name: orphan_chunks: chunks of revisions that are neither shown nor wanted
 SELECT DISTINCT c.rev, 'revision ' || c.rev FROM {chunks} c
 WHERE c.rev > %(after)s AND c.rev <= %(until)s
     AND NOT EXISTS (SELECT FROM {served} s WHERE s.live_rev = c.rev) AND NOT EXISTS (SELECT FROM {served} s WHERE s.want_rev = c.rev)
 
--- name: vectorless: readers do not find some of their chunks
+-- name: missing_vectors: readers do not find some of their chunks
 SELECT s.doc, coalesce(d.id, s.doc::text) FROM {served} s LEFT JOIN vector_index.documents d USING (doc)
 WHERE s.doc > %(after)s AND s.doc <= %(until)s AND EXISTS (
     SELECT FROM {chunks} c WHERE c.rev = s.live_rev AND NOT EXISTS (SELECT FROM {embeddings} e WHERE e.hash = c.hash))
 
--- name: unqueued: they wait for a vector that nobody is going to make
+-- name: missing_queue_entries: they wait for a vector that nobody is going to make
 SELECT s.doc, coalesce(d.id, s.doc::text) FROM {served} s LEFT JOIN vector_index.documents d USING (doc)
 WHERE s.doc > %(after)s AND s.doc <= %(until)s AND s.state = 'pending' AND EXISTS (
     SELECT FROM {chunks} c WHERE c.rev = s.want_rev
         AND NOT EXISTS (SELECT FROM {embeddings} e WHERE e.hash = c.hash)
         AND NOT EXISTS (SELECT FROM {pending} p WHERE p.hash = c.hash))
 
--- name: unpublished: complete, and readers do not see it; named by the revision, as the next one is another finding
+-- name: unpublished_documents: complete, and readers do not see it; named by the revision, as the next one is another finding
 SELECT s.doc, coalesce(d.id, s.doc::text) || ', revision ' || s.want_rev FROM {served} s LEFT JOIN vector_index.documents d USING (doc)
 WHERE s.doc > %(after)s AND s.doc <= %(until)s AND s.state = 'pending' AND NOT EXISTS (
     SELECT FROM {chunks} c WHERE c.rev = s.want_rev AND NOT EXISTS (SELECT FROM {embeddings} e WHERE e.hash = c.hash))
 
--- name: stalled: every attempt is spent, nobody holds it, and nothing else is in front of it
+-- name: exhausted_attempts: every attempt is spent, nobody holds it, and nothing else is in front of it
 SELECT p.hash, encode(p.hash, 'hex') FROM {pending} p
 WHERE p.hash > %(after)s AND p.hash <= %(until)s AND p.attempts >= %(max_attempts)s
     AND p.visible_at < clock_timestamp() - interval '10 minutes'
     AND p.visible_at < coalesce((SELECT min(visible_at) FROM {pending} WHERE attempts < %(max_attempts)s), 'infinity')
 
--- name: unlike: of another length than the recipe's, or without a direction; NaN is greater than every number
+-- name: bad_vectors: of another length than the recipe's, or without a direction; NaN is greater than every number
 SELECT e.hash, encode(e.hash, 'hex') FROM {embeddings} e
 WHERE e.hash > %(after)s AND e.hash <= %(until)s
     AND (vector_dims(e.embedding) <> %(dimensions)s OR NOT (e.embedding <#> e.embedding) < 0)
 
--- name: invalid: indexes of the build's tables that Postgres does not use, and that nobody is building
+-- name: invalid_indexes: indexes of the build's tables that Postgres does not use, and that nobody is building
 SELECT c.relname, c.relname FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
 WHERE i.indrelid = ANY(%(tables)s::regclass[]) AND NOT (i.indisvalid AND i.indisready)
     AND NOT EXISTS (SELECT FROM pg_stat_progress_create_index p WHERE p.index_relid = i.indexrelid)
 
--- name: unreported: jobs that nobody has looked at for long, though all of their documents are done
+-- name: unreported_jobs: jobs that nobody has looked at for long, though all of their documents are done
 SELECT j.task_id, j.task_id FROM vector_index.jobs j
 WHERE j.index_id = %(index_id)s AND j.slice = 0 AND j.finished_at IS NULL
     AND j.touched_at < clock_timestamp() - interval '10 minutes'
@@ -73,19 +73,19 @@ WHERE j.index_id = %(index_id)s AND j.slice = 0 AND j.finished_at IS NULL
     AND NOT EXISTS (SELECT FROM vector_index.job_documents d JOIN {served} s USING (doc)
         WHERE d.task_id = j.task_id AND s.state = 'pending' AND coalesce(s.live_rev, 0) < d.rev)
 
--- name: lock_by_doc: by doc, of any index
+-- name: lock_documents: by doc, of any index
 SELECT FROM vector_index.documents WHERE doc = ANY(%(keys)s) ORDER BY doc FOR UPDATE
 
--- name: bury: no longer served, where the document is deleted or gone
+-- name: delete_served: no longer served, where the document is deleted or gone
 DELETE FROM {served} s WHERE s.doc = ANY(%(keys)s)
     AND NOT EXISTS (SELECT FROM vector_index.documents d WHERE d.doc = s.doc AND NOT d.deleted)
 RETURNING s.live_rev, s.want_rev
 
--- name: delete_stray: chunks of these revisions, where they are neither shown nor wanted
+-- name: delete_orphan_chunks: chunks of these revisions, where they are neither shown nor wanted
 DELETE FROM {chunks} c WHERE c.rev = ANY(%(keys)s)
     AND NOT EXISTS (SELECT FROM {served} s WHERE s.live_rev = c.rev) AND NOT EXISTS (SELECT FROM {served} s WHERE s.want_rev = c.rev)
 
--- name: queue_again: what the live and the wanted revisions of these documents lack, by hash
+-- name: queue_documents: what the live and the wanted revisions of these documents lack, by hash
 INSERT INTO {pending} (hash, tokens, visible_at)
 SELECT c.hash, min(c.tokens), clock_timestamp()
 FROM {served} s JOIN {chunks} c ON c.rev IN (s.live_rev, s.want_rev)
@@ -93,11 +93,11 @@ WHERE s.doc = ANY(%(keys)s) AND (c.rev = s.live_rev OR s.state = 'pending')
     AND NOT EXISTS (SELECT FROM {embeddings} e WHERE e.hash = c.hash)
 GROUP BY c.hash ORDER BY c.hash ON CONFLICT DO NOTHING
 
--- name: begin_again: attempts count from nothing, by hash
+-- name: reset_attempts: attempts count from nothing, by hash
 UPDATE {pending} SET attempts = 0, token = NULL, visible_at = clock_timestamp() WHERE hash IN (
     SELECT hash FROM {pending} WHERE hash = ANY(%(keys)s) AND visible_at < clock_timestamp() ORDER BY hash FOR UPDATE)
 
--- name: delete_unlike: vectors that nothing can be compared with
+-- name: delete_bad_vectors: vectors that nothing can be compared with
 DELETE FROM {embeddings} e WHERE e.hash = ANY(%(keys)s)
     AND (vector_dims(e.embedding) <> %(dimensions)s OR NOT (e.embedding <#> e.embedding) < 0)
 
@@ -107,23 +107,23 @@ SELECT c.hash, min(c.tokens), clock_timestamp() FROM {chunks} c
 WHERE c.hash = ANY(%(keys)s) AND NOT EXISTS (SELECT FROM {embeddings} e WHERE e.hash = c.hash)
 GROUP BY c.hash ORDER BY c.hash ON CONFLICT DO NOTHING
 
--- name: reindex: outside of a transaction; readers and writers go on
+-- name: rebuild_index: outside of a transaction; readers and writers go on
 REINDEX INDEX CONCURRENTLY {index}
 
 -- name: drop_index: likewise
 DROP INDEX CONCURRENTLY {index}
 
--- name: stored: the newest revision of a document; without a text where that is not stored
+-- name: stored_revision: the newest revision of a document; without a text where that is not stored
 SELECT d.doc, d.id, d.head_rev, r.title, r.metadata, r.text
 FROM vector_index.documents d LEFT JOIN vector_index.revisions r ON r.rev = d.head_rev
 WHERE d.doc = %(doc)s AND NOT d.deleted
 
--- name: unlearn: the same content, sent again, is no longer unchanged, where the newest revision is not stored
+-- name: clear_content_hash: the same content, sent again, is no longer unchanged, where the newest revision is not stored
 UPDATE vector_index.documents d SET content_hash = NULL WHERE d.doc = ANY(%(keys)s) AND NOT d.deleted
     AND NOT EXISTS (SELECT FROM vector_index.revisions r WHERE r.rev = d.head_rev)
 RETURNING d.doc
 
--- name: give_up: failed with a reason, and nothing wanted that could become live; an older revision that is stored stays
+-- name: fail_documents: failed with a reason, and nothing wanted that could become live; an older revision that is stored stays
 INSERT INTO {served} AS s (doc, want_rev, state, error, since)
 SELECT doc, NULL, 'failed', %(error)s, clock_timestamp() FROM unnest(%(keys)s::bigint[]) AS doc ORDER BY doc
 ON CONFLICT (doc) DO UPDATE SET want_rev = NULL, state = 'failed', error = excluded.error,

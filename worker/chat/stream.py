@@ -1,0 +1,79 @@
+"""Stream an answer through Redis while the model writes it."""
+
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from types import TracebackType
+from typing import Self
+
+import redis
+
+from worker import keyspace
+from worker.configuration.addresses import redis_url
+from worker.errors import ServiceUnreachable, VectorIndexError
+
+STREAM_SECONDS = 600
+MAX_STREAM_ENTRIES = 200_000  # above the tokens of the longest answer of any known model
+
+
+class Revoked(VectorIndexError):
+    """The caller has revoked the question."""
+
+
+class AnswerStream:
+    """Writes an answer to the Redis stream keyspace.STREAM + id, as entries of `event` and `data` (JSON).
+
+    The events are `sources` (rows as of search), one `token` (a string) for each piece of text from the model, and at
+    the end `done` (the whole result) or `error` (a sentence). Redis keeps the stream for STREAM_SECONDS after the last
+    entry. Use it as a context manager: entering deletes the stream of an earlier run of the task, and an exception
+    writes `error`.
+    """
+
+    def __init__(self, url: str, id: str, *, revoked: Callable[[], bool] = lambda: False) -> None:
+        self._client = redis.Redis.from_url(redis_url(url), socket_timeout=10, socket_connect_timeout=5)
+        self._key = keyspace.STREAM + id
+        self._revoked = revoked
+        self.can_retry = True  # until a reader may have seen a token, or a write failed
+
+    def write(self, event: str, data: object) -> None:
+        """Append an entry. Raises ServiceUnreachable."""
+        entry = {"event": event, "data": json.dumps(data, ensure_ascii=False)}
+        try:
+            with self._client.pipeline() as pipe:
+                pipe.xadd(self._key, entry, maxlen=MAX_STREAM_ENTRIES, approximate=True)  # type: ignore[arg-type]
+                pipe.expire(self._key, STREAM_SECONDS)
+                pipe.execute()
+        except redis.RedisError as error:
+            self.can_retry = False
+            raise _unreachable(error) from None
+
+    def write_token(self, piece: str) -> None:
+        """Append a piece of the answer. Raises Revoked, ServiceUnreachable."""
+        if self._revoked():
+            raise Revoked("the question was revoked: the answer ends here")
+        self.can_retry = False
+        self.write("token", piece)
+
+    def __enter__(self) -> Self:
+        try:
+            self._client.delete(self._key)
+        except redis.RedisError as error:
+            raise _unreachable(error) from None
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, Exception):
+            known = isinstance(error, VectorIndexError)
+            with suppress(ServiceUnreachable):  # which may be this very error
+                self.write("error", str(error) if known else f"{type(error).__name__}: see the worker's log")
+        self._client.close()
+
+
+def _unreachable(error: redis.RedisError) -> ServiceUnreachable:
+    # redis-py puts the command, with the text of the answer, before these words
+    reason = str(error).rpartition("caused error: ")[2]
+    return ServiceUnreachable(
+        f"the stream of the answer cannot be written ({reason}): start the server of RESULT_BACKEND, or correct its URL"
+    )

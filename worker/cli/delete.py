@@ -1,0 +1,33 @@
+"""`delete`: remove documents by id."""
+
+from itertools import islice
+
+import click
+
+from worker.cli.client import Client
+from worker.cli.options import index_and_json
+from worker.cli.output import print_result
+from worker.configuration import load
+from worker.documents import document_ids
+from worker.keyspace import STAGING
+
+MESSAGE_IDS = 1000
+
+
+@click.command()
+@click.argument("ids", nargs=-1, required=True)
+@index_and_json
+def delete(ids: tuple[str, ...], index: str, as_json: bool) -> None:
+    """Delete documents by id.
+
+    Ids that the index does not have are ignored.
+    """
+    configuration = load()
+    configuration.index(index)
+    client = Client(configuration)
+    total = {"index": index, "deleted": 0, "stale": 0}
+    unsent = iter(document_ids(list(ids)))
+    while batch := list(islice(unsent, MESSAGE_IDS)):
+        counts = client.call("tasks.delete_documents", STAGING, index=index, ids=batch)
+        total |= {key: total[key] + counts[key] for key in ("deleted", "stale")}
+    print_result(total, as_json, [f"{total['deleted']:,} deleted from {index}"])

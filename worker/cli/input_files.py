@@ -1,0 +1,53 @@
+"""The files that `index` and `plan` read, and a record of what they skipped."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from worker.cli.output import first_lines
+from worker.errors import InvalidQuery
+from worker.protocols import Skipped
+from worker.sources import files
+
+MAX_SHOWN = 20  # problems on a terminal; --json prints all
+
+
+class InputFiles:
+    """The documents of files and folders. Raises InvalidQuery for a path that does not exist."""
+
+    def __init__(self, paths: Sequence[Path], max_document_bytes: int) -> None:
+        self.paths = paths
+        self.unread: list[dict[str, str]] = []  # files and lines: path and reason
+        self.passed_over = 0  # files in the folders whose format is not supported
+        # checks the paths now, before the command connects to the broker
+        self._items = files.read(paths, max_bytes=max_document_bytes)
+
+    def documents(self) -> Iterator[dict[str, Any]]:
+        """Yield each document, as `tasks.index_documents` takes it, and record what is skipped."""
+        for item in self._items:
+            if isinstance(item, Skipped):
+                self._record(item)
+            else:
+                yield item
+
+    def check_found(self, documents: int) -> None:
+        """Raise InvalidQuery if the paths hold neither a document nor a file that could not be read."""
+        if not (documents or self.unread):
+            endings = ", ".join(sorted(files.ENDINGS))
+            raise InvalidQuery(
+                f"nothing to index in {', '.join(map(str, self.paths))}: name files that end in {endings}"
+            )
+
+    def problem_lines(self, failed: Sequence[dict[str, str]] = ()) -> Iterator[str]:
+        """Yield a line for each problem: first the documents that failed, given as id and error."""
+        if self.passed_over:
+            yield f"skipped {self.passed_over:,} files of unsupported formats"
+        problems = [*failed, *self.unread]
+        yield from first_lines([f"failed: {': '.join(item.values())}" for item in problems], MAX_SHOWN)
+
+    def _record(self, skipped: Skipped) -> None:
+        path = Path(skipped.path)
+        if path.suffix.lower() not in files.ENDINGS and path not in self.paths and path.is_file():
+            self.passed_over += 1
+        else:
+            self.unread.append({"path": skipped.path, "reason": skipped.reason})

@@ -1,0 +1,48 @@
+"""Options and argument values that several commands share."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from worker.errors import InvalidQuery
+
+Command = Callable[..., Any]
+
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+filter_option = click.option(
+    "--filter",
+    "filter_",
+    help='Metadata filter as JSON, such as \'{"language": "en"}\'. Operators: $in, $gt, $or and others.',
+)
+
+
+def index_and_json(command: Command) -> Command:
+    """Add --index and --json to a command."""
+    return click.option("--index", default="default", show_default=True, help="Name of the index.")(
+        json_option(command)
+    )
+
+
+def loglevel_option(default: str) -> Callable[[Command], Command]:
+    """Return the decorator that adds --loglevel to a command."""
+    return click.option(
+        "--loglevel",
+        type=click.Choice(LOG_LEVELS, case_sensitive=False),
+        default=default,
+        show_default=True,
+        help="Log messages of this level and above.",
+    )
+
+
+def parse_filter(text: str | None) -> Any:
+    """Return the value of --filter. Raises InvalidQuery if it is not JSON."""
+    try:
+        return None if text is None else json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InvalidQuery(
+            f'--filter is {text!r}, which is not JSON ({error.msg}): write it as in \'{{"language": "en"}}\''
+        ) from None

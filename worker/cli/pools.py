@@ -1,0 +1,26 @@
+"""The kinds of worker process: which queues each consumes, and with what concurrency."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from worker.keyspace import CHAT, EMBED, QUEUES, STAGING
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """How a worker process consumes its queues."""
+
+    queues: Sequence[str]
+    kind: str  # name of Celery's pool implementation
+    concurrency: int | None  # threads or processes; None: one per core
+
+
+# Staging parses and hashes, which takes CPU time; the others wait for a provider or for Postgres.
+# `processes` is Celery's prefork pool: Celery reads `--pool prefork` as "not given" and uses the app's setting instead.
+POOLS = {
+    "staging": Pool(queues=[STAGING], kind="processes", concurrency=None),
+    "embed": Pool(queues=[EMBED], kind="threads", concurrency=64),
+    "chat": Pool(queues=[CHAT], kind="threads", concurrency=16),
+    "all": Pool(queues=QUEUES, kind="threads", concurrency=64),
+}
+UP_POOLS = ("staging", "embed", "chat")  # a process each, so that a backlog of documents delays no answer

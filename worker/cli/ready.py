@@ -1,0 +1,35 @@
+"""`ready`: the readiness check for load balancers."""
+
+import click
+
+from worker import services
+from worker.cli.client import Client
+from worker.cli.pools import POOLS
+from worker.configuration import load
+from worker.errors import ServiceUnreachable
+from worker.store import schema
+
+
+@click.command()
+@click.option(
+    "--queues",
+    type=click.Choice(tuple(POOLS)),
+    default="all",
+    show_default=True,
+    help="Queues that a worker must consume.",
+)
+def ready(queues: str) -> None:
+    """Readiness check: exit 0 if Postgres, the broker and the workers respond, else 3 with the reason.
+
+    Postgres must have the schema vector_index, and a worker on any machine must consume each queue.
+    """
+    configuration = load()
+    url = configuration.database_url
+    schema.check(url or services.attach(configuration.home, valkey=False).database_url)
+    served = set().union(*Client(configuration).consumers().values())
+    wanted = sorted(POOLS[queues].queues)
+    if missing := [queue for queue in wanted if queue not in served]:
+        raise ServiceUnreachable(
+            f"no worker consumes {', '.join(missing)}: start one with `vector-index worker`, or read its log"
+        )
+    click.echo(f"Postgres and the broker respond, and workers consume {', '.join(wanted)}")

@@ -1,0 +1,49 @@
+"""`reindex`: sync an index with its source."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from worker.cli.client import Client
+from worker.cli.options import index_and_json
+from worker.cli.output import first_lines, print_result
+from worker.configuration import load
+from worker.keyspace import STAGING
+
+MAX_SHOWN = 20  # failures on a terminal; --json prints all
+
+
+@click.command()
+@click.option(
+    "--full", is_flag=True, help="Read the whole source, even if it supports reading only what changed."
+)
+@click.option(
+    "--allow-shrink", is_flag=True, help="Delete missing documents even if the source lost most of them."
+)
+@index_and_json
+def reindex(full: bool, allow_shrink: bool, index: str, as_json: bool) -> int:
+    """Sync an index with its source, and wait until every document is searchable.
+
+    Indexes new and changed documents, and deletes documents that the source no longer has. Exit code 1: some
+    documents failed, or nothing was deleted for the reason in the warning.
+    """
+    configuration = load()
+    configuration.index(index)
+    client = Client(configuration)
+    result = client.call("tasks.reindex", STAGING, index=index, full=full, allow_shrink=allow_shrink)
+    print_result(result, as_json, _lines(result))
+    return 1 if result["failed"] or "warning" in result else 0
+
+
+def _lines(result: dict[str, Any]) -> Iterator[str]:
+    failed = result["failed"]
+    counts = ", ".join(f"{result[key]:,} {key}" for key in ("indexed", "unchanged", "stale", "deleted"))
+    yield f"{result['index']}: {counts}, {len(failed):,} failed"
+    yield (
+        f"{result['chunks']:,} chunks, {result['embedded']:,} embedded with {result['tokens']:,} tokens, "
+        f"{result['seconds']:.1f} s"
+    )
+    if "warning" in result:
+        yield f"warning: {result['warning']}"
+    yield from first_lines([f"failed: {item['id']}: {item['error']}" for item in failed], MAX_SHOWN)

@@ -1,0 +1,52 @@
+"""`worker`: one worker process."""
+
+import os
+
+import click
+
+from worker.cli.celery_program import run_celery
+from worker.cli.options import loglevel_option
+from worker.cli.pools import POOLS
+from worker.configuration import environment
+
+
+@click.command()
+@click.option(
+    "--queues",
+    type=click.Choice(tuple(POOLS)),
+    default="all",
+    show_default=True,
+    help="Queues to consume.",
+)
+@click.option(
+    "--concurrency",
+    type=click.IntRange(1),
+    help="Tasks at a time: processes for staging, threads for the others.  "
+    "[default: one per core for staging, 16 for chat, 64 for embed and all]",
+)
+@click.option(
+    "--name",
+    help="Name of this process on its machine; set it when a second one consumes the same queues.  "
+    "[default: the value of --queues]",
+)
+@click.option(
+    "--metrics-port",
+    type=click.IntRange(1, 65535),
+    help="Serve Prometheus metrics on this port.  [default: METRICS_PORT]",
+)
+@loglevel_option("INFO")
+def worker(
+    queues: str, concurrency: int | None, name: str | None, metrics_port: int | None, loglevel: str
+) -> int:
+    """Run one worker process, for one kind of task or for all.
+
+    staging splits documents into chunks, embed requests their vectors, chat answers searches and questions. On
+    SIGTERM it finishes running tasks within the grace period, and returns the rest to the queue.
+    """
+    if metrics_port:
+        environment()["METRICS_PORT"] = str(metrics_port)
+    pool = POOLS[queues]
+    arguments = ["--queues", ",".join(pool.queues), "--pool", pool.kind, "--hostname", f"{name or queues}@%h"]
+    arguments += ["--concurrency", str(concurrency or pool.concurrency or os.cpu_count() or 1)]
+    # gossip and mingle exchange messages with every other worker and delay the start; we use neither
+    return run_celery("worker", *arguments, "--loglevel", loglevel, "--without-gossip", "--without-mingle")

@@ -1,0 +1,143 @@
+"""The ledger of jobs: what staging decided for each message, and which documents its result waits for.
+
+A job is a message that stages or deletes documents. It is written in slices, one transaction each. A slice that is
+delivered again finds its row in the ledger and changes nothing.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from psycopg.rows import class_row
+from psycopg.types.json import Jsonb
+
+from worker.store.builds import Build
+from worker.store.connection import Connection
+from worker.store.statements import statement
+
+REDELIVERY_DAYS = 7  # how long the ledger keeps a job: longer than any redelivery
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobSlice:
+    """One slice of a message, written in one transaction and only once."""
+
+    task_id: str
+    slice: int  # from 0
+    slices: int  # of the whole message
+    index_id: int
+    rejected: Sequence[Mapping[str, str]] = ()  # id and error of documents that cannot be staged
+    superseded: int = 0  # documents of the message that a later one with the same id replaced: stale
+    unchanged: int = 0  # documents that are searchable as they came, and are in no slice
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageCounts:
+    """The counts of one slice. The rest of the result is known once its documents are searchable."""
+
+    stale: int = 0
+    unchanged: int = 0  # documents of the message that needed no staging
+    deleted: int = 0
+    chunks: int = 0  # of the documents with a new revision, in the live build
+    embedded: int = 0  # contents that were queued, as they are new to the live build
+    tokens: int = 0  # of those contents
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobDocuments:
+    """How many documents of a job share an outcome and a state. Counted, as a job may have a million documents."""
+
+    outcome: str  # indexed or unchanged: how they count once they are live
+    state: str  # pending, live, failed or overtaken
+    documents: int
+    failed: Sequence[Mapping[str, str]]  # id and error of each failed document
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobLedger:
+    """The slices of a job, summed."""
+
+    counts: Mapping[str, int]  # the sums of StageCounts
+    rejected: Sequence[Mapping[str, str]]  # id and error of documents that could not be staged
+    slices: int  # staged so far
+    complete: bool  # whether every slice of the message is staged
+    report: Mapping[str, Any] | None  # further fields of the result, of a reindexing only
+    seconds: float  # from the first slice to the result, or until now
+
+
+def begin_slice(connection: Connection, job: JobSlice) -> bool:
+    """Insert the ledger row of a slice; False when it exists. Waits for another transaction that is writing it."""
+    parameters = asdict(job) | {"rejected": Jsonb(list(job.rejected))}
+    return connection.execute(statement("jobs.sql", "insert_slice"), parameters).rowcount == 1
+
+
+def add_documents(
+    connection: Connection, job: JobSlice, waited: Sequence[tuple[int, int | None, str]]
+) -> None:
+    """Record what the result of the job waits for: document, revision, and its outcome once that is live."""
+    docs, revs, outcomes = ([row[column] for row in waited] for column in range(3))
+    parameters = {"docs": docs, "revs": revs, "outcomes": outcomes}
+    connection.execute(statement("jobs.sql", "insert_job_documents"), _key(job) | parameters)
+
+
+def set_counts(connection: Connection, job: JobSlice, counts: StageCounts, *, finished: bool = False) -> None:
+    """Record the counts of a slice; `finished`: its result waits for nothing more."""
+    parameters = {"counts": Jsonb(asdict(counts)), "finished": finished}
+    connection.execute(statement("jobs.sql", "set_slice_counts"), _key(job) | parameters)
+
+
+def slice_counts(connection: Connection, job: JobSlice) -> Mapping[str, int]:
+    """The counts of a slice that was written before."""
+    row = connection.execute(statement("jobs.sql", "slice_counts"), _key(job)).fetchone()
+    return row[0] if row else {}
+
+
+def ledger(connection: Connection, task_id: str) -> JobLedger:
+    """The slices of a job, summed; `slices` is 0 for an unknown job."""
+    rows = connection.execute(statement("jobs.sql", "job_counts"), {"task_id": task_id}).fetchall()
+    total: Counter[str] = Counter()
+    for row in rows:
+        total.update(row[1])
+    return JobLedger(
+        counts=total,
+        rejected=[entry for row in rows for entry in row[2]],
+        slices=len(rows),
+        complete=bool(rows) and len(rows) == rows[-1][0],
+        report=rows[0][3] if rows else None,
+        seconds=rows[0][4] if rows else 0.0,
+    )
+
+
+def documents(connection: Connection, build: Build, task_id: str) -> list[JobDocuments]:
+    """Count the documents of a job by outcome and state in a build, and note that its waiting task is alive."""
+    connection.execute(statement("jobs.sql", "touch_job"), {"task_id": task_id})
+    with connection.cursor(row_factory=class_row(JobDocuments)) as cursor:
+        return cursor.execute(build.sql("jobs.sql", "job_states"), {"task_id": task_id}).fetchall()
+
+
+def finish(connection: Connection, task_id: str) -> None:
+    """Note that the result of a job is being reported: the sweep sends no waiting task for it."""
+    connection.execute(statement("jobs.sql", "finish_job"), {"task_id": task_id})
+
+
+def quiet(
+    connection: Connection, *, seconds: float, waiting: int = 0, limit: int = 1000
+) -> list[tuple[str, str]]:
+    """Take jobs whose waiting task was not seen for `seconds`: task ids and index names, each given to one caller.
+
+    `waiting` is the number of waiting tasks in the queue. Each may belong to one of these jobs, so this returns at most
+    as many jobs as there are unfinished jobs beyond that number.
+    """
+    parameters = {"seconds": seconds, "waiting": waiting, "limit": limit}
+    rows = connection.execute(statement("jobs.sql", "quiet_jobs"), parameters)
+    return [(row[0], row[1]) for row in rows]
+
+
+def delete_expired(connection: Connection) -> int:
+    """Delete ledger rows older than REDELIVERY_DAYS whose result nobody waits for; the number of rows."""
+    return connection.execute(statement("jobs.sql", "delete_expired"), {"days": REDELIVERY_DAYS}).rowcount
+
+
+def _key(job: JobSlice) -> dict[str, Any]:
+    return {"task_id": job.task_id, "slice": job.slice}

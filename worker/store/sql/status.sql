@@ -1,0 +1,49 @@
+-- The figures that `status` and the metrics show, and the states of documents.
+
+-- name: count_documents: by state in one build
+SELECT count(*) FILTER (WHERE state = 'pending') AS pending, count(*) FILTER (WHERE state = 'live') AS live,
+    count(*) FILTER (WHERE state = 'failed') AS failed,
+    coalesce(extract(epoch FROM clock_timestamp() - min(since) FILTER (WHERE state = 'pending')), 0)::float AS oldest_seconds
+FROM {served}
+
+-- name: count_pending: contents that need a vector
+SELECT count(*) AS chunks, coalesce(sum(tokens), 0)::bigint AS tokens FROM {pending}
+
+-- name: count_embedded: contents that got a vector; from Postgres's own statistics, which lag by a second or so and
+-- begin anew after a crash: good for a rate, and as cheap for millions
+SELECT pg_stat_get_tuples_inserted(to_regclass(%(table)s)) AS embedded
+
+-- name: list_builds: of one index
+SELECT build, state, recipe, error, jsonb_build_object('published', swept_published, 'queued', swept_queued) AS repairs
+FROM vector_index.builds WHERE index_id = %(index_id)s ORDER BY build
+
+-- name: limit_time: of each statement of this transaction
+SET LOCAL statement_timeout = '30s'
+
+-- name: list_indexes: each with its live build, those that are being written, and what the sweep had to mend in all
+SELECT i.name, i.live_build, i.paused_at IS NOT NULL AS paused,
+    coalesce(sum(b.swept_published), 0)::bigint AS published, coalesce(sum(b.swept_queued), 0)::bigint AS queued,
+    coalesce(array_agg(b.build) FILTER (WHERE b.state IN ('filling', 'closing', 'live')), ARRAY[]::bigint[]) AS written
+FROM vector_index.indexes i LEFT JOIN vector_index.builds b USING (index_id)
+WHERE i.dropped_at IS NULL GROUP BY i.index_id ORDER BY i.name
+
+-- name: count_outbox: what applications enqueued: rows that wait, and rows that no worker can take
+SELECT count(*) FILTER (WHERE error IS NULL) AS waiting, count(*) FILTER (WHERE error IS NOT NULL) AS failed
+FROM vector_index.outbox
+
+-- name: document_states: of some ids, in one build
+SELECT d.id, d.version, s.state, s.live_rev IS NOT NULL AS searchable, s.error
+FROM vector_index.documents d LEFT JOIN {served} s USING (doc)
+WHERE d.index_id = %(index_id)s AND d.id = ANY(%(ids)s) AND NOT d.deleted
+
+-- name: failed_documents: documents above an id, in order, that failed or whose newest change cannot be staged
+SELECT DISTINCT ON (id) id, error, since, searchable FROM (
+    SELECT d.id, s.error, s.since, s.live_rev IS NOT NULL AS searchable, 0 AS seq
+    FROM {served} s JOIN vector_index.documents d USING (doc)
+    WHERE s.state = 'failed' AND d.id > %(after)s
+    UNION ALL
+    SELECT o.id, o.error, o.enqueued_at, s.live_rev IS NOT NULL, o.seq
+    FROM vector_index.outbox o LEFT JOIN vector_index.documents d ON d.index_id = %(index_id)s AND d.id = o.id
+        LEFT JOIN {served} s USING (doc)
+    WHERE o.index_name = %(index)s AND o.error IS NOT NULL AND o.id > %(after)s
+) failed ORDER BY id, seq DESC LIMIT %(limit)s

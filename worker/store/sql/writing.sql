@@ -1,0 +1,68 @@
+-- The rows of new revisions. Every transaction takes its locks in one order: index, documents by doc, served by doc,
+-- pending by hash.
+
+-- name: unchanged: ids whose head has the content already
+SELECT d.id FROM vector_index.documents d
+JOIN unnest(%(ids)s::text[], %(hashes)s::bytea[]) AS n (id, content_hash) ON d.id = n.id
+WHERE d.index_id = %(index_id)s AND d.content_hash = n.content_hash AND NOT d.deleted
+
+-- name: insert_documents: rows for ids that are new
+INSERT INTO vector_index.documents (index_id, id)
+SELECT %(index_id)s, id FROM unnest(%(ids)s::text[]) AS id ORDER BY id ON CONFLICT DO NOTHING
+
+-- name: lock_documents: by doc
+SELECT doc, id, head_rev, version, content_hash, deleted FROM vector_index.documents
+WHERE index_id = %(index_id)s AND id = ANY(%(ids)s) ORDER BY doc FOR UPDATE
+
+-- name: next_revisions: as many numbers as asked for, rising
+SELECT nextval('vector_index.revision_numbers') FROM generate_series(1, %(count)s)
+
+-- name: copy_revisions: binary
+COPY vector_index.revisions (rev, doc, title, metadata, text) FROM STDIN (FORMAT BINARY)
+
+-- name: copy_chunks: binary
+COPY {chunks} (rev, ordinal, hash, start, "end", tokens, heading, text) FROM STDIN (FORMAT BINARY)
+
+-- name: move_heads: the documents become the new revisions
+UPDATE vector_index.documents d
+SET head_rev = n.rev, version = coalesce(n.version, d.version), content_hash = n.content_hash, deleted = false,
+    changed_at = clock_timestamp()
+FROM unnest(%(docs)s::bigint[], %(revs)s::bigint[], %(versions)s::bigint[], %(hashes)s::bytea[])
+    AS n (doc, rev, version, content_hash)
+WHERE d.doc = n.doc
+
+-- name: raise_versions: the content is the same, the fence moves
+UPDATE vector_index.documents d SET version = n.version
+FROM unnest(%(docs)s::bigint[], %(versions)s::bigint[]) AS n (doc, version)
+WHERE d.doc = n.doc AND (d.version IS NULL OR d.version < n.version)
+
+-- name: lock_served: by doc
+SELECT doc, live_rev, want_rev, state FROM {served} WHERE doc = ANY(%(docs)s) ORDER BY doc FOR UPDATE
+
+-- name: delete_chunks: of revisions that are no longer wanted or served
+DELETE FROM {chunks} WHERE rev = ANY(%(revs)s)
+
+-- name: want: a revision is to become live; `since` stays while something was wanted already
+INSERT INTO {served} (doc, want_rev, state, since)
+SELECT doc, rev, 'pending', clock_timestamp() FROM unnest(%(docs)s::bigint[], %(revs)s::bigint[]) AS n (doc, rev)
+ORDER BY doc
+ON CONFLICT (doc) DO UPDATE SET want_rev = excluded.want_rev, state = 'pending', error = NULL,
+    since = CASE WHEN {served}.want_rev IS NULL THEN excluded.since ELSE {served}.since END
+
+-- name: want_again: a failed revision gets another chance
+UPDATE {served} SET state = 'pending', error = NULL WHERE doc = ANY(%(docs)s) AND state = 'failed'
+
+-- name: queue_chunks: what the wanted revisions of these documents lack, each content once, by hash
+INSERT INTO {pending} (hash, tokens, priority, visible_at)
+SELECT c.hash, min(c.tokens), %(priority)s, min(s.since)
+FROM {served} s JOIN {chunks} c ON c.rev = s.want_rev
+WHERE s.doc = ANY(%(docs)s) AND NOT EXISTS (SELECT FROM {embeddings} e WHERE e.hash = c.hash)
+GROUP BY c.hash ORDER BY c.hash
+ON CONFLICT DO NOTHING RETURNING tokens
+
+-- name: raise_priority: contents that wait for less urgent work too, by hash
+UPDATE {pending} SET priority = %(priority)s WHERE hash IN (
+    SELECT p.hash FROM {pending} p
+    WHERE p.priority > %(priority)s AND p.hash IN (
+        SELECT c.hash FROM {served} s JOIN {chunks} c ON c.rev = s.want_rev WHERE s.doc = ANY(%(docs)s))
+    ORDER BY p.hash FOR UPDATE)

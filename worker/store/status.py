@@ -1,0 +1,116 @@
+"""The figures that `status` and the metrics show, and the states of documents."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC
+from typing import Any
+
+from psycopg import Cursor
+from psycopg.rows import dict_row
+
+from worker.store import outbox
+from worker.store.builds import Build
+from worker.store.connection import Connection
+from worker.store.statements import SCHEMA, statement
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexFigures:
+    """The figures of one index."""
+
+    index: str  # its name
+    documents: Mapping[str, int]  # by state, in the live build
+    oldest_seconds: float  # age of the oldest pending document; 0: none is pending
+    pending_chunks: int  # contents without a vector, in all builds that are being written
+    pending_tokens: int  # of those contents
+    paused: bool
+    repairs: Mapping[str, int]  # by kind: what the sweep has repaired so far
+
+
+def index_status(connection: Connection, build: Build | None) -> dict[str, Any]:
+    """Documents by state, pending chunks and tokens, the age of the oldest document, and the builds of the index.
+
+    `build` is the live build; None for an index without documents.
+    """
+    if build is None:
+        documents = {"pending": 0, "live": 0, "failed": 0}
+        pending = {"pending_chunks": 0, "pending_tokens": 0, "oldest_seconds": 0.0, "embedded_chunks": 0}
+        return {"documents": documents, **pending, "last_error": None, "builds": []}
+    with connection.cursor(row_factory=dict_row) as cursor:
+        documents = cursor.execute(build.sql("status.sql", "count_documents")).fetchone() or {}
+        pending = cursor.execute(build.sql("status.sql", "count_pending")).fetchone() or {}
+        listed = cursor.execute(
+            statement("status.sql", "list_builds"), {"index_id": build.index_id}
+        ).fetchall()
+        table = {"table": f"{SCHEMA}.embeddings_{build.build}"}
+        embedded = cursor.execute(statement("status.sql", "count_embedded"), table).fetchone() or {}
+    oldest = documents.pop("oldest_seconds")
+    errors = [row.pop("error") for row in listed]
+    return {
+        "documents": documents,
+        "pending_chunks": pending["chunks"],
+        "pending_tokens": pending["tokens"],
+        "oldest_seconds": round(oldest, 1),
+        "embedded_chunks": embedded["embedded"] or 0,  # so far, an estimate: good for a rate
+        "last_error": next((error for error in errors if error), None),
+        "builds": [
+            row | {"documents": documents["live"] if row["build"] == build.build else None} for row in listed
+        ],
+    }
+
+
+def all_indexes(connection: Connection) -> tuple[list[IndexFigures], Mapping[str, int]]:
+    """The figures of every index, and the outbox rows by state.
+
+    Counts rows. Raises ServiceUnreachable when a statement takes longer than 30 s.
+    """
+    with connection.transaction(), connection.cursor(row_factory=dict_row) as cursor:
+        cursor.execute(statement("status.sql", "limit_time"))
+        rows = cursor.execute(statement("status.sql", "list_indexes")).fetchall()
+        outbox = cursor.execute(statement("status.sql", "count_outbox")).fetchone() or {}
+        return [_index_figures(cursor, row) for row in rows if row["live_build"] is not None], outbox
+
+
+def _index_figures(cursor: Cursor[dict[str, Any]], row: Mapping[str, Any]) -> IndexFigures:
+    documents = cursor.execute(statement("status.sql", "count_documents", row["live_build"])).fetchone() or {}
+    pending: Counter[str] = Counter()
+    for build in row["written"]:
+        pending.update(cursor.execute(statement("status.sql", "count_pending", build)).fetchone() or {})
+    return IndexFigures(
+        index=row["name"],
+        oldest_seconds=documents.pop("oldest_seconds"),
+        documents=documents,
+        pending_chunks=pending["chunks"],
+        pending_tokens=pending["tokens"],
+        paused=row["paused"],
+        repairs={"published": row["published"], "queued": row["queued"]},
+    )
+
+
+def failed_documents(connection: Connection, build: Build, *, after: str, limit: int) -> list[dict[str, Any]]:
+    """Documents with ids above `after`, in order, that failed or whose outbox row cannot be staged.
+
+    Each has its error, the time since when it has waited (UTC, ISO 8601), and whether an older revision is searchable.
+    """
+    parameters = {"after": after, "limit": limit, "index_id": build.index_id, "index": build.index}
+    with connection.cursor(row_factory=dict_row) as cursor:
+        rows = cursor.execute(build.sql("status.sql", "failed_documents"), parameters).fetchall()
+    return [row | {"since": row["since"].astimezone(UTC).isoformat(timespec="seconds")} for row in rows]
+
+
+def document_states(
+    connection: Connection, build: Build | None, ids: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """State, version, searchable and error of each id; the state is `absent` for an unknown or deleted document."""
+    absent = {"state": "absent", "version": None, "searchable": False, "error": None}
+    states: dict[str, dict[str, Any]] = {id: dict(absent) for id in ids}
+    if build is None:
+        return states
+    parameters = {"index_id": build.index_id, "ids": list(ids)}
+    with connection.cursor(row_factory=dict_row) as cursor:
+        rows = cursor.execute(build.sql("status.sql", "document_states"), parameters).fetchall()
+    states |= {row.pop("id"): row for row in rows}
+    for id, error in outbox.rejections(connection, build.index, ids).items():
+        states[id] |= {"state": "failed", "error": error}
+    return states
