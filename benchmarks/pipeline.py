@@ -21,7 +21,9 @@ from llm.default_plugins.openai_models import OpenAIEmbeddingModel
 from benchmarks.texts import documents
 from worker import configuration, services
 from worker.backends import load_plugins
+from worker.backends.budgets import Budget
 from worker.chunking import chunk
+from worker.index import Index
 from worker.indexing import staging
 from worker.indexing.draining.drainer import Drainer
 from worker.store import connection, schema
@@ -38,9 +40,10 @@ class Pipeline:
 
     def __init__(self, url: str) -> None:
         settings = configuration.load({"EMBEDDING_MODEL": "3-small"})
-        self.url, self.index = url, settings.index("default")
-        self.backend = make_backend(self.index.embedding_backend)
-        self.drainer = Drainer(url, self.index.embedding_backend, self.backend)
+        index = settings.index("default")
+        self.url, self.backend = url, make_backend(index.embedding_backend)
+        self.index = Index(url=url, settings=index, backend=self.backend, budget=Budget("", "default"))
+        self.drainer = Drainer(url, index.embedding_backend, self.backend)
         self.drainer.start()
         self.jobs = 0
 
@@ -48,7 +51,7 @@ class Pipeline:
         for at in range(0, len(texts), MESSAGE):
             self.jobs += 1
             message = texts[at : at + MESSAGE]
-            staging.stage(self.url, self.index, self.backend, f"job-{self.jobs}", message, max_bytes=10**7)
+            staging.stage(self.index, f"job-{self.jobs}", message, max_bytes=10**7)
         with psycopg.connect(self.url, autocommit=True) as conn:
             while conn.execute(
                 "SELECT 1 FROM vector_index.served_1 WHERE want_rev IS NOT NULL LIMIT 1"

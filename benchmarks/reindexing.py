@@ -24,10 +24,12 @@ import psycopg
 from numpy.typing import NDArray
 
 from worker import configuration, services
+from worker.backends.budgets import Budget
 from worker.configuration import IndexSettings, SourceSettings
+from worker.index import Index
 from worker.indexing import reindexing
 from worker.indexing.draining.drainer import Drainer
-from worker.indexing.jobs import report
+from worker.indexing.jobs import job_result
 from worker.sources.sql import SQLSource
 from worker.store import connection, schema
 from worker.store.reindexing import ReindexRequest
@@ -106,7 +108,8 @@ def run(url: str, task_id: str) -> dict[str, float]:
     before, started, cpu = peak_mb(), time.perf_counter(), time.process_time()
     source = SQLSource(dsn=url, query=QUERY)
     request = ReindexRequest(index="default", task_id=task_id)
-    reindexing.reindex(url, index(), EightNumbers(), lambda: source, request, max_bytes=10**7)
+    target = Index(url=url, settings=index(), backend=EightNumbers(), budget=Budget("", "default"))
+    reindexing.reindex(target, lambda: source, request, max_bytes=10**7)
     connection.close_pools()
     return {
         "seconds": time.perf_counter() - started,
@@ -132,7 +135,7 @@ def peak_mb() -> float:
 
 def _result(url: str, task_id: str) -> dict[str, Any] | None:
     with connection.checkout(url) as conn:
-        return report(conn, "default", task_id)[0]
+        return job_result(conn, "default", task_id)[0]
 
 
 if __name__ == "__main__":

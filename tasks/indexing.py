@@ -28,7 +28,7 @@ def index_documents(self: Task, documents: list[Any], index: str = "default") ->
         raise InvalidQuery(f"documents must be a list of objects, not {type(documents).__name__}")
     target = wiring.index(index)
     limit = configuration.current().max_document_bytes
-    staging.stage(target.url, target.settings, target.backend, self.request.id, documents, max_bytes=limit)
+    staging.stage(target, self.request.id, documents, max_bytes=limit)
     raise self.replace(await_indexing.si(index=index))
 
 
@@ -44,7 +44,7 @@ def await_indexing(self: Task, index: str = "default") -> dict[str, Any]:
     while True:
         looked = time.monotonic()
         with connection.checkout(wiring.addresses().database_url) as conn:
-            result, progress = jobs.report(conn, index, self.request.id)
+            result, progress = jobs.job_result(conn, index, self.request.id)
         if result is not None:
             return result
         # reading a job of a million documents takes a while: spend at most half of the time on it
@@ -71,9 +71,9 @@ def delete_documents(
         raise InvalidQuery("give either ids or filter, to say which documents to delete")
     fence, chosen = _checked(version, ids)
     if chosen is not None:
-        done = staging.delete(target.url, index, self.request.id, chosen, fence)
+        done = staging.delete(target, self.request.id, chosen, fence)
     else:
-        done = staging.delete_matching(target.url, target.settings, self.request.id, filter or {}, fence)
+        done = staging.delete_matching(target, self.request.id, filter or {}, fence)
     return {"index": index, "deleted": done.deleted, "stale": done.stale}
 
 

@@ -112,7 +112,5 @@ def verify(repair: bool = False, index: str = "default") -> dict[str, Any]:
     if not isinstance(repair, bool):
         raise InvalidQuery(f"repair must be true or false, not {repair!r}")
     target = wiring.index(index)
-    verifier = verification.Verifier(
-        url=target.url, index=target.settings, backend=target.backend, wake=resend_waiting_tasks
-    )
+    verifier = verification.Verifier(index=target, wake=resend_waiting_tasks)
     return verifier.verify(repair=repair)

@@ -31,18 +31,16 @@ def reindex(
     _check(full=full, allow_shrink=allow_shrink)
     request = _request(self, configuration.current().index(index).name)
     # for the schedule, a run without a row still waits for a worker
-    with reindexing.written_down(wiring.addresses().database_url, request):
+    with reindexing.recorded_failure(wiring.addresses().database_url, request):
         target = wiring.index(index)
     skipped = reindexing.reindex(
-        target.url,
-        target.settings,
-        target.backend,
+        target,
         lambda: wiring.source(index),
         request,
         max_bytes=configuration.current().max_document_bytes,
         full=full,
         allow_shrink=allow_shrink,
-        tell=lambda read: self.update_state(
+        on_progress=lambda read: self.update_state(
             state="PROGRESS", meta={"documents": read, "done": 0, "chunks": 0, "embedded": 0}
         ),
     )

@@ -58,8 +58,8 @@ def retry(self: Task, ids: list[Any] | None = None, index: str = "default") -> d
     """
     target = wiring.index(index)
     chosen = None if ids is None else _checked(ids)
-    found = staging.failed_ids(target.url, index) if chosen is None else chosen
-    done = staging.retry(target.url, index, found)
+    found = staging.failed_ids(target) if chosen is None else chosen
+    done = staging.retry(target, found)
     return {"index": index, "retried": len(done.docs) + done.rows, "chunks": done.chunks}
 
 

@@ -24,6 +24,7 @@ import psycopg
 
 from tests.simulation import CALM, LATE_REFUSALS, OUTAGES, PROVIDER_CRASHES, STORM, Simulation, Weather
 from worker import configuration
+from worker.indexing.draining import outcomes
 from worker.indexing.draining.settlement import Settlement
 from worker.services import running
 from worker.store import builds, deletion, garbage, jobs, publishing, queue, schema, writing
@@ -147,7 +148,7 @@ RULES = [
     ),
     Rule(
         name="an unanswered request during an outage is not counted as an attempt",
-        remove=lambda: setattr(Settlement, "_judged", lambda self, results, *, alone: results),
+        remove=lambda: setattr(outcomes, "blame", lambda responses, **_: responses),
         weathers=(OUTAGES,),
     ),
     Rule(

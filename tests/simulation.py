@@ -24,9 +24,11 @@ from psycopg import sql
 from psycopg_pool import ConnectionPool
 
 from tests.fixtures.application import HashBackend
+from worker.backends.budgets import Budget
 from worker.configuration import IndexSettings
 from worker.documents import digest
 from worker.errors import ProviderUnavailable, Refused, TemporaryError, TooLarge
+from worker.index import Index
 from worker.indexing import jobs, outbox, reindexing, staging
 from worker.indexing.draining.drainer import Drainer
 from worker.recipes import PROBE
@@ -250,10 +252,11 @@ class SampledSource:
 class Simulation:
     """One run: `done` counts the operations, `violations` the broken invariants by name."""
 
-    def __init__(self, url: str, index: IndexSettings, weather: Weather) -> None:
-        self.url, self.index, self.weather = url, index, weather
+    def __init__(self, url: str, settings: IndexSettings, weather: Weather) -> None:
+        self.url, self.weather = url, weather
         self.backend = UnreliableBackend(weather)
-        self.settings = replace(index.embedding_backend, timeout_seconds=weather.lease_seconds / 2)
+        self.index = Index(url=url, settings=settings, backend=self.backend, budget=Budget("", "default"))
+        self.settings = replace(settings.embedding_backend, timeout_seconds=weather.lease_seconds / 2)
         self.over = threading.Event()
         self.began = time.monotonic()
         self.done: Counter[str] = Counter()
@@ -270,8 +273,8 @@ class Simulation:
             patch.setattr(
                 "worker.indexing.draining.settlement.LEASE_MARGIN_SECONDS", self.weather.lease_seconds / 2
             )
-            patch.setattr("worker.indexing.draining.provider.BACKOFF_SECONDS", 0.02)
-            patch.setattr("worker.indexing.draining.drainer.BUILDS_SECONDS", 0.2)
+            patch.setattr("worker.indexing.draining.backoff.BACKOFF_SECONDS", 0.02)
+            patch.setattr("worker.indexing.draining.claiming.BUILDS_SECONDS", 0.2)
             patch.setattr("worker.store.reindexing.LEASE_SECONDS", 1.0)
             patch.setattr(connection, "ConnectionPool", CrashingPool)
             patch.setattr(CrashingConnection, "crashes", 0)
@@ -287,7 +290,7 @@ class Simulation:
             self.count_recorded()
 
     def prepare(self) -> None:
-        staging.ensure_index(self.url, self.index, self.backend)
+        staging.ensure_index(self.index)
         with psycopg.connect(self.url, autocommit=True) as conn:
             build = builds.live(conn, "default")
             assert build is not None
@@ -350,14 +353,12 @@ class Simulation:
         )[0]:
             case "delete":
                 ids = [str(n) for n in chosen]
-                self.deliver(lambda: staging.delete(self.url, "default", task_id, ids, None))
+                self.deliver(lambda: staging.delete(self.index, task_id, ids, None))
             case "filter":
                 group = {"group": random.randrange(GROUPS)}
-                self.deliver(lambda: staging.delete_matching(self.url, self.index, task_id, group, None))
+                self.deliver(lambda: staging.delete_matching(self.index, task_id, group, None))
             case "retry":
-                self.deliver(
-                    lambda: staging.retry(self.url, "default", list(staging.failed_ids(self.url, "default")))
-                )
+                self.deliver(lambda: staging.retry(self.index, list(staging.failed_ids(self.index))))
             case "reindex":
                 self.deliver(lambda: self.reindex(task_id))
             case "enqueue":
@@ -379,14 +380,12 @@ class Simulation:
         self.done["enqueued"] += len(chosen)
 
     def consume(self) -> None:
-        if not outbox.consume(self.url, self.index, self.backend, max_bytes=10**6):
+        if not outbox.stage_page(self.index, max_bytes=10**6):
             time.sleep(0.01)
 
     def reindex(self, task_id: str) -> None:
         skipped = reindexing.reindex(
-            self.url,
             self.index,
-            self.backend,
             lambda: SampledSource(self),
             ReindexRequest(index="default", task_id=task_id),
             max_bytes=10**6,
@@ -397,7 +396,7 @@ class Simulation:
 
     def send(self, task_id: str, documents: list[dict[str, Any]]) -> None:
         def stage() -> None:
-            staging.stage(self.url, self.index, self.backend, task_id, documents, max_bytes=10**6)
+            staging.stage(self.index, task_id, documents, max_bytes=10**6)
             self.done["stagings"] += 1
 
         self.deliver(stage)
@@ -526,7 +525,7 @@ class Simulation:
                 if version != self.versions.get(id):
                     self.violations["version lost"] += 1
             for task_id in random.sample(self.jobs, min(len(self.jobs), 1_000)):
-                if jobs.report(conn, "default", task_id)[0] is None:
+                if jobs.job_result(conn, "default", task_id)[0] is None:
                     self.violations["job without a result"] += 1
             taken = Counter(hash for (hash,) in conn.execute("SELECT hash FROM taken"))
         if self.weather == CALM:

@@ -1,4 +1,4 @@
-"""An index with everything that it takes to work on it. Made by worker/wiring.py, passed along every path."""
+"""One index with everything that code needs to work on it. worker/wiring.py makes it; every path passes it on."""
 
 from dataclasses import dataclass
 
@@ -9,12 +9,12 @@ from worker.protocols import EmbeddingBackend
 
 @dataclass(frozen=True, kw_only=True)
 class Index:
-    """An index with everything that it takes to work on it."""
+    """An index: where its data are, its settings, and its embedding backend with the backend's limits."""
 
     url: str  # of Postgres
     settings: IndexSettings
     backend: EmbeddingBackend
-    budget: Budget  # of the backend
+    budget: Budget  # the rate limits of the backend
 
     @property
     def name(self) -> str:

@@ -1,4 +1,4 @@
-"""The contract as an application sees it, which has Celery and the broker's address and nothing of ours."""
+"""The task API as an application sees it: Celery and the broker's URL, without this package."""
 
 import os
 import subprocess
@@ -25,7 +25,7 @@ PETS = [
 COUNTS = {"indexed": 0, "unchanged": 0, "stale": 0, "failed": [], "chunks": 0, "embedded": 0, "tokens": 0}
 
 
-def test_what_is_indexed_is_searchable_when_the_task_has_succeeded(system: System, index: str) -> None:
+def test_documents_are_searchable_when_the_task_succeeds(system: System, index: str) -> None:
     result = system.call("tasks.index_documents", documents=PETS, index=index)
     assert result.pop("tokens") > 10
     expected = COUNTS | {"index": index, "indexed": 3, "chunks": 3, "embedded": 3}
@@ -48,7 +48,7 @@ def test_what_is_indexed_is_searchable_when_the_task_has_succeeded(system: Syste
     assert 0 < rows[0]["similarity"] < 1
 
 
-def test_the_same_again_is_unchanged_and_an_older_version_is_stale(system: System, index: str) -> None:
+def test_unchanged_documents_and_stale_versions_are_counted(system: System, index: str) -> None:
     system.call("tasks.index_documents", documents=PETS, index=index)
     again = system.call("tasks.index_documents", documents=PETS, index=index)
     assert again == COUNTS | {"index": index, "unchanged": 3}
@@ -62,7 +62,7 @@ def test_the_same_again_is_unchanged_and_an_older_version_is_stale(system: Syste
     )
 
 
-def test_status_and_delete(system: System, index: str) -> None:
+def test_status_shows_deleted_documents_as_absent(system: System, index: str) -> None:
     system.call("tasks.index_documents", documents=PETS, index=index)
     state = system.call("tasks.status", index=index)
     assert state["documents"] == {"pending": 0, "live": 3, "failed": 0}
@@ -77,7 +77,7 @@ def test_status_and_delete(system: System, index: str) -> None:
     }
 
 
-def test_a_bad_document_fails_alone_with_its_reason(system: System, index: str) -> None:
+def test_invalid_document_fails_alone_with_its_reason(system: System, index: str) -> None:
     bad = [
         {"text": "nobody"},
         {"id": "empty metadata", "text": "x", "metadata": [1]},
@@ -97,9 +97,7 @@ def test_a_bad_document_fails_alone_with_its_reason(system: System, index: str) 
     assert [entry["id"] for entry in result["failed"]][1::2] == ["empty metadata", "no text"]
 
 
-def test_a_chain_of_immutable_signatures_finds_what_its_first_task_indexed(
-    system: System, index: str
-) -> None:
+def test_search_in_a_chain_finds_documents_indexed_by_the_first_task(system: System, index: str) -> None:
     documents = [{"id": n, "text": f"Number {n} is followed by number {n + 1}."} for n in range(300)]
     kwargs = {"documents": documents, "index": index}
     first = system.app.signature("tasks.index_documents", kwargs=kwargs, immutable=True, queue=STAGING)
@@ -109,14 +107,14 @@ def test_a_chain_of_immutable_signatures_finds_what_its_first_task_indexed(
     assert "299" in {row["document_id"] for row in rows}
 
 
-def test_progress_tells_documents_done_chunks_and_embedded(system: System, remote: Provider) -> None:
-    remote.latency_seconds = 9.0  # less than the timeout; none once it was seen
+def test_progress_counts_documents_and_chunks(system: System, remote: Provider) -> None:
+    remote.latency_seconds = 9.0  # below the timeout; 0 after progress was seen
     try:
         documents = [{"id": n, "text": f"Text number {n}."} for n in range(5)]
         result = system.send("tasks.index_documents", documents=documents, index="remote")
         eventually(lambda: result.state == "PROGRESS")
         assert result.info == {"documents": 5, "done": 0, "chunks": 5, "embedded": 5}
-        time.sleep(0.3)  # it stays, from one slice of the waiting task to the next
+        time.sleep(0.3)  # the state stays between two polls of the waiting task
         assert result.state == "PROGRESS"
     finally:
         remote.latency_seconds = 0.0
@@ -142,7 +140,7 @@ def test_progress_tells_documents_done_chunks_and_embedded(system: System, remot
         ("status", {"ids": "abc"}, "InvalidQuery", "ids must be a list"),
     ],
 )
-def test_a_wrong_argument_is_one_sentence(
+def test_invalid_argument_fails_with_one_sentence(
     system: System, task: str, kwargs: dict[str, Any], name: str, expected: str
 ) -> None:
     result = system.send(f"tasks.{task}", CHAT if task == "search" else STAGING, **kwargs)
@@ -153,10 +151,10 @@ def test_a_wrong_argument_is_one_sentence(
     assert f"raised unexpected: {name}(" not in system.logs()
 
 
-def test_an_application_without_our_code_reads_results_and_errors(system: System, index: str) -> None:
+def test_application_without_this_package_reads_results_and_errors(system: System, index: str) -> None:
     code = f"""
 import sys
-sys.modules["worker"] = sys.modules["tasks"] = None  # an import of them fails
+sys.modules["worker"] = sys.modules["tasks"] = None  # importing them fails
 from celery import Celery
 app = Celery(broker={system.environment["BROKER_URL"]!r}, backend={system.environment["BROKER_URL"]!r})
 def call(task, queue, **kwargs):
@@ -174,7 +172,7 @@ except Exception as error:
     assert done.stdout.startswith("1\nUnknownIndex there is no index 'y'")
 
 
-def test_staging_has_a_process_per_core_and_the_others_have_threads(system: System) -> None:
+def test_staging_runs_a_process_per_core_and_the_others_run_threads(system: System) -> None:
     pools = {node.partition("@")[0]: value for node, value in system.inspect("stats", nodes=3).items()}
     processes = pools["staging"]["pool"]["processes"]
     assert len(processes) == os.cpu_count()
@@ -191,7 +189,7 @@ MARKER = "quetzalcoatlus"
 
 @contextmanager
 def events(system: System) -> Iterator[list[dict[str, Any]]]:
-    """All events of the workers while the block runs."""
+    """Collect all worker events while the block runs."""
     seen: list[dict[str, Any]] = []
     ready, stop = threading.Event(), threading.Event()
 
@@ -214,10 +212,10 @@ def events(system: System) -> Iterator[list[dict[str, Any]]]:
         thread.join()
 
 
-def test_no_text_of_a_document_or_a_query_is_in_events_logs_flower_or_stored_results(
+def test_texts_and_queries_stay_out_of_events_logs_flower_and_failed_results(
     system: System, index: str, unused_port: int
 ) -> None:
-    """Whoever sent it, however it ended: Celery itself shows arguments in each of these places."""
+    """By default, Celery shows arguments in each of these places."""
     flower = ["flower", "--port", str(unused_port)]
     document = {"id": "secret", "text": MARKER, "title": MARKER, "metadata": {"a": MARKER}}
     monitored = "operator:password"

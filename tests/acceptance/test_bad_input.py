@@ -1,4 +1,4 @@
-"""What a user meets who made a mistake: an exit code, and one line on stderr that names the value and the mend."""
+"""Mistakes of users end with an exit code and one line on stderr that names the value and the fix."""
 
 import json
 import socket
@@ -11,13 +11,13 @@ import pytest
 
 from tests.fixtures.system import PATIENCE_SECONDS, VECTOR_INDEX, System, eventually, user_environment
 
-# nobody listens on port 1
+# no server listens on port 1
 POSTGRES = {"DATABASE_URL": "postgresql://vector:geheim@127.0.0.1:1/x"}
 BROKER = {"BROKER_URL": "redis://:geheim@127.0.0.1:1/0"}
 
 
 def failed(folder: Path, arguments: list[str], **variables: str) -> tuple[int, str]:
-    """The exit code of a command and the only line that it prints."""
+    """Run a command that fails; return its exit code and the only line that it prints."""
     done = subprocess.run(
         [VECTOR_INDEX, *arguments],
         cwd=folder,
@@ -51,7 +51,7 @@ def only_line(done: "subprocess.CompletedProcess[str]") -> str:
         (["worker"], POSTGRES | BROKER | {"TIMEZONE": "Mars"}, 2, "TIMEZONE is 'Mars'"),
     ],
 )
-def test_a_mistake_is_one_line(
+def test_wrong_usage_is_one_line_with_an_exit_code(
     arguments: list[str], variables: dict[str, str], code: int, expected: str, tmp_path: Path
 ) -> None:
     found, line = failed(tmp_path, arguments, **variables)
@@ -59,7 +59,7 @@ def test_a_mistake_is_one_line(
     assert found == code
 
 
-def test_an_unknown_model_ends_a_worker(system: System) -> None:
+def test_worker_exits_for_an_unknown_model(system: System) -> None:
     done = system.command("worker", VECTOR_INDEX_SETTINGS="", EMBEDDING_MODEL="nope")
     assert "MODEL_ID 'nope' of embedding backend 'default' is unknown" in only_line(done)
     assert done.returncode == 2
@@ -72,7 +72,7 @@ def test_an_unknown_model_ends_a_worker(system: System) -> None:
         ({"CHAT_MODEL": "nope"}, "MODEL_ID 'nope' of chat backend 'default' is unknown"),
     ],
 )
-def test_an_unknown_model_ends_up_before_anything_starts(
+def test_up_exits_for_an_unknown_model_before_it_starts_anything(
     variables: dict[str, str], expected: str, tmp_path: Path
 ) -> None:
     code, line = failed(tmp_path, ["up"], **variables)
@@ -81,7 +81,7 @@ def test_an_unknown_model_ends_up_before_anything_starts(
     assert not (tmp_path / "home").exists()
 
 
-def test_up_tells_once_that_postgres_is_away(tmp_path: Path) -> None:
+def test_up_reports_unreachable_postgres_once(tmp_path: Path) -> None:
     variables = user_environment(tmp_path, **POSTGRES)
     done = subprocess.run(
         [VECTOR_INDEX, "up"],
@@ -96,7 +96,7 @@ def test_up_tells_once_that_postgres_is_away(tmp_path: Path) -> None:
     assert done.returncode == 3
 
 
-def test_flower_without_a_port(tmp_path: Path) -> None:
+def test_flower_exits_for_a_port_in_use_or_an_invalid_port(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         code, line = failed(tmp_path, ["flower", "--port", port], **POSTGRES, **BROKER)
@@ -107,14 +107,14 @@ def test_flower_without_a_port(tmp_path: Path) -> None:
     assert code == 2
 
 
-def test_a_home_that_cannot_be_written(tmp_path: Path) -> None:
+def test_up_exits_for_a_home_without_write_permission(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     code, line = failed(tmp_path, ["up"], VECTOR_INDEX_HOME=str(tmp_path / "file/home"))
     assert "set VECTOR_INDEX_HOME to a folder that you can write" in line
     assert code == 2
 
 
-def test_a_port_in_use(tmp_path: Path) -> None:
+def test_up_names_the_port_that_another_program_uses(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         servers = {name: {"port": port, "password": "geheim"} for name in ("postgres", "valkey")}
@@ -125,8 +125,10 @@ def test_a_port_in_use(tmp_path: Path) -> None:
     assert code == 2
 
 
-def test_an_unreachable_provider(start_system: Callable[..., Any], tmp_path: Path) -> None:
-    """What was accepted waits, and `status` tells for what; a question ends at once."""
+def test_documents_wait_and_searches_fail_while_the_provider_is_unreachable(
+    start_system: Callable[..., Any], tmp_path: Path
+) -> None:
+    """`status` shows the provider's error."""
     variables = {"EMBEDDING_MODEL": "3-small", "OPENAI_API_KEY": "geheim"}
     variables["OPENAI_BASE_URL"] = "http://127.0.0.1:1/v1"
     with start_system(tmp_path, {"worker": ["worker"]}, **variables) as system:
@@ -134,7 +136,7 @@ def test_an_unreachable_provider(start_system: Callable[..., Any], tmp_path: Pat
         told = eventually(lambda: system.call("tasks.status")["last_error"])
         assert "text-embedding-3-small: APIConnectionError" in told
         assert "the provider does not answer" in told
-        # the probe at the start of the worker may have told it before the document was staged
+        # the worker's probe at its start may report the error before the document is staged
         state = eventually(lambda: (now := system.call("tasks.status"))["pending_chunks"] and now)
         assert (state["documents"], state["pending_chunks"]) == ({"pending": 1, "live": 0, "failed": 0}, 1)
         done = system.command("search", "y")

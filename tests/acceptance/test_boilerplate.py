@@ -1,4 +1,4 @@
-"""One paragraph in many documents, as on every page of a site, and a question that it half fits."""
+"""Search among documents that share a paragraph, like a footer on every page of a site."""
 
 import pytest
 
@@ -19,10 +19,10 @@ QUESTION = "Where are dogs taken in while I am away?"
 
 @pytest.mark.parametrize("title", ["", "House {}"], ids=["one title", "a title each"])
 @pytest.mark.parametrize("mode", ["hybrid", "vector"])
-def test_it_takes_one_place_and_what_answers_stands_before_it(
+def test_repeated_paragraph_takes_one_row_below_the_answer(
     system: System, index: str, title: str, mode: str
 ) -> None:
-    """The vectors of the copies differ where their titles do; a reader would still see one text again and again."""
+    """Copies with different titles have different vectors, but a reader would see the same text repeatedly."""
     documents = [{"id": n, "title": title.format(n), "text": RULES} for n in range(COPIES)]
     documents += [{"id": id, "title": id if title else "", "text": text} for id, text in ANSWERS.items()]
     system.call("tasks.index_documents", STAGING, documents=documents, index=index)

@@ -1,4 +1,4 @@
-"""The examples: what they show an application to write."""
+"""The examples of applications run or use existing tasks and queues."""
 
 import ast
 import subprocess
@@ -17,8 +17,8 @@ QUEUE_OF = {
 }
 
 
-def test_the_plain_application_indexes_and_finds(system: System) -> None:
-    """In a folder of its own, with nothing of ours to import but what the environment has."""
+def test_plain_application_indexes_and_searches(system: System) -> None:
+    """In a folder of its own, with only the installed packages to import."""
     run = subprocess.run(
         [sys.executable, EXAMPLES / "application.py"],
         cwd=system.folder,
@@ -34,7 +34,7 @@ def test_the_plain_application_indexes_and_finds(system: System) -> None:
 
 
 @pytest.mark.parametrize("name", ["django_pages", "fastapi_pages"])
-def test_the_others_send_tasks_that_exist_to_queues_that_exist(name: str, system: System) -> None:
+def test_web_examples_send_existing_tasks_to_existing_queues(name: str, system: System) -> None:
     tree = ast.parse((EXAMPLES / f"{name}.py").read_text())
     said = {
         node.value

@@ -78,7 +78,7 @@ class Flower:
     @classmethod
     def of(cls, system: System) -> "Flower":
         """As it said itself when it started."""
-        said = re.compile(r"(http://127\.0\.0\.1:\d+)  user (\w+), password (\S+) \(kept in (.+)\)\n")
+        said = re.compile(r"(http://127\.0\.0\.1:\d+)  user (\w+), password (\S+) \(stored in (.+)\)\n")
         printed = eventually(lambda: said.match(system.log("flower")))
         url, user, password, kept = printed.groups()
         eventually(lambda: not is_free(int(url.rpartition(":")[2])))

@@ -1,4 +1,4 @@
-"""Started in a folder that has modules of our names: a worker with our tasks, or one clear end."""
+"""Workers that start in a folder with the user's own `tasks`, `settings` and `worker` modules."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -32,7 +32,7 @@ def serves(system: System) -> bool:
     )
 
 
-def test_vector_index_worker_runs_our_tasks_in_any_folder(
+def test_vector_index_worker_runs_its_tasks_in_a_folder_with_modules_of_the_same_names(
     start_system: Callable[..., Any], tmp_path: Path
 ) -> None:
     fill(tmp_path, *MODULES)
@@ -41,7 +41,7 @@ def test_vector_index_worker_runs_our_tasks_in_any_folder(
 
 
 @pytest.mark.parametrize("modules", [["tasks", "settings"], ["worker"]], ids="+".join)
-def test_celery_worker_runs_our_tasks_or_ends_with_a_sentence(
+def test_celery_worker_runs_its_tasks_or_exits_with_a_message(
     modules: list[str], start_system: Callable[..., Any], tmp_path: Path
 ) -> None:
     fill(tmp_path, *modules)

@@ -1,4 +1,4 @@
-"""Keys and texts that a provider quotes in its errors are looked for wherever an operator or a stranger may look."""
+"""Search every output for API keys and texts that a provider quoted in its errors."""
 
 import base64
 import json
@@ -57,7 +57,7 @@ MODELS = """
   headers: {{X-Guard: {header}}}
 """
 SAID = "You sent {text} and {json} with {key} and X-Guard: {header}, that is refused."
-# what the provider answers, and a sign that it has reached an operator
+# planned errors by the words that must reach the operator
 ERRORS: dict[str, dict[str, Any]] = {
     "HTTP 400": {"status": 400, "code": "content_policy_violation"},
     "context_length_exceeded": {"status": 400, "code": "context_length_exceeded"},
@@ -71,16 +71,16 @@ SELECT table_name FROM information_schema.tables WHERE table_schema = 'vector_in
 
 
 def quoting(**arguments: Any) -> Fault:
-    """An error whose message quotes the text, the key and the header of the request.
+    """Return an error whose message quotes the text, the key and the header of the request.
 
-    The word that a worker asks for is taken: else it would send no text before that is.
+    The worker's probe succeeds. Otherwise the worker would send no text at all.
     """
 
-    def fault(request: Any, honest: Callable[[], Any]) -> Any:
+    def fault(request: Any, normal: Callable[[], Any]) -> Any:
         if request.body.get("input") == [PROBE]:
-            return honest()
+            return normal()
         said = SAID.replace("{header}", request.headers.get("x-guard", "nothing"))
-        return FAULTS["error"](message=said, **arguments)(request, honest)
+        return FAULTS["error"](message=said, **arguments)(request, normal)
 
     return fault
 
@@ -109,14 +109,14 @@ def guarded(start_system: Callable[..., Any], provider: Provider, tmp_path: Path
         yield system
 
 
-def test_neither_keys_nor_texts_are_anywhere_after_errors_that_quote_them(
+def test_keys_and_texts_quoted_by_provider_errors_do_not_leak(
     guarded: System,
     provider: Provider,
     unused_port: int,
     tmp_path_factory: pytest.TempPathFactory,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Not in logs, errors, stored results, what Flower shows, tables but those of the text, or what commands print."""
+    """Neither in logs, errors, stored results, Flower, command output, nor in tables without document text."""
     monkeypatch.setitem(FAULTS, "quoting", quoting)
     guarded.start("flower", ["flower", "--port", str(unused_port)])
     indexes = ("default", "environment", "headers")
@@ -185,7 +185,7 @@ def test_neither_keys_nor_texts_are_anywhere_after_errors_that_quote_them(
 
 
 def leaks(place: str, text: str, planted: set[str]) -> Iterator[str]:
-    """Where something stands, as it is or as hexadecimal digits."""
+    """Yield each place of a marker in the text, plain or in hexadecimal."""
     for marker in planted:
         for form in (marker, marker.encode().hex()):
             if (at := text.find(form)) >= 0:
@@ -193,13 +193,13 @@ def leaks(place: str, text: str, planted: set[str]) -> Iterator[str]:
 
 
 def status(system: System, index: str) -> str:
-    """What the tasks tell: of all documents, of those that failed, and of the settings."""
+    """The results of the tasks `status` and `failures` as JSON."""
     failures = system.call("tasks.failures", index=index)
     return json.dumps([system.call("tasks.status", index=index), failures])
 
 
 def pages(system: System, port: int) -> str:
-    """What Flower shows and answers."""
+    """All pages and API responses of Flower."""
     paths = ["/api/tasks", "/api/workers?refresh=1", "/tasks", "/workers", "/broker", "/metrics"]
     tasks = json.loads(page(port, "/api/tasks"))
     paths += [f"/task/{id}" for id in tasks]
@@ -214,7 +214,7 @@ def page(port: int, path: str) -> str:
 
 
 def everything_in(url: str) -> str:
-    """Each key of a database of Valkey, with what it holds; of a streamed answer all but the passages asked for."""
+    """All keys and values of a Valkey database, without the requested passages of streamed answers."""
     read: dict[str, Callable[[Any, Any], Any]] = {
         "string": lambda broker, key: broker.get(key),
         "list": lambda broker, key: broker.lrange(key, 0, -1),
@@ -228,12 +228,12 @@ def everything_in(url: str) -> str:
     with redis.Redis.from_url(url, protocol=2) as broker:
         keys = list(broker.scan_iter())
         found = "\n".join(f"{key}: {read[broker.type(key).decode()](broker, key)}" for key in keys)
-    bodies = re.findall(r'"body": "([\w+/=]+)"', found)  # of messages that wait or are in hand
+    bodies = re.findall(r'"body": "([\w+/=]+)"', found)  # of queued and unacknowledged messages
     return "\n".join([found, *(base64.b64decode(body).decode(errors="replace") for body in bodies)])
 
 
 def rows(url: str) -> dict[str, str]:
-    """Every row of every table, as text."""
+    """All rows of each table as text."""
     with psycopg.connect(url) as connection:
         return {
             name: "\n".join(
@@ -246,6 +246,6 @@ def rows(url: str) -> dict[str, str]:
 
 
 def postgres_logs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Of the server of this run, whose folder is one up under xdist."""
+    """Candidates for the server's log; under xdist, its folder is one level up."""
     folder = tmp_path_factory.getbasetemp()
     return [folder / "home/postgres.log", folder.parent / "home/postgres.log"]

@@ -1,4 +1,4 @@
-"""`vector-index pause`, `resume` and `drop`, as an operator has them: real workers, and an application that sends."""
+"""`vector-index pause`, `resume` and `drop` with real workers and an application that sends documents."""
 
 import json
 import subprocess
@@ -7,18 +7,16 @@ import pytest
 
 from tests.fixtures.system import CHAT, PATIENCE_SECONDS, VECTOR_INDEX, System, eventually
 
-pytestmark = pytest.mark.slow  # eight commands, each a process of its own
+pytestmark = pytest.mark.slow  # runs eight commands, each in a process of its own
 
 
-def test_a_paused_index_keeps_its_applications_waiting_until_it_is_resumed(
-    system: System, index: str
-) -> None:
+def test_jobs_of_a_paused_index_finish_after_resume(system: System, index: str) -> None:
     system.call("tasks.index_documents", documents=[{"id": "a", "text": "Ships cross the sea."}], index=index)
     paused = system.command("pause", "--index", index)
     assert (paused.returncode, paused.stderr) == (0, "")
     assert paused.stdout.startswith(f"{index}: paused since 20")
     assert system.call("tasks.status", CHAT, index=index)["paused"] in paused.stdout
-    # a worker that looked just before takes notice within two seconds
+    # workers notice the pause within two seconds
     eventually(lambda: not system.call("tasks.status", CHAT, index=index)["documents"]["pending"])
     waiting = system.send(
         "tasks.index_documents", documents=[{"id": "b", "text": "Trains cross the land."}], index=index
@@ -32,7 +30,7 @@ def test_a_paused_index_keeps_its_applications_waiting_until_it_is_resumed(
     assert system.call("tasks.status", CHAT, index=index)["paused"] is None
 
 
-def test_an_index_is_dropped_by_whoever_types_its_name(system: System, index: str) -> None:
+def test_drop_asks_for_the_name_of_the_index(system: System, index: str) -> None:
     system.call("tasks.index_documents", documents=[{"id": "a", "text": "Ships cross the sea."}], index=index)
 
     def typed(name: str) -> "subprocess.CompletedProcess[str]":
@@ -69,7 +67,7 @@ def test_an_index_is_dropped_by_whoever_types_its_name(system: System, index: st
     missing = system.command("pause", "--index", "never")
     assert (missing.returncode, missing.stderr) == (
         2,
-        "vector-index: there is no index 'never': it is made with its first document\n",
+        "vector-index: index 'never' does not exist: it is created with its first document\n",
     )
     done = system.call(
         "tasks.index_documents", documents=[{"id": "a", "text": "Ships cross the sea."}], index=index

@@ -1,4 +1,4 @@
-"""Enqueueing in the application's own transaction, with real workers and no message to them."""
+"""The transactional outbox with real workers: the application sends no message."""
 
 import os
 import random
@@ -32,7 +32,7 @@ def connect(system: System) -> "psycopg.Connection[Any]":
 
 
 def of_build(conn: "psycopg.Connection[Any]", index: str, query: Any) -> list[tuple[Any, ...]]:
-    """With the tables of the index's build; nothing before it has one."""
+    """Query the tables of the index's live build; return nothing before the index has one."""
     found = conn.execute("SELECT live_build FROM vector_index.indexes WHERE name = %s", [index]).fetchone()
     if found is None or found[0] is None:
         return []
@@ -40,7 +40,7 @@ def of_build(conn: "psycopg.Connection[Any]", index: str, query: Any) -> list[tu
 
 
 def live(conn: "psycopg.Connection[Any]", index: str) -> dict[str, tuple[str, str, Any]]:
-    """Title, text and metadata that readers see, by id."""
+    """The served title, text and metadata by id."""
     query = (
         "SELECT d.id, r.title, r.text, r.metadata FROM {served} s JOIN vector_index.documents d USING (doc) "
         "JOIN vector_index.revisions r ON r.rev = s.live_rev"
@@ -48,9 +48,7 @@ def live(conn: "psycopg.Connection[Any]", index: str) -> dict[str, tuple[str, st
     return {id: (title, text, metadata) for id, title, text, metadata in of_build(conn, index, query)}
 
 
-def test_what_a_transaction_enqueued_is_searchable_after_its_commit_and_only_then(
-    system: System, index: str
-) -> None:
+def test_enqueued_document_is_searchable_only_after_commit(system: System, index: str) -> None:
     with connect(system) as conn:
         with conn.transaction(force_rollback=True):
             conn.execute(ENQUEUE, [index, "never", "Ships cross the sea."])
@@ -63,7 +61,7 @@ def test_what_a_transaction_enqueued_is_searchable_after_its_commit_and_only_the
     assert outbox == {"waiting": 0, "oldest_seconds": 0.0, "rejected": 0, "unknown_indexes": {}}
 
 
-def test_what_cannot_be_staged_is_listed_and_told(system: System, index: str) -> None:
+def test_document_that_cannot_be_staged_is_listed_as_failed(system: System, index: str) -> None:
     with connect(system) as conn:
         conn.execute(ENQUEUE, [index, "large", "x" * 10_000_001])
         listed = eventually(lambda: system.call("tasks.failures", index=index)["failures"])
@@ -77,7 +75,7 @@ def test_what_cannot_be_staged_is_listed_and_told(system: System, index: str) ->
         assert conn.execute("SELECT FROM vector_index.outbox WHERE index_name = %s", [index]).fetchall() == []
 
 
-def test_doctor_names_rows_that_nobody_takes(system: System) -> None:
+def test_doctor_reports_outbox_rows_of_an_unknown_index(system: System) -> None:
     with connect(system) as conn:
         conn.execute(ENQUEUE, ["pagse", "a", "Words."])
         try:
@@ -86,14 +84,14 @@ def test_doctor_names_rows_that_nobody_takes(system: System) -> None:
         finally:
             conn.execute("DELETE FROM vector_index.outbox WHERE index_name = 'pagse'")
     assert done.returncode == 2
-    assert "FAIL  outbox            nobody takes 1 rows for 'pagse'" in done.stdout
-    assert "outbox: 1 rows wait for the index 'pagse', which the settings do not have" in state.stdout
-    assert "0 rows wait" in system.command("doctor", "--offline").stdout
+    assert "FAIL  outbox            the outbox has 1 row for 'pagse'" in done.stdout
+    assert "outbox: 1 row for the index 'pagse', which is not in INDEXES" in state.stdout
+    assert "0 rows pending" in system.command("doctor", "--offline").stdout
 
 
 @pytest.mark.slow
-def test_the_time_from_commit_to_search(system: System, index: str) -> None:
-    """A document at a time, each committed at a random moment between two looks of the poller."""
+def test_document_is_searchable_within_seconds_of_its_commit(system: System, index: str) -> None:
+    """Commits one document at a time, each at a random moment between two polls."""
     seconds = []
     with connect(system) as conn:
         for n in range(101):
@@ -112,9 +110,7 @@ def test_the_time_from_commit_to_search(system: System, index: str) -> None:
 
 
 @pytest.mark.slow
-def test_documents_are_taken_and_embedded_while_the_broker_is_away(
-    start_system: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_outbox_is_indexed_during_a_broker_outage(start_system: Callable[..., Any], tmp_path: Path) -> None:
     with (
         start_system(tmp_path, {}) as servers,
         Proxy(urlsplit(servers.environment["BROKER_URL"]).port) as proxy,
@@ -139,7 +135,7 @@ def test_documents_are_taken_and_embedded_while_the_broker_is_away(
 
 
 class Author(threading.Thread):
-    """Changes pages at random, in transactions of one to three changes, some of which roll back."""
+    """A thread that changes random pages in transactions of one to three changes; some roll back."""
 
     def __init__(self, system: System, seed: int, changes: int) -> None:
         super().__init__(name=f"author-{seed}")
@@ -148,7 +144,7 @@ class Author(threading.Thread):
     def run(self) -> None:
         with connect(self.system) as conn:
             while self.left > 0:
-                # two that wait for each other, or for one id: the application's own affair
+                # authors may conflict with each other, as in any application
                 with suppress(pg.DeadlockDetected, pg.UniqueViolation):
                     self.transact(conn)
 
@@ -181,10 +177,10 @@ class Author(threading.Thread):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_an_index_equals_its_table_after_changes_in_random_order(
+def test_index_equals_its_table_after_concurrent_random_changes(
     start_system: Callable[..., Any], tmp_path: Path
 ) -> None:
-    """Four connections and the recipe; half-way the process that embeds and polls is killed."""
+    """Four connections and the trigger recipe; half-way the embedding worker is killed."""
     (tmp_path / "ours.py").write_text(FAST_TIMES)
     with (
         start_system(tmp_path, VECTOR_INDEX_SETTINGS=str(tmp_path / "ours.py")) as system,

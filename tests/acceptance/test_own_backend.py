@@ -1,4 +1,4 @@
-"""A user's own backend classes, named by dotted path, are first-class citizens."""
+"""A user's own backend classes, named by dotted path, work like the built-in ones."""
 
 import shutil
 from collections.abc import Callable
@@ -10,8 +10,10 @@ from tests.fixtures.system import CHAT, STAGING
 EXAMPLE = Path(__file__).parents[2] / "examples" / "own_backend.py"
 
 
-def test_the_example_indexes_searches_and_answers(start_system: Callable[..., Any], tmp_path: Path) -> None:
-    """With the settings that its docstring shows, in real workers; what it refuses fails its document alone."""
+def test_example_backend_indexes_searches_and_answers(
+    start_system: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Real workers with the settings from the example's docstring. A refused text fails its own document only."""
     shutil.copy(EXAMPLE, tmp_path)
     shown = EXAMPLE.read_text().partition("    VECTOR_INDEX")[2].partition("\n    }\n")[0]
     lines = f"    VECTOR_INDEX{shown}\n    }}".splitlines()

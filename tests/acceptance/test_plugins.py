@@ -1,8 +1,7 @@
-"""Plugins of `llm`, installed beside us: their models serve as backends, and what is away is told in a sentence.
+"""Plugins of `llm`: their models work as backends, and an unreachable provider is reported in one sentence.
 
-They stand in a folder of their own (`make test-all` names it in LLM_PLUGINS_FOLDER), which a child process has on its
-path. Nothing here reaches the network: an address on the loopback interface stands for each provider, or a proxy on a
-port that nobody listens on.
+`make test-all` installs the plugins into LLM_PLUGINS_FOLDER, which is on the PYTHONPATH of each command. No request
+leaves the machine: a local server replaces the provider, or a proxy on a closed port.
 """
 
 import json
@@ -26,7 +25,7 @@ OLLAMA_MODELS = {"nomic-embed-text:latest": "embedding", "tiny:1b": "completion"
 
 
 class Ollama(BaseHTTPRequestHandler):
-    """As much of Ollama's HTTP as its plugin asks for; `embed` has what was to be embedded."""
+    """The part of Ollama's HTTP API that its plugin uses; `embedded` collects the texts."""
 
     embedded: list[str]
 
@@ -63,12 +62,12 @@ class Ollama(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Nothing."""
+        """Log nothing."""
 
 
 @contextmanager
 def ollama() -> Iterator[tuple[str, list[str]]]:
-    """The address of a server, and what it has embedded."""
+    """The URL of a running server, and the list of texts that it embedded."""
     embedded: list[str] = []
     handler = type("Handler", (Ollama,), {"embedded": embedded})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
@@ -92,7 +91,7 @@ def plugins() -> Path:
 
 @pytest.fixture
 def run(plugins: Path, tmp_path: Path) -> Callable[..., "subprocess.CompletedProcess[str]"]:
-    """A command of ours in an environment with the plugins, their keys, and nobody behind them."""
+    """Run `vector-index` with the plugins installed and no provider reachable."""
 
     def command(*arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
         offline = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "OLLAMA_HOST"), NOBODY)
@@ -115,7 +114,7 @@ def run(plugins: Path, tmp_path: Path) -> Callable[..., "subprocess.CompletedPro
 
 
 def settings(embedding: Sequence[str], chat: Sequence[str]) -> str:
-    """VECTOR_INDEX with a backend for each model, named by it, and an index for each embedding backend."""
+    """VECTOR_INDEX with a backend for each model, named like it, and an index for each embedding backend."""
     sections = {
         f"{kind}_BACKENDS": {name: {"CONFIG": {"MODEL_ID": name}} for name in names}
         for kind, names in (("EMBEDDING", embedding), ("CHAT", chat))
@@ -125,20 +124,20 @@ def settings(embedding: Sequence[str], chat: Sequence[str]) -> str:
 
 
 def checks(done: "subprocess.CompletedProcess[str]") -> dict[str, Any]:
-    """What doctor looked at, by name; nothing else was written."""
+    """The checks of `doctor --json` by name; stderr must be empty."""
     assert done.stderr == ""
     return {check["name"]: check for check in json.loads(done.stdout)["checks"]}
 
 
 def listed(done: "subprocess.CompletedProcess[str]") -> dict[str, Any]:
-    """The rows of `models` by backend, and what else it tells."""
+    """The output of `models --json`, with its rows also by backend."""
     assert (done.returncode, done.stderr) == (0, "")
     found = json.loads(done.stdout)
     return found | {row["backend"]: row for row in found["embedding"] + found["chat"] if row["backend"]}
 
 
-def test_the_models_of_each_plugin_resolve_with_their_limits(run: Callable[..., Any]) -> None:
-    """By their ids and by the aliases that the plugin gives them."""
+def test_models_of_each_plugin_resolve_with_their_limits(run: Callable[..., Any]) -> None:
+    """By their ids and by the plugin's aliases."""
     embedding = {
         "gemini-embedding-001": ("gemini-embedding-001", 3_072),
         "gemini-embedding-2-768": ("gemini-embedding-2-768", 768),
@@ -154,7 +153,7 @@ def test_the_models_of_each_plugin_resolve_with_their_limits(run: Callable[..., 
     assert plugins == {"llm-gemini", "llm-mistral", "llm-ollama", "vector-index-worker"}
 
 
-def test_a_provider_that_is_away_and_a_missing_key_are_a_sentence(
+def test_doctor_reports_missing_keys_and_unreachable_providers(
     run: Callable[..., Any], tmp_path: Path
 ) -> None:
     gemini = ("embedding gemini-embedding-001", "chat gemini-2.5-flash")
@@ -174,7 +173,7 @@ def test_a_provider_that_is_away_and_a_missing_key_are_a_sentence(
         assert "geheim" not in found[name]["detail"]
 
 
-def test_a_plugin_that_asks_its_provider_at_every_look_up_is_named_when_that_is_away(
+def test_models_names_the_plugin_whose_provider_is_unreachable(
     run: Callable[..., Any],
 ) -> None:
     done = run("models", LLM_MISTRAL_KEY="geheim-12345")
@@ -183,8 +182,8 @@ def test_a_plugin_that_asks_its_provider_at_every_look_up_is_named_when_that_is_
     assert done.stderr.count("\n") == 1
 
 
-def test_ollama_serves_while_its_server_is_up(run: Callable[..., Any]) -> None:
-    """Known by its bare name and by its tag; a chat model of Ollama needs TOKEN_LIMIT."""
+def test_ollama_models_work_while_the_server_is_up(run: Callable[..., Any]) -> None:
+    """Models resolve by name and by tag. A chat model of Ollama needs TOKEN_LIMIT."""
     sections = {
         "EMBEDDING_BACKENDS": {"default": {"CONFIG": {"MODEL_ID": "ollama/nomic-embed-text"}}},
         "CHAT_BACKENDS": {"default": {"CONFIG": {"MODEL_ID": "ollama/tiny:1b", "TOKEN_LIMIT": 4_096}}},
@@ -203,16 +202,16 @@ def test_ollama_serves_while_its_server_is_up(run: Callable[..., Any]) -> None:
     assert len(embedded) == 1
 
 
-def test_without_its_server_the_models_of_ollama_are_unknown_and_the_mend_says_why(
+def test_doctor_says_to_start_the_ollama_server(
     run: Callable[..., Any],
 ) -> None:
-    mend = "start the server that the plugin ollama asks for its models"
+    fix = "start the server of the plugin ollama"
     variables = {"EMBEDDING_MODEL": "ollama/nomic-embed-text", "CHAT_MODEL": "ollama/tiny:1b"}
     found = checks(run("doctor", "--json", **variables))
     for backend in ("embedding default", "chat default"):
         assert found[backend]["code"] == 2
-        assert mend in found[backend]["detail"]
+        assert fix in found[backend]["detail"]
     done = run("up", **variables)
     assert (done.returncode, done.stdout) == (2, "")
-    assert mend in done.stderr
+    assert fix in done.stderr
     assert done.stderr.count("\n") == 1

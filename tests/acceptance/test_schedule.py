@@ -1,6 +1,6 @@
-"""The schedule with real processes: two beats, one of them killed; an outage of the broker; and what `schedule` shows.
+"""Schedules with real processes: two beats, a killed beat, broker outages, and the output of `schedule`.
 
-The figures of a full minute: `SCHEDULE_SECONDS=60 .venv/bin/python -m pytest -s -n 0 tests/acceptance/test_schedule.py`
+Run it for a full minute: `SCHEDULE_SECONDS=60 .venv/bin/python -m pytest -s -n 0 tests/acceptance/test_schedule.py`
 """
 
 import json
@@ -32,7 +32,7 @@ VECTOR_INDEX = {
 TIMEZONE = "Europe/Berlin"
 """
 
-# It writes down when it is read: the evidence that the product had no hand in
+# The source records each reading in a file, independently of the product.
 SHELF = """
 import os, time
 
@@ -53,13 +53,13 @@ WORKER = {"all": ["worker", "--queues", "all"]}
 
 @dataclass(frozen=True, kw_only=True)
 class Tally:
-    """What became of a schedule."""
+    """Counts of a schedule's runs."""
 
     done: int
     skipped: int
     failed: int
-    doubles: int  # due times with more than one run that read
-    overlaps: int  # runs that began before the one before had ended
+    doubles: int  # due times with more than one run
+    overlaps: int  # runs that began before the previous one ended
     readings: list[str]  # of the source: begin, end, begin, ...
 
 
@@ -91,7 +91,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def when_idle(system: System) -> Tally:
-    """The tally, when no run is under way: the beats have ended."""
+    """Wait until no run is in progress, and return the tally. The beats must have ended."""
 
     def still() -> Tally | None:
         found = tally(system)
@@ -103,7 +103,7 @@ def when_idle(system: System) -> Tally:
 
 @pytest.mark.slow
 @pytest.mark.timeout(SECONDS + 300)
-def test_of_two_beats_one_may_be_killed_and_no_run_is_doubled_or_overlaps(
+def test_two_beats_send_each_run_once_though_one_is_killed(
     start_system: Callable[..., Any], folder: Path
 ) -> None:
     processes = {**WORKER, "one": ["beat"], "two": ["beat"]}
@@ -130,7 +130,7 @@ def test_of_two_beats_one_may_be_killed_and_no_run_is_doubled_or_overlaps(
 
 
 def show(system: System) -> None:
-    """`vector-index schedule` has the last run and the next."""
+    """Check that `vector-index schedule` shows the last run and the next one."""
     (row,) = json.loads(system.command("schedule", "--json").stdout)["schedules"]
     assert (row["index"], row["schedule"], row["last_run"]["read"]) == ("default", "2", 5)
     assert -SECONDS < row["due_in_seconds"] <= EVERY_SECONDS
@@ -142,7 +142,7 @@ def show(system: System) -> None:
 
 @contextmanager
 def behind(proxy: Proxy, system: System) -> Iterator[System]:
-    """The same system, whose processes reach the broker through a proxy."""
+    """The same system with processes that connect to the broker through a proxy."""
     broker = system.environment["BROKER_URL"]
     environment = {
         **system.environment,
@@ -159,10 +159,10 @@ def behind(proxy: Proxy, system: System) -> Iterator[System]:
 
 
 @pytest.mark.slow
-def test_the_schedule_goes_on_after_an_outage_of_the_broker_in_which_the_beat_dies(
+def test_schedule_continues_after_broker_outages_and_a_killed_beat(
     start_system: Callable[..., Any], folder: Path
 ) -> None:
-    """Given a beat that is supervised as `up` does it; the one that lived through an outage goes on, too."""
+    """The beat has a supervisor, as in `up`. It survives the first outage and is killed in the second."""
     with start_system(folder, {}, VECTOR_INDEX_SETTINGS=str(folder / "ours.py")) as bare:
         port = urlsplit(bare.environment["BROKER_URL"]).port
         assert port
@@ -193,7 +193,7 @@ def test_the_schedule_goes_on_after_an_outage_of_the_broker_in_which_the_beat_di
         assert (tally(bare).overlaps, tally(bare).doubles) == (0, 0)
 
 
-def test_without_a_schedule_it_is_said_how_to_set_one(system: System) -> None:
+def test_schedule_command_tells_how_to_set_a_schedule(system: System) -> None:
     done = system.command("schedule", "--index", "remote")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("remote has no schedule: set its SOURCE and its SCHEDULE")

@@ -1,7 +1,6 @@
-"""Each row of wagtail-vector-index's page on backends, run by a real worker: what the server received is asserted.
+"""Settings written for wagtail-vector-index work: each row of its page on backends, run by a real worker.
 
-The settings are a module written for wagtail-vector-index, with OPENAI_API_KEY in the environment, `provider` in the
-place of OpenAI, and `gateway` in that of any other host.
+`provider` replaces OpenAI, `gateway` any other host. The tests assert on the requests that they received.
 """
 
 import json
@@ -85,7 +84,7 @@ def pasted(
     gateway: Provider,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[System]:
-    """A worker for all queues, and a document to ask about in the default index."""
+    """A worker for all queues, with one document in the default index."""
     folder = tmp_path_factory.mktemp("pasted")
     (folder / "site_settings.py").write_text(SETTINGS)
     (folder / "llm").mkdir()
@@ -105,7 +104,7 @@ def pasted(
 
 
 @pytest.fixture(autouse=True)
-def as_new(pasted: System, provider: Provider, gateway: Provider) -> None:
+def fresh_providers(pasted: System, provider: Provider, gateway: Provider) -> None:
     provider.reset()
     gateway.reset()
 
@@ -123,7 +122,7 @@ def ask(pasted: System, backend: str | None = None) -> str:
 
 
 def sent(server: Provider, path: str) -> Request:
-    """The request that asked for what the test wanted, after those of its retrieval."""
+    """The last request to the path; earlier ones belong to the retrieval."""
     return [request for request in server.requests if request.path == path][-1]
 
 
@@ -133,8 +132,8 @@ def inputs(server: Provider) -> set[str]:
     }
 
 
-def test_chat_backend_and_model_id_by_an_alias(pasted: System, provider: Provider) -> None:
-    """And the default QUERY_PROMPT of the pasted module."""
+def test_chat_model_is_found_by_its_alias(pasted: System, provider: Provider) -> None:
+    """The prompt has the QUERY_PROMPT of the settings module."""
     assert ask(pasted) == provider.answer
     request = sent(provider, "/chat/completions")
     assert request.body["model"] == "gpt-3.5-turbo"
@@ -144,16 +143,16 @@ def test_chat_backend_and_model_id_by_an_alias(pasted: System, provider: Provide
     assert "Answer as a librarian." in first["content"]
 
 
-def test_init_kwargs_key(pasted: System, provider: Provider) -> None:
-    """It arrives as Authorization, for this backend alone."""
+def test_key_of_init_kwargs_applies_to_its_backend_only(pasted: System, provider: Provider) -> None:
+    """It is sent in the Authorization header."""
     ask(pasted, "keyed")
     assert sent(provider, "/chat/completions").headers["authorization"] == "Bearer key-of-chat"
     ask(pasted)
     assert sent(provider, "/chat/completions").key == OPENAI_KEY
 
 
-def test_prompt_kwargs(pasted: System, provider: Provider) -> None:
-    """Each arrives in the body; `system` wins over the QUERY_PROMPT."""
+def test_prompt_kwargs_reach_the_provider(pasted: System, provider: Provider) -> None:
+    """All are sent in the body; `system` replaces the QUERY_PROMPT."""
     ask(pasted, "prompted")
     body = sent(provider, "/chat/completions").body
     assert body["model"] == "gpt-4o-mini"
@@ -164,28 +163,24 @@ def test_prompt_kwargs(pasted: System, provider: Provider) -> None:
     assert "librarian" not in str(body["messages"])
 
 
-def test_embedding_backend_with_the_default_model(pasted: System, provider: Provider) -> None:
-    """A CONFIG without MODEL_ID is the seed's ada-002."""
+def test_embedding_backend_without_model_uses_ada_002(pasted: System, provider: Provider) -> None:
+    """As in wagtail-vector-index, a CONFIG without MODEL_ID means ada-002."""
     index(pasted, "default")
     request = sent(provider, "/embeddings")
     assert request.body["model"] == "text-embedding-ada-002"
-    assert "dimensions" not in request.body  # which ada-002 refuses
+    assert "dimensions" not in request.body  # ada-002 refuses it
     assert request.key == OPENAI_KEY
     assert TEXT in inputs(provider)
 
 
-def test_embedding_model_id_by_an_alias_and_embedding_output_dimensions(
-    pasted: System, provider: Provider
-) -> None:
+def test_embedding_output_dimensions_reach_the_provider(pasted: System, provider: Provider) -> None:
     index(pasted, "alias")
     body = sent(provider, "/embeddings").body
     assert (body["model"], body["dimensions"]) == ("text-embedding-3-small", 256)
     assert TEXT in inputs(provider)
 
 
-def test_two_backends_with_one_model_and_different_keys_are_never_mixed_up(
-    pasted: System, provider: Provider
-) -> None:
+def test_backends_with_one_model_keep_their_own_keys(pasted: System, provider: Provider) -> None:
     jobs = [
         pasted.send(
             "tasks.index_documents",
@@ -203,8 +198,10 @@ def test_two_backends_with_one_model_and_different_keys_are_never_mixed_up(
     assert {request.key for request in provider.requests} == {"key-of-first", "key-of-second"}
 
 
-def test_a_custom_openai_compatible_chat_model(pasted: System, provider: Provider, gateway: Provider) -> None:
-    """Of extra-openai-models.yaml: the server's own name for it, and the key of INIT_KWARGS."""
+def test_custom_openai_compatible_chat_model_answers(
+    pasted: System, provider: Provider, gateway: Provider
+) -> None:
+    """Defined in extra-openai-models.yaml: the request has the server's model name and the key of INIT_KWARGS."""
     assert ask(pasted, "custom") == gateway.answer
     request = sent(gateway, "/chat/completions")
     assert request.body["model"] == "house/chat-7b"
@@ -213,10 +210,10 @@ def test_a_custom_openai_compatible_chat_model(pasted: System, provider: Provide
     assert provider.prompts == []
 
 
-def test_a_custom_openai_compatible_embedding_model(
+def test_custom_openai_compatible_embedding_model_embeds(
     pasted: System, provider: Provider, gateway: Provider
 ) -> None:
-    """Of extra-openai-embedding-models.yaml; its length is found by a probe."""
+    """Defined in extra-openai-embedding-models.yaml; a probe finds its dimensions."""
     index(pasted, "custom")
     assert {request.body["model"] for request in gateway.requests} == {"house/embed-small"}
     assert TEXT in inputs(gateway)
@@ -226,8 +223,8 @@ def test_a_custom_openai_compatible_embedding_model(
     assert build["recipe"]["dimensions"] == 96
 
 
-def test_a_proxy_with_headers(pasted: System, gateway: Provider) -> None:
-    """Those of the YAML reach it; OPENAI_API_KEY does not."""
+def test_custom_headers_reach_the_proxy_without_the_openai_key(pasted: System, gateway: Provider) -> None:
+    """The headers are defined in extra-openai-models.yaml."""
     assert ask(pasted, "proxy") == gateway.answer
     request = sent(gateway, "/chat/completions")
     assert request.headers["helicone-auth"] == "Bearer key-of-the-proxy"
@@ -236,25 +233,25 @@ def test_a_proxy_with_headers(pasted: System, gateway: Provider) -> None:
 
 
 @pytest.mark.parametrize(
-    ("section", "model_id", "mend"),
+    ("section", "model_id", "fix"),
     [
         ("EMBEDDING_BACKENDS", "house-embedding", "TOKEN_LIMIT of embedding backend 'default' is missing"),
         ("CHAT_BACKENDS", "house-chat", "TOKEN_LIMIT of chat backend 'default' is missing"),
     ],
 )
-def test_token_limit_for_a_custom_name(
-    pasted: System, tmp_path: Path, section: str, model_id: str, mend: str
+def test_worker_exits_without_token_limit_for_a_custom_model(
+    pasted: System, tmp_path: Path, section: str, model_id: str, fix: str
 ) -> None:
-    """Without it a worker does not start, and says which number it wants; with it, the backends above have started."""
+    """The message names the missing setting. With TOKEN_LIMIT, the custom backends of this module work."""
     sections = {section: {"default": {"CONFIG": {"MODEL_ID": model_id}}}}
     (tmp_path / "site_settings.py").write_text(f"WAGTAIL_VECTOR_INDEX = {json.dumps(sections)}")
     done = pasted.command("worker", VECTOR_INDEX_SETTINGS=str(tmp_path / "site_settings.py"))
     assert done.returncode == 2
-    assert mend in done.stderr
+    assert fix in done.stderr
     assert model_id in done.stderr
     assert done.stderr.count("\n") == 1
 
 
-def test_the_class_of_wagtail_ai(pasted: System, provider: Provider) -> None:
+def test_backend_class_of_wagtail_ai_answers(pasted: System, provider: Provider) -> None:
     assert ask(pasted, "wagtail_ai") == provider.answer
     assert sent(provider, "/chat/completions").body["model"] == "gpt-4o-mini"

@@ -110,8 +110,8 @@ def test_a_source_that_cannot_be_made_ends_the_worker_at_its_start(
     with start_system(tmp_path, {}, VECTOR_INDEX_SETTINGS=str(ours)) as system:
         done = system.command("worker")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert """VECTOR_INDEX["SOURCES"]["page"]["CONFIG"] does not fit""" in done.stderr
-    assert "'pages'): its keys are DSN, QUERY, KEY, " in done.stderr
+    assert "CONFIG of source 'page' does not fit" in done.stderr
+    assert "'pages'); its keys are DSN, QUERY, KEY, " in done.stderr
 
 
 @pytest.mark.slow

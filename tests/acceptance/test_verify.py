@@ -25,7 +25,7 @@ def test_verify_reports_and_repairs_a_missing_vector(system: System, index: str)
     execute(system, "DELETE FROM vector_index.embeddings_{build}", index)
     broken = system.command("verify", "--index", index)
     assert broken.returncode == 1
-    assert "searchable documents that lack a vector: a\n" in broken.stdout
+    assert "searchable documents with a missing vector: a\n" in broken.stdout
     assert broken.stdout.endswith("inconsistencies found: run `vector-index verify --repair`\n")
 
     repaired = system.command("verify", "--index", index, "--repair", "--json")

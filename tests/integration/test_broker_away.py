@@ -1,4 +1,4 @@
-"""What a task does when the broker goes away in the middle of it."""
+"""Tasks during an outage of the broker."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -21,7 +21,7 @@ def proxy(broker_url: str) -> Iterator[Proxy]:
 
 @pytest.fixture
 def task(broker_url: str, proxy: Proxy) -> Iterator[Any]:
-    """One that runs here, whose result stands in the broker itself and whose events go through the proxy."""
+    """A task in this process; its result goes to the broker directly, its events through the proxy."""
     through = broker_url.replace(f":{urlsplit(broker_url).port}/", f":{proxy.port}/")
     app = Celery("away", task_cls=BaseTask, broker=through, backend=broker_url, set_as_current=False)
     app.conf.update(worker_send_task_events=True, result_expires=None)
@@ -35,8 +35,8 @@ def task(broker_url: str, proxy: Proxy) -> Iterator[Any]:
     app.close()
 
 
-def test_progress_that_no_monitor_can_be_told_is_no_failure(task: Any, proxy: Proxy) -> None:
-    """Where the connection was there and is lost as the event goes out, redis' own error comes, not kombu's."""
+def test_task_continues_when_its_progress_event_cannot_be_sent(task: Any, proxy: Proxy) -> None:
+    """A connection that breaks while the event is sent raises redis' own error, not kombu's."""
     raised = []
 
     class CutOff(EventDispatcher):  # type: ignore[misc]

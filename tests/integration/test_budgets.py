@@ -1,4 +1,4 @@
-"""A limit per minute is one budget over all processes; the provider's word to wait holds for all of them."""
+"""All processes share one rate limit per backend, and a Retry-After pauses all of them."""
 
 import random
 import threading
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import redis
 
-from tests.fixtures.application import HashBackend
+from tests.fixtures.application import HashBackend, make_index
 from tests.fixtures.proxy import Proxy
 from tests.fixtures.system import eventually
 from tests.provider import Provider
@@ -27,11 +27,11 @@ from worker.keyspace import BUDGET
 from worker.store import connection
 from worker.tokens import counter
 
-REQUESTS, TOKENS = 30, 1_000  # a minute
+REQUESTS, TOKENS = 30, 1_000  # per minute
 
 
 class Clock:
-    """Time that passes only when a test says so."""
+    """A clock that the test advances."""
 
     def __init__(self) -> None:
         self.now = 1_000_000.0
@@ -51,7 +51,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def worst(sent: Sequence[tuple[float, float]], window_seconds: float) -> float:
-    """The largest sum of (time, amount) in any window of that length."""
+    """The largest sum of amounts in any window of this length, from pairs (time, amount)."""
     sent = sorted(sent)
     total, most, first = 0.0, 0.0, 0
     for at, amount in sent:
@@ -68,10 +68,10 @@ def limited(url: str = "", name: str = "embedding:test") -> Budget:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_no_minute_is_over_the_limit_whatever_is_asked_given_back_or_waited_for(
+def test_no_minute_exceeds_the_limit_for_any_mix_of_requests_refunds_and_pauses(
     seed: int, clock: Clock
 ) -> None:
-    """Small and oversize requests, patient and impatient ones, some given back in part, a pause now and then."""
+    """Small and oversize requests with short and long waits, some partly refunded, with a pause now and then."""
     chance = random.Random(seed)
     budget = limited()
     sent: list[tuple[float, int]] = []
@@ -96,7 +96,7 @@ def test_no_minute_is_over_the_limit_whatever_is_asked_given_back_or_waited_for(
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 10, 59, 600])
-def test_a_limit_of_any_size_is_used_and_kept(limit: int, clock: Clock) -> None:
+def test_limits_of_every_size_are_used_and_kept(limit: int, clock: Clock) -> None:
     budget = Budget("", "embedding:test", requests_per_minute=limit)
     sent = []
     began = clock.now
@@ -112,18 +112,18 @@ def test_a_limit_of_any_size_is_used_and_kept(limit: int, clock: Clock) -> None:
 
 @pytest.mark.parametrize("limit", [1, 2, 34, 100, 1_000, 10**9])
 @pytest.mark.parametrize("unit", ["requests_per_minute", "tokens_per_minute"])
-def test_the_word_after_a_failed_request_fits_into_any_budget_while_the_lease_lasts(
+def test_the_provider_check_fits_into_every_budget_within_the_lease(
     unit: str, limit: int, clock: Clock
 ) -> None:
-    """Else a provider that was not even asked would count as one that takes no words."""
+    """Otherwise a provider that was not even asked would count as down."""
     budget = Budget("", "embedding:test", **{unit: limit})
     clock.now += budget.take(10**9, max_wait_seconds=1_000)  # the largest, and it fails at once
     with budget.reserve(PROBE_TOKENS, max_wait_seconds=LEASE_MARGIN_SECONDS):
         pass
 
 
-def test_redis_and_a_process_by_itself_decide_alike(broker_url: str, clock: Clock) -> None:
-    """The rule stands twice, in Lua and in Python: on one clock, both give the same waits."""
+def test_redis_and_a_single_process_decide_alike(broker_url: str, clock: Clock) -> None:
+    """The rule exists in Lua and in Python, and both return the same waits on the same clock."""
     shared, alone = limited(broker_url), limited()
     text = shared._script.script.replace(
         "redis.call('TIME')", "{math.floor(ARGV[7] / 1000000), ARGV[7] % 1000000}"
@@ -148,7 +148,7 @@ def test_redis_and_a_process_by_itself_decide_alike(broker_url: str, clock: Cloc
 def test_many_workers_share_one_budget_and_use_most_of_it(
     broker_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Four of them for three windows of a second: a fifth of a window is kept for threads that run late."""
+    """Four workers for three windows of a second; a fifth of a window is reserved for threads that run late."""
     monkeypatch.setattr(budgets, "WINDOW_SECONDS", 1.2)
     limit, sent = 100, list[tuple[float, float]]()
     until = time.monotonic() + 3
@@ -172,23 +172,23 @@ def test_many_workers_share_one_budget_and_use_most_of_it(
     assert len(sent) >= 0.5 * 3 * (limit * 0.9 / 1.2)
 
 
-def test_a_pause_holds_for_every_process_and_only_for_its_backend(broker_url: str) -> None:
+def test_a_pause_applies_to_every_process_and_only_to_its_backend(broker_url: str) -> None:
     told, other = Budget(broker_url, "embedding:one"), Budget(broker_url, "embedding:one")
     stranger = Budget(broker_url, "embedding:two")
     assert other.take(10) == 0
     assert told.pause(250) == 250
     assert 150 < other.take(10) <= 250
     assert stranger.take(10) == 0
-    told.pause(50)  # a later word does not shorten it
+    told.pause(50)  # a later pause does not shorten it
     assert other.take(10) > 100
 
 
-def test_no_pause_is_longer_than_a_worker_can_wait_for_a_mend() -> None:
+def test_a_pause_is_at_most_the_maximum() -> None:
     assert Budget("", "embedding:one").pause(float("inf")) == budgets.MAX_PAUSE_SECONDS
 
 
-def test_a_request_that_a_caller_waits_for_goes_first(clock: Clock) -> None:
-    """A drainer that finds the budget used up is told to wait for longer than a caller who comes after it."""
+def test_a_request_that_a_caller_waits_for_precedes_the_drainers(clock: Clock) -> None:
+    """With an exhausted budget, a drainer must wait longer than a caller that asks after it."""
     budget = Budget("", "embedding:one", requests_per_minute=100)
     while not budget.take(1):
         pass
@@ -197,10 +197,10 @@ def test_a_request_that_a_caller_waits_for_goes_first(clock: Clock) -> None:
     with budget.reserve(1):
         waited = clock.now - began
     assert waited == pytest.approx(drainer)
-    assert budget.take(1) > drainer / 2  # the place is taken, not shared
+    assert budget.take(1) > drainer / 2  # the place is reserved
 
 
-def test_a_caller_is_told_when_the_wait_is_long_and_the_providers_word_is_passed_on(broker_url: str) -> None:
+def test_a_long_wait_is_reported_and_a_retry_after_starts_a_pause(broker_url: str) -> None:
     budget, other = (Budget(broker_url, "chat:default") for _ in range(2))
     with (
         pytest.raises(ProviderUnavailable),
@@ -210,7 +210,7 @@ def test_a_caller_is_told_when_the_wait_is_long_and_the_providers_word_is_passed
     with (
         pytest.raises(
             ProviderUnavailable,
-            match=r"the chat:default backend may send again in \d\d\d s: ask again then, or raise",
+            match=r"the chat:default backend may send again in \d\d\d s \(rate limit or Retry-After\): ask again then",
         ) as told,
         other.reserve(1),
     ):
@@ -219,8 +219,10 @@ def test_a_caller_is_told_when_the_wait_is_long_and_the_providers_word_is_passed
     assert told.value.retry_after_seconds == pytest.approx(250, abs=50)
 
 
-def test_without_redis_each_process_keeps_the_limit_and_comes_back(broker_url: str, clock: Clock) -> None:
-    """What was sent under the shared budget counts: the change of rule is no new burst."""
+def test_without_redis_each_process_keeps_the_limit_and_returns_to_the_shared_one(
+    broker_url: str, clock: Clock
+) -> None:
+    """Requests under the shared budget count, so the change allows no new burst."""
     before, _, rest = broker_url.rpartition(":")
     port, _, database = rest.partition("/")
     with Proxy(int(port)) as proxy:
@@ -236,23 +238,23 @@ def test_without_redis_each_process_keeps_the_limit_and_comes_back(broker_url: s
         assert len(sent) > REQUESTS / 2
         proxy.restore()
         limited(broker_url).pause(60)
-        clock.now += budgets.ALONE_SECONDS
+        clock.now += budgets.REDIS_RETRY_SECONDS
         assert budget.take(10) > 50
 
 
 def stage(url: str, index: IndexSettings, backend: HashBackend, *texts: str) -> None:
     documents = [{"id": at, "text": text} for at, text in enumerate(texts)]
-    staging.stage(url, index, backend, "task", documents, max_bytes=1_000_000)
+    staging.stage(make_index(url, index, backend), "task", documents, max_bytes=1_000_000)
 
 
 def queued(url: str) -> list[tuple[int, bool]]:
-    """Of each pending content its attempts, and whether somebody holds it."""
+    """The attempts of each pending content, and whether it is leased."""
     with connection.checkout(url) as conn:
         query = "SELECT attempts, visible_at > clock_timestamp() FROM vector_index.pending_1"
         return [(attempts, held) for attempts, held in conn.execute(query)]
 
 
-def test_who_waits_for_the_budget_holds_nothing_counts_nothing_and_stops_at_once(
+def test_a_drainer_waiting_for_the_budget_holds_no_lease_counts_no_attempt_and_stops_at_once(
     url: str, index: IndexSettings, backend: HashBackend
 ) -> None:
     budget = Budget("", "embedding:one", requests_per_minute=1)
@@ -260,17 +262,17 @@ def test_who_waits_for_the_budget_holds_nothing_counts_nothing_and_stops_at_once
     assert not budget.take(1)
     drainer = Drainer(url, index.embedding_backend, backend, budget)
     drainer.start()
-    drainer._provider.failure = None  # as if it had been asked
+    drainer.provider.failure = None  # as if it had answered a probe
     time.sleep(0.5)
     assert not backend.requests
     assert queued(url) == [(0, False)]
-    assert drainer.stop(30)  # the next turn would come after a minute
+    assert drainer.stop(30)  # the next request would come after a minute
 
 
-def test_a_request_takes_its_share_of_the_tokens_and_gives_back_what_it_does_not_fill(
+def test_a_request_takes_its_share_of_tokens_and_refunds_the_unused_ones(
     url: str, index: IndexSettings, backend: HashBackend
 ) -> None:
-    """1,000 tokens a minute: 30 in a request, and most of what is given back is there again."""
+    """With 1,000 tokens per minute, a request takes 30, and most of a refund is available again."""
     budget = Budget("", "embedding:one", tokens_per_minute=1_000)
     stage(url, index, backend, *(f"{at} " + "word " * 11 for at in range(6)))
     Drainer(url, index.embedding_backend, backend, budget).drain()
@@ -278,18 +280,18 @@ def test_a_request_takes_its_share_of_the_tokens_and_gives_back_what_it_does_not
     assert budget.take(30) < 61 * (6 * 12 + 30 - 60) / 941 + 0.5
 
 
-def test_an_input_above_the_share_is_sent_when_its_tokens_have_been_saved_up(
+def test_an_input_above_the_share_is_sent_after_its_tokens_were_saved_up(
     url: str, index: IndexSettings, backend: HashBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(budgets, "WINDOW_SECONDS", 2.0)
-    budget = Budget("", "embedding:one", tokens_per_minute=60)  # 1 in a request, 3 at once
+    budget = Budget("", "embedding:one", tokens_per_minute=60)  # 1 per request, 3 in a burst
     stage(url, index, backend, "word " * 16)
     began = time.monotonic()
     assert Drainer(url, index.embedding_backend, backend, budget).drain() == 1
     assert time.monotonic() - began > 2.0 * (16 - 3) / 58 - 0.05
 
 
-def test_the_providers_wait_holds_for_the_drainers_of_all_processes(
+def test_a_retry_after_pauses_the_drainers_of_all_processes(
     url: str, broker_url: str, index: IndexSettings, backend: HashBackend
 ) -> None:
     stage(url, index, backend, "Some words.")
@@ -297,7 +299,7 @@ def test_the_providers_wait_holds_for_the_drainers_of_all_processes(
     drainer = Drainer(url, index.embedding_backend, backend, limited)
 
     def answer(texts: object) -> None:
-        drainer._stopping.set()
+        drainer.stop(0.0)
         raise ProviderUnavailable("too many", retry_after_seconds=200, rate_limited=True)
 
     backend.embed = answer  # type: ignore[method-assign,assignment]
@@ -307,7 +309,7 @@ def test_the_providers_wait_holds_for_the_drainers_of_all_processes(
 
 
 class Timed(Provider):
-    """Notes when each request arrives, and what it carries."""
+    """Records the time and the tokens of each request."""
 
     def __init__(self, **options: Any) -> None:
         self.arrived: list[tuple[float, list[str]]] = []
@@ -336,10 +338,10 @@ VECTOR_INDEX = {
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_four_processes_keep_to_both_limits_and_use_most_of_them(
+def test_four_processes_keep_both_limits_and_use_most_of_them(
     start_system: Callable[..., Any], tmp_path: Path
 ) -> None:
-    """Texts of 165 tokens in a request each: both limits are as near. No window of 60 s in 80 s is over either."""
+    """With one text of 165 tokens per request, both limits are equally near. No window of 60 s exceeds either."""
     (tmp_path / "ours.py").write_text(LIMITED)
     count = counter("cl100k_base")
     texts = [f"{at} " + "word " * 162 for at in range(1_000)]
@@ -366,7 +368,7 @@ def test_four_processes_keep_to_both_limits_and_use_most_of_them(
     )
     assert worst(requests, 60) <= 600
     assert worst(tokens, 60) <= 100_000
-    assert a_minute[1] >= 70_000  # 90,000 and more on a machine that has time
+    assert a_minute[1] >= 70_000  # 90,000 and more on an idle machine
 
 
 def test_a_budget_leaves_nothing_behind_in_redis(broker_url: str) -> None:
@@ -378,16 +380,16 @@ def test_a_budget_leaves_nothing_behind_in_redis(broker_url: str) -> None:
         assert client.keys("*") == [(BUDGET + budget.name).encode()]
 
 
-def test_a_limit_below_one_question_costs_a_minute_not_hours(clock: Clock) -> None:
-    """TOKENS_PER_MINUTE may be wrong by a factor of a thousand: a question then counts as a whole minute."""
+def test_a_limit_below_one_question_waits_a_minute_and_not_hours(clock: Clock) -> None:
+    """TOKENS_PER_MINUTE may be wrong by a factor of a thousand. A question then counts as a whole minute."""
     budget = Budget("", "chat:test", tokens_per_minute=10, burst=0.5)
     with budget.reserve(8_000):
         pass
     assert 0 < budget.take(1) < 100
 
 
-def test_what_is_given_back_is_never_more_than_was_taken(clock: Clock) -> None:
-    """Of an input above the limit a minute's worth is taken: what others have taken stays taken."""
+def test_a_refund_never_exceeds_the_amount_taken(clock: Clock) -> None:
+    """An input above the limit takes one minute of tokens, and its refund leaves those of other requests."""
     budget = Budget("", "embedding:test", tokens_per_minute=10)
     budget.take(500, max_wait_seconds=600.0)
     budget.refund(tokens=500, held_seconds=0.0)

@@ -127,8 +127,8 @@ def documents():
             "def documents():\n    yield {}\n    import os\n    os.kill(os.getpid(), 9)",
             "was killed by signal 9",
         ),
-        ("def documents():\n    import os\n    os._exit(3)", "ended with exit code 3"),
-        ("import os\ndef documents():\n    yield 'x' * 20_001\n    os._exit(3)", "ended with exit code 3"),
+        ("def documents():\n    import os\n    os._exit(3)", "exited with code 3"),
+        ("import os\ndef documents():\n    yield 'x' * 20_001\n    os._exit(3)", "exited with code 3"),
         ("def documents():\n    raise SystemExit(4)", "SystemExit: 4 (search.py, line 2)"),
         ("def documents():\n    return None", "'NoneType' object is not iterable"),
         ("documents = 5", "'int' object is not callable"),
@@ -145,12 +145,12 @@ def test_a_callable_that_fails_is_one_sentence_with_its_line(tmp_path: Path, cod
 
 def test_a_module_that_is_not_there_names_the_folder(tmp_path: Path) -> None:
     found = CallableSource(callable="shop.search:documents", folder=str(tmp_path))
-    assert f"there is no module 'shop' in {tmp_path}: set FOLDER" in sentence(found)
+    assert f"there is no module 'shop' in {tmp_path}; set FOLDER" in sentence(found)
 
 
 def test_a_folder_or_interpreter_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
     folder = CallableSource(callable="a:b", folder=str(tmp_path / "nowhere"))
-    assert "nowhere cannot be used (No such file or directory): mend FOLDER or PYTHON" in sentence(folder)
+    assert "nowhere cannot be used (No such file or directory); fix FOLDER or PYTHON" in sentence(folder)
     python = CallableSource(callable="a:b", folder=str(tmp_path), python=str(tmp_path / "python9"))
     assert "python9 cannot be used (No such file or directory)" in sentence(python)
 
@@ -196,12 +196,12 @@ def test_a_process_whose_worker_dies_ends(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        ({"callable": "search.documents"}, "write module:name, as in 'myapp.search:documents'"),
-        ({"callable": ":documents"}, "write module:name"),
-        ({"callable": "search:"}, "write module:name"),
+        ({"callable": "search.documents"}, "set it to module:name, as in 'myapp.search:documents'"),
+        ({"callable": ":documents"}, "set it to module:name"),
+        ({"callable": "search:"}, "set it to module:name"),
         ({"callable": 5}, "CALLABLE of CallableSource is 5"),
-        ({"folder": "shop"}, "FOLDER of CallableSource is 'shop': give an absolute path"),
-        ({"python": "python3"}, "PYTHON of CallableSource is 'python3': give an absolute path"),
+        ({"folder": "shop"}, "FOLDER of CallableSource is 'shop'; set it to an absolute path"),
+        ({"python": "python3"}, "PYTHON of CallableSource is 'python3'; set it to an absolute path"),
     ],
 )
 def test_settings_that_cannot_be_used_are_one_sentence(config: dict[str, Any], said: str) -> None:

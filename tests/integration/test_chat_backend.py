@@ -1,4 +1,4 @@
-"""The chat backend against OpenAI's HTTP: what is sent, what comes back, and what a failure means."""
+"""The chat backend over OpenAI's HTTP API: requests, answers and failures."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ def backend(provider: Provider) -> LLMChatBackend:
     return make(provider)
 
 
-def test_messages_arrive_in_their_roles_with_the_options(provider: Provider) -> None:
+def test_messages_arrive_with_their_roles_and_options(provider: Provider) -> None:
     backend = make(
         provider, prompt_kwargs={"temperature": 0.2, "max_tokens": 50, "system": "Mine.", "seed": None}
     )
@@ -39,7 +39,7 @@ def test_messages_arrive_in_their_roles_with_the_options(provider: Provider) -> 
     assert (reply.text, reply.output_tokens) == (provider.answer, 10)
 
 
-def test_a_streamed_answer_comes_word_by_word_with_its_usage(
+def test_a_streamed_answer_arrives_word_by_word_with_its_usage(
     backend: LLMChatBackend, provider: Provider
 ) -> None:
     words: list[str] = []
@@ -50,7 +50,7 @@ def test_a_streamed_answer_comes_word_by_word_with_its_usage(
     assert reply == backend.reply(MESSAGES)
 
 
-def test_usage_that_the_provider_leaves_out_is_counted(backend: LLMChatBackend, provider: Provider) -> None:
+def test_missing_usage_is_counted_here(backend: LLMChatBackend, provider: Provider) -> None:
     provider.inject("no_usage")
     reply = backend.reply(MESSAGES, lambda piece: None)
     assert (reply.input_tokens, reply.output_tokens) == (
@@ -59,8 +59,8 @@ def test_usage_that_the_provider_leaves_out_is_counted(backend: LLMChatBackend, 
     )
 
 
-def test_a_model_that_cannot_stream_is_not_asked_to(provider: Provider) -> None:
-    """llm as a library would ask it all the same."""
+def test_a_model_that_cannot_stream_gets_no_streaming_request(provider: Provider) -> None:
+    """The library llm would ask it to stream."""
     init = {"key": "sk-x", "api_base": provider.url, "can_stream": False}
     pieces: list[str] = []
     make(provider, init_kwargs=init).reply(MESSAGES, pieces.append)
@@ -69,7 +69,7 @@ def test_a_model_that_cannot_stream_is_not_asked_to(provider: Provider) -> None:
 
 
 @pytest.mark.parametrize("words", [0, 3])
-def test_a_stream_that_breaks_off_is_a_failure_to_be_tried_again(
+def test_a_stream_that_breaks_off_raises_a_temporary_error(
     backend: LLMChatBackend, provider: Provider, words: int
 ) -> None:
     provider.inject("cut", after=words)
@@ -77,13 +77,13 @@ def test_a_stream_that_breaks_off_is_a_failure_to_be_tried_again(
         backend.reply(MESSAGES, lambda piece: None)
 
 
-def test_an_empty_answer_is_a_failure_to_be_tried_again(backend: LLMChatBackend, provider: Provider) -> None:
+def test_an_empty_answer_raises_a_temporary_error(backend: LLMChatBackend, provider: Provider) -> None:
     provider.answer = ""
     with pytest.raises(ProviderUnavailable, match="empty answer"):
         backend.reply(MESSAGES)
 
 
-def test_what_the_reader_raises_ends_the_request_and_is_no_failure_of_the_provider(
+def test_an_exception_of_the_reader_ends_the_request_and_passes_unchanged(
     backend: LLMChatBackend, provider: Provider
 ) -> None:
     def stop(piece: str) -> None:
@@ -94,10 +94,10 @@ def test_what_the_reader_raises_ends_the_request_and_is_no_failure_of_the_provid
     assert len(provider.prompts) == 1
 
 
-def test_a_failure_is_raised_at_once_and_told_without_the_prompt(
+def test_a_failure_is_raised_at_once_without_the_prompt_in_its_message(
     backend: LLMChatBackend, provider: Provider
 ) -> None:
-    """The client library would try again, and wait, inside the call."""
+    """The client library would wait and retry inside the call."""
     provider.inject("server_error")
     with pytest.raises(ProviderUnavailable, match="gpt-4o-mini: HTTP 500") as error:
         backend.reply(MESSAGES)
@@ -106,13 +106,13 @@ def test_a_failure_is_raised_at_once_and_told_without_the_prompt(
     assert error.value.__cause__ is None
 
 
-def test_a_prompt_over_the_limit_is_too_large(backend: LLMChatBackend, provider: Provider) -> None:
+def test_a_prompt_over_the_limit_raises_too_large(backend: LLMChatBackend, provider: Provider) -> None:
     provider.inject("payload_too_large")
     with pytest.raises(TooLarge):
         backend.reply(MESSAGES)
 
 
-def test_a_provider_that_does_not_answer_in_time_is_given_up(provider: Provider) -> None:
+def test_a_request_ends_after_its_timeout(provider: Provider) -> None:
     provider.latency_seconds = 600.0
     with pytest.raises(ProviderUnavailable):
         make(provider, timeout_seconds=0.2).reply(MESSAGES)
@@ -129,14 +129,14 @@ def test_a_provider_that_does_not_answer_in_time_is_given_up(provider: Provider)
         ({"init_kwargs": {"api_key": "sk-secret"}}, "INIT_KWARGS of chat backend 'default' has 'api_key'"),
         (
             {"prompt_kwargs": {"temprature": 1}},
-            "PROMPT_KWARGS .* has 'temprature', .* it takes system, .*temperature",
+            "PROMPT_KWARGS .* has 'temprature', .* use system, .*temperature",
         ),
         ({"prompt_kwargs": {"temperature": 9}}, "PROMPT_KWARGS .* has 'temperature'"),
         ({"prompt_kwargs": {"system": 3}}, "has a system of type int"),
-        ({"prompt_kwargs": {"max_tokens": 500}, "token_limit": 400}, "keep 500 tokens for an answer"),
+        ({"prompt_kwargs": {"max_tokens": 500}, "token_limit": 400}, "reserve 500 tokens for the answer"),
     ],
 )
-def test_wrong_settings_are_told_when_the_backend_is_made(
+def test_invalid_settings_are_reported_when_the_backend_is_made(
     provider: Provider, settings: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(SettingsError, match=sentence) as error:
@@ -152,7 +152,7 @@ def test_wrong_settings_are_told_when_the_backend_is_made(
         ({"prompt_kwargs": {"max_tokens": 300}}, 127_700),
     ],
 )
-def test_room_for_the_answer_is_kept(
+def test_room_for_the_answer_is_reserved(
     provider: Provider, settings: dict[str, Any], prompt_tokens: int
 ) -> None:
     assert make(provider, **settings).prompt_tokens == prompt_tokens

@@ -1,4 +1,4 @@
-"""Every kind of chat model that `llm` has, and what PROMPT_KWARGS make of it: what the provider receives."""
+"""Requests of every kind of chat model of `llm`, with PROMPT_KWARGS, as the provider receives them."""
 
 import gc
 import logging
@@ -33,7 +33,7 @@ SCHEMA = {"type": "object", "properties": {"answer": {"type": "string"}}}
 
 
 class Fake(Model):
-    """A model of a plugin: it says what it was asked, a piece at a time."""
+    """A model of a plugin that streams its prompt back."""
 
     can_stream = True
 
@@ -61,7 +61,7 @@ class Fake(Model):
 
 @pytest.fixture
 def plugin() -> Iterator[dict[str, Fake]]:
-    """Models registered through the plugin system of `llm`, as any plugin does."""
+    """Models registered through the plugin system of `llm`."""
     load_plugins()
     models = {name: Fake(name) for name in ("old", "silent", "forgetful")}
 
@@ -88,7 +88,7 @@ def make_of_plugin(model_id: str, **settings: Any) -> LLMChatBackend:
 
 
 @pytest.mark.parametrize("model_id", MODELS)
-def test_each_class_of_openai_models_sends_the_whole_conversation_and_gets_the_answer(
+def test_each_openai_class_sends_the_whole_conversation_and_returns_the_answer(
     provider: Provider, model_id: str
 ) -> None:
     backend = make(provider, model_id, prompt_kwargs={"temperature": 0.5, "max_tokens": 99})
@@ -113,13 +113,13 @@ def test_each_class_of_openai_models_sends_the_whole_conversation_and_gets_the_a
     assert "".join(pieces) == reply.text == provider.answer
     assert len(pieces) == (1 if model_id == COMPLETIONS else 8)
     assert reply.output_tokens == 10
-    assert reply.input_tokens > sum(backend.count_tokens(m["content"]) for m in MESSAGES)  # it counts more
+    assert reply.input_tokens > sum(
+        backend.count_tokens(m["content"]) for m in MESSAGES
+    )  # the provider counts more
 
 
 @pytest.mark.parametrize("model_id", MODELS)
-def test_an_answer_without_usage_is_counted_whether_it_was_streamed_or_not(
-    provider: Provider, model_id: str
-) -> None:
+def test_an_answer_without_usage_is_counted_here_streamed_or_not(provider: Provider, model_id: str) -> None:
     provider.inject("no_usage", times=None)
     for stream in (True, False):
         backend = make(provider, model_id, prompt_kwargs={"stream": stream})
@@ -131,7 +131,7 @@ def test_an_answer_without_usage_is_counted_whether_it_was_streamed_or_not(
 
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("model_id", MODELS)
-def test_an_answer_that_its_bound_cut_off_is_an_answer_and_the_operator_is_told(
+def test_an_answer_cut_off_by_max_tokens_is_returned_with_a_warning_in_the_log(
     provider: Provider, model_id: str, stream: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     provider.inject("truncated")
@@ -145,19 +145,17 @@ def test_an_answer_that_its_bound_cut_off_is_an_answer_and_the_operator_is_told(
 
 @pytest.mark.parametrize("abruptly", [True, False])
 @pytest.mark.parametrize("model_id", MODELS)
-def test_an_answer_that_breaks_off_is_never_taken_for_a_whole_one(
+def test_an_answer_that_breaks_off_is_never_returned_as_complete(
     provider: Provider, model_id: str, abruptly: bool
 ) -> None:
     provider.inject("cut", after=3, abruptly=abruptly)
-    with pytest.raises(ProviderUnavailable, match=r"to be tried again later|does not answer"):
+    with pytest.raises(ProviderUnavailable, match=r"retry later|does not answer"):
         make(provider, model_id).reply(MESSAGES)
 
 
 @pytest.mark.parametrize("after", [None, 2])
 @pytest.mark.parametrize("model_id", MODELS)
-def test_a_provider_that_falls_silent_is_given_up(
-    provider: Provider, model_id: str, after: int | None
-) -> None:
+def test_a_silent_provider_times_out(provider: Provider, model_id: str, after: int | None) -> None:
     provider.inject("hang", after=after)
     with pytest.raises(ProviderUnavailable):
         make(provider, model_id, timeout_seconds=0.3).reply(MESSAGES)
@@ -165,7 +163,7 @@ def test_a_provider_that_falls_silent_is_given_up(
 
 
 def test_one_client_serves_all_questions_of_a_process(provider: Provider) -> None:
-    """Not streamed: openai 3.54 closes the connection of a stream at its [DONE], and keeps the rest of the client."""
+    """Without streaming, since openai 3.54 closes the connection of a stream at its [DONE]."""
     backend = make(provider, prompt_kwargs={"stream": False})
     for _ in range(5):
         backend.reply(MESSAGES)
@@ -173,15 +171,13 @@ def test_one_client_serves_all_questions_of_a_process(provider: Provider) -> Non
 
 
 @pytest.mark.parametrize("model_id", [CHAT, RESPONSES])
-def test_an_answer_that_nobody_waits_for_any_more_ends_at_the_provider(
-    provider: Provider, model_id: str
-) -> None:
-    """With the next word, and not whenever the garbage is collected: until then a provider goes on, and is paid."""
+def test_an_abandoned_answer_is_ended_at_the_provider(provider: Provider, model_id: str) -> None:
+    """At the next word, and not at garbage collection: until then the provider would continue and charge."""
 
     def stop(piece: str) -> None:
         raise LookupError
 
-    provider.answer, provider.word_seconds = "word " * 1_000, 0.5  # else it would go on for minutes
+    provider.answer, provider.word_seconds = "word " * 1_000, 0.5  # otherwise it would last for minutes
     backend = make(provider, model_id)
     gc.disable()
     try:
@@ -192,8 +188,8 @@ def test_an_answer_that_nobody_waits_for_any_more_ends_at_the_provider(
         gc.enable()
 
 
-def test_a_plugin_with_a_client_of_its_own_keeps_it(plugin: dict[str, Fake]) -> None:
-    """`get_client` is a name that others take too; how their streams end, they do not say."""
+def test_a_plugin_with_its_own_client_keeps_it(plugin: dict[str, Fake]) -> None:
+    """Other plugins also use the name `get_client`, and they report no finish reason."""
     plugin["old"].get_client = lambda key: None  # type: ignore[attr-defined]
     assert make_of_plugin("old").reply(MESSAGES).text == "One two."
 
@@ -214,7 +210,7 @@ def test_backends_of_one_model_never_mix_up_their_keys(provider: Provider) -> No
         assert request.body["messages"][0]["content"] == f"{request.key}\n\nBe brief."
 
 
-def test_all_that_prompt_kwargs_may_have_arrives(provider: Provider) -> None:
+def test_all_prompt_kwargs_reach_the_provider(provider: Provider) -> None:
     backend = make(
         provider,
         prompt_kwargs={
@@ -238,7 +234,7 @@ def test_all_that_prompt_kwargs_may_have_arrives(provider: Provider) -> None:
 
 
 @pytest.mark.parametrize("model_id", [CHAT, RESPONSES])
-def test_a_schema_arrives(provider: Provider, model_id: str) -> None:
+def test_a_schema_reaches_the_provider(provider: Provider, model_id: str) -> None:
     make(provider, model_id, prompt_kwargs={"schema": SCHEMA}).reply(MESSAGES)
     (body,) = provider.prompts
     found = body["response_format"]["json_schema"] if model_id == CHAT else body["text"]["format"]
@@ -252,18 +248,18 @@ def test_a_schema_arrives(provider: Provider, model_id: str) -> None:
         (CHAT, {"prompt": "Hello"}, "has 'prompt': remove it"),
         (CHAT, {"messages": []}, "has 'messages': remove it"),
         (CHAT, {"tools": []}, "has 'tools': remove it"),
-        (CHAT, {"stream": "no"}, "a stream of type str: give true or false"),
-        (CHAT, {"fragments": "Hello"}, "fragments that are no list of strings"),
+        (CHAT, {"stream": "no"}, "a stream of type str: set it to true or false"),
+        (CHAT, {"fragments": "Hello"}, "'fragments', which is not a list of strings"),
         (CHAT, {"options": {"temperature": 9}}, "has 'temperature'"),
         (CHAT, {"options": {"seed": 1}, "seed": 2}, "seed"),
-        (CHAT, {"max_completion_tokens": 9}, "has 'max_completion_tokens', .* it takes system, .*max_tokens"),
+        (CHAT, {"max_completion_tokens": 9}, "has 'max_completion_tokens', .* use system, .*max_tokens"),
         ("gpt-4", {"schema": SCHEMA}, "does not support schemas"),
         (COMPLETIONS, {"schema": SCHEMA}, "does not support schemas"),
         (COMPLETIONS, {"json_object": True}, "has 'json_object'"),
         (RESPONSES, {"options": {"stop": "END"}}, "has 'stop', which the Responses API of gpt-5-mini"),
     ],
 )
-def test_what_a_model_does_not_take_is_told_before_it_is_asked(
+def test_an_option_that_a_model_does_not_support_is_reported_before_a_request(
     provider: Provider, model_id: str, kwargs: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(
@@ -294,14 +290,12 @@ VALUES = {
 
 
 @pytest.mark.parametrize("model_id", MODELS)
-def test_an_option_is_either_refused_at_start_or_reaches_the_provider(
-    provider: Provider, model_id: str
-) -> None:
-    """llm 0.36 takes some for models of the Responses API, and fails once they are used."""
+def test_every_option_is_refused_at_start_or_reaches_the_provider(provider: Provider, model_id: str) -> None:
+    """llm 0.36 accepts some options for the Responses API and fails when they are used."""
     refused = set()
     for name in llm.get_model(model_id).Options.model_fields:
         if name == "logprobs":
-            continue  # of completions only
+            continue  # only for completions
         try:
             backend = make(provider, model_id, prompt_kwargs={name: VALUES[name]})
         except SettingsError:
@@ -315,8 +309,8 @@ def test_an_option_is_either_refused_at_start_or_reaches_the_provider(
     )
 
 
-def test_a_model_of_the_responses_api_may_be_asked_for_chat_completions(provider: Provider) -> None:
-    """With the same client and the same key: llm would make another, which waits for 600 s."""
+def test_a_model_of_the_responses_api_can_use_chat_completions(provider: Provider) -> None:
+    """It keeps our client and key. llm would make another client, which waits for 600 s."""
     backend = make(provider, RESPONSES, prompt_kwargs={"chat_completions": True, "seed": 7, "stream": False})
     backend.reply(MESSAGES)
     backend.reply(MESSAGES)
@@ -330,18 +324,18 @@ def test_a_model_of_the_responses_api_may_be_asked_for_chat_completions(provider
     assert provider.stats().connections == 1
 
 
-def test_a_model_without_system_messages_gets_one_text(provider: Provider) -> None:
+def test_a_model_without_system_messages_gets_one_prompt_text(provider: Provider) -> None:
     make(provider, init_kwargs={"allows_system_prompt": False}).reply(MESSAGES)
     assert provider.prompts[0]["messages"] == [{"role": "user", "content": TRANSCRIPT}]
 
 
-def test_a_plugin_that_knows_no_messages_finds_all_where_it_looks(plugin: dict[str, Fake]) -> None:
-    """llm-cohere and llm-echo read `prompt.prompt`; llm-gemini finds the system message in `prompt.system` alone."""
+def test_a_plugin_older_than_messages_finds_the_whole_conversation(plugin: dict[str, Fake]) -> None:
+    """llm-cohere and llm-echo read `prompt.prompt`; llm-gemini reads the system message from `prompt.system` only."""
     make_of_plugin("old").reply(MESSAGES)
     assert plugin["old"].asked == [("Be brief.", [("Hello", "Hi")], "Why do owls hunt at night?")]
 
 
-def test_a_plugin_that_knows_no_conversation_gets_one_text(plugin: dict[str, Fake]) -> None:
+def test_a_plugin_without_conversations_gets_one_prompt_text(plugin: dict[str, Fake]) -> None:
     backend = make_of_plugin("forgetful")
     backend.reply(MESSAGES)
     backend.reply(MESSAGES[::3])
@@ -351,22 +345,22 @@ def test_a_plugin_that_knows_no_conversation_gets_one_text(plugin: dict[str, Fak
     ]
 
 
-def test_a_plugin_with_options_of_its_own_has_them_checked(plugin: dict[str, Fake]) -> None:
+def test_options_of_a_plugin_are_checked(plugin: dict[str, Fake]) -> None:
     make_of_plugin("old", prompt_kwargs={"warmth": 3})
-    with pytest.raises(SettingsError, match=r"has 'temperature', which old does not take .*warmth"):
+    with pytest.raises(SettingsError, match=r"has 'temperature', which old does not accept .*warmth"):
         make_of_plugin("old", prompt_kwargs={"temperature": 1})
 
 
-def test_a_plugin_without_a_timeout_is_given_up_and_asked_again(plugin: dict[str, Fake]) -> None:
+def test_a_plugin_without_a_timeout_times_out_and_is_called_again(plugin: dict[str, Fake]) -> None:
     pieces: list[str] = []
-    with pytest.raises(ProviderUnavailable, match=r"^silent: nothing came for 0\.5 s; to be tried again"):
+    with pytest.raises(ProviderUnavailable, match=r"^silent: nothing arrived for 0\.5 s; retry later"):
         make_of_plugin("silent", timeout_seconds=0.5).reply(MESSAGES, pieces.append)
     assert pieces == ["One "]
     plugin["silent"].silent.set()
     assert make_of_plugin("silent", timeout_seconds=60).reply(MESSAGES).text == "One two."
 
 
-def test_a_window_that_is_not_known_must_be_given(plugin: dict[str, Fake]) -> None:
+def test_an_unknown_context_window_must_be_set(plugin: dict[str, Fake]) -> None:
     with pytest.raises(SettingsError, match="TOKEN_LIMIT of chat backend 'default' is missing"):
         LLMChatBackend(name="default", model_id="old")
     assert LLMChatBackend(name="default", model_id="old", token_limit=1000).prompt_tokens == 750
@@ -393,7 +387,7 @@ def test_a_window_that_is_not_known_must_be_given(plugin: dict[str, Fake]) -> No
         ("empty_object", ProviderUnavailable),
     ],
 )
-def test_a_failure_means_the_same_whatever_the_model_and_is_asked_once(
+def test_a_failure_has_the_same_meaning_for_every_model_and_is_not_retried_here(
     provider: Provider, fault: str, kind: type[VectorIndexError]
 ) -> None:
     for model_id in MODELS:
@@ -411,7 +405,7 @@ def test_a_failure_means_the_same_whatever_the_model_and_is_asked_once(
     ("headers", "seconds"),
     [({"retry-after": "20"}, 20.0), ({"retry-after-ms": "250"}, 0.25), ({}, None)],
 )
-def test_a_rate_limit_is_told_with_its_time_and_not_slept_through(
+def test_a_rate_limit_is_raised_at_once_with_its_time(
     provider: Provider, headers: dict[str, str], seconds: float | None
 ) -> None:
     provider.inject("rate_limited", headers=headers)
@@ -424,7 +418,7 @@ def test_a_rate_limit_is_told_with_its_time_and_not_slept_through(
 
 
 @pytest.mark.parametrize("model_id", MODELS)
-def test_what_a_provider_quotes_is_not_told(provider: Provider, model_id: str) -> None:
+def test_quotations_of_a_provider_are_hidden(provider: Provider, model_id: str) -> None:
     provider.inject("error", status=400, message="cannot take {json} from {key}", path=None)
     with pytest.raises(Refused, match="HTTP 400") as error:
         make(provider, model_id).reply([{"role": "user", "content": "Grüße an\nalle Eulen dieser Wälder"}])

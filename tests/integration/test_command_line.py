@@ -16,6 +16,7 @@ import psycopg
 import pytest
 import redis
 
+from tests.fixtures.application import make_index
 from tests.provider import Provider
 from worker import configuration, wiring
 from worker.cli import COMMANDS, cli, client, run
@@ -204,9 +205,9 @@ def test_doctor_reports_a_changed_vector_length_and_a_changed_model(
     monkeypatch.setenv("DATABASE_URL", database_url)
     asked.dimensions = 8
     detail = checks(capsys, code=3)["embedding default"]["detail"]
-    assert "returns vectors of length 8, where 1536 were expected: set EMBEDDING_OUTPUT_DIMENSIONS" in detail
+    assert "returns vectors of length 8 instead of 1536: set EMBEDDING_OUTPUT_DIMENSIONS" in detail
     wordllama = configuration.load({}).index("default")
-    ensure_index(database_url, wordllama, wiring.make_backend(wordllama.embedding_backend))
+    ensure_index(make_index(database_url, wordllama, wiring.make_backend(wordllama.embedding_backend)))
     connection.close_pools()
     detail = checks(capsys, code=3)["indexes"]["detail"]
     assert (

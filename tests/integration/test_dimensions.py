@@ -1,4 +1,4 @@
-"""The length of a vector: what the settings say, what the provider returns and what an index holds are compared."""
+"""Dimensions: the settings, the provider's vectors and the index must agree on the length of a vector."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -51,19 +51,19 @@ def make_visible(application: Application) -> None:
 
 
 @pytest.mark.parametrize(("config", "said"), [({}, 1536), ({"dimensions": 256}, 256)])
-def test_a_length_that_the_provider_does_not_return_is_told_before_anything_is_accepted(
+def test_wrong_dimensions_are_an_error_before_any_document_is_accepted(
     connect: Connect, config: dict[str, int], said: int
 ) -> None:
     application = connect(**config)
-    mend = f"returns vectors of length 512, where {said} were expected: set EMBEDDING_OUTPUT_DIMENSIONS"
+    mend = f"returns vectors of length 512 instead of {said}: set EMBEDDING_OUTPUT_DIMENSIONS"
     with pytest.raises(SettingsError, match=mend):
         application.stage({"id": "a", "text": "Words."})
     assert application.rows("SELECT count(*) FROM vector_index.indexes") == [(0,)]
     assert connect(dimensions=512).put({"id": "a", "text": "Words."})["indexed"] == 1
 
 
-def test_a_provider_that_is_away_holds_up_no_document(connect: Connect, provider: Provider) -> None:
-    """Neither the first of all, where the length is known, nor one of an index that stands."""
+def test_documents_are_accepted_while_the_provider_is_down(connect: Connect, provider: Provider) -> None:
+    """Both the first document of an index, with known dimensions, and later ones."""
     application = connect(dimensions=512)
     provider.inject("unavailable", times=None)
     application.stage({"id": "first", "text": "Words."})
@@ -75,10 +75,10 @@ def test_a_provider_that_is_away_holds_up_no_document(connect: Connect, provider
 
 
 @pytest.mark.parametrize("fault", ["unavailable", "content_policy", "unauthorized"])
-def test_a_new_process_accepts_documents_where_the_provider_does_not_say_the_length(
+def test_a_new_process_accepts_documents_without_knowing_the_dimensions(
     connect: Connect, provider: Provider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
-    """Nothing but the provider knows it, and the index stands already. Where it does say another, that is told."""
+    """Only the provider knows them, and the index exists. If the provider returns another length, an error says so."""
     entry = f"- model_id: house\n  model_name: house/embed\n  api_base: {provider.url}\n"
     (tmp_path / "extra-openai-embedding-models.yaml").write_text(entry)
     monkeypatch.setenv("LLM_USER_PATH", str(tmp_path))
@@ -95,7 +95,7 @@ def test_a_new_process_accepts_documents_where_the_provider_does_not_say_the_len
         connect("house", token_limit=500).stage({"id": "c", "text": "New words."}, task_id="third")
 
 
-def test_another_length_halfway_loses_nothing_and_goes_on_when_it_is_mended(
+def test_a_model_that_changes_its_dimensions_loses_nothing_and_goes_on_when_fixed(
     connect: Connect, provider: Provider
 ) -> None:
     application = connect(dimensions=512)
@@ -105,7 +105,7 @@ def test_another_length_halfway_loses_nothing_and_goes_on_when_it_is_mended(
     application.drainer.drain()
     assert application.state("a") == {"state": "pending", "version": None, "searchable": True, "error": None}
     assert application.rows("SELECT max(attempts) FROM vector_index.pending_1") == [(0,)]
-    assert "returns vectors of length 511, 512, where 512 were expected" in last_error(application)
+    assert "returns vectors of length 511, 512 instead of 512" in last_error(application)
     provider.reset()
     make_visible(application)
     application.drainer.drain()
@@ -113,11 +113,11 @@ def test_another_length_halfway_loses_nothing_and_goes_on_when_it_is_mended(
     assert last_error(application) == "None"
 
 
-def test_the_start_of_an_embedding_worker_finds_it_out_without_a_document(
+def test_the_probe_at_the_start_finds_wrong_dimensions(
     connect: Connect, provider: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Until it is mended nothing but one tiny request is sent now and then: documents are not paid for in vain."""
-    monkeypatch.setattr("worker.indexing.draining.provider.PAUSE_SECONDS", 0.1)
+    """Until they are fixed, the worker sends only a probe now and then: no document is paid for in vain."""
+    monkeypatch.setattr("worker.indexing.draining.backoff.PAUSE_SECONDS", 0.1)
     application = connect(dimensions=512)
     application.put({"id": "a", "text": "Words."})
     provider.reset()
@@ -135,10 +135,10 @@ def test_the_start_of_an_embedding_worker_finds_it_out_without_a_document(
         assert application.drainer.stop(60)
 
 
-def test_a_provider_that_is_away_at_the_start_does_not_hold_up_the_embedding_worker(
+def test_an_embedding_worker_starts_while_the_provider_is_down(
     connect: Connect, provider: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.indexing.draining.provider.BACKOFF_SECONDS", 0.01)
+    monkeypatch.setattr("worker.indexing.draining.backoff.BACKOFF_SECONDS", 0.01)
     application = connect(dimensions=512)
     provider.inject("unavailable", times=4)
     task_id = application.stage({"id": "a", "text": "Words."})
@@ -149,26 +149,26 @@ def test_a_provider_that_is_away_at_the_start_does_not_hold_up_the_embedding_wor
         assert application.drainer.stop(60)
 
 
-def test_an_index_of_another_length_names_both_and_the_mend(connect: Connect, provider: Provider) -> None:
+def test_an_index_with_other_dimensions_is_named_with_the_fix(connect: Connect, provider: Provider) -> None:
     connect("3-small", dimensions=512).put({"id": "a", "text": "Words."})
     changed = connect("3-small", dimensions=256)
     with pytest.raises(SettingsError) as told:
         changed.stage({"id": "b", "text": "More words."})
     assert str(told.value) == (
         "index 'default' holds vectors of text-embedding-3-small (512 dimensions), but its embedding backend is "
-        "text-embedding-3-small (256 dimensions): set EMBEDDING_OUTPUT_DIMENSIONS back to 512, or give the documents "
-        "an index of another name"
+        "text-embedding-3-small (256 dimensions): set EMBEDDING_OUTPUT_DIMENSIONS back to 512, or index the documents "
+        "under another index name"
     )
 
 
-def test_an_index_of_another_length_waits_and_holds_up_no_other(application: Application) -> None:
+def test_an_index_with_other_dimensions_waits_and_delays_no_other(application: Application) -> None:
     task_id = application.stage({"id": "a", "text": "Words."})
     backend = HashBackend(dimensions=8)
     drainer = Drainer(application.url, application.index.embedding_backend, backend)
     other = Application(application.url, replace(application.index, name="other"), backend, drainer)
     other.jobs = 100  # tasks of its own
     assert other.put({"id": "b", "text": "Words."})["indexed"] == 1
-    assert drainer._provider.paused_seconds <= 0
+    assert drainer.provider.paused_seconds <= 0
     assert application.state("a")["state"] == "pending"
     assert "(16 dimensions), but its embedding backend is hash (8 dimensions)" in last_error(application)
     make_visible(application)

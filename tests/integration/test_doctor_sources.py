@@ -70,16 +70,16 @@ def test_doctor_prints_one_line_per_source(
     }  # fmt: skip
     said = {name: finding.detail for name, finding in found.items()}
     assert said["pages"].endswith(", columns id, text")
-    assert "QUERY has no column 'pk', its columns are id, text: name one so" in said["keyless"]
+    assert "QUERY has no column 'pk', only id, text; rename one" in said["keyless"]
     assert "Postgres at 127.0.0.1:1/shop says: " in said["closed"]
     assert said["files"] == f"files: 2 files in {tmp_path}/handbook"
-    assert f"{tmp_path}/nowhere does not exist: name files or folders" in said["lost"]
-    assert said["pipe"] == f"{tmp_path}/odd/d.md: is no regular file: mend it, or name other PATHS"
+    assert f"{tmp_path}/nowhere does not exist; name files or folders" in said["lost"]
+    assert said["pipe"] == f"{tmp_path}/odd/d.md: is no regular file; fix it, or change PATHS"
     assert "Shelf has no check: the first sync will show" in said["own"]
-    assert 'VECTOR_INDEX["SOURCES"]["typo"]["CONFIG"] does not fit' in said["typo"]
+    assert "CONFIG of source 'typo' does not fit" in said["typo"]
     assert said["shop:documents"] == f"shop:documents: shop:documents in {tmp_path}"
     assert "AttributeError: module 'shop' has no attribute 'document'" in said["shop:document"]
-    assert f"there is no module 'nothing' in {tmp_path}: set FOLDER" in said["nothing:documents"]
+    assert f"there is no module 'nothing' in {tmp_path}; set FOLDER" in said["nothing:documents"]
     assert "a line that is no answer" not in capfd.readouterr().out
 
 
@@ -96,7 +96,7 @@ def test_check_ends_an_import_that_hangs(tmp_path: Path, monkeypatch: pytest.Mon
     )
     source: Any = CallableSource(callable="shop:documents", folder=str(tmp_path))
     with pytest.raises(
-        SourceFailed, match="shop:documents: not imported after 0 s: mend what its module does"
+        SourceFailed, match="shop:documents was not imported within 0 s; fix what its module does"
     ):
         source.check()
     pid = int((tmp_path / "pid").read_text() or 0)

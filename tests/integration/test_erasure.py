@@ -14,7 +14,7 @@ import pytest
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from tests.fixtures.application import Application, faulty
+from tests.fixtures.application import Application, during_request, faulty
 from tests.fixtures.system import eventually
 from tests.fixtures.verification import found, verify
 from worker.errors import Refused
@@ -50,9 +50,7 @@ def enqueue(application: Application, id: str, text: str, metadata: dict[str, An
 
 def delete_matching(application: Application, filter: dict[str, Any], **options: Any) -> staging.Deleted:
     task_id = options.get("task_id", str(uuid4()))
-    return staging.delete_matching(
-        application.url, application.index, task_id, filter, options.get("version")
-    )
+    return staging.delete_matching(application.target, task_id, filter, options.get("version"))
 
 
 def tables_with_marker(application: Application) -> set[str]:
@@ -190,11 +188,13 @@ def test_the_vector_goes_with_the_last_document_that_has_the_content(application
 
 def test_a_vector_that_comes_after_the_deletion_is_not_kept(application: Application) -> None:
     application.stage({"id": "a", "text": "Words of one."}, {"id": "b", "text": "Words of the other."})
-    claim = application.drainer._claim()
-    assert claim is not None
-    application.delete("a")
-    assert application.rows("SELECT count(*) FROM vector_index.pending_1") == [(1,)]
-    application.drainer._settle(claim)
+
+    def delete() -> None:
+        application.delete("a")
+        assert application.rows("SELECT count(*) FROM vector_index.pending_1") == [(1,)]
+
+    during_request(application.backend, delete)
+    assert application.drainer.step()
     assert application.rows("SELECT count(*) FROM vector_index.embeddings_1") == [(1,)]
     assert application.search("words") == ["b"]
     # and what is sent again is embedded again
@@ -414,9 +414,7 @@ def test_nothing_is_left_however_deleting_meets_staging_and_saving(
             {"id": random.randrange(8), "text": "\n\n".join(random.sample(texts, 2)), "metadata": {"n": 1}}
             for _ in range(3)
         ]
-        staging.stage(
-            application.url, application.index, application.backend, str(uuid4()), documents, max_bytes=1000
-        )
+        staging.stage(application.target, str(uuid4()), documents, max_bytes=1000)
         done["stagings"] += 1
 
     def delete() -> None:
@@ -424,7 +422,7 @@ def test_nothing_is_left_however_deleting_meets_staging_and_saving(
             delete_matching(application, {"n": 1})
         else:
             ids = [str(random.randrange(8)) for _ in range(2)]
-            staging.delete(application.url, "default", str(uuid4()), ids, None)
+            staging.delete(application.target, str(uuid4()), ids, None)
         done["deletions"] += 1
 
     def drain() -> None:

@@ -29,8 +29,8 @@ def failures(application: Application, **page: Any) -> list[dict[str, Any]]:
 
 
 def retry(application: Application, ids: list[str] | None = None) -> tuple[int, int]:
-    chosen = staging.failed_ids(application.url, "default") if ids is None else ids
-    done = staging.retry(application.url, "default", chosen)
+    chosen = staging.failed_ids(application.target) if ids is None else ids
+    done = staging.retry(application.target, chosen)
     application.drainer.drain()
     return len(done.docs), done.chunks
 
@@ -106,6 +106,6 @@ def test_a_new_revision_or_a_delete_ends_a_failure(
     assert failures(application) == []
 
 
-def test_an_index_that_nobody_filled_has_nothing_to_retry(url: str) -> None:
-    assert list(staging.failed_ids(url, "default")) == []
-    assert staging.retry(url, "default", ["a"]).docs == []
+def test_an_index_without_documents_has_nothing_to_retry(application: Application) -> None:
+    assert list(staging.failed_ids(application.target)) == []
+    assert staging.retry(application.target, ["a"]).docs == []

@@ -1,4 +1,4 @@
-"""find_similar: from stored vectors, on real Postgres."""
+"""find_similar compares stored vectors, on real Postgres."""
 
 from dataclasses import replace
 from typing import Any
@@ -24,7 +24,7 @@ def similar(application: Application, id: str, **options: Any) -> list[str]:
     return [passage.document_id for passage in found]
 
 
-def test_the_nearest_documents_come_first_without_itself_and_without_a_request(
+def test_the_nearest_documents_come_first_without_the_document_itself_and_without_a_request(
     application: Application,
 ) -> None:
     application.put(*PETS)
@@ -34,7 +34,7 @@ def test_the_nearest_documents_come_first_without_itself_and_without_a_request(
     assert len(application.backend.requests) == requests
 
 
-def test_each_document_comes_once_with_its_best_passage(application: Application) -> None:
+def test_each_document_is_returned_once_with_its_best_passage(application: Application) -> None:
     sea = "Ships cross wide oceans slowly and carefully, day by day, without ever stopping anywhere at all."
     land = "Dogs chase cats in the garden, all day long, until someone comes home and calls them in."
     application.put(PETS[2], {"id": "both", "text": f"{land}\n\n{sea}\n\n{land[:-1]} again."})
@@ -43,7 +43,7 @@ def test_each_document_comes_once_with_its_best_passage(application: Application
 
 
 def test_every_copy_of_a_document_is_found(application: Application) -> None:
-    """Though they share one content, and a search shows a content once."""
+    """Copies share one content, and a search shows it once; find_similar shows every copy."""
     application.put(*[{"id": n, "text": "The same words in every one of them."} for n in range(8)])
     assert sorted(similar(application, "0", limit=10)) == [str(n) for n in range(1, 8)]
 
@@ -56,14 +56,14 @@ def test_a_document_of_many_chunks_does_not_crowd_out_the_others(
     assert set(similar(application, "long")) == {"cats", "dogs", "ships"}
 
 
-def test_filter_threshold_and_limit_apply_to_what_is_found(application: Application) -> None:
+def test_filter_threshold_and_limit_apply_to_the_results(application: Application) -> None:
     application.put(*PETS)
     assert similar(application, "cats", filter={"owner": "bob"}) == ["ships"]
     assert similar(application, "cats", similarity_threshold=0.3) == ["dogs"]
     assert similar(application, "cats", limit=1) == ["dogs"]
 
 
-def test_an_unknown_document_is_told_and_one_without_vectors_has_no_neighbours(
+def test_an_unknown_document_raises_and_one_without_vectors_has_no_neighbours(
     application: Application,
 ) -> None:
     with pytest.raises(InvalidQuery, match="no document 'cats' in index 'default'"):
@@ -76,7 +76,7 @@ def test_an_unknown_document_is_told_and_one_without_vectors_has_no_neighbours(
         similar(application, "cats")
 
 
-def test_a_tenant_neither_finds_nor_asks_for_documents_of_another(
+def test_a_tenant_can_neither_find_nor_compare_documents_of_another(
     application: Application,
 ) -> None:
     application.put(*PETS)
@@ -88,7 +88,7 @@ def test_a_tenant_neither_finds_nor_asks_for_documents_of_another(
         similar(application, "ships", filter={"owner": "ann"})
 
 
-def test_half_precision_vectors_have_a_mean_too(url: str, index: IndexSettings) -> None:
+def test_find_similar_works_on_half_precision_vectors(url: str, index: IndexSettings) -> None:
     from worker.indexing.draining.drainer import Drainer
 
     wide = HashBackend(dimensions=2500)
@@ -99,6 +99,6 @@ def test_half_precision_vectors_have_a_mean_too(url: str, index: IndexSettings) 
 
 
 @pytest.mark.parametrize("wrong", [{"limit": 0}, {"similarity_threshold": 2}, {"include_self": "no"}])
-def test_a_wrong_argument_is_named(wrong: dict[str, Any]) -> None:
+def test_an_invalid_argument_of_find_similar_is_named(wrong: dict[str, Any]) -> None:
     with pytest.raises(InvalidQuery, match=next(iter(wrong))):
         SimilarQuery(id="a", **wrong)

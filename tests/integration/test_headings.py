@@ -1,6 +1,6 @@
-"""What travels with a chunk into its embedding, from the document to the request."""
+"""Titles, headings and important metadata are embedded with each chunk."""
 
-from tests.fixtures.application import HashBackend
+from tests.fixtures.application import HashBackend, make_index
 from worker.configuration import IndexSettings
 from worker.indexing import staging
 from worker.indexing.draining.drainer import Drainer
@@ -13,14 +13,15 @@ SECTIONS = "# Handbook\n\n## Install\n\n" + "\n\n".join(
 def put(
     url: str, index: IndexSettings, backend: HashBackend, drainer: Drainer, **document: object
 ) -> list[str]:
-    """What the document made the backend embed."""
+    """Index a document; return the texts that the backend embedded for it."""
     known = len(backend.requests)
-    staging.stage(url, index, backend, f"job-{known}-{document}", [{"id": "a", **document}], max_bytes=10_000)
+    target = make_index(url, index, backend)
+    staging.stage(target, f"job-{known}-{document}", [{"id": "a", **document}], max_bytes=10_000)
     drainer.drain()
     return [text for request in backend.requests[known:] for text in request]
 
 
-def test_the_headings_above_a_chunk_are_sent_with_it(
+def test_headings_above_a_chunk_are_embedded_with_it(
     url: str, index: IndexSettings, backend: HashBackend, drainer: Drainer
 ) -> None:
     sent = put(url, index, backend, drainer, text=SECTIONS, title="Manual")
@@ -28,10 +29,10 @@ def test_the_headings_above_a_chunk_are_sent_with_it(
     assert any(text.startswith("Manual\nHandbook > Install\nStep ") for text in sent)
 
 
-def test_important_fields_are_sent_with_every_chunk_and_other_metadata_with_none(
+def test_only_important_metadata_is_embedded_with_every_chunk(
     url: str, index: IndexSettings, backend: HashBackend, drainer: Drainer
 ) -> None:
-    """A change of what is important embeds the document again, a change of other metadata nothing."""
+    """A change of important metadata embeds the document again; other metadata changes embed nothing."""
     fields = {"text": "It chases mice.", "title": "Cats"}
     assert put(url, index, backend, drainer, **fields, metadata={"important": ["A pet", "grey"], "n": 1}) == [
         "Cats\nA pet\ngrey\nIt chases mice."

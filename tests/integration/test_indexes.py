@@ -10,7 +10,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from tests.fixtures.application import Application, faulty
+from tests.fixtures.application import Application, during_request, faulty
 from tests.fixtures.verification import found, verify
 from worker.errors import BuildDropped, InvalidQuery, Refused, ServiceUnreachable
 from worker.indexing import staging
@@ -87,7 +87,7 @@ def test_a_drainer_that_runs_takes_notice_within_the_time_that_it_trusts_its_lis
     application.put(*PETS)
     application.stage({"id": "ships", "text": "Ships cross the sea."})
     change(application, "pause")
-    monkeypatch.setattr("worker.indexing.draining.drainer.BUILDS_SECONDS", 0.0)
+    monkeypatch.setattr("worker.indexing.draining.claiming.BUILDS_SECONDS", 0.0)
     assert application.drainer.drain() == 0
     change(application, "resume")
     assert application.drainer.drain() == 1
@@ -115,7 +115,9 @@ def test_a_late_message_does_not_undo_a_later_one(application: Application) -> N
 
 @pytest.mark.parametrize("what", ["pause", "resume"])
 def test_an_index_that_is_not_there_cannot_be_paused(application: Application, what: str) -> None:
-    with pytest.raises(InvalidQuery, match="there is no index 'default': it is made with its first document"):
+    with pytest.raises(
+        InvalidQuery, match="index 'default' does not exist: it is created with its first document"
+    ):
         change(application, what)
 
 
@@ -237,13 +239,15 @@ def test_what_is_in_flight_for_a_dropped_index_ends_quietly_and_others_go_on(
 ) -> None:
     default = application.index
     application.stage(*PETS)
-    claim = application.drainer._claim()
-    assert claim is not None
-    application.index = replace(default, name="other")
-    application.stage({"id": "ships", "text": "Ships cross the sea."})
     began = time.monotonic()
-    drop(application)
-    application.drainer._settle(claim)
+
+    def drop_and_stage() -> None:
+        drop(application)
+        application.index = replace(default, name="other")
+        application.stage({"id": "ships", "text": "Ships cross the sea."})
+
+    during_request(application.backend, drop_and_stage)
+    assert application.drainer.step()
     assert application.drainer.drain() == 1
     assert application.state("ships")["state"] == "live"
     assert time.monotonic() - began < 10
@@ -286,9 +290,7 @@ def test_who_writes_meanwhile_is_asked_to_try_again_and_finds_what_is_there_then
     steps: dict[str, Any] = {
         "stage": lambda: application.stage({"id": "ships", "text": "Ships cross the sea."}, task_id="late"),
         "delete": lambda: application.delete("cats"),
-        "delete matching": lambda: staging.delete_matching(
-            application.url, application.index, "late", {}, None
-        ),
+        "delete matching": lambda: staging.delete_matching(application.target, "late", {}, None),
     }
     with pytest.raises(BuildDropped):
         steps[what]()
@@ -308,7 +310,7 @@ def test_who_waits_for_documents_of_a_dropped_index_is_told(
     task_id = application.stage(*PETS)
     monkeypatch.setattr(indexes, "purge", lambda _: None)  # at once, not when the last row is gone
     drop(application)
-    with pytest.raises(InvalidQuery, match=f"nothing was staged by the task {task_id}"):
+    with pytest.raises(InvalidQuery, match=f"job {task_id} is unknown"):
         application.result(task_id)
 
 
@@ -328,9 +330,7 @@ def test_an_index_made_and_dropped_at_once_has_one_build_or_none(application: Ap
                 return
 
     def put() -> None:
-        staging.stage(
-            application.url, application.index, application.backend, str(uuid4()), PETS, max_bytes=1000
-        )
+        staging.stage(application.target, str(uuid4()), PETS, max_bytes=1000)
 
     def search() -> None:
         application.search("dogs bark")
@@ -346,7 +346,7 @@ def test_an_index_made_and_dropped_at_once_has_one_build_or_none(application: Ap
     for thread in threads:
         thread.join(30)
     assert not errors
-    application.drainer._builds = (0.0, [])
+    application.drainer = Drainer(application.url, application.index.embedding_backend, application.backend)
     application.put(*PETS)
     assert application.search("dogs bark")[0] == "dogs"
     assert application.rows("SELECT count(*) FROM vector_index.builds") == [(1,)]

@@ -1,4 +1,4 @@
-"""The embedding backend over the real `llm`, against models that compute here and a provider over HTTP."""
+"""The embedding backend over the real `llm`, with local models and a provider over HTTP."""
 
 import os
 import re
@@ -41,7 +41,7 @@ def over_http(model_id: str = "3-small", **config: Any) -> LLMEmbeddingBackend:
 
 
 class Broken(llm.EmbeddingModel):
-    """A model of a plugin that gives back what it is told to."""
+    """A model of a plugin that returns the rows of the test."""
 
     model_id = "broken"
     batch_size = 7
@@ -53,7 +53,7 @@ class Broken(llm.EmbeddingModel):
 
 
 class Truncating(Broken):
-    """As the models of llm-ollama 0.19."""
+    """A model like those of llm-ollama 0.19."""
 
     model_id = "truncating"
     truncate = True
@@ -61,7 +61,7 @@ class Truncating(Broken):
 
 @pytest.fixture(name="broken")
 def plugin_model(request: pytest.FixtureRequest) -> Iterator[Broken]:
-    """Registered as plugins do it: one object for all."""
+    """A model registered as plugins do it, with one object for all callers."""
     model = getattr(request, "param", Broken)()
 
     class Plugin:
@@ -82,12 +82,12 @@ def test_the_default_model_embeds_without_a_network() -> None:
     assert vectors.dtype == np.float32
 
 
-def test_nothing_embeds_to_nothing() -> None:
+def test_an_empty_batch_returns_an_empty_array() -> None:
     assert backend().embed([]).shape == (0, 256)
 
 
-def test_limits_of_a_known_model_are_its_own() -> None:
-    """An alias is resolved first."""
+def test_a_known_model_has_its_own_limits() -> None:
+    """Also under an alias."""
     found = backend("ada-002")
     assert (found.model_id, found.tokenizer, found.dimensions) == (
         "text-embedding-ada-002",
@@ -99,12 +99,12 @@ def test_limits_of_a_known_model_are_its_own() -> None:
     assert found.count_tokens("hello world") == 2
 
 
-def test_a_given_token_limit_also_bounds_the_request() -> None:
+def test_a_token_limit_in_the_settings_also_limits_the_request() -> None:
     found = backend("ada-002", token_limit=256)
     assert (found.token_limit, found.batch_token_limit, found.chunk_tokens) == (256, 256, 256)
 
 
-def test_no_input_is_larger_than_a_request() -> None:
+def test_the_limit_of_an_input_is_at_most_that_of_a_request() -> None:
     assert backend("ada-002", batch_token_limit=1_000).token_limit == 1_000
 
 
@@ -116,18 +116,18 @@ def test_an_unknown_model_needs_a_token_limit(broken: Broken) -> None:
     assert found.chunk_tokens == 512
 
 
-def test_the_dimensions_of_an_unknown_model_come_from_a_probe(broken: Broken) -> None:
+def test_the_dimensions_of_an_unknown_model_come_from_one_request(broken: Broken) -> None:
     broken.answer = [[1.0, 0.0, 0.0]]
     assert backend("bro", token_limit=512).dimensions == 3
 
 
-def test_an_unknown_model_is_one_sentence_with_the_nearest_name() -> None:
+def test_an_unknown_model_is_reported_with_the_nearest_name() -> None:
     with pytest.raises(SettingsError, match=r"'3-smal' .* nearest is '3-small'"):
         backend("3-smal")
 
 
 @pytest.mark.parametrize("broken", [Truncating], indirect=True)
-def test_a_plugin_that_would_cut_a_text_off_without_a_word_is_told_not_to(broken: Truncating) -> None:
+def test_silent_truncation_by_a_plugin_is_turned_off(broken: Truncating) -> None:
     assert embedding_model("default", "truncating", {}).truncate is False
     assert embedding_model("default", "truncating", {"truncate": True}).truncate is True
     assert broken.truncate is True
@@ -139,15 +139,15 @@ def test_an_unknown_tokenizer_is_found_at_start() -> None:
 
 
 def test_init_kwargs_reach_a_copy_of_the_model_only(broken: Broken) -> None:
-    """Plugins may hand out one object: a key of one backend must not become that of another."""
+    """Plugins may share one object, and one backend must not get the key of another."""
     backend("bro", token_limit=512, init_kwargs={"shared": "mine"})
     assert broken.shared == "unset"
 
 
-def test_a_name_that_the_model_lacks_is_no_init_kwarg() -> None:
+def test_an_unknown_attribute_in_init_kwargs_is_reported() -> None:
     with pytest.raises(
         SettingsError,
-        match=r"INIT_KWARGS .* 'base_url', which text-embedding-3-small does not have.* api_base",
+        match=r"INIT_KWARGS .* 'base_url', which is not an attribute of text-embedding-3-small.* api_base",
     ):
         backend("3-small", init_kwargs={"base_url": "http://127.0.0.1"})
 
@@ -155,15 +155,15 @@ def test_a_name_that_the_model_lacks_is_no_init_kwarg() -> None:
 @pytest.mark.parametrize(
     ("attribute", "value", "said"),
     [
-        ("embed_batch", "mine", "'embed_batch', which text-embedding-3-small does not have"),
-        ("key", "", "'key' of type str: give a string that is not empty"),
+        ("embed_batch", "mine", "'embed_batch', which is not an attribute of text-embedding-3-small"),
+        ("key", "", "'key' of type str: set it to a non-empty string"),
         ("key", ["secret"], "'key' of type list"),
         ("api_base", 8000, "'api_base' of type int"),
-        ("headers", "X-Team: search", "'headers' of type str: give an object of strings"),
-        ("headers", {"X-Team": 7}, "'headers' of type dict: give an object of strings"),
+        ("headers", "X-Team: search", "'headers' of type str: set it to an object of strings"),
+        ("headers", {"X-Team": 7}, "'headers' of type dict: set it to an object of strings"),
     ],
 )
-def test_an_init_kwarg_of_no_use_is_one_sentence(attribute: str, value: Any, said: str) -> None:
+def test_an_invalid_init_kwarg_is_reported_in_one_sentence(attribute: str, value: Any, said: str) -> None:
     with pytest.raises(SettingsError, match=f"^INIT_KWARGS of embedding backend 'default' has {said}"):
         backend("3-small", init_kwargs={attribute: value})
 
@@ -171,21 +171,21 @@ def test_an_init_kwarg_of_no_use_is_one_sentence(attribute: str, value: Any, sai
 @pytest.mark.parametrize(
     ("file", "text", "said"),
     [
-        ("llm/keys.json", "{", "mend keys.json or aliases.json in the folder of llm"),
-        ("llm/aliases.json", "{", "mend keys.json or aliases.json in the folder of llm"),
+        ("llm/keys.json", "{", "repair keys.json or aliases.json in llm's folder"),
+        ("llm/aliases.json", "{", "repair keys.json or aliases.json in llm's folder"),
         (
             "broken.py",
             "import torch_of_nobody",
-            r"\(ModuleNotFoundError: .*torch_of_nobody.*mend or uninstall the plugin",
+            r"\(ModuleNotFoundError: .*torch_of_nobody.*repair or uninstall the plugin",
         ),
-        ("llm", "", "llm cannot use its folder .* set LLM_USER_PATH to one that can be written"),
+        ("llm", "", "llm cannot use its folder .* set LLM_USER_PATH to a writable folder"),
     ],
     ids=["keys", "aliases", "plugin", "folder"],
 )
-def test_what_llm_cannot_load_is_one_sentence_at_every_start(
+def test_a_broken_plugin_or_file_of_llm_is_reported_at_every_start(
     tmp_path: Path, file: str, text: str, said: str
 ) -> None:
-    """In a fresh process. After a plugin that fails, llm itself knows no model at the second look-up."""
+    """In a fresh process. After a failing plugin, llm itself knows no model at the second look-up."""
     (tmp_path / "broken-1.dist-info").mkdir()
     (tmp_path / "broken-1.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1\n")
     (tmp_path / "broken-1.dist-info/entry_points.txt").write_text("[llm]\nbroken = broken\n")
@@ -207,13 +207,13 @@ def test_what_llm_cannot_load_is_one_sentence_at_every_start(
 
 
 class Narrow:
-    """A user's own backend that does not take all keywords."""
+    """A user's own backend that does not accept all keywords."""
 
     def __init__(self, *, model_id: str) -> None:
         self.model_id = model_id
 
 
-def test_a_class_of_the_user_that_does_not_take_the_keywords_is_one_sentence() -> None:
+def test_a_user_class_that_does_not_take_the_keywords_is_reported() -> None:
     path = f"{__name__}.Narrow"
     settings = EmbeddingBackendSettings(name="mine", class_path=path)
     with pytest.raises(
@@ -223,19 +223,21 @@ def test_a_class_of_the_user_that_does_not_take_the_keywords_is_one_sentence() -
 
 
 @pytest.mark.parametrize("fault", ["content_policy", "too_large", "zeros"])
-def test_a_provider_that_refuses_one_word_refuses_the_settings(provider: Provider, fault: str) -> None:
-    """Else each document would fail for good, for what is no fault of its own."""
+def test_a_provider_that_refuses_a_single_word_raises_a_settings_error(
+    provider: Provider, fault: str
+) -> None:
+    """Otherwise every document would fail permanently, although none is at fault."""
     provider.inject(fault)
-    with pytest.raises(SettingsError, match="even the one word 'dimensions': mend"):
+    with pytest.raises(SettingsError, match="even for the one word 'dimensions': fix"):
         probe(over_http())
 
 
-def test_a_model_that_is_unknown_while_its_server_is_down_is_said_to_be_so() -> None:
-    """As llm-ollama registers what its server lists, and nothing when that does not answer."""
+def test_an_unknown_model_mentions_a_server_that_may_be_down() -> None:
+    """llm-ollama registers the models of its server, and none while the server is down."""
     load_plugins()
     llm.plugins.pm.register(object(), name="ollama")
     try:
-        with pytest.raises(SettingsError, match="or start the server that the plugin ollama asks"):
+        with pytest.raises(SettingsError, match="or start the server of the plugin ollama"):
             backend("nomic-embed-text")
     finally:
         llm.plugins.pm.unregister(name="ollama")
@@ -253,7 +255,7 @@ def test_a_model_that_is_unknown_while_its_server_is_down_is_said_to_be_so() -> 
     ],
     ids=["too few", "NaN", "zeros", "infinite as float32", "ragged", "TypeError"],
 )
-def test_a_wrong_answer_never_becomes_vectors(broken: Broken, answer: Any, kind: type[Exception]) -> None:
+def test_an_invalid_answer_never_becomes_vectors(broken: Broken, answer: Any, kind: type[Exception]) -> None:
     broken.answer = answer
     with pytest.raises(kind):
         backend("bro", token_limit=512, dimensions=2).embed(["a", "b"])
@@ -271,7 +273,7 @@ class Hanging(Broken):
 
 
 class Older(Broken):
-    """A plugin from before the argument `key`, as llm-embed-onnx is."""
+    """A plugin older than the argument `key`, such as llm-embed-onnx."""
 
     model_id = "older"
     key = "of the plugin"
@@ -282,7 +284,7 @@ class Older(Broken):
 
 
 @pytest.mark.parametrize("broken", [Hanging], indirect=True)
-def test_a_plugin_without_a_timeout_holds_nobody_longer_than_timeout_seconds(broken: Hanging) -> None:
+def test_a_plugin_without_a_timeout_ends_after_timeout_seconds(broken: Hanging) -> None:
     slow = backend("hanging", token_limit=512, dimensions=2, timeout_seconds=0.5)
     started = time.monotonic()
     with pytest.raises(ProviderUnavailable, match="does not answer"):
@@ -298,23 +300,23 @@ class OlderWithStoredKey(Older):
     key_env_var = "OLDER_KEY"
 
     def embed_batch(self, items: Iterable[str | bytes]) -> Iterator[list[float]]:  # type: ignore[override]
-        time.sleep(0.001)  # others of its calls end meanwhile
+        time.sleep(0.001)  # other calls end meanwhile
         return super().embed_batch(items)
 
 
 @pytest.mark.parametrize("broken", [Older, OlderWithStoredKey], indirect=True)
-def test_an_older_plugin_keeps_the_key_that_it_finds_on_itself(
+def test_a_plugin_older_than_the_key_argument_keeps_its_key(
     broken: Older, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """llm 0.36 takes it away for a call from a model that needs none, and from another thread's at the end of one."""
+    """llm 0.36 removes it during a call for a model that needs none, and at the end of a call of another thread."""
     monkeypatch.setenv("OLDER_KEY", "of the plugin")
     found = backend("older", token_limit=512, dimensions=2)
     with ThreadPoolExecutor(8) as pool:
         assert all(vectors.shape == (2, 2) for vectors in pool.map(found.embed, [["a", "b"]] * 64))
 
 
-def test_one_request_carries_all_texts(provider: Provider) -> None:
-    """Even where llm would send a hundred at a time."""
+def test_all_texts_are_sent_in_one_request(provider: Provider) -> None:
+    """llm itself would send a hundred at a time."""
     texts = [f"text {number}" for number in range(250)]
     vectors = over_http().embed(texts)
     assert vectors.shape == (250, 1536)
@@ -322,29 +324,29 @@ def test_one_request_carries_all_texts(provider: Provider) -> None:
     np.testing.assert_allclose(over_http().embed(texts[7:8])[0], vectors[7], atol=1e-6)
 
 
-def test_another_length_than_the_settings_say_names_the_mend(provider: Provider) -> None:
-    with pytest.raises(SettingsError, match=r"length 1536, where 512 .* EMBEDDING_OUTPUT_DIMENSIONS"):
+def test_vectors_of_another_length_name_the_setting_to_change(provider: Provider) -> None:
+    with pytest.raises(SettingsError, match=r"length 1536 instead of 512: set EMBEDDING_OUTPUT_DIMENSIONS"):
         over_http("ada-002", dimensions=512).embed(["text"])
     assert "dimensions" not in provider.requests[-1].body
 
 
-def test_a_model_known_to_shorten_its_vectors_is_asked_to(provider: Provider) -> None:
+def test_dimensions_are_sent_to_a_model_that_can_shorten_its_vectors(provider: Provider) -> None:
     assert over_http("3-large", dimensions=256).embed(["text"]).shape == (1, 256)
     assert provider.requests[-1].body["dimensions"] == 256
 
 
-def test_dimensions_set_on_the_model_are_asked_for_and_expected(provider: Provider) -> None:
+def test_dimensions_set_on_the_model_are_sent_and_expected(provider: Provider) -> None:
     found = backend("3-small", init_kwargs={"key": "secret-of-the-test", "dimensions": 256})
     assert found.embed(["text"]).shape == (1, found.dimensions) == (1, 256)
 
 
-def test_an_input_over_the_limit_is_too_large(provider: Provider) -> None:
+def test_an_input_over_the_limit_raises_too_large(provider: Provider) -> None:
     with pytest.raises(TooLarge):
         over_http().embed(["word " * 8_300])
 
 
-def test_a_refused_input_keeps_its_text_to_itself(provider: Provider) -> None:
-    """Neither message nor chain of the error has the text or the key."""
+def test_the_error_of_a_refused_input_hides_its_text(provider: Provider) -> None:
+    """Neither the message nor the causes of the error contain the text or the key."""
     provider.refuse = "POISON"
     with pytest.raises(Refused, match="HTTP 400 content_policy_violation") as caught:
         over_http().embed(["fine", "POISON of the board"])
@@ -354,14 +356,14 @@ def test_a_refused_input_keeps_its_text_to_itself(provider: Provider) -> None:
     assert "secret" not in str(caught.value)
 
 
-def test_a_provider_that_is_not_there_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_provider_raises_provider_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
     with Provider() as gone:
         monkeypatch.setenv("OPENAI_BASE_URL", gone.url)
     with pytest.raises(ProviderUnavailable):
         over_http().embed(["text"])
 
 
-def test_a_missing_key_names_the_mend(
+def test_a_missing_key_is_reported_with_the_fix(
     provider: Provider, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LLM_USER_PATH", str(tmp_path))
@@ -370,20 +372,20 @@ def test_a_missing_key_names_the_mend(
         backend("3-small").embed(["text"])
 
 
-def test_a_class_of_the_user_is_imported() -> None:
+def test_a_user_class_is_imported_by_its_path() -> None:
     assert load_class("tests.integration.test_llm_backend.Broken").__name__ == "Broken"
 
 
 @pytest.mark.parametrize(
     "path", ["nowhere.Backend", "worker.backends.llm.Nope", "Backend", "", "worker.backends.load"]
 )
-def test_a_class_that_cannot_be_loaded_is_one_sentence(path: str) -> None:
+def test_a_class_that_cannot_be_loaded_is_reported(path: str) -> None:
     with pytest.raises(SettingsError, match="CLASS"):
         load_class(path)
 
 
-def test_threads_that_start_together_all_find_their_model() -> None:
-    """In a fresh process, where llm has not loaded its plugins: without a lock seven of eight fail."""
+def test_threads_that_start_at_once_all_find_their_model() -> None:
+    """In a fresh process, before llm has loaded its plugins. Without a lock seven of eight threads fail."""
     code = (
         "from concurrent.futures import ThreadPoolExecutor;"
         "from worker.backends.llm import LLMEmbeddingBackend as Backend;"

@@ -14,7 +14,7 @@ import redis
 from celery import Celery, signals
 from prometheus_client import CollectorRegistry
 
-from tests.fixtures.application import Application, faulty
+from tests.fixtures.application import Application, HashBackend, during_request, faulty
 from tests.fixtures.echo import Echo
 from tests.fixtures.proxy import Proxy
 from tests.fixtures.system import eventually
@@ -25,6 +25,7 @@ from worker.celery.task import BaseTask
 from worker.chat.answering import ask
 from worker.chat.questions import ChatQuestion
 from worker.errors import InvalidQuery, ProviderUnavailable, Refused, SettingsError, VectorIndexError
+from worker.indexing.draining.drainer import Drainer
 from worker.observability import events, metrics, scraping
 from worker.search.queries import SimilarQuery
 from worker.search.similar import find_similar
@@ -106,9 +107,7 @@ def test_what_is_sent_again_is_counted_by_its_class(
 ) -> None:
     application.stage({"id": "a", "text": "Cats chase mice."})
     faulty(application.backend, lambda texts: error)
-    claim = application.drainer._claim()
-    assert claim is not None
-    application.drainer._settle(claim)
+    assert application.drainer.step()
     assert value("requests_total", backend="default", purpose="documents", outcome=outcome) == 1
     assert value("chunks_retried_total", index="default", reason=outcome) == 1
     assert value("pause_seconds_total", backend="default") == (7 if outcome == "rate_limited" else None)
@@ -127,11 +126,14 @@ def test_a_lease_that_ended_is_counted_and_a_claim_that_was_given_back_is_not(
     value: Value,
 ) -> None:
     application.stage({"id": "a", "text": "Cats chase mice."})
-    claim = application.drainer._claim()
-    assert claim is not None
-    application.drainer.let_go()
-    application.drainer._held.clear()
-    application.drainer.drain()
+    other = Drainer(application.url, application.index.embedding_backend, HashBackend())
+
+    def end() -> None:
+        application.drainer.release_in_flight()
+        assert other.step()
+
+    during_request(application.backend, end)
+    assert application.drainer.step()
     assert value("leases_expired_total", index="default") == 0
     application.stage({"id": "b", "text": "Ships cross the sea."})
     application.rows(LEASE_OVER)

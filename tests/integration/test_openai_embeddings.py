@@ -1,4 +1,4 @@
-"""OpenAI-compatible embedding servers through the real `llm`: their files, their keys, and what they do wrong."""
+"""OpenAI-compatible embedding servers through the real `llm`: their files, their keys, and their faults."""
 
 import json
 import multiprocessing
@@ -43,7 +43,7 @@ def folder_of_llm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(name="server")
 def backend_of_the_server(provider: Provider, folder: Path) -> LLMEmbeddingBackend:
-    """A backend that knows the length of its vectors, and whose server has shown that it takes base64."""
+    """A backend that knows the length of its vectors and has had an answer in base64."""
     write(folder, api_base=provider.url)
     made = backend()
     for _ in range(2):
@@ -54,7 +54,7 @@ def backend_of_the_server(provider: Provider, folder: Path) -> LLMEmbeddingBacke
 
 
 def write(folder: Path, name: str = EMBEDDINGS, **entry: Any) -> None:
-    """One entry, the model `mine`."""
+    """Write a file with one entry, the model `mine`."""
     (folder / name).write_text(yaml.safe_dump([{"model_id": "mine", "model_name": "served", **entry}]))
 
 
@@ -75,21 +75,21 @@ def last(provider: Provider) -> Request:
 # Files
 
 
-def test_a_server_of_the_file_serves_under_its_id_and_its_aliases(provider: Provider, folder: Path) -> None:
+def test_a_model_of_the_file_has_its_id_and_aliases(provider: Provider, folder: Path) -> None:
     write(folder, api_base=provider.url, aliases=["also"], headers={"X-Gateway": "yes"}, dimensions=8)
     assert backend("also", dimensions=8).embed(["one", "two"]).shape == (2, 8)
     assert last(provider).headers["x-gateway"] == "yes"
     assert (last(provider).body["model"], last(provider).body["dimensions"]) == ("served", 8)
 
 
-def test_dimensions_are_sent_only_when_asked_for(provider: Provider, folder: Path) -> None:
-    """Many servers refuse a request that has them; EMBEDDING_OUTPUT_DIMENSIONS only says what to expect."""
+def test_dimensions_are_sent_only_for_an_entry_that_sets_them(provider: Provider, folder: Path) -> None:
+    """Many servers refuse a request with them. EMBEDDING_OUTPUT_DIMENSIONS alone only sets the expected length."""
     write(folder, api_base=provider.url)
     provider.inject("no_dimensions", times=None)
     assert backend(dimensions=16).embed(["one"]).shape == (1, 16)
 
 
-def test_limits_are_those_of_what_the_server_calls_the_model(folder: Path) -> None:
+def test_limits_follow_the_servers_name_of_the_model(folder: Path) -> None:
     write(folder, api_base="http://127.0.0.1:1/v1", model_name="text-embedding-3-small")
     assert backend(token_limit=None).token_limit == 8_191
     write(folder, api_base="http://127.0.0.1:1/v1", model_id="3-small")
@@ -102,18 +102,18 @@ def test_limits_are_those_of_what_the_server_calls_the_model(folder: Path) -> No
     [
         ("", "is empty: write a list of entries with model_id and model_name, or remove the file"),
         ("model_id: a", "is of type dict: write a list of entries"),
-        ("- model_id: [", "is not YAML at line 1: mend it, or remove the file"),
+        ("- model_id: [", "is not YAML at line 1: correct it, or remove the file"),
         ("- just text", "entry 1 of .*: the entry is wrong"),
         (
             "- model_id: a\n  model_name: b\n- model_id: c",
             r"entry 2 \('c'\) of .*: model_name is wrong \(Field required",
         ),
     ],
-    ids=["empty", "no list", "no YAML", "no entry", "no model_name"],
+    ids=["empty", "not a list", "not YAML", "not an entry", "without model_name"],
 )
 @pytest.mark.parametrize("name", [EMBEDDINGS, CHAT])
-def test_a_broken_file_is_one_sentence_that_names_it(folder: Path, name: str, text: str, said: str) -> None:
-    """llm 0.36 itself raises a bare TypeError or KeyError for any model."""
+def test_a_broken_file_is_named_in_one_sentence(folder: Path, name: str, text: str, said: str) -> None:
+    """llm 0.36 itself raises a bare TypeError or KeyError at the look-up of any model."""
     (folder / name).write_text(text)
     with pytest.raises(SettingsError, match=said) as caught:
         (embedding_model if name == EMBEDDINGS else chat_model)("default", "mine", {})
@@ -123,34 +123,32 @@ def test_a_broken_file_is_one_sentence_that_names_it(folder: Path, name: str, te
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("- {model_id: a, model_name: b}\n- {model_id: a, model_name: c}", "two models of the name 'a'"),
+        ("- {model_id: a, model_name: b}\n- {model_id: a, model_name: c}", "two models named 'a'"),
         (
             "- {model_id: a, model_name: b}\n- {model_id: c, model_name: d, aliases: [a]}",
-            "two models of the name 'a'",
+            "two models named 'a'",
         ),
         ("- {model_id: a, model_name: b, api_base: ''}", r"entry 1 \('a'\) .* api_base is wrong"),
     ],
     ids=["id", "alias", "address"],
 )
-def test_a_name_means_one_server_of_the_file_and_an_empty_address_none(
-    folder: Path, text: str, said: str
-) -> None:
-    """llm would take the later one without a word, and OpenAI for an address that is empty."""
+def test_duplicate_names_and_empty_urls_are_reported(folder: Path, text: str, said: str) -> None:
+    """llm would silently use the later entry, and OpenAI for an empty URL."""
     (folder / EMBEDDINGS).write_text(text)
     with pytest.raises(SettingsError, match=said):
         backend("a")
 
 
-def test_an_unknown_key_names_the_nearest_and_no_value_is_shown(folder: Path) -> None:
+def test_an_unknown_key_is_reported_with_the_nearest_and_without_its_value(folder: Path) -> None:
     write(folder, api_bas="http://secret@127.0.0.1")
     with pytest.raises(
-        SettingsError, match=r"\('mine'\) of .* has the unknown key 'api_bas': write api_base"
+        SettingsError, match=r"\('mine'\) of .* has the unknown key 'api_bas': use api_base"
     ) as caught:
         backend()
     assert "secret" not in str(caught.value)
 
 
-def test_llm_lists_and_runs_the_models_as_any_others(provider: Provider, folder: Path) -> None:
+def test_llm_lists_and_runs_the_models(provider: Provider, folder: Path) -> None:
     write(folder, api_base=provider.url)
     listed = subprocess.run([LLM, "embed-models"], check=True, capture_output=True, text=True).stdout
     assert "OpenAIEmbeddings: text-embedding-3-small (aliases: 3-small)" in listed
@@ -159,7 +157,7 @@ def test_llm_lists_and_runs_the_models_as_any_others(provider: Provider, folder:
     assert len(json.loads(subprocess.run(run, check=True, capture_output=True).stdout)) == 16
 
 
-def test_the_names_of_openais_own_models_are_served_by_ours() -> None:
+def test_openais_model_names_use_our_class() -> None:
     ours = type(llm.get_embedding_model("3-small"))
     for name in ("ada", "ada-002", "3-small", "3-small-512", "3-large", "3-large-256", "3-large-1024"):
         for found in (name, name if name == "ada" else f"text-embedding-{name}"):
@@ -172,14 +170,14 @@ def test_the_names_of_openais_own_models_are_served_by_ours() -> None:
 
 @pytest.fixture(name="openais")
 def environment_of_openai(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    """All that a machine may hold for OpenAI."""
+    """Everything that an environment may hold for OpenAI."""
     for name, value in OF_OPENAI.items():
         monkeypatch.setenv(name, value)
     (folder / "keys.json").write_text(json.dumps({"openai": "sk-stored", "gateway": "of-the-gateway"}))
 
 
 def ask(provider: Provider, **config: Any) -> Request:
-    """One chat with the model `mine`; what the server received."""
+    """Send one chat to the model `mine`, and return the request that the server received."""
     LLMChatBackend(name="default", **{"model_id": "mine", "token_limit": 4_096, **config}).reply(
         [{"role": "user", "content": "question"}]
     )
@@ -202,7 +200,7 @@ EITHER = pytest.mark.parametrize(
     [
         ({}, {}, "DUMMY_KEY"),
         ({}, {"key": "of-the-settings"}, "of-the-settings"),
-        ({}, {"key": "gateway"}, "gateway"),  # taken literally, whatever keys.json calls so
+        ({}, {"key": "gateway"}, "gateway"),  # used as it is, even if keys.json has a key of this name
         ({"api_key_name": "gateway"}, {}, "of-the-gateway"),
         ({"api_key_name": "gateway"}, {"key": "of-the-settings"}, "of-the-settings"),
         ({"headers": {"authorization": "Bearer of-the-file"}}, {}, "of-the-file"),
@@ -210,7 +208,7 @@ EITHER = pytest.mark.parametrize(
     ids=["none", "settings", "alias", "stored", "both", "header"],
 )
 @pytest.mark.usefixtures("openais")
-def test_a_server_gets_its_own_key_and_nothing_of_openais(
+def test_a_server_gets_its_own_key_and_none_of_openais_headers(
     provider: Provider, folder: Path, name: str, send: Any, entry: Any, init_kwargs: Any, key: str
 ) -> None:
     write(folder, name, api_base=provider.url, **entry)
@@ -221,7 +219,7 @@ def test_a_server_gets_its_own_key_and_nothing_of_openais(
 
 @EITHER
 @pytest.mark.usefixtures("openais")
-def test_an_address_in_init_kwargs_is_a_foreign_host_too(provider: Provider, name: str, send: Any) -> None:
+def test_a_url_in_init_kwargs_gets_no_key_of_openai(provider: Provider, name: str, send: Any) -> None:
     model_id = "3-small" if name == EMBEDDINGS else "gpt-4o-mini"
     config = {"model_id": model_id, **({"dimensions": 16} if name == EMBEDDINGS else {})}
     received = send(provider, init_kwargs={"api_base": provider.url}, **config)
@@ -232,7 +230,7 @@ def test_an_address_in_init_kwargs_is_a_foreign_host_too(provider: Provider, nam
 
 @EITHER
 @pytest.mark.usefixtures("openais")
-def test_a_key_that_the_file_names_and_nobody_has_is_not_openais(
+def test_a_missing_key_is_not_replaced_by_openais(
     provider: Provider, folder: Path, name: str, send: Any
 ) -> None:
     write(folder, name, api_base=provider.url, api_key_name="lost")
@@ -243,8 +241,8 @@ def test_a_key_that_the_file_names_and_nobody_has_is_not_openais(
 
 @EITHER
 @pytest.mark.usefixtures("openais")
-def test_an_address_of_openai_itself_gets_its_key(name: str, send: Any) -> None:
-    """And one that only begins like it does not."""
+def test_only_a_url_of_openai_gets_openais_key(name: str, send: Any) -> None:
+    """A URL that only begins like it gets no key."""
     find = embedding_model if name == EMBEDDINGS else chat_model
     model_id = "3-small" if name == EMBEDDINGS else "4o"
     for host, key in (("eu.api.openai.com", "sk-stored"), ("api.openai.com.example.org", None)):
@@ -252,10 +250,10 @@ def test_an_address_of_openai_itself_gets_its_key(name: str, send: Any) -> None:
 
 
 @EITHER
-def test_openai_base_url_is_the_operators_own_word(
+def test_openai_base_url_gets_openais_key(
     provider: Provider, name: str, send: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The key goes there, as with llm itself."""
+    """llm itself does the same."""
     monkeypatch.setenv("OPENAI_API_KEY", "sk-of-openai")
     monkeypatch.setenv("OPENAI_ORG_ID", "org-of-openai")
     monkeypatch.setenv("OPENAI_BASE_URL", provider.url)
@@ -267,23 +265,23 @@ def test_openai_base_url_is_the_operators_own_word(
 
 @EITHER
 @pytest.mark.parametrize("status", [301, 307])
-def test_a_redirect_takes_neither_text_nor_header_to_another_address(
+def test_a_redirect_sends_no_text_or_header_to_another_url(
     provider: Provider, folder: Path, name: str, send: Any, status: int
 ) -> None:
     write(folder, name, api_base=provider.url, headers={"X-Key": "of-the-file"})
     with Provider() as other:
         provider.inject("error", status=status, headers={"location": f"{other.url}/embeddings"})
-        with pytest.raises(SettingsError, match=f"HTTP {status}.* redirects to another address"):
+        with pytest.raises(SettingsError, match=f"HTTP {status}.* redirects to another URL"):
             send(provider)
         assert other.stats().connections == 0
 
 
 @EITHER
 @pytest.mark.parametrize("key", ["sk-copied-with-its-end\n", "\u201csk-copied-with-quotes\u201d"])
-def test_a_key_that_no_header_can_carry_is_a_matter_of_settings(
+def test_a_key_that_no_header_can_hold_raises_a_settings_error(
     provider: Provider, folder: Path, name: str, send: Any, key: str
 ) -> None:
-    """No document is refused for it, and it is not waited for either."""
+    """So no document is refused, and the request is not retried."""
     write(folder, name, api_base=provider.url)
     with pytest.raises(SettingsError, match="the key or a header cannot be sent") as caught:
         send(provider, init_kwargs={"key": key})
@@ -292,11 +290,11 @@ def test_a_key_that_no_header_can_carry_is_a_matter_of_settings(
 
 @EITHER
 @pytest.mark.parametrize("address", ["nonsense", "127.0.0.1:80", "ftp://127.0.0.1/v1", "http://[::1"])
-def test_what_is_no_address_is_a_matter_of_settings(
+def test_an_invalid_url_raises_a_settings_error(
     provider: Provider, folder: Path, name: str, send: Any, address: str
 ) -> None:
     write(folder, name, api_base=address)
-    with pytest.raises(SettingsError, match=r"write the address .* as https://host/v1"):
+    with pytest.raises(SettingsError, match=r"write the URL .* as https://host/v1"):
         send(provider)
 
 
@@ -309,7 +307,7 @@ def test_what_is_no_address_is_a_matter_of_settings(
         ("OPENAI_BASE_URL", "http://[::1"),
     ],
 )
-def test_what_the_environment_says_wrong_is_no_traceback(
+def test_invalid_variables_of_the_environment_are_reported_in_one_sentence(
     provider: Provider,
     folder: Path,
     name: str,
@@ -320,27 +318,27 @@ def test_what_the_environment_says_wrong_is_no_traceback(
 ) -> None:
     write(folder, name, api_base=provider.url)
     monkeypatch.setenv(variable, value)
-    if variable == "OPENAI_BASE_URL":  # is not for this server
+    if variable == "OPENAI_BASE_URL":  # does not apply to this server
         assert send(provider).body["model"] == "served"
     else:
         with pytest.raises(VectorIndexError):
             send(provider)
 
 
-def test_a_proxy_of_the_environment_is_used_but_for_no_proxy(
+def test_a_proxy_of_the_environment_is_used_except_for_no_proxy(
     provider: Provider, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(folder, api_base="http://gateway.invalid/v1")
     monkeypatch.setenv("HTTP_PROXY", provider.url.removesuffix("/v1"))
-    with pytest.raises(SettingsError, match="HTTP 404"):  # of the stand-in, which is no proxy
+    with pytest.raises(SettingsError, match="HTTP 404"):  # from the stand-in, which is not a proxy
         backend().embed(["text"])
     monkeypatch.setenv("NO_PROXY", "gateway.invalid")
     with pytest.raises(ProviderUnavailable):
         backend().embed(["text"])
 
 
-def test_a_key_that_is_replaced_in_the_file_of_keys_is_used_at_once(provider: Provider, folder: Path) -> None:
-    """And a file that is just being written is waited for."""
+def test_a_replaced_key_in_keys_json_is_used_at_once(provider: Provider, folder: Path) -> None:
+    """A file in the middle of a write is retried."""
     write(folder, api_base=provider.url, api_key_name="gateway")
     (folder / "keys.json").write_text('{"gateway": "the-first"}')
     made = backend()
@@ -353,8 +351,8 @@ def test_a_key_that_is_replaced_in_the_file_of_keys_is_used_at_once(provider: Pr
     assert [request.key for request in provider.requests] == ["the-first", "the-second"]
 
 
-def test_backends_side_by_side_never_mix_up_their_keys(provider: Provider, folder: Path) -> None:
-    """One model, six backends, eight threads: each text arrives with the key of its backend."""
+def test_concurrent_backends_never_mix_up_their_keys(provider: Provider, folder: Path) -> None:
+    """With one model, six backends and eight threads, each text arrives with the key of its backend."""
     write(folder, api_base=provider.url)
     keys = [f"key-{number}" for number in range(6)]
     made = {key: backend(init_kwargs={"key": key}, dimensions=16) for key in keys}
@@ -367,7 +365,7 @@ def test_backends_side_by_side_never_mix_up_their_keys(provider: Provider, folde
 # Connections
 
 
-def test_one_backend_has_one_client_and_keeps_its_connection(
+def test_a_backend_keeps_one_client_and_one_connection(
     server: LLMEmbeddingBackend, provider: Provider
 ) -> None:
     for number in range(5):
@@ -376,7 +374,7 @@ def test_one_backend_has_one_client_and_keeps_its_connection(
 
 
 @pytest.mark.filterwarnings("ignore:This process.*multi-threaded:DeprecationWarning")  # Python 3.12 and later
-def test_a_forked_process_has_connections_of_its_own(server: LLMEmbeddingBackend, provider: Provider) -> None:
+def test_a_forked_process_has_its_own_connections(server: LLMEmbeddingBackend, provider: Provider) -> None:
     child = multiprocessing.get_context("fork").Process(target=server.embed, args=(["of the child"],))
     child.start()
     child.join(120)
@@ -385,11 +383,11 @@ def test_a_forked_process_has_connections_of_its_own(server: LLMEmbeddingBackend
     assert (provider.stats().requests, provider.stats().connections) == (2, 1)
 
 
-# What servers do wrong
+# Faults of servers
 
 
 @pytest.mark.parametrize("fault", ["no_base64", "garbled_base64", "floats"])
-def test_a_server_without_base64_is_asked_for_floats_from_then_on(
+def test_a_server_without_base64_gets_requests_for_floats_from_then_on(
     fault: str, provider: Provider, folder: Path
 ) -> None:
     write(folder, api_base=provider.url)
@@ -402,7 +400,7 @@ def test_a_server_without_base64_is_asked_for_floats_from_then_on(
     assert encodings(provider) == ["base64", "float", "float"][:: 2 if fault == "floats" else 1]
 
 
-def test_base64_that_decodes_to_another_length_is_not_believed(provider: Provider, folder: Path) -> None:
+def test_base64_of_another_length_is_checked_against_floats(provider: Provider, folder: Path) -> None:
     """LiteLLM in front of Ollama returned a quarter of the numbers."""
     write(folder, api_base=provider.url)
     made = backend()
@@ -412,7 +410,7 @@ def test_base64_that_decodes_to_another_length_is_not_believed(provider: Provide
     assert encodings(provider) == ["float", "base64", "float"]
 
 
-def test_vectors_are_in_the_order_of_the_texts_whatever_the_order_of_the_answer(
+def test_vectors_are_in_the_order_of_the_texts_for_any_order_of_the_answer(
     server: LLMEmbeddingBackend, provider: Provider
 ) -> None:
     texts = [f"text number {number}" for number in range(9)]
@@ -427,7 +425,7 @@ def test_vectors_are_in_the_order_of_the_texts_whatever_the_order_of_the_answer(
         ("one_missing", {}, ProviderUnavailable, "1 vectors for 2 texts"),
         ("not_a_number", {}, Refused, "zeros or NaN"),
         ("zeros", {}, Refused, "zeros or NaN"),
-        ("wrong_dimension", {"times": 2}, SettingsError, "length 15, 16, where 16 were expected"),
+        ("wrong_dimension", {"times": 2}, SettingsError, "length 15, 16 instead of 16"),
         ("empty_object", {}, ProviderUnavailable, "no list of embeddings"),
         ("malformed_json", {}, ProviderUnavailable, "could not be read"),
         ("plain_text", {}, ProviderUnavailable, "could not be read"),
@@ -435,7 +433,7 @@ def test_vectors_are_in_the_order_of_the_texts_whatever_the_order_of_the_answer(
             "raw",
             {"body": '{"data": [{"embedding": null}, {"embedding": [1]}]}'},
             ProviderUnavailable,
-            "no lists",
+            "not lists",
         ),
         ("raw", {"body": '{"data": [{"index": 0}, {"index": 0}]}'}, ProviderUnavailable, "which text"),
         (
@@ -456,10 +454,10 @@ def test_vectors_are_in_the_order_of_the_texts_whatever_the_order_of_the_answer(
         ("hang", {}, ProviderUnavailable, "does not answer"),
     ],
 )
-def test_a_fault_of_the_server_is_the_error_that_says_what_to_do(
+def test_a_fault_of_the_server_raises_the_matching_error(
     provider: Provider, folder: Path, fault: str, arguments: Any, kind: type[VectorIndexError], said: str
 ) -> None:
-    """After one request, or two where the floats are asked for, and without waiting for a Retry-After."""
+    """After one request, or two if floats are requested too, and without waiting for a Retry-After."""
     write(folder, api_base=provider.url)
     made = backend(timeout_seconds=2 if fault == "hang" else 60, init_kwargs={"key": "secret-of-the-test"})
     made.embed(["first"])
@@ -473,12 +471,12 @@ def test_a_fault_of_the_server_is_the_error_that_says_what_to_do(
 
 
 def test_rows_reach_numpy_without_becoming_lists(server: LLMEmbeddingBackend) -> None:
-    """Neither ours nor llm's own code copies a vector into Python numbers."""
+    """Neither our code nor llm's copies a vector into Python numbers."""
     rows = list(embedding_model("default", "mine", {}).embed_multi(["one", "two"]))
     assert [type(row) for row in rows] == [np.ndarray, np.ndarray]
 
 
-def test_limits_go_by_the_name_that_the_server_has_for_a_model(provider: Provider, folder: Path) -> None:
+def test_limits_in_the_table_follow_the_servers_name_of_a_model(provider: Provider, folder: Path) -> None:
     write(folder, EMBEDDINGS, api_base=provider.url, model_name="bge-m3")
     assert LLMEmbeddingBackend(name="default", model_id="mine").token_limit == 8_192
     write(folder, CHAT, api_base=provider.url, model_name="gpt-4o-mini")

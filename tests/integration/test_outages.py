@@ -1,4 +1,4 @@
-"""A provider that is away, or that refuses everything, is no document's fault; a lease that is over sends nothing."""
+"""Outages: documents do not fail because a provider is down, or refuses everything."""
 
 import threading
 import time
@@ -14,12 +14,13 @@ from worker.backends.budgets import Budget
 from worker.backends.llm import LLMEmbeddingBackend
 from worker.configuration import IndexSettings
 from worker.errors import ProviderUnavailable, Refused, TooLarge, VectorIndexError
+from worker.indexing.draining.backoff import backoff_seconds
 from worker.indexing.draining.drainer import Drainer
+from worker.indexing.draining.outcomes import MAX_ATTEMPTS
 from worker.indexing.draining.provider import Provider as Known
-from worker.indexing.draining.provider import backoff_seconds
-from worker.indexing.draining.settlement import LEASE_MARGIN_SECONDS, MAX_ATTEMPTS
+from worker.indexing.draining.settlement import LEASE_MARGIN_SECONDS
 from worker.recipes import PROBE
-from worker.store import builds, connection, status
+from worker.store import builds, connection, queue, status
 
 DOWN = ProviderUnavailable("it is away")
 ATTEMPTS = "SELECT max(attempts) FROM vector_index.pending_1"
@@ -28,8 +29,8 @@ ATTEMPTS = "SELECT max(attempts) FROM vector_index.pending_1"
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Six attempts take 62 ms instead of a minute."""
-    monkeypatch.setattr("worker.indexing.draining.provider.BACKOFF_SECONDS", 0.002)
-    monkeypatch.setattr("worker.indexing.draining.provider.PAUSE_SECONDS", 0.02)
+    monkeypatch.setattr("worker.indexing.draining.backoff.BACKOFF_SECONDS", 0.002)
+    monkeypatch.setattr("worker.indexing.draining.backoff.PAUSE_SECONDS", 0.02)
     monkeypatch.setattr("worker.indexing.draining.drainer.POLL_SECONDS", 0.01)
 
 
@@ -46,25 +47,25 @@ def through_http(url: str, index: IndexSettings) -> Application:
 
 
 @pytest.mark.parametrize("fault", ["unavailable", "cut", "content_policy"])
-def test_an_outage_of_any_length_fails_nothing_counts_nothing_and_all_is_live_once_it_is_over(
+def test_an_outage_of_any_length_fails_no_document_and_counts_no_attempt(
     url: str, index: IndexSettings, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
-    """Many times as long as six attempts take, in eight slots; after one request each it gets words only."""
+    """The outage lasts much longer than six attempts. Eight slots send one request each, then only probes."""
     with Provider(dimensions=32) as provider:
         monkeypatch.setenv("OPENAI_BASE_URL", provider.url)
         ours = through_http(url, index)
         drainer = ours.drainer
-        ours.put({"id": "before", "text": "Harmless words."})
         drainer.start()
-        eventually(lambda: drainer._provider.failure is None)
+        before = ours.stage({"id": "before", "text": "Harmless words."})
+        eventually(lambda: ours.result(before))
         provider.reset()
         provider.inject(fault, times=None)
         task_id = ours.stage(*documents(100))
         eventually(lambda: provider.stats().requests > 30)
-        eventually(lambda: ours.rows(ATTEMPTS) == [(0,)])  # once what was in hand is given back
+        eventually(lambda: ours.rows(ATTEMPTS) == [(0,)])  # once the requests in flight are given back
         inputs = [request.body["input"] for request in provider.requests]
         assert ours.result(task_id) is None
-        # of each slot one, of all the words that follow
+        # each slot sent one request; all others are probes
         assert sum(texts != [PROBE] for texts in inputs) <= index.embedding_backend.concurrency
         with connection.checkout(url) as conn:
             assert status.index_status(conn, builds.live(conn, "default"))["last_error"]
@@ -75,28 +76,34 @@ def test_an_outage_of_any_length_fails_nothing_counts_nothing_and_all_is_live_on
         assert provider.stats().repeated == provider.times_embedded(PROBE) - 1
 
 
-def test_what_was_claimed_just_before_the_provider_went_away_is_not_sent_alone(
+def test_a_claim_from_just_before_an_outage_is_given_back_unsent(
     url: str, index: IndexSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It would count as an attempt: as what took the provider down."""
+    """Sent alone, it would count as the input that took the provider down."""
     with Provider(dimensions=32) as provider:
         monkeypatch.setenv("OPENAI_BASE_URL", provider.url)
         ours = through_http(url, index)
         drainer = ours.drainer
         task_id = ours.stage(*documents(1))
-        claim = drainer._claim()
-        assert claim
-        provider.inject("cut", times=None)
-        assert drainer._provider.ask()
-        provider.reset()
-        drainer._settle_alone(claim)
+        claim = queue.claim
+
+        def claim_and_go_away(*arguments: Any, **options: Any) -> Any:
+            claimed = claim(*arguments, **options)
+            provider.inject("cut", times=None)
+            assert drainer.provider.probe()
+            provider.reset()
+            return claimed
+
+        with monkeypatch.context() as patch:
+            patch.setattr(queue, "claim", claim_and_go_away)
+            assert drainer.step()
         assert provider.stats().requests == 0
         assert ours.rows(ATTEMPTS) == [(0,)]
         eventually(lambda: [drainer.drain(), ours.result(task_id)][1])
         assert (ours.result(task_id) or {})["indexed"] == 1
 
 
-def test_a_provider_that_cannot_be_connected_to_fails_nothing(
+def test_a_provider_that_refuses_connections_fails_no_document(
     url: str, index: IndexSettings, monkeypatch: pytest.MonkeyPatch, unused_port: int
 ) -> None:
     monkeypatch.setenv("OPENAI_BASE_URL", f"http://127.0.0.1:{unused_port}/v1")
@@ -112,11 +119,11 @@ def test_a_provider_that_cannot_be_connected_to_fails_nothing(
 
 
 @pytest.mark.parametrize("refusal", [Refused("no, thank you"), TooLarge("too large")])
-def test_a_provider_that_begins_to_refuse_everything_fails_no_document(
+def test_a_provider_that_refuses_even_one_word_fails_no_document(
     application: Application,
     refusal: VectorIndexError,
 ) -> None:
-    """Even one word: that is a matter of settings, or of the provider. Nothing is cut either."""
+    """The settings or the provider are to blame. Inputs are not split either."""
     refuses = [False]
     faulty(application.backend, lambda _: refusal if refuses[0] else None, words=True)
     task_id = application.stage(*documents(3), {"id": "long", "text": "Many words. " * 9})
@@ -128,7 +135,7 @@ def test_a_provider_that_begins_to_refuse_everything_fails_no_document(
     assert application.rows(ATTEMPTS) == [(0,)]
     with connection.checkout(application.url) as conn:
         told = status.index_status(conn, builds.live(conn, "default"))["last_error"]
-    assert f"{refusal}, even the one word 'dimensions': mend MODEL_ID" in told
+    assert f"{refusal}, even for the one word 'dimensions': fix MODEL_ID" in told
     refuses[0] = False
     application.drainer.drain()
     assert (application.result(task_id) or {})["indexed"] == 4
@@ -136,11 +143,11 @@ def test_a_provider_that_begins_to_refuse_everything_fails_no_document(
 
 
 @pytest.mark.parametrize("failure", [DOWN, Refused("not this one")])
-def test_what_fails_alone_while_the_provider_takes_words_fails_and_costs_nobody_else_anything(
+def test_an_input_that_fails_while_the_provider_is_up_fails_alone(
     application: Application,
     failure: VectorIndexError,
 ) -> None:
-    """A poison for which the provider answers 500, or refuses; also where the others were embedded long ago."""
+    """A poison message that the provider answers with 500, or refuses, long after the others are embedded."""
     faulty(application.backend, lambda texts: failure if any("guilty" in t for t in texts) else None)
     task_id = application.stage(*documents(7), {"id": "bad", "text": "A guilty one."})
     eventually(lambda: [application.drainer.drain(), application.result(task_id)][1])
@@ -149,10 +156,10 @@ def test_what_fails_alone_while_the_provider_takes_words_fails_and_costs_nobody_
     assert result["failed"] == [{"id": "bad", "error": str(failure)}]
 
 
-def test_what_takes_the_provider_down_fails_alone_and_holds_nothing_up(
+def test_an_input_that_crashes_the_provider_fails_alone(
     url: str, index: IndexSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each time with all that is in flight, and for so long that it takes no word right after it."""
+    """Each time it fails all requests in flight, and the next probe."""
     monkeypatch.setattr("tests.provider.AWAY_SECONDS", 0.05)
     with Provider(dimensions=32, crash="A guilty one.") as provider:
         monkeypatch.setenv("OPENAI_BASE_URL", provider.url)
@@ -166,11 +173,11 @@ def test_what_takes_the_provider_down_fails_alone_and_holds_nothing_up(
         assert [failure["id"] for failure in result["failed"]] == ["bad"]
         inputs = [request.body["input"] for request in provider.requests]
         assert inputs.count(["A guilty one."]) >= MAX_ATTEMPTS
-        # 64 that travel with it are halved at most six times
+        # its 64 neighbours are halved at most six times
         assert provider.stats().faults <= MAX_ATTEMPTS + 8
 
 
-def test_after_an_outage_requests_travel_alone_and_grow(
+def test_slow_start_after_an_outage_doubles_single_requests(
     url: str, index: IndexSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Provider(dimensions=32) as provider:
@@ -194,10 +201,10 @@ def test_after_an_outage_requests_travel_alone_and_grow(
         assert sum(sizes) == 300
 
 
-def test_a_poison_fails_under_the_smallest_of_budgets(
+def test_a_poison_message_fails_even_under_the_smallest_budget(
     url: str, index: IndexSettings, backend: HashBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is asked about it waits for its turn: else it would be sent again and again, for ever."""
+    """The probe after it waits for the budget; otherwise the input would be sent again for ever."""
     monkeypatch.setattr("worker.backends.budgets.WINDOW_SECONDS", 6.0)
     monkeypatch.setattr("worker.backends.budgets.MAX_WAIT_SECONDS", 0.1)
     faulty(backend, lambda _: Refused("not this one"))
@@ -208,11 +215,11 @@ def test_a_poison_fails_under_the_smallest_of_budgets(
     assert ours.state("bad")["state"] == "failed"
 
 
-def test_an_outage_counts_no_attempt_where_the_worker_ends_meanwhile(application: Application) -> None:
-    """Nothing more is sent then, so what is to blame stays open."""
+def test_a_request_that_fails_during_shutdown_is_no_attempt(application: Application) -> None:
+    """A stopping process sends no probe, so it cannot tell whether the input is to blame."""
 
     def end(_: list[str]) -> Exception:
-        application.drainer._stopping.set()
+        application.drainer.stop(0.0)
         return DOWN
 
     application.stage({"id": "a", "text": "Words."})
@@ -222,16 +229,16 @@ def test_an_outage_counts_no_attempt_where_the_worker_ends_meanwhile(application
     assert application.rows("SELECT attempts, token FROM vector_index.pending_1") == [(0, None)]
 
 
-def test_the_lease_lasts_while_the_provider_is_asked_what_is_to_blame(
+def test_the_lease_is_renewed_before_the_probe_after_a_failed_request(
     application: Application,
 ) -> None:
-    """The request has hung as long as it may, and so may the word."""
+    """The request may hang until its timeout, and so may the probe."""
     leases: list[Any] = []
 
     def hang(texts: list[str]) -> Exception:
         if texts == [PROBE]:
             leases.extend(application.rows("SELECT visible_at > now() FROM vector_index.pending_1"))
-        else:  # the lease is over, and nobody has come yet
+        else:  # the lease ends, and nobody has claimed the input yet
             application.rows("UPDATE vector_index.pending_1 SET visible_at = now() RETURNING 1")
         return DOWN
 
@@ -241,8 +248,8 @@ def test_the_lease_lasts_while_the_provider_is_asked_what_is_to_blame(
     assert leases == [(True,)]
 
 
-def test_one_word_answers_all_whose_requests_failed_at_once(backend: HashBackend) -> None:
-    """Of eight slots in an outage one asks; the others take its answer, whatever that was."""
+def test_one_probe_serves_all_requests_that_failed_together(index: IndexSettings) -> None:
+    """Of eight slots in an outage one probes the provider; the others use its result."""
     for failure, asked in ((None, 1), (DOWN, 1)):
         words: list[int] = []
         all_failed = threading.Barrier(8)
@@ -254,14 +261,14 @@ def test_one_word_answers_all_whose_requests_failed_at_once(backend: HashBackend
 
         asking = HashBackend()
         faulty(asking, answer, words=True)
-        known = Known("default", asking, Budget("", "default"))
+        known = Known(index.embedding_backend, asking, Budget("", "default"))
         told: list[Any] = []
 
         def fail(known: Known = known, told: list[Any] = told, met: Any = all_failed) -> None:
             met.wait()
             failed_at = time.monotonic()
             met.wait()
-            told.append(known.ask_after(failed_at, patience_seconds=60.0))
+            told.append(known.probe_after(failed_at, max_wait_seconds=60.0))
 
         threads = [threading.Thread(target=fail) for _ in range(8)]
         for thread in threads:
@@ -272,29 +279,29 @@ def test_one_word_answers_all_whose_requests_failed_at_once(backend: HashBackend
         assert len(words) == asked
 
 
-def test_a_word_that_was_taken_before_a_request_failed_says_nothing_of_it(backend: HashBackend) -> None:
-    known = Known("default", backend, Budget("", "default"))
-    assert known.ask() is None
+def test_a_probe_from_before_a_failure_does_not_count(index: IndexSettings, backend: HashBackend) -> None:
+    known = Known(index.embedding_backend, backend, Budget("", "default"))
+    assert known.probe() is None
     faulty(backend, lambda _: DOWN, words=True)
-    assert known.ask_after(time.monotonic(), patience_seconds=1.0) is DOWN
+    assert known.probe_after(time.monotonic(), max_wait_seconds=1.0) is DOWN
 
 
-def test_an_outage_of_months_is_still_asked_about() -> None:
+def test_the_backoff_stays_bounded_after_a_million_failures() -> None:
     assert 0.01 <= backoff_seconds(10**6, 0.02) <= 0.03
 
 
-def test_a_pause_that_a_503_asks_for_holds_for_all_processes(broker_url: str) -> None:
+def test_retry_after_of_a_503_pauses_all_processes(index: IndexSettings, broker_url: str) -> None:
     ours, other = (Budget(broker_url, "embedding:one") for _ in range(2))
     backend = HashBackend()
     faulty(backend, lambda _: ProviderUnavailable("busy", retry_after_seconds=200), words=True)
-    assert Known("default", backend, ours).ask() is not None
+    assert Known(index.embedding_backend, backend, ours).probe() is not None
     assert 100 < other.take(1) <= 200
 
 
-def test_nothing_is_sent_under_a_lease_that_is_over(
+def test_no_request_begins_after_its_lease_ended(
     url: str, index: IndexSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The length of a vector was not known, and asking for it hung: somebody else may have the contents by now."""
+    """Asking for the unknown length of the vectors took longer than the lease: another worker may hold the inputs."""
     late_by = [0.0]
     clock = SimpleNamespace(monotonic=lambda: time.monotonic() + late_by[0])
     monkeypatch.setattr("worker.indexing.draining.sending.time", clock)
@@ -314,9 +321,7 @@ def test_nothing_is_sent_under_a_lease_that_is_over(
     ours = Application(url, index, backend, drainer)
     task_id = ours.stage({"id": "a", "text": "Words."})
     late_by[0] = -1.0
-    claim = drainer._claim()
-    assert claim is not None
-    drainer._settle(claim)
+    assert drainer.step()
     assert backend.requests == []
     assert ours.rows("SELECT attempts, token FROM vector_index.pending_1") == [(0, None)]
     drainer.drain()

@@ -1,4 +1,4 @@
-"""Enqueueing in the application's own transaction, on real Postgres: nothing before its commit, all after it."""
+"""The outbox: documents enqueued in the application's own transactions, on real Postgres."""
 
 import json
 import logging
@@ -38,14 +38,14 @@ def database(application: Application) -> Iterator[Database]:
         yield Database(application, conn)
 
 
-def test_nothing_is_enqueued_by_a_transaction_that_rolls_back(database: Database) -> None:
+def test_a_rollback_enqueues_nothing(database: Database) -> None:
     with database.conn.transaction(force_rollback=True):
         database.put("a", "Cats chase mice.")
         database.delete("b")
     assert database.waiting() == 0
 
 
-def test_what_commits_is_searchable_and_leaves_no_row(database: Database) -> None:
+def test_a_committed_document_is_searchable_and_its_row_is_deleted(database: Database) -> None:
     with database.conn.transaction():
         database.conn.execute(
             "SELECT vector_index.enqueue_document('default', 'a', 'Cats chase mice.', 'Cats', '{\"legs\": 4}', 7)"
@@ -98,7 +98,7 @@ def test_an_id_may_be_text_an_integer_or_a_uuid(database: Database, id: Any) -> 
         ("'default', 'a', 'x', '', 'null'", "metadata of document 'a' must be a JSON object, not null"),
     ],
 )
-def test_what_no_worker_could_take_is_one_sentence_for_the_transaction(
+def test_enqueueing_an_invalid_document_fails_with_one_sentence(
     database: Database, arguments: str, sentence: str
 ) -> None:
     with pytest.raises(pg.InvalidParameterValue) as caught:
@@ -128,9 +128,7 @@ def role(database: Database, administrator: psycopg.Connection[Any]) -> Iterator
     administrator.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(name)))
 
 
-def test_the_grants_of_the_documentation_allow_to_enqueue_and_nothing_else(
-    database: Database, role: str
-) -> None:
+def test_the_documented_grants_only_allow_to_enqueue(database: Database, role: str) -> None:
     tables = [row[0] for row in database.conn.execute(
         "SELECT 'vector_index.' || quote_ident(relname) FROM pg_class "
         "WHERE relnamespace = 'vector_index'::regnamespace AND relkind IN ('r', 'S')"
@@ -166,8 +164,8 @@ def test_the_grants_of_the_documentation_allow_to_enqueue_and_nothing_else(
     assert database.waiting() == 4
 
 
-def test_no_search_path_of_the_caller_reaches_into_the_functions(database: Database) -> None:
-    """They run with the rights of their owner: a function of the caller's must not be run by them."""
+def test_the_functions_ignore_the_search_path_of_the_caller(database: Database) -> None:
+    """They run with the rights of their owner, so they must not run a function of the caller's."""
     database.conn.execute(
         "CREATE SCHEMA evil; CREATE FUNCTION evil.jsonb_typeof(jsonb) RETURNS text LANGUAGE plpgsql AS "
         "$$ BEGIN RAISE 'hijacked'; END $$; CREATE TEMP TABLE outbox (); SET search_path = evil, pg_temp, pg_catalog"
@@ -254,7 +252,7 @@ def begin_alike(database: Database, steps: dict[str, list[Step]]) -> None:
 
 
 @pytest.mark.parametrize("kinds", [("put", "put", "delete"), ("put", "put", "bad", "delete")], ids=" ".join)
-def test_rows_that_wait_together_come_to_what_the_same_calls_come_to_one_after_the_other(
+def test_merged_rows_have_the_result_of_the_same_calls_in_order(
     database: Database, kinds: Sequence[str]
 ) -> None:
     steps = sequences(7, kinds)
@@ -271,7 +269,7 @@ def test_rows_that_wait_together_come_to_what_the_same_calls_come_to_one_after_t
     assert database.one("SELECT count(*) FROM vector_index.outbox WHERE error IS NULL") == 0
 
 
-def test_a_deletion_that_is_sent_comes_to_the_same_whether_what_is_before_it_has_been_staged_or_waits(
+def test_a_sent_deletion_has_one_result_whether_earlier_rows_are_staged_or_wait(
     database: Database,
 ) -> None:
     steps = sequences(7, ["put", "put", "delete"], ends="delete")
@@ -291,10 +289,10 @@ def test_a_deletion_that_is_sent_comes_to_the_same_whether_what_is_before_it_has
 
 @pytest.mark.parametrize("waits", [True, False], ids=["together", "one by one"])
 @pytest.mark.parametrize("way", ["enqueued", "sent"])
-def test_a_deletion_without_a_version_fences_what_is_older_than_a_text_that_could_not_be_staged(
+def test_a_deletion_without_a_version_takes_the_version_of_a_rejected_text(
     database: Database, way: str, waits: bool
 ) -> None:
-    """However the deletion comes, and whether or not the text was looked at before."""
+    """Whether the deletion is sent or enqueued, and whether or not the text was rejected before."""
     database.application.stage()  # the index
     database.put("a", "x" * 2_000, 7)
     if not waits:
@@ -309,7 +307,7 @@ def test_a_deletion_without_a_version_fences_what_is_older_than_a_text_that_coul
     assert database.application.put({"id": "a", "text": "Again.", "version": 7})["indexed"] == 1
 
 
-def test_behind_a_text_that_cannot_be_staged_the_one_before_it_is_served(database: Database) -> None:
+def test_if_a_text_is_rejected_the_previous_row_is_staged(database: Database) -> None:
     database.put("a", "Words.", 1)
     database.put("a", "x" * 2_000, 2)
     database.put("b", "Words.")
@@ -322,7 +320,7 @@ def test_behind_a_text_that_cannot_be_staged_the_one_before_it_is_served(databas
     assert database.texts() == {"a": "x" * 2_000, "b": "x" * 2_000}
 
 
-def test_what_came_too_late_is_no_failure_where_it_cannot_be_staged(database: Database) -> None:
+def test_a_stale_text_that_cannot_be_staged_is_no_failure(database: Database) -> None:
     database.put("a", "Words.", 5)
     database.consume()
     database.put("a", "x" * 2_000, 4)
@@ -331,7 +329,7 @@ def test_what_came_too_late_is_no_failure_where_it_cannot_be_staged(database: Da
     assert database.waiting() == 0
 
 
-def test_only_the_text_that_counts_is_read(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_winning_text_is_read(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
     contents = rows.contents
 
@@ -347,8 +345,8 @@ def test_only_the_text_that_counts_is_read(database: Database, monkeypatch: pyte
     assert database.texts() == {"often": "State 299 of the document."}
 
 
-def test_a_transaction_that_commits_late_is_not_missed_and_holds_up_nobody(database: Database) -> None:
-    """Numbers are given at the insert: who remembers how far he has read never sees the earlier number."""
+def test_a_transaction_that_commits_late_is_staged_and_delays_no_other(database: Database) -> None:
+    """Sequence numbers are assigned at insert, so a reader that keeps a position would skip the earlier number."""
     with psycopg.connect(database.application.url) as late:
         late.execute(DOCUMENT, ["late", "Early number.", None])
         database.put("a", "Later number.")
@@ -359,21 +357,21 @@ def test_a_transaction_that_commits_late_is_not_missed_and_holds_up_nobody(datab
     assert database.texts() == {"a": "Later number.", "late": "Early number."}
 
 
-def test_a_document_of_which_somebody_holds_an_older_row_is_left_to_wait(database: Database) -> None:
-    """Else the older row, staged second, would be put over the newer one."""
+def test_a_document_with_a_locked_older_row_waits(database: Database) -> None:
+    """Otherwise the older row, staged second, would overwrite the newer one."""
     database.put("a", "Older.")
     database.put("b", "Other.")
     with psycopg.connect(database.application.url) as other:
         other.execute("SELECT FROM vector_index.outbox WHERE id = 'a' FOR UPDATE")
         database.put("a", "Newer.")
         used = database.application
-        outbox.consume(used.url, used.index, used.backend, max_bytes=MAX_BYTES)
+        outbox.stage_page(used.target, max_bytes=MAX_BYTES)
         assert database.waiting() == 2
     database.consume()
     assert database.texts() == {"a": "Newer.", "b": "Other."}
 
 
-def test_a_row_that_was_taken_while_its_text_was_split_is_staged_no_second_time(
+def test_a_row_staged_by_another_worker_during_the_split_is_staged_once(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     database.put("a", "Words.")
@@ -381,7 +379,7 @@ def test_a_row_that_was_taken_while_its_text_was_split_is_staged_no_second_time(
 
     def overtaken(*arguments: Any) -> list[int]:
         monkeypatch.setattr(outbox.outbox, "stage", stage)
-        database.consume()  # somebody else, who was quicker
+        database.consume()  # another worker, which was faster
         return stage(*arguments)
 
     monkeypatch.setattr(outbox.outbox, "stage", overtaken)
@@ -390,7 +388,7 @@ def test_a_row_that_was_taken_while_its_text_was_split_is_staged_no_second_time(
     assert database.one("SELECT count(*) FROM vector_index.revisions") == 1
 
 
-def test_the_same_again_costs_no_request_and_an_unknown_deletion_nothing(database: Database) -> None:
+def test_unchanged_texts_and_unknown_deletions_send_no_request(database: Database) -> None:
     database.put("a", "Words.")
     database.consume()
     before = len(database.application.backend.requests)
@@ -404,12 +402,12 @@ def test_the_same_again_costs_no_request_and_an_unknown_deletion_nothing(databas
 
 BAD = {
     "large": ("x" * 2_000, "{}", "text has 2,000 bytes, over MAX_DOCUMENT_BYTES (1,000): split the document"),
-    "endless": ("x", json.dumps({"n": 1})[:-2] + "9" * 5_000 + "}", "metadata cannot be read (ValueError)"),
+    "endless": ("x", json.dumps({"n": 1})[:-2] + "9" * 5_000 + "}", "metadata cannot be parsed (ValueError)"),
     "deep": ("x", '{"n": ' + "[" * 40 + "]" * 40 + "}", "nested more than 32 levels deep"),
 }
 
 
-def test_what_only_a_worker_can_judge_fails_alone_and_is_listed_with_its_reason(database: Database) -> None:
+def test_a_document_that_the_worker_rejects_fails_alone_with_its_reason(database: Database) -> None:
     for id, (text, metadata, _) in BAD.items():
         database.conn.execute(
             "SELECT vector_index.enqueue_document('default', %s, %s, '', %s)", [id, text, metadata]
@@ -430,7 +428,7 @@ def test_what_only_a_worker_can_judge_fails_alone_and_is_listed_with_its_reason(
         assert rows.counts(conn, "default") == {"waiting": 0, "oldest_seconds": 0.0, "rejected": 3}
 
 
-def test_a_retry_stages_what_failed_once_the_limit_is_higher(database: Database) -> None:
+def test_a_retry_stages_a_failed_document_after_the_limit_was_raised(database: Database) -> None:
     database.put("large", "long " * 300)
     database.consume()
     assert database.retry() == 1
@@ -474,7 +472,7 @@ def test_an_older_change_leaves_the_failure_of_a_newer_one(database: Database) -
 def test_a_document_that_cannot_be_split_fails_alone(
     database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The tokenizer may be anybody's, and its error may quote the text: that reaches neither the reason nor a log."""
+    """A user's own tokenizer may quote the text in its error: neither the reason nor the log contains it."""
     backend = database.application.backend
     count = backend.count_tokens
 
@@ -491,7 +489,7 @@ def test_a_document_that_cannot_be_split_fails_alone(
         database.consume()
     assert database.texts() == {"good": "Words.", "refused": "Fine but for one."}
     assert database.failures() == {
-        "bad": "it could not be staged (RuntimeError, see the worker's log): mend it and retry"
+        "bad": "staging failed (RuntimeError, see the worker's log): fix the cause and retry it"
     }
     assert "'bad' of index 'default' cannot be staged" in caplog.text
     assert "RuntimeError" in caplog.text
@@ -503,7 +501,10 @@ def test_a_document_that_cannot_be_split_fails_alone(
 
 FATAL = """
 import os
+from tests.fixtures.application import HashBackend
 from worker import configuration
+from worker.backends.budgets import Budget
+from worker.index import Index
 from worker.indexing import outbox
 
 class Fatal(HashBackend):
@@ -511,16 +512,18 @@ class Fatal(HashBackend):
         return os._exit(137) if "poison" in text else super().count_tokens(text)
 
 outbox.REST_SECONDS = 0.0
-while outbox.consume({url!r}, configuration.load({{}}).index("default"), Fatal(), max_bytes=10_000):
+settings = configuration.load({{}}).index("default")
+index = Index(url={url!r}, settings=settings, backend=Fatal(), budget=Budget("", "default"))
+while outbox.stage_page(index, max_bytes=10_000):
     pass
 """
 
 
 @pytest.mark.slow
-def test_a_document_that_kills_whoever_stages_it_is_given_up_and_takes_no_other_with_it(
+def test_a_document_that_kills_its_process_is_given_up_alone(
     database: Database,
 ) -> None:
-    """Real processes that end in the middle of it, as for want of memory: there is no last word to count it by."""
+    """Real processes that exit in the middle, as when memory runs out: they cannot count the attempt at their end."""
     program = FATAL.format(url=database.application.url)
     for n in range(3):
         database.put(f"good {n}", f"Words {n}.")
@@ -528,7 +531,7 @@ def test_a_document_that_kills_whoever_stages_it_is_given_up_and_takes_no_other_
     deaths = 0
     while (code := subprocess.run([sys.executable, "-c", program], cwd=ROOT, timeout=60).returncode) == 137:
         deaths += 1
-    assert (code, deaths) == (0, outbox.ATTEMPTS)
+    assert (code, deaths) == (0, outbox.MAX_ATTEMPTS)
     database.consume()
     assert database.texts() == {f"good {n}": f"Words {n}." for n in range(3)}
     assert database.failures() == {"bad": outbox.KILLED}
@@ -537,10 +540,10 @@ def test_a_document_that_kills_whoever_stages_it_is_given_up_and_takes_no_other_
     assert database.state("bad") == "live"
 
 
-def test_a_text_that_may_have_killed_its_process_alone_rests_before_the_next_attempt(
+def test_a_suspect_text_rests_before_its_next_attempt(
     database: Database,
 ) -> None:
-    """Somebody may be at it still."""
+    """Another process may still be staging it."""
     database.put("a", "Words.")
     database.put("b", "Words.")
     suspect = "UPDATE vector_index.outbox SET attempts = 3, tried_at = clock_timestamp() - interval '{}' WHERE id = 'a'"
@@ -552,35 +555,35 @@ def test_a_text_that_may_have_killed_its_process_alone_rests_before_the_next_att
     assert database.state("a") == "live"
 
 
-def test_of_two_that_look_at_once_one_begins(database: Database) -> None:
+def test_of_two_workers_with_the_same_page_one_stages_it(database: Database) -> None:
     database.put("a", "Words.")
     database.delete("b")
     with connection.checkout(database.application.url) as conn:
-        looked = rows.oldest(conn, "default", limit=10)
-        assert {change.id for change in rows.begin(conn, "default", looked)} == {"a", "b"}
-        assert {change.id for change in rows.begin(conn, "default", looked)} == {"b"}
-        rows.survived(conn, "default", looked)
-        assert {change.id for change in rows.begin(conn, "default", looked)} == {"a", "b"}
+        looked = rows.oldest_changes(conn, "default", limit=10)
+        assert {change.id for change in rows.begin_attempts(conn, "default", looked)} == {"a", "b"}
+        assert {change.id for change in rows.begin_attempts(conn, "default", looked)} == {"b"}
+        rows.cancel_attempts(conn, "default", looked)
+        assert {change.id for change in rows.begin_attempts(conn, "default", looked)} == {"a", "b"}
 
 
 def poller(
     database: Database,
     wake: Callable[[str], None] = lambda name: None,
-    consume: Callable[[str], bool] | None = None,
+    stage_page: Callable[[str], bool] | None = None,
 ) -> outbox.Poller:
     used = database.application
 
     def page(name: str) -> bool:
-        return outbox.consume(used.url, used.index, used.backend, max_bytes=MAX_BYTES)
+        return outbox.stage_page(used.target, max_bytes=MAX_BYTES)
 
-    return outbox.Poller(used.url, ["default"], consume or page, wake)
+    return outbox.Poller(used.url, ["default"], stage_page or page, wake)
 
 
-def test_a_poller_outlives_a_bug_and_tells_its_kind(
+def test_the_poller_survives_a_bug_and_logs_only_its_class(
     database: Database, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not its words: those of Postgres quote a row."""
-    monkeypatch.setattr(outbox, "PAUSE_SECONDS", 0.01)
+    """The message of an error of Postgres may quote a row."""
+    monkeypatch.setattr("worker.indexing.background.PAUSE_SECONDS", 0.01)
     seen: list[str] = []
 
     def stumble(name: str) -> bool:
@@ -589,7 +592,7 @@ def test_a_poller_outlives_a_bug_and_tells_its_kind(
 
     text = "Words of Marrakesh."
     database.put("a", text)
-    polling = poller(database, consume=stumble)
+    polling = poller(database, stage_page=stumble)
     polling.start()
     eventually(lambda: len(seen) > 1)
     polling.stop(PATIENCE_SECONDS)
@@ -597,7 +600,7 @@ def test_a_poller_outlives_a_bug_and_tells_its_kind(
     assert "Marrakesh" not in caplog.text
 
 
-def test_rows_of_an_unknown_index_wait_and_are_told_of_once_a_minute(
+def test_rows_of_unknown_indexes_wait_and_are_logged_once_a_minute(
     database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
     database.conn.execute("SELECT vector_index.enqueue_document('pagse', 'a', 'Words.')")
@@ -607,14 +610,14 @@ def test_rows_of_an_unknown_index_wait_and_are_told_of_once_a_minute(
         polling.look()
         polling.look()
     assert len(caplog.messages) == 1
-    assert "1 rows of the outbox are for the index 'pagse', which the settings do not have" in caplog.text
+    assert "1 outbox rows belong to index 'pagse', which is not in INDEXES" in caplog.text
     assert database.waiting() == 1
     with connection.checkout(database.application.url) as conn:
         assert rows.rows_of_unknown_indexes(conn, ["default"]) == {"pagse": 1}
         assert rows.rows_of_unknown_indexes(conn, ["default", "pagse"]) == {}
 
 
-def test_a_backlog_is_a_page_for_the_poller_and_the_rest_for_those_whom_it_wakes(database: Database) -> None:
+def test_of_a_backlog_the_poller_stages_one_page_and_wakes_the_staging_processes(database: Database) -> None:
     for n in range(250):
         database.put(n, f"Number {n}.")
     woken: list[str] = []
@@ -623,7 +626,7 @@ def test_a_backlog_is_a_page_for_the_poller_and_the_rest_for_those_whom_it_wakes
     assert database.waiting() == 150
 
 
-def test_without_a_broker_the_poller_stages_all_of_it(database: Database) -> None:
+def test_without_a_broker_the_poller_stages_the_whole_backlog(database: Database) -> None:
     def away(name: str) -> None:
         raise ServiceUnreachable("the broker cannot be reached")
 
@@ -633,7 +636,7 @@ def test_without_a_broker_the_poller_stages_all_of_it(database: Database) -> Non
     assert database.waiting() == 0
 
 
-def test_wrong_settings_hold_up_their_own_index_and_lose_nothing(
+def test_wrong_settings_delay_only_their_own_index(
     database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
     database.put("a", "Words.")
@@ -642,7 +645,8 @@ def test_wrong_settings_hold_up_their_own_index_and_lose_nothing(
     used = database.application
     other = replace(used.backend, model_id="another")
     polling = poller(
-        database, consume=lambda name: outbox.consume(used.url, used.index, other, max_bytes=MAX_BYTES)
+        database,
+        stage_page=lambda name: outbox.stage_page(replace(used.target, backend=other), max_bytes=MAX_BYTES),
     )
     with caplog.at_level(logging.WARNING):
         polling.look()
@@ -655,22 +659,20 @@ def test_wrong_settings_hold_up_their_own_index_and_lose_nothing(
     assert database.waiting() == 0
 
 
-def test_a_provider_that_is_away_leaves_all_of_it_waiting(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_page_waits_while_the_provider_is_down(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     def away(*_: Any) -> int:
         raise ServiceUnreachable("away")
 
     database.put("a", "Words.")
     monkeypatch.setattr(outbox, "ensure_index", away)
-    for _ in range(outbox.ATTEMPTS + 1):
+    for _ in range(outbox.MAX_ATTEMPTS + 1):
         with pytest.raises(TemporaryError):
             database.consume()
     assert database.waiting() == 1
-    assert database.one("SELECT attempts FROM vector_index.outbox") == 0  # nobody died of it
+    assert database.one("SELECT attempts FROM vector_index.outbox") == 0  # no process died
 
 
-def test_an_idle_look_is_one_query_that_reads_an_index_alone(database: Database) -> None:
+def test_an_idle_poll_reads_only_a_database_index(database: Database) -> None:
     for n in range(2_000):
         database.conn.execute("SELECT vector_index.enqueue_delete('elsewhere', %s)", [n])
     database.conn.execute("ANALYZE vector_index.outbox")
@@ -692,19 +694,19 @@ CREATE TABLE pages (id bigint PRIMARY KEY, sent bigint);
 """
 
 
-def test_whoever_dies_when_nothing_is_lost_doubled_or_put_back(
+def test_consumers_that_die_at_any_statement_lose_and_double_nothing(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Four consumers that die at any statement, and three applications that enqueue under the locks of their rows."""
+    """Four consumers die at any statement, while three applications enqueue under the locks of their rows."""
     used, over, crashes = database.application, threading.Event(), CrashingConnection.crashes
     database.conn.execute(SENT)
     database.conn.execute("INSERT INTO pages SELECT n, 0 FROM generate_series(0, 39) n")
-    staging.ensure_index(used.url, used.index, used.backend)
+    staging.ensure_index(used.target)
     connection.close_pools()
     monkeypatch.setattr(connection, "ConnectionPool", CrashingPool)
     monkeypatch.setattr(CrashingConnection, "weather", STORM)
     monkeypatch.setattr(outbox, "REST_SECONDS", 0.0)
-    monkeypatch.setattr(outbox, "ATTEMPTS", 1_000)  # here they die of the weather
+    monkeypatch.setattr(outbox, "MAX_ATTEMPTS", 1_000)  # here processes die at random
     errors: list[BaseException] = []
 
     def apply(first: int) -> None:
@@ -730,7 +732,7 @@ def test_whoever_dies_when_nothing_is_lost_doubled_or_put_back(
     def consume() -> None:
         while not over.is_set():
             try:
-                outbox.consume(used.url, used.index, used.backend, max_bytes=MAX_BYTES)
+                outbox.stage_page(used.target, max_bytes=MAX_BYTES)
             except (Crash, TemporaryError):
                 continue
             except BaseException as error:

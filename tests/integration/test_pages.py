@@ -1,4 +1,4 @@
-"""Pages of one search: the same rows, wherever the pages end."""
+"""The pages of a search have the same rows as one large page."""
 
 import random
 
@@ -15,15 +15,15 @@ NOUNS = "owl house window street river bridge tower market garden forest"
 @pytest.mark.parametrize(
     ("mode", "threshold"), [*((mode, 0.0) for mode in MODES), ("vector", 0.65), ("hybrid", 0.65)]
 )
-def test_pages_are_the_whole_whatever_is_left_out_and_merged(
+def test_pages_together_equal_one_large_page_in_every_mode(
     application: Application,
     mode: str,
     threshold: float,
     per_document: int | None,
 ) -> None:
-    """Rows under the threshold, further rows of a document and neighbours are no rows of any page.
+    """Rows below the threshold, further rows of a document and merged neighbours do not count for a page.
 
-    So no row is passed over between two pages, and a passage has the same chunks on each.
+    So no row is lost between two pages, and a passage has the same chunks on every page.
     """
     chosen = random.Random(5)
 
@@ -32,7 +32,7 @@ def test_pages_are_the_whole_whatever_is_left_out_and_merged(
 
     application.put(*[{"id": n, "text": text()} for n in range(12)])
     with connection.checkout(application.url) as conn:
-        conn.execute("ANALYZE")  # how rare a word is rests on it, and autovacuum may come between two pages
+        conn.execute("ANALYZE")  # the rarity of words depends on it, and autovacuum may run between two pages
 
     def rows(limit: int, offset: int = 0) -> list[tuple[str, tuple[int, int], float]]:
         found = application.passages(

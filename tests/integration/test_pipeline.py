@@ -1,4 +1,4 @@
-"""Stage, drain, publish, delete: what becomes of documents, on real Postgres."""
+"""Stage, drain, publish and delete documents, on real Postgres."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ def test_documents_are_searchable_when_the_job_is_done(application: Application)
     assert application.state("42") == {"state": "live", "version": None, "searchable": True, "error": None}
 
 
-def test_nothing_is_searchable_and_no_result_is_given_before_the_vectors_are_there(
+def test_a_document_without_vectors_is_not_searchable_and_its_job_has_no_result(
     application: Application,
 ) -> None:
     task_id = application.stage({"id": "a", "text": "Cats chase mice."})
@@ -43,7 +43,7 @@ def test_readers_see_the_old_revision_until_the_new_one_is_complete(application:
     assert (passage.title, passage.metadata, passage.text) == ("New", {"colour": "blue"}, "Dogs chase cats.")
 
 
-def test_the_same_again_is_unchanged_and_costs_no_request(application: Application) -> None:
+def test_an_unchanged_document_sends_no_request(application: Application) -> None:
     application.put({"id": "a", "text": LONG})
     before = len(application.backend.requests)
     result = application.put({"id": "a", "text": LONG})
@@ -51,14 +51,16 @@ def test_the_same_again_is_unchanged_and_costs_no_request(application: Applicati
     assert len(application.backend.requests) == before
 
 
-def test_the_same_again_is_not_even_split(application: Application, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unchanged_document_is_not_split(
+    application: Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
     application.put({"id": "a", "text": LONG})
     with monkeypatch.context() as patch:
         patch.setattr(staging, "split", None)
         assert application.put({"id": "a", "text": LONG})["unchanged"] == 1
 
 
-def test_a_document_that_changes_after_the_look_is_split_after_all(
+def test_a_document_that_changes_during_staging_is_split(
     application: Application, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     application.put({"id": "a", "text": "Words."})
@@ -83,7 +85,7 @@ def test_one_edit_embeds_only_the_chunks_around_it(application: Application) -> 
     assert 1 <= second["embedded"] <= 4
 
 
-def test_one_content_in_many_documents_is_embedded_once(application: Application) -> None:
+def test_a_chunk_in_many_documents_is_embedded_once(application: Application) -> None:
     result = application.put(*[{"id": n, "text": "The same words in every one of them."} for n in range(20)])
     assert (result["indexed"], result["chunks"], result["embedded"]) == (20, 20, 1)
     assert sum(map(len, application.backend.requests)) == 1
@@ -96,7 +98,7 @@ def test_the_title_is_embedded_with_the_chunk(application: Application) -> None:
     assert result["embedded"] == 1
 
 
-def test_a_message_that_is_delivered_again_overwrites_nothing(application: Application) -> None:
+def test_a_redelivered_message_overwrites_nothing(application: Application) -> None:
     first = application.stage({"id": "a", "text": "First words."})
     application.put({"id": "a", "text": "Second words."})
     application.stage({"id": "a", "text": "First words."}, task_id=first)
@@ -125,7 +127,7 @@ def test_unchanged_content_still_raises_the_version(application: Application) ->
     assert application.put({"id": "a", "text": "Other words.", "version": 4})["stale"] == 1
 
 
-def test_an_update_older_than_a_delete_revives_nothing(application: Application) -> None:
+def test_an_update_older_than_a_delete_is_stale(application: Application) -> None:
     application.put({"id": "a", "text": "Words.", "version": 1})
     assert application.delete("a", version=5) == staging.Deleted(deleted=1)
     assert application.put({"id": "a", "text": "Late words.", "version": 4})["stale"] == 1
@@ -133,7 +135,7 @@ def test_an_update_older_than_a_delete_revives_nothing(application: Application)
     assert application.search("words") == []
 
 
-def test_a_delete_that_overtakes_the_first_update_fences_it(application: Application) -> None:
+def test_a_delete_that_overtakes_the_first_update_leaves_a_tombstone(application: Application) -> None:
     application.put({"id": "other", "text": "Words."})
     assert application.delete("a", version=5) == staging.Deleted()
     assert application.put({"id": "a", "text": "Late words.", "version": 4})["stale"] == 1
@@ -154,19 +156,19 @@ def test_a_delete_leaves_neither_text_nor_chunks(application: Application) -> No
     assert application.search("paragraph number list") == ["b"]
 
 
-def test_a_delete_by_filter_takes_what_matches_and_a_second_delivery_nothing(
+def test_a_delete_by_filter_deletes_the_matches_once(
     application: Application,
 ) -> None:
     application.put(*[{"id": n, "text": f"Words {n}.", "metadata": {"even": n % 2 == 0}} for n in range(250)])
     for _ in range(2):
-        done = staging.delete_matching(application.url, application.index, "delete", {"even": True}, None)
+        done = staging.delete_matching(application.target, "delete", {"even": True}, None)
         assert done == staging.Deleted(deleted=125)
     application.put({"id": 0, "text": "Words again.", "metadata": {"even": True}})
-    staging.delete_matching(application.url, application.index, "delete", {"even": True}, None)
+    staging.delete_matching(application.target, "delete", {"even": True}, None)
     assert application.state("0")["state"] == "live"
 
 
-def test_a_document_that_is_deleted_while_it_waits_ends_its_job(application: Application) -> None:
+def test_deleting_a_pending_document_completes_its_job(application: Application) -> None:
     task_id = application.stage({"id": "a", "text": "Words."})
     application.delete("a")
     result = application.result(task_id)
@@ -220,7 +222,7 @@ def test_a_bad_document_fails_alone_with_its_reason(
     assert application.search("good words") == ["good"]
 
 
-def test_two_documents_of_one_id_the_highest_version_stays(application: Application) -> None:
+def test_of_two_documents_with_one_id_the_highest_version_is_staged(application: Application) -> None:
     same = [{"id": 1, "text": "Two.", "version": 2}, {"id": "1", "text": "One.", "version": 1}]
     result = application.put(*same)
     assert (result["indexed"], result["stale"]) == (1, 1)
@@ -233,9 +235,7 @@ def test_two_documents_of_one_id_the_highest_version_stays(application: Applicat
 
 
 @pytest.mark.parametrize("text", ["", " \n\t ", "\x00"])
-def test_an_empty_text_is_complete_at_once_and_replaces_what_was_there(
-    application: Application, text: str
-) -> None:
+def test_an_empty_text_is_published_at_once(application: Application, text: str) -> None:
     application.put({"id": "a", "text": "Words."})
     result = application.put({"id": "a", "text": text})
     assert (result["indexed"], result["chunks"], result["failed"]) == (1, 0, [])
@@ -253,7 +253,7 @@ def test_nul_and_lone_surrogates_are_cleaned_and_offsets_count_the_stored_text(
     assert passage.metadata == {"k": "v\ufffd"}
 
 
-def test_no_documents_are_a_result_of_zeros(application: Application) -> None:
+def test_an_empty_message_has_a_result_of_zeros(application: Application) -> None:
     result = application.put()
     assert (result["indexed"], result["failed"]) == (0, [])
 
@@ -264,7 +264,7 @@ def test_a_message_of_many_documents_is_staged_in_slices_and_reported_once(appli
     assert application.rows("SELECT count(*), max(slices) FROM vector_index.jobs") == [(3, 3)]
 
 
-def test_no_request_is_over_the_limits_and_full_requests_go_across_documents(
+def test_requests_are_within_the_limits_and_mix_documents(
     application: Application,
 ) -> None:
     backend = application.backend
@@ -277,7 +277,7 @@ def test_no_request_is_over_the_limits_and_full_requests_go_across_documents(
         assert max(map(backend.count_tokens, texts)) <= backend.chunk_tokens
 
 
-def test_one_refused_item_fails_its_document_alone_and_the_old_revision_is_served(
+def test_a_refused_input_fails_only_its_document_and_the_old_revision_is_served(
     application: Application,
 ) -> None:
     application.put({"id": "bad", "text": "Harmless words."})
@@ -298,7 +298,7 @@ def test_one_refused_item_fails_its_document_alone_and_the_old_revision_is_serve
     }
 
 
-def test_a_failed_text_sent_again_is_tried_again(application: Application) -> None:
+def test_a_failed_document_that_is_sent_again_is_retried(application: Application) -> None:
     refusing = [True]
     faulty(application.backend, lambda _: Refused("no") if refusing[0] else None)
     assert application.put({"id": "a", "text": "Words."})["failed"]
@@ -320,14 +320,14 @@ def test_a_rate_limit_is_no_attempt_and_pauses_the_backend(application: Applicat
     task_id = application.stage({"id": "a", "text": "Words."})
     application.drainer.drain()
     assert application.rows("SELECT attempts FROM vector_index.pending_1") == [(0,)]
-    assert application.drainer._budget.take(1) > 0
+    assert application.drainer.provider.budget.take(1) > 0
     while application.result(task_id) is None:
         application.drainer.drain()
     assert application.result(task_id)["indexed"] == 1  # type: ignore[index]
 
 
-def test_a_rate_limit_that_names_no_time_to_wait_is_not_asked_again_at_once(application: Application) -> None:
-    """`Retry-After: 0`, or a date that is over: else the provider gets as many requests as it can refuse."""
+def test_a_rate_limit_without_a_time_pauses_the_drainer(application: Application) -> None:
+    """`Retry-After: 0`, or a date in the past: an immediate retry would be refused again and again."""
     limited = ProviderUnavailable("slow down", retry_after_seconds=0.0, rate_limited=True)
     answers: list[Exception | None] = [limited, limited, None]
     faulty(application.backend, lambda _: answers.pop(0))
@@ -340,7 +340,7 @@ def test_a_rate_limit_that_names_no_time_to_wait_is_not_asked_again_at_once(appl
 def test_after_six_failed_attempts_only_the_guilty_document_fails(
     application: Application, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.indexing.draining.provider.BACKOFF_SECONDS", 0.001)
+    monkeypatch.setattr("worker.indexing.draining.backoff.BACKOFF_SECONDS", 0.001)
     down = ProviderUnavailable("the provider answers with 500")
     faulty(application.backend, lambda texts: down if any("guilty" in t for t in texts) else None)
     task_id = application.stage({"id": "bad", "text": "A guilty one."}, {"id": "good", "text": "Words."})
@@ -351,7 +351,7 @@ def test_after_six_failed_attempts_only_the_guilty_document_fails(
     assert max(sum("guilty" in t for t in texts) for texts in application.backend.requests) == 0
 
 
-def test_wrong_settings_of_a_backend_fail_no_document_and_are_shown(application: Application) -> None:
+def test_wrong_backend_settings_fail_no_document_and_are_shown(application: Application) -> None:
     wrong = [True]
     faulty(application.backend, lambda _: SettingsError("the key is wrong") if wrong[0] else None)
     application.stage({"id": "a", "text": "Words."})
@@ -377,16 +377,16 @@ def test_a_backend_with_another_model_is_refused_before_anything_is_written(appl
         application.stage({"id": "a", "text": "New words."})
 
 
-def test_a_claim_whose_worker_died_six_times_is_given_up(application: Application) -> None:
+def test_an_input_whose_worker_died_six_times_fails(application: Application) -> None:
     task_id = application.stage({"id": "a", "text": "Words."})
     application.rows("UPDATE vector_index.pending_1 SET attempts = 6 RETURNING 1")
     application.drainer.drain()
     result = application.result(task_id)
     assert result is not None
-    assert "the worker died each time" in result["failed"][0]["error"]
+    assert "the worker process died each time" in result["failed"][0]["error"]
 
 
-def test_the_sweep_publishes_what_a_dead_worker_saved_but_did_not_publish(
+def test_the_sweep_publishes_documents_that_a_dead_worker_saved(
     application: Application, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task_id = application.stage({"id": "a", "text": "Words."})
@@ -400,7 +400,7 @@ def test_the_sweep_publishes_what_a_dead_worker_saved_but_did_not_publish(
     assert application.result(task_id) is not None
 
 
-def test_the_sweep_queues_what_is_neither_embedded_nor_pending(application: Application) -> None:
+def test_the_sweep_queues_chunks_that_are_neither_embedded_nor_pending(application: Application) -> None:
     task_id = application.stage({"id": "a", "text": "Words."})
     application.rows("DELETE FROM vector_index.pending_1 RETURNING 1")
     with connection.checkout(application.url) as conn:
@@ -424,10 +424,10 @@ def test_jobs_gone_quiet_are_found_once(application: Application) -> None:
         assert jobs.quiet(conn, seconds=60) == []
 
 
-def test_a_job_whose_waiting_task_only_waits_for_its_turn_gets_no_second_one(
+def test_a_job_whose_waiting_task_is_queued_gets_no_second_one(
     application: Application,
 ) -> None:
-    """With thousands of jobs a turn takes minutes: what is sent again then makes it longer, without end."""
+    """With thousands of jobs a round takes minutes: tasks that are sent again would make it ever longer."""
     ids = {application.stage({"id": n, "text": f"Words of {n}."}) for n in range(5)}
     with connection.checkout(application.url) as conn:
         conn.execute("UPDATE vector_index.jobs SET touched_at = now() - interval '5 minutes'")
@@ -438,10 +438,10 @@ def test_a_job_whose_waiting_task_only_waits_for_its_turn_gets_no_second_one(
         assert rest == ids - some
 
 
-def test_a_search_that_gets_no_answer_ends_with_a_sentence(
+def test_a_search_blocked_by_a_lock_times_out_with_a_sentence(
     application: Application, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Threads know no time limits, and a caller waits: here another session has locked the table."""
+    """Threads have no time limit, and a caller waits: here another session has locked the table."""
     monkeypatch.setattr("worker.store.search.TIMEOUT_SECONDS", 1)
     application.put({"id": "a", "text": "Words."})
     with connection.connect(application.url) as conn, conn.transaction():

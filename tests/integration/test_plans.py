@@ -51,7 +51,7 @@ def loaded(services: Any, administrator: Any, template: str) -> Iterator[str]:
                 conn.execute(statement.encode())
             build = live(conn)
             assert not hnsw.is_due(conn, build)
-            patch.setattr(hnsw, "NUMBERS", DOCUMENTS * CHUNKS * DIMENSIONS)
+            patch.setattr(hnsw, "MIN_NUMBERS", DOCUMENTS * CHUNKS * DIMENSIONS)
             assert hnsw.is_due(conn, build)
             # as a task that died left it
             conn.execute(

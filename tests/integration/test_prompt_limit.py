@@ -26,10 +26,10 @@ QUESTIONS = 200
 
 
 def test_random_questions_with_long_histories_and_twenty_large_passages(provider: Provider) -> None:
-    """gpt-4 counts in cl100k, and so does the provider: the count is exact, and close to the limit."""
+    """gpt-4 and the provider count in cl100k, so prompts are counted exactly and come close to the limit."""
     chance = random.Random(3)
     sizes = []
-    # each takes 30 ms to make, for the certificates that its client reads
+    # each takes 30 ms to make, since its client reads certificates
     backends = {limit: _backend(provider, limit) for limit in (600, 601, 800, 1_500, 2_801, 4_000)}
     shelf = [_passage(_text(chance, 500), _text(chance, 5)) for _ in range(200)]
     turns = [_text(chance, 200) for _ in range(200)]

@@ -1,4 +1,4 @@
-"""The stand-in is a strict provider: what it lets pass, OpenAI lets pass."""
+"""The stand-in provider is strict: it accepts only requests that OpenAI accepts."""
 
 import base64
 import http.client
@@ -54,7 +54,7 @@ def test_texts_with_equal_words_are_nearer_than_others(provider: Provider) -> No
     assert near > far + 0.2
 
 
-def test_counts_what_it_embedded_and_what_it_embedded_again(provider: Provider) -> None:
+def test_the_stand_in_counts_embedded_texts_and_repeats(provider: Provider) -> None:
     embed(provider, ["hello world", "hello world", "bye"])
     embed(provider, ["bye"])
     stats = provider.stats()
@@ -76,7 +76,7 @@ def test_counts_what_it_embedded_and_what_it_embedded_again(provider: Provider) 
         (["fine", "some POISON here"], "content policy"),
     ],
 )
-def test_refuses_the_whole_request_for_one_bad_input_and_embeds_nothing(
+def test_one_invalid_input_fails_the_whole_request(
     provider: Provider, texts: list[object], said: str
 ) -> None:
     provider.refuse = "POISON"
@@ -86,24 +86,24 @@ def test_refuses_the_whole_request_for_one_bad_input_and_embeds_nothing(
     assert (provider.stats().refused, provider.stats().inputs) == (1, 0)
 
 
-def test_takes_what_is_exactly_at_the_limits(provider: Provider) -> None:
+def test_requests_exactly_at_the_limits_are_accepted(provider: Provider) -> None:
     assert embed(provider, ["a" + " a" * 8_190], dimensions=8)[1]["usage"]["total_tokens"] == 8_191
     assert embed(provider, ["a"] * 2_048, dimensions=8)[0] == 200
 
 
-def test_what_is_no_request_gets_an_error_in_the_shape_of_openai(provider: Provider) -> None:
+def test_an_invalid_request_gets_an_error_in_openais_form(provider: Provider) -> None:
     assert call(provider.url, "POST", "/embeddings", {"input": "no model"})[0] == 400
     status, answer = call(provider.url, "GET", "/nowhere")
     assert (status, sorted(answer["error"])) == (404, ["code", "message", "param", "type"])
 
 
-def test_serves_many_requests_at_once_each_after_the_latency(provider: Provider) -> None:
+def test_the_stand_in_serves_concurrent_requests_each_after_the_latency(provider: Provider) -> None:
     provider.latency_seconds = 0.5
     start = time.monotonic()
     with ThreadPoolExecutor(12) as pool:
         statuses = [status for status, _ in pool.map(lambda at: embed(provider, [f"text {at}"]), range(12))]
     assert statuses == [200] * 12
-    assert 0.5 <= time.monotonic() - start < 5  # one after the other: 6 s
+    assert 0.5 <= time.monotonic() - start < 5  # in sequence they would take 6 s
     assert provider.stats().max_parallel > 6
 
 
@@ -125,17 +125,17 @@ def test_serves_many_requests_at_once_each_after_the_latency(provider: Provider)
         ("overloaded", 529, "overloaded_error"),
     ],
 )
-def test_an_injected_error_is_in_the_shape_of_openai_and_embeds_nothing(
+def test_an_injected_error_has_openais_form_and_embeds_nothing(
     provider: Provider, name: str, status: int, code: str | None
 ) -> None:
     provider.inject(name)
     found, answer = embed(provider, "fine")
     assert (found, answer["error"]["code"]) == (status, code)
     assert (provider.stats().refused, provider.stats().inputs) == (1, 0)
-    assert embed(provider, "fine")[0] == 200  # it met one request
+    assert embed(provider, "fine")[0] == 200  # the fault was for one request
 
 
-def test_faults_come_in_order_each_on_its_path_and_as_often_as_planned(provider: Provider) -> None:
+def test_faults_happen_in_order_on_their_path_and_as_often_as_planned(provider: Provider) -> None:
     provider.inject("unavailable", path="/embeddings", times=2)
     provider.inject("server_error", path="/chat/completions", times=None)
     provider.inject("overloaded")
@@ -144,7 +144,7 @@ def test_faults_come_in_order_each_on_its_path_and_as_often_as_planned(provider:
     assert [call(provider.url, "POST", "/chat/completions", asked)[0] for _ in range(3)] == [500] * 3
 
 
-def test_another_process_plans_faults_and_reads_what_was_received(provider: Provider) -> None:
+def test_another_process_can_plan_faults_and_read_the_received_requests(provider: Provider) -> None:
     call(provider.url, "POST", "/faults", {"name": "rate_limited", "headers": {"retry-after": "7"}})
     assert embed(provider, "fine")[0] == 429
     (received,) = call(provider.url, "GET", "/requests")[1]["requests"]
@@ -179,7 +179,7 @@ def test_an_error_may_quote_the_key_and_the_text(provider: Provider) -> None:
         ("wrong_dimension", lambda data: len(base64.b64decode(data[0]["embedding"])) == 4 * 7),
     ],
 )
-def test_vectors_come_wrong_in_the_ways_that_servers_have(provider: Provider, name: str, wrong: Any) -> None:
+def test_vectors_can_be_wrong_in_the_ways_of_real_servers(provider: Provider, name: str, wrong: Any) -> None:
     provider.inject(name)
     _, answer = embed(provider, ["a", "b", "c"], encoding_format="base64", dimensions=8)
     assert wrong(answer["data"])
@@ -187,7 +187,7 @@ def test_vectors_come_wrong_in_the_ways_that_servers_have(provider: Provider, na
     assert not wrong(answer["data"])
 
 
-def test_a_server_may_refuse_what_others_take(provider: Provider) -> None:
+def test_the_stand_in_can_refuse_optional_parameters(provider: Provider) -> None:
     provider.inject("no_base64", times=None)
     assert embed(provider, "a", encoding_format="base64")[0] == 400
     assert embed(provider, "a", encoding_format="float")[0] == embed(provider, "a")[0] == 200
@@ -205,7 +205,7 @@ ASKED: dict[str, dict[str, object]] = {
 
 
 def events(provider: Provider, path: str) -> list[str]:
-    """Of a streamed answer, as the bytes come; raises what the connection raises."""
+    """Yield the events of a streamed answer as they arrive; passes errors of the connection on."""
     connection = http.client.HTTPConnection(urlsplit(provider.url).netloc, timeout=30)
     try:
         body = {"model": "m", "stream": True, "stream_options": {"include_usage": True}, **ASKED[path]}
@@ -216,7 +216,7 @@ def events(provider: Provider, path: str) -> list[str]:
 
 
 @pytest.mark.parametrize("path", ASKED)
-def test_each_shape_of_answer_comes_whole_or_in_words_with_its_usage(provider: Provider, path: str) -> None:
+def test_each_form_of_answer_arrives_whole_or_streamed_with_its_usage(provider: Provider, path: str) -> None:
     status, answer = call(provider.url, "POST", path, {"model": "m", **ASKED[path]})
     assert status == 200
     assert provider.answer in json.dumps(answer)
@@ -228,7 +228,7 @@ def test_each_shape_of_answer_comes_whole_or_in_words_with_its_usage(provider: P
 
 
 @pytest.mark.parametrize("path", ASKED)
-def test_a_cut_stream_ends_like_a_whole_one_or_by_a_reset(provider: Provider, path: str) -> None:
+def test_a_cut_stream_ends_normally_or_by_a_reset(provider: Provider, path: str) -> None:
     provider.inject("cut", after=2)
     shortened = events(provider, path)
     assert any('"answer "' in line for line in shortened)
@@ -267,7 +267,7 @@ def test_closing_ends_kept_alive_connections_and_leaves_no_thread() -> None:
     assert threading.active_count() == before
 
 
-def test_as_a_process_of_its_own_it_counts_for_whoever_asks() -> None:
+def test_the_stand_in_counts_as_a_separate_process() -> None:
     command = [sys.executable, "-m", "tests.provider", "--latency", "0.01", "--dimensions", "8"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:

@@ -1,4 +1,4 @@
-"""The proxy that faults are made with does what it says."""
+"""The proxy of the fault tests cuts, stalls and restores connections."""
 
 import socket
 import socketserver
@@ -10,7 +10,7 @@ import pytest
 from tests.fixtures.proxy import HOST, Proxy
 
 
-class Echo(socketserver.BaseRequestHandler):
+class EchoHandler(socketserver.BaseRequestHandler):
     def handle(self) -> None:
         while data := self.request.recv(1000):
             self.request.sendall(data)
@@ -18,7 +18,10 @@ class Echo(socketserver.BaseRequestHandler):
 
 @pytest.fixture
 def proxy() -> Iterator[Proxy]:
-    with socketserver.ThreadingTCPServer((HOST, 0), Echo) as server, Proxy(server.server_address[1]) as proxy:
+    with (
+        socketserver.ThreadingTCPServer((HOST, 0), EchoHandler) as server,
+        Proxy(server.server_address[1]) as proxy,
+    ):
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
         yield proxy
@@ -32,7 +35,7 @@ def connect(proxy: Proxy) -> socket.socket:
     return connection
 
 
-def test_what_is_cut_is_closed_and_refused_until_it_is_mended(proxy: Proxy) -> None:
+def test_cut_closes_and_refuses_connections_until_restored(proxy: Proxy) -> None:
     with connect(proxy) as connection:
         assert connection.recv(1) == b"a"
         proxy.cut()
@@ -44,7 +47,7 @@ def test_what_is_cut_is_closed_and_refused_until_it_is_mended(proxy: Proxy) -> N
         assert connection.recv(1) == b"a"
 
 
-def test_what_is_stalled_stands_and_arrives_once_it_is_mended(proxy: Proxy) -> None:
+def test_stalled_bytes_arrive_after_restore(proxy: Proxy) -> None:
     with connect(proxy) as old:
         assert old.recv(1) == b"a"
         proxy.stall()

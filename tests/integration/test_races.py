@@ -1,4 +1,4 @@
-"""Two at the same rows, and what a busy system does to those that wait: on real Postgres."""
+"""Races on the same rows, and waiting on a busy system, on real Postgres."""
 
 import socket
 import threading
@@ -21,7 +21,7 @@ from worker.store import builds, connection, deletion, jobs, queue
 from worker.store.jobs import JobSlice
 
 
-def test_a_document_that_is_sent_while_reindexing_lists_what_is_gone_stays(
+def test_a_document_sent_while_reindexing_deletes_stays(
     shop: Application,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -39,7 +39,7 @@ def test_a_document_that_is_sent_while_reindexing_lists_what_is_gone_stays(
     assert shop.state("sent")["state"] == "live"
 
 
-def test_a_document_that_changes_while_it_is_deleted_by_filter_stays(
+def test_a_document_that_changes_during_a_delete_by_filter_stays(
     application: Application,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -51,18 +51,18 @@ def test_a_document_that_changes_while_it_is_deleted_by_filter_stays(
         return delete(*args, **options)
 
     monkeypatch.setattr(deletion, "delete", overtaken)
-    done = staging.delete_matching(application.url, application.index, "delete", {"old": True}, None)
+    done = staging.delete_matching(application.target, "delete", {"old": True}, None)
     assert done == staging.Deleted(deleted=1)
     application.drainer.drain()
     assert application.state("1")["state"] == "live"
 
 
-def test_deleting_and_publishing_the_same_documents_lock_them_in_one_order(
+def test_deleting_and_publishing_lock_documents_in_one_order(
     application: Application,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     application.put({"id": "a", "text": "Words."}, {"id": "b", "text": "More words."})
-    # rows stand on the page in another order than by doc, as they do after updates
+    # after updates, rows are stored in another order than by doc
     application.rows("UPDATE vector_index.served_1 SET error = 'x' WHERE doc = 1 RETURNING 1")
     order = application.rows("SELECT doc FROM vector_index.served_1 ORDER BY ctid")
     assert order == [(2,), (1,)]
@@ -79,25 +79,23 @@ def test_deleting_and_publishing_the_same_documents_lock_them_in_one_order(
             deadline = time.monotonic() + 60
             while third.execute(waiting).fetchone() == (0,) and time.monotonic() < deadline:
                 time.sleep(0.01)
-            # whoever waits for 1 holds nothing behind it
+            # the thread that waits for 1 holds no later lock
             first.execute("SELECT FROM vector_index.served_1 WHERE doc = 2 FOR UPDATE NOWAIT")
     thread.join(60)
     assert application.state("a")["state"] == application.state("b")["state"] == "absent"
 
 
-def test_an_index_with_a_backlog_does_not_hold_up_another(application: Application) -> None:
+def test_a_backlog_of_one_index_does_not_delay_another(application: Application) -> None:
     first = application.index
     application.stage(*[{"id": n, "text": f"Words number {n}."} for n in range(100)])
     application.index = replace(first, name="other")
     application.stage({"id": "urgent", "text": "A word that has no time."})
     for _ in range(2):
-        claim = application.drainer._claim()
-        assert claim is not None
-        application.drainer._settle(claim)
+        assert application.drainer.step()
     assert application.state("urgent")["state"] == "live"
 
 
-def test_the_lowest_version_of_all_is_taken_with_unchanged_content(
+def test_the_lowest_possible_version_is_accepted_with_unchanged_content(
     application: Application,
 ) -> None:
     application.put({"id": "a", "text": "Words."})
@@ -105,7 +103,7 @@ def test_the_lowest_version_of_all_is_taken_with_unchanged_content(
     assert application.state("a")["version"] == -(2**63)
 
 
-def test_the_ledger_of_a_job_that_waits_still_outlives_a_week(application: Application) -> None:
+def test_the_ledger_of_a_pending_job_is_kept_for_more_than_a_week(application: Application) -> None:
     finished = application.stage({"id": "b", "text": "Other words."})
     application.drainer.drain()
     assert application.result(finished) is not None
@@ -115,7 +113,7 @@ def test_the_ledger_of_a_job_that_waits_still_outlives_a_week(application: Appli
         assert jobs.delete_expired(conn) == 1
         application.drainer.drain()
         assert (application.result(waiting) or {})["indexed"] == 1
-        # nobody waits for what was never staged to its end
+        # a job that was never completely staged has no waiting caller
         deletion.delete(conn, JobSlice(task_id="half", slice=0, slices=2, index_id=1), [], None)
         conn.execute(
             "UPDATE vector_index.jobs SET finished_at = NULL, created_at = now() - interval '8 days', "
@@ -124,11 +122,12 @@ def test_the_ledger_of_a_job_that_waits_still_outlives_a_week(application: Appli
         assert jobs.delete_expired(conn) == 2
 
 
-def test_what_is_given_back_is_found_by_its_key(application: Application) -> None:
+def test_giving_back_finds_rows_by_primary_key(application: Application) -> None:
     application.stage({"id": "a", "text": "Words."})
-    claim = application.drainer._claim()
-    assert claim is not None
     with connection.checkout(application.url) as conn:
+        [build] = builds.all_writable(conn)
+        claim = queue.claim(conn, build, limit=1, fill=len, lease_seconds=60.0)
+        assert claim is not None
         conn.execute("SET enable_seqscan = off")
         plan = conn.execute(
             b"EXPLAIN " + claim.build.sql("queue.sql", "release").as_bytes(conn),
@@ -145,7 +144,7 @@ def test_what_is_given_back_is_found_by_its_key(application: Application) -> Non
     assert application.rows("SELECT attempts, token FROM vector_index.pending_1") == [(0, None)]
 
 
-def test_vectors_that_were_paid_for_outlive_a_restart_of_postgres(
+def test_received_vectors_survive_a_restart_of_postgres(
     application: Application,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -162,14 +161,12 @@ def test_vectors_that_were_paid_for_outlive_a_restart_of_postgres(
     assert len(application.backend.requests) == 1
 
 
-def test_a_caller_who_came_while_postgres_was_away_is_served_once_it_is_back(
-    url: str, unused_port: int
-) -> None:
+def test_a_call_during_a_postgres_outage_is_served_afterwards(url: str, unused_port: int) -> None:
     with psycopg.connect(url) as conn:
         host, port = conn.info.host, conn.info.port
 
     def serve() -> None:
-        time.sleep(2)  # away so long
+        time.sleep(2)  # the length of the outage
         with socket.create_server(("127.0.0.1", unused_port)) as server:
             client, _ = server.accept()
         with client, socket.create_connection((host, port)) as postgres:
@@ -185,7 +182,7 @@ def test_a_caller_who_came_while_postgres_was_away_is_served_once_it_is_back(
     thread.join(60)
 
 
-def test_retrying_all_that_failed_takes_one_connection_at_a_time(
+def test_retrying_all_failures_uses_one_connection_at_a_time(
     application: Application,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -194,8 +191,8 @@ def test_retrying_all_that_failed_takes_one_connection_at_a_time(
     connection.close_pools()
     monkeypatch.setattr(connection, "CHECKOUT_TIMEOUT_SECONDS", 1)
     connection.pool(application.url, max_size=1)
-    failed = staging.failed_ids(application.url, "default")
-    assert len(staging.retry(application.url, "default", failed).docs) == 150
+    failed = staging.failed_ids(application.target)
+    assert len(staging.retry(application.target, failed).docs) == 150
 
 
 def test_threads_that_come_first_wait_until_the_pool_is_open(
@@ -216,7 +213,7 @@ def test_threads_that_come_first_wait_until_the_pool_is_open(
 
 
 @pytest.mark.parametrize("state", ["53100", "25P03", "40P01", "57014"])
-def test_what_can_succeed_later_is_an_error_that_tasks_wait_for(url: str, state: str) -> None:
+def test_errors_that_pass_are_retried_by_tasks(url: str, state: str) -> None:
     with (
         pytest.raises(ServiceUnreachable, match=r"unable for now: no more room$"),
         connection.checkout(url) as conn,
@@ -227,7 +224,7 @@ def test_what_can_succeed_later_is_an_error_that_tasks_wait_for(url: str, state:
         )
 
 
-def test_whoever_logs_retries_sees_no_documents() -> None:
+def test_logged_retries_contain_no_documents() -> None:
     seen: list[stamina.instrumentation.RetryDetails] = []
     failing = [psycopg.errors.DeadlockDetected("deadlock detected")]
 
@@ -246,7 +243,7 @@ def test_whoever_logs_retries_sees_no_documents() -> None:
     assert "private" not in repr((details.args, details.kwargs))
 
 
-def test_a_look_at_a_job_does_not_read_its_documents_one_by_one(application: Application) -> None:
+def test_the_state_of_a_job_is_counted_in_the_database(application: Application) -> None:
     task_id = application.stage(*[{"id": n, "text": f"Words number {n}."} for n in range(250)])
     with connection.checkout(application.url) as conn:
         build = builds.live(conn, "default")
@@ -255,13 +252,13 @@ def test_a_look_at_a_job_does_not_read_its_documents_one_by_one(application: App
     assert (alike.state, alike.documents, alike.failed) == ("pending", 250, [])
 
 
-def test_a_job_that_the_database_does_not_know_is_no_endless_wait(application: Application) -> None:
+def test_an_unknown_job_is_an_error(application: Application) -> None:
     application.put({"id": "a", "text": "Words."})
-    with pytest.raises(InvalidQuery, match="nothing was staged by the task unknown"):
+    with pytest.raises(InvalidQuery, match="job unknown is unknown"):
         application.result("unknown")
 
 
-def test_a_retry_that_the_broker_does_not_take_leaves_the_message() -> None:
+def test_a_retry_that_the_broker_rejects_keeps_the_message() -> None:
     app = Celery("application", task_cls="worker.celery.task:BaseTask", set_as_current=False)
     app.conf.update(broker_url="redis://127.0.0.1:1/0", task_publish_retry=False)
 

@@ -1,4 +1,4 @@
-"""Reindex: an index follows its source, on real Postgres."""
+"""Reindex: sync an index with its source, on real Postgres."""
 
 import threading
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from worker.store.reindexing import ReindexRequest
 from worker.store.writing import StalePreparation
 
 
-def test_everything_is_searchable_and_counted_and_the_same_again_costs_no_request(
+def test_a_run_indexes_and_counts_everything_and_a_second_run_sends_no_request(
     shop: Application, shelf: Shelf
 ) -> None:
     first = run(shop, shelf)
@@ -34,7 +34,7 @@ def test_everything_is_searchable_and_counted_and_the_same_again_costs_no_reques
     assert len(shop.backend.requests) == requests
 
 
-def test_what_changed_is_embedded_and_what_is_gone_is_deleted(shop: Application, shelf: Shelf) -> None:
+def test_changed_documents_are_embedded_and_missing_ones_deleted(shop: Application, shelf: Shelf) -> None:
     run(shop, shelf)
     shelf.texts["7"] = "A new edition."
     for id in ("8", "9"):
@@ -45,7 +45,7 @@ def test_what_changed_is_embedded_and_what_is_gone_is_deleted(shop: Application,
     assert ids(shop) == set(shelf.texts)
 
 
-def test_reindexing_stands_behind_what_applications_send(shop: Application) -> None:
+def test_documents_that_applications_send_go_before_reindexing(shop: Application) -> None:
     assert reindex(shop, Shelf({"a": "One book."}), "run") is None
     assert shop.rows("SELECT priority FROM vector_index.pending_1") == [(1,)]
 
@@ -60,7 +60,7 @@ def test_a_source_that_fails_half_way_deletes_nothing_and_says_so(shop: Applicat
     assert run(shop, shelf)["unchanged"] == 250, "the failed run does not stand in the way of the next"
 
 
-def test_a_source_that_shrinks_below_half_deletes_nothing_unless_that_is_meant(
+def test_a_source_that_shrinks_below_half_deletes_nothing_without_allow_shrink(
     shop: Application, shelf: Shelf
 ) -> None:
     run(shop, shelf)
@@ -80,7 +80,7 @@ def test_a_source_that_is_suddenly_empty_deletes_nothing(shop: Application, shel
     assert len(ids(shop)) == 250
 
 
-def test_what_an_application_sends_during_a_run_is_not_deleted_by_it(shop: Application, shelf: Shelf) -> None:
+def test_documents_sent_during_a_run_are_kept(shop: Application, shelf: Shelf) -> None:
     run(shop, shelf)
 
     class Busy(Shelf):
@@ -93,7 +93,7 @@ def test_what_an_application_sends_during_a_run_is_not_deleted_by_it(shop: Appli
 
 
 @pytest.mark.parametrize("id", ["7", "7" * 512])
-def test_a_document_of_the_source_that_cannot_be_taken_keeps_its_place(shop: Application, id: str) -> None:
+def test_a_rejected_document_of_the_source_stays_in_the_index(shop: Application, id: str) -> None:
     shelf = Shelf({id: "A text.", "8": "Another."})
     run(shop, shelf)
     shelf.texts[id] = "x" * 10_001
@@ -102,10 +102,10 @@ def test_a_document_of_the_source_that_cannot_be_taken_keeps_its_place(shop: App
     assert (result["deleted"], shop.state(id)["state"]) == (0, "live")
 
 
-def test_a_run_that_died_is_carried_through_by_its_redelivery(
+def test_a_redelivered_run_completes_a_run_that_died(
     shop: Application, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Given two pages are staged and one document changes, then every document counts once."""
+    """Two pages are staged and one document changes before the crash: every document counts once."""
     monkeypatch.setattr(product, "DOCUMENTS_AT_ONCE", 100)
 
     with pytest.raises(WorkerKilled):
@@ -118,9 +118,7 @@ def test_a_run_that_died_is_carried_through_by_its_redelivery(
     assert ids(shop) == set(shelf.texts)
 
 
-def test_a_message_that_is_delivered_again_reads_nothing_and_reports_the_same(
-    shop: Application, shelf: Shelf
-) -> None:
+def test_a_redelivered_message_of_a_complete_run_reads_nothing(shop: Application, shelf: Shelf) -> None:
     result = run(shop, shelf, "run")
     again = run(shop, Shelf(breaks_after=0), "run")
     assert again.pop("seconds") == pytest.approx(result.pop("seconds"), abs=0.1)
@@ -128,22 +126,22 @@ def test_a_message_that_is_delivered_again_reads_nothing_and_reports_the_same(
 
 
 def test_two_runs_of_one_index_do_not_overlap(shop: Application, shelf: Shelf) -> None:
-    """The second is skipped; a second delivery of the same task tries again later."""
+    """The second run is skipped; a second delivery of the same task is retried later."""
     others: list[object] = []
 
     class Slow(Shelf):
         def documents(self) -> Iterator[dict[str, Any]]:
             others.append(reindex(shop, Shelf(), "other"))
-            with pytest.raises(TemporaryError, match="may still run"):
+            with pytest.raises(TemporaryError, match="may still be reindexing"):
                 reindex(shop, Shelf(), "run")
             yield from super().documents()
 
     assert run(shop, Slow(shelf.texts), "run")["indexed"] == 250
-    assert others == ["another run of reindex is reading the source of 'default': this one did nothing"]
+    assert others == ["another run of reindex is reading the source of index 'default': this run did nothing"]
     assert run(shop, shelf, "other")["unchanged"] == 250
 
 
-def test_a_run_that_lost_its_lease_writes_and_deletes_nothing_more(shop: Application, shelf: Shelf) -> None:
+def test_a_run_that_lost_its_lease_stops_writing(shop: Application, shelf: Shelf) -> None:
     run(shop, shelf)
 
     class Asleep(Shelf):
@@ -156,7 +154,7 @@ def test_a_run_that_lost_its_lease_writes_and_deletes_nothing_more(shop: Applica
     assert len(ids(shop)) == 250
 
 
-def test_a_run_that_lost_its_lease_is_not_written_down_as_done(shop: Application, shelf: Shelf) -> None:
+def test_a_run_that_lost_its_lease_is_not_recorded_as_done(shop: Application, shelf: Shelf) -> None:
     run(shop, shelf)
 
     class Overtaken(Shelf):
@@ -176,10 +174,8 @@ def short_lease(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("short_lease")
-def test_a_source_that_takes_longer_than_the_lease_for_a_document_keeps_it(
-    shop: Application, shelf: Shelf
-) -> None:
-    """The next run, when the first lease is long over, is skipped."""
+def test_the_lease_is_renewed_while_a_source_is_slow(shop: Application, shelf: Shelf) -> None:
+    """The next run is skipped although the first lease would have ended long ago."""
     others: list[object] = []
 
     class Slow(Shelf):
@@ -196,8 +192,8 @@ def test_a_source_that_takes_longer_than_the_lease_for_a_document_keeps_it(
 
 
 @pytest.mark.usefixtures("short_lease")
-def test_nobody_holds_the_lease_of_a_run_that_is_over(shop: Application, shelf: Shelf) -> None:
-    """However it ended; what holds it ends with it."""
+def test_a_finished_run_releases_its_lease(shop: Application, shelf: Shelf) -> None:
+    """However it ended; its renewal thread ends with it."""
     with pytest.raises(SourceFailed):
         reindex(shop, Shelf(shelf.texts, breaks_after=3), "run")
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("reindexing")]
@@ -211,7 +207,7 @@ def take_over(shop: Application) -> None:
         assert reindexing.begin(conn, 1, ReindexRequest(index="default", task_id="other"))
 
 
-def test_a_page_that_others_change_again_and_again_is_tried_later(
+def test_a_page_that_changes_during_each_attempt_is_retried_later(
     shop: Application, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def overtaken(*_: Any, **__: Any) -> list[int]:
@@ -219,7 +215,7 @@ def test_a_page_that_others_change_again_and_again_is_tried_later(
 
     with monkeypatch.context() as patch:
         patch.setattr(writing, "stage", overtaken)
-        with pytest.raises(TemporaryError, match="changed again and again"):
+        with pytest.raises(TemporaryError, match="changed 5 times while"):
             run(shop, shelf, "run")
     assert run(shop, shelf, "run")["indexed"] == 250
 
@@ -231,7 +227,7 @@ def test_a_waiting_task_that_was_lost_is_sent_again(shop: Application, shelf: Sh
         assert jobs.quiet(conn, seconds=60) == [("run", "default")]
 
 
-def test_a_folder_is_followed(shop: Application, tmp_path: Path) -> None:
+def test_the_index_follows_a_folder(shop: Application, tmp_path: Path) -> None:
     for name in ("one.md", "two.txt", "sub/three.rst"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(f"The text of {name}.")
@@ -259,9 +255,7 @@ def test_a_file_that_cannot_be_read_fails_and_stays_in_the_index(shop: Applicati
     assert ids(shop) == {"one.md", "two.md"}
 
 
-def test_where_it_is_not_known_what_could_not_be_read_nothing_is_deleted(
-    shop: Application, tmp_path: Path
-) -> None:
+def test_an_unreadable_file_with_unknown_ids_prevents_deletions(shop: Application, tmp_path: Path) -> None:
     lines = [f'{{"id": "{n}", "text": "Line {n}."}}' for n in range(4)]
     (tmp_path / "all.jsonl").write_text("\n".join(lines))
     folder = FolderSource(paths=[str(tmp_path)], max_bytes=10_000)
@@ -275,10 +269,8 @@ def test_where_it_is_not_known_what_could_not_be_read_nothing_is_deleted(
 
 
 @pytest.mark.parametrize("id", [None, "", 42.0])
-def test_where_it_is_not_known_which_document_could_not_be_taken_nothing_is_deleted(
-    shop: Application, id: object
-) -> None:
-    """Given an application whose ids have become floats, all of its documents are rejected, and none is missed."""
+def test_a_rejected_document_with_an_unknown_id_prevents_deletions(shop: Application, id: object) -> None:
+    """An application's ids have become floats: all of its documents are rejected, and none is deleted."""
 
     class Numbered(Shelf):
         def documents(self) -> Iterator[dict[str, Any]]:
@@ -293,7 +285,7 @@ def test_where_it_is_not_known_which_document_could_not_be_taken_nothing_is_dele
     assert ids(shop) == {"1", "42"}
 
 
-def test_a_folder_that_is_not_there_fails_the_run(shop: Application, tmp_path: Path) -> None:
+def test_a_missing_folder_fails_the_run(shop: Application, tmp_path: Path) -> None:
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs/one.md").write_text("The text.")
     folder = FolderSource(paths=[str(tmp_path / "docs")], max_bytes=10_000)

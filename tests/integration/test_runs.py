@@ -1,4 +1,4 @@
-"""The history of reindexing, and what a run does to documents that it does not have to touch."""
+"""Runs of reindexing: their history, unchanged documents, cursors."""
 
 import re
 from collections.abc import Generator, Iterator, Sequence
@@ -31,18 +31,18 @@ def history(shop: Application, columns: str = COLUMNS) -> list[tuple[Any, ...]]:
     return shop.rows(f"SELECT {columns} FROM vector_index.runs ORDER BY run")
 
 
-# What is written down
+# The history
 
 
 @pytest.mark.parametrize(
     ("name", "condition"),
     [
-        ("forget_runs", r"Index Cond: .*\(started_at < "),
+        ("delete_old_runs", r"Index Cond: .*\(started_at < "),
         ("last_complete", "Index Scan Backward using runs_done"),
     ],
 )
 def test_a_long_history_is_not_read_as_a_whole(shop: Application, name: str, condition: str) -> None:
-    """A schedule of two seconds has four million runs in 90 days; each begins and ends with these statements."""
+    """A schedule of two seconds makes four million runs in 90 days; each run executes these statements."""
     text = sql.SQL("EXPLAIN ") + statement("reindexing.sql", name)
     with connection.checkout(shop.url) as conn:
         conn.execute(
@@ -54,7 +54,7 @@ def test_a_long_history_is_not_read_as_a_whole(shop: Application, name: str, con
     assert re.search(condition, plan)
 
 
-def test_a_run_is_written_down_with_its_figures(shop: Application, shelf: Shelf) -> None:
+def test_the_history_records_a_run_with_its_figures(shop: Application, shelf: Shelf) -> None:
     run(shop, shelf, "one")
     shelf.texts |= {"1": "Changed.", "2": "x" * 10_001}
     del shelf.texts["3"]
@@ -66,7 +66,7 @@ def test_a_run_is_written_down_with_its_figures(shop: Application, shelf: Shelf)
     assert history(shop, "finished_at >= started_at AND scheduled_for IS NULL") == [(True,), (True,)]
 
 
-def test_a_source_that_fails_leaves_its_sentence_and_the_next_run_is_done(
+def test_the_history_records_why_a_source_failed(
     shop: Application,
     shelf: Shelf,
 ) -> None:
@@ -77,22 +77,22 @@ def test_a_source_that_fails_leaves_its_sentence_and_the_next_run_is_done(
     assert history(shop) == [("one", "done", 30, 30, 0, 0, 0, None)]
 
 
-def test_settings_that_do_not_serve_are_in_the_history_too(shop: Application) -> None:
+def test_the_history_records_wrong_settings(shop: Application) -> None:
     def broken() -> Any:
         raise SettingsError("PATHS of FolderSource is []: give a list")
 
     request = ReindexRequest(index="default", task_id="one")
     with pytest.raises(SettingsError):
-        product.reindex(shop.url, shop.index, shop.backend, broken, request, max_bytes=99)
+        product.reindex(shop.target, broken, request, max_bytes=99)
     assert history(shop, "outcome, message") == [("failed", "PATHS of FolderSource is []: give a list")]
 
 
-def test_an_error_of_foreign_code_is_kept_without_its_words(
+def test_the_history_hides_the_message_of_a_foreign_error(
     shop: Application,
     shelf: Shelf,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """They may quote a document."""
+    """It may quote a document."""
 
     def breaks(*_: Any) -> int:
         raise ValueError("the text of a document")
@@ -103,7 +103,7 @@ def test_an_error_of_foreign_code_is_kept_without_its_words(
     assert history(shop, "outcome, message") == [("failed", "ValueError")]
 
 
-def test_the_second_of_two_runs_is_skipped_and_said(shop: Application, shelf: Shelf) -> None:
+def test_the_history_records_a_skipped_run(shop: Application, shelf: Shelf) -> None:
     class Slow(Shelf):
         def documents(self) -> Iterator[dict[str, Any]]:
             reindex(shop, Shelf(), "two")
@@ -140,7 +140,7 @@ def test_a_run_whose_worker_died_for_good_is_closed_by_the_next(shop: Applicatio
     assert "its worker died or was stuck" in history(shop, "message")[0][0]
 
 
-def test_runs_are_forgotten_after_ninety_days(shop: Application, shelf: Shelf) -> None:
+def test_runs_are_deleted_from_the_history_after_ninety_days(shop: Application, shelf: Shelf) -> None:
     for name in ("one", "two"):
         run(shop, shelf, name)
     with connection.checkout(shop.url) as conn:
@@ -151,14 +151,14 @@ def test_runs_are_forgotten_after_ninety_days(shop: Application, shelf: Shelf) -
     assert history(shop, "task_id") == [("two",), ("three",)]
 
 
-# Against a source that shrinks
+# A source that shrinks
 
 
-def test_a_source_that_stays_small_is_not_believed_the_second_time_either(
+def test_a_run_with_a_warning_is_no_measure_for_the_next(
     shop: Application,
     shelf: Shelf,
 ) -> None:
-    """A run that was refused is no measure for the next."""
+    """Otherwise a second run on the same small source would delete the rest."""
     run(shop, shelf)
     fewer = Shelf(dict(list(shelf.texts.items())[:5]))
     for _ in range(2):
@@ -168,17 +168,17 @@ def test_a_source_that_stays_small_is_not_believed_the_second_time_either(
     assert "warning" not in run(shop, Shelf(dict(list(fewer.texts.items())[:3])))
 
 
-def test_the_first_run_is_compared_with_what_the_index_holds(shop: Application) -> None:
+def test_the_first_run_is_compared_with_the_size_of_the_index(shop: Application) -> None:
     shop.put(*({"id": str(number), "text": f"Sent {number}."} for number in range(9)))
     result = run(shop, Shelf({"0": "Sent 0."}))
     assert "returned 1 documents and the index holds 9: nothing was deleted" in result["warning"]
     assert len(ids(shop)) == 9
 
 
-# What is as it was
+# Unchanged documents
 
 
-def test_what_is_unchanged_costs_no_transaction_and_no_row(shop: Application, shelf: Shelf) -> None:
+def test_unchanged_documents_write_nothing(shop: Application, shelf: Shelf) -> None:
     run(shop, shelf, "one")
     written = "SELECT count(*), max(slice) FROM vector_index.job{} WHERE task_id = 'two'"
     assert run(shop, shelf, "two")["unchanged"] == 30
@@ -186,8 +186,8 @@ def test_what_is_unchanged_costs_no_transaction_and_no_row(shop: Application, sh
     assert shop.rows(written.format("s")) == [(2, 1)], "one to begin with and one to end with"
 
 
-def test_a_change_of_metadata_alone_makes_no_request(shop: Application, shelf: Shelf) -> None:
-    """But for `important`, which is embedded with every chunk."""
+def test_a_change_of_metadata_alone_sends_no_request(shop: Application, shelf: Shelf) -> None:
+    """Except for `important`, which is embedded with every chunk."""
 
     class Labelled(Shelf):
         label: dict[str, Any]
@@ -207,7 +207,7 @@ def test_a_change_of_metadata_alone_makes_no_request(shop: Application, shelf: S
     assert run(shop, labelled)["embedded"] == 30
 
 
-def test_what_had_failed_is_tried_again(shop: Application, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_retries_failed_documents(shop: Application, monkeypatch: pytest.MonkeyPatch) -> None:
     embed = shop.backend.embed
 
     def refuse(texts: Sequence[str]) -> Any:
@@ -223,7 +223,7 @@ def test_what_had_failed_is_tried_again(shop: Application, monkeypatch: pytest.M
     assert (result["indexed"], result["failed"], shop.state("a")["state"]) == (1, [], "live")
 
 
-def test_a_higher_version_of_the_same_content_raises_the_fence(shop: Application) -> None:
+def test_a_higher_version_of_unchanged_content_is_stored(shop: Application) -> None:
     class Versioned(Shelf):
         version = 1
 
@@ -247,7 +247,7 @@ def test_every_document_that_a_source_returns_counts_once(
     page: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """One that it returns again is stale, whatever page it stands on, changed in between or not."""
+    """A document that the source returns again is stale, on any page, changed in between or not."""
     monkeypatch.setattr(product, "DOCUMENTS_AT_ONCE", page)
 
     class Repeating(Shelf):
@@ -262,7 +262,7 @@ def test_every_document_that_a_source_returns_counts_once(
     assert history(shop, "read") == [(3,)]
 
 
-def test_an_id_that_postgres_cannot_store_costs_its_document_alone(shop: Application) -> None:
+def test_an_id_that_postgres_cannot_store_fails_only_its_document(shop: Application) -> None:
     class Odd(Shelf):
         def documents(self) -> Iterator[Any]:
             yield {"id": "\x00\ud800", "text": "A text."}
@@ -273,7 +273,7 @@ def test_an_id_that_postgres_cannot_store_costs_its_document_alone(shop: Applica
     assert (result["indexed"], [failure["id"] for failure in result["failed"]]) == (1, ["\ufffd", "\ufffd"])
 
 
-# With a cursor
+# Cursors
 
 
 @pytest.fixture
@@ -291,7 +291,7 @@ def pages(shop: Application, where: str = "true") -> SQLSource:
     return SQLSource(dsn=shop.url, query=query, cursor="changed", cursor_overlap=3)
 
 
-def test_with_a_cursor_only_newer_rows_are_read_and_full_reads_and_sweeps_all(table: Application) -> None:
+def test_with_a_cursor_only_newer_rows_are_read_and_full_reads_all(table: Application) -> None:
     assert run(table, pages(table))["indexed"] == 20
     with connection.checkout(table.url) as conn:
         conn.execute("UPDATE page SET body = 'New', changed = 21 WHERE id = 3")

@@ -14,7 +14,7 @@ from worker import wiring
 from worker.celery.application import beat_entries
 from worker.sources.scheduling import next_due
 from worker.store import connection, schedule
-from worker.store.schedule import CLAIM_SECONDS, PATIENCE_SECONDS, ScheduledRun, runs_to_send
+from worker.store.schedule import CLAIM_SECONDS, RESEND_SECONDS, ScheduledRun, runs_to_send
 
 HOURLY = "0 * * * *"
 
@@ -156,8 +156,8 @@ def test_while_a_run_waits_for_a_worker_no_second_one_is_sent(beat: Beat) -> Non
         sent = beat.look()
         assert set(sent) <= {first}
         again += len(sent)
-    assert again == pytest.approx(120 * 61 / PATIENCE_SECONDS, abs=1.5)
-    message = "the run before was still waiting for a worker of the queue vector_index"
+    assert again == pytest.approx(120 * 61 / RESEND_SECONDS, abs=1.5)
+    message = "the previous run was still waiting for a worker of the queue vector_index"
     assert beat.history() == [("skipped", message)]
     beat.begin(first)
     beat.wait(61)
@@ -168,17 +168,17 @@ def test_a_run_that_the_broker_lost_is_sent_again_before_the_next_is_due(beat: B
     beat.take_over(default="86400")
     beat.wait(86401)
     lost = beat.look()
-    beat.wait(PATIENCE_SECONDS - 10)
+    beat.wait(RESEND_SECONDS - 10)
     assert beat.look() == []
     due_at = beat.due_at()
     beat.wait(11)
     assert beat.look() == lost
     assert due_at - beat.due_at() == timedelta(seconds=11)
     beat.begin(lost[0])
-    beat.wait(PATIENCE_SECONDS + 1)
+    beat.wait(RESEND_SECONDS + 1)
     assert beat.look() == []
     beat.execute("DELETE FROM vector_index.runs")  # as history is forgotten
-    beat.wait(PATIENCE_SECONDS + 1)
+    beat.wait(RESEND_SECONDS + 1)
     assert beat.look() == [], "what has begun is not looked for again"
 
 

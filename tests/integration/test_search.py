@@ -23,7 +23,7 @@ PETS = [
 ]
 
 
-def test_words_are_found_in_their_other_forms_and_the_rarer_counts_more(
+def test_words_match_in_other_forms_and_rarer_words_count_more(
     application: Application,
 ) -> None:
     application.put(*PETS)
@@ -37,17 +37,17 @@ def test_a_title_is_found_by_its_words(application: Application) -> None:
     assert application.search("zeppelin", mode="text") == ["n"]
 
 
-def test_text_mode_asks_no_provider_and_gives_no_similarity(application: Application) -> None:
+def test_text_mode_sends_no_request_and_returns_no_similarity(application: Application) -> None:
     application.put(*PETS)
     requests = len(application.backend.requests)
     [found] = application.passages("oceans", mode="text")
     assert (found.similarity, len(application.backend.requests)) == (None, requests)
 
 
-def test_hybrid_is_the_default_and_finds_by_word_and_by_vector_with_a_similarity_each(
+def test_hybrid_is_the_default_and_returns_matches_by_word_and_by_vector_with_their_similarity(
     application: Application,
 ) -> None:
-    """The one that both rankings have high comes first; scores fall; nothing is lost that only one of them has."""
+    """Items high in both rankings come first, scores fall, and items of a single ranking are included."""
     application.put(*PETS)
     found = application.passages("cats and oceans")
     assert {row.document_id for row in found} == {"cats", "dogs", "ships"}
@@ -57,7 +57,7 @@ def test_hybrid_is_the_default_and_finds_by_word_and_by_vector_with_a_similarity
     assert {row.document_id: pytest.approx(row.similarity) for row in found} == near
 
 
-def test_weights_of_an_index_choose_between_the_rankings(application: Application) -> None:
+def test_hybrid_weights_of_an_index_choose_between_the_rankings(application: Application) -> None:
     application.put(*[{"id": n, "text": f"{'common ' * n}text number {n}"} for n in range(1, 9)])
     question = "number 3"
     application.index = replace(application.index, hybrid_weights=(1.0, 0.0))
@@ -72,22 +72,22 @@ def test_weights_of_an_index_choose_between_the_rankings(application: Applicatio
     ["C++ and C#", "the of and", "\U0001f600", "a\x00b", "word " * 2000, "x" * 10_000, "it's \\ 'quoted' & | ! <-> :*",
      "\ud800", "\u732b\u306f\u5ead\u3067", " ".join(f"w{n}" for n in range(3000))],
 )  # fmt: skip
-def test_any_question_is_answered(application: Application, question: str, mode: str) -> None:
+def test_every_question_string_can_be_searched(application: Application, question: str, mode: str) -> None:
     application.put(*PETS)
     found = application.search(question, mode=mode)
     assert mode == "text" or set(found) == {"cats", "dogs", "ships"}
 
 
-def test_a_question_without_spaces_between_words_goes_by_vector_alone(
+def test_a_question_without_spaces_between_words_uses_vectors_alone(
     application: Application,
 ) -> None:
-    """Postgres makes one lexeme of a clause: what happens to be found by it would only push better rows down."""
+    """Postgres makes one lexeme of a clause, and a chance match of it would push better rows down."""
     application.put(*PETS, {"id": "ja", "text": "\u732b\u306f \u5ead\u3067"})
     question = "cats \u732b\u306f"
     assert application.search(question) == application.search(question, mode="vector")
 
 
-def test_an_index_has_its_language_and_an_unknown_one_is_told(
+def test_an_index_uses_its_language_and_an_unknown_language_is_reported(
     application: Application,
 ) -> None:
     application.index = replace(application.index, language="german")
@@ -98,7 +98,7 @@ def test_an_index_has_its_language_and_an_unknown_one_is_told(
         application.put({"id": "1", "text": "x"})
 
 
-def test_a_text_that_a_tsvector_cannot_hold_is_indexed_all_the_same(
+def test_a_text_too_large_for_a_tsvector_is_still_indexed(
     url: str,
     index: IndexSettings,
 ) -> None:
@@ -106,13 +106,13 @@ def test_a_text_that_a_tsvector_cannot_hold_is_indexed_all_the_same(
     application = Application(url, index, wide, Drainer(url, index.embedding_backend, wide))
     words = " ".join(f"word{n}" for n in range(150_000))
     documents = [{"id": "wide", "text": words}]
-    staging.stage(url, application.index, wide, "job", documents, max_bytes=10_000_000)
+    staging.stage(application.target, "job", documents, max_bytes=10_000_000)
     application.drainer.drain()
     assert application.search("word7", mode="text") == ["wide"]
     connection.close_pools()
 
 
-def test_the_same_text_comes_once_whatever_its_title(application: Application) -> None:
+def test_the_same_text_is_returned_once_under_any_title(application: Application) -> None:
     copies = [{"id": f"copy{n}", "title": f"Title {n}", "text": "All rights reserved."} for n in range(60)]
     application.put(*copies, *PETS)
     for mode in ("hybrid", "vector"):
@@ -126,7 +126,7 @@ def test_the_same_text_comes_once_whatever_its_title(application: Application) -
     assert len(application.search("rights", mode="text", limit=10)) == 1
 
 
-def test_an_index_of_before_is_searched_by_its_words_too(application: Application) -> None:
+def test_an_index_of_an_older_schema_gets_full_text_search(application: Application) -> None:
     application.put(*PETS)
     with connection.checkout(application.url) as conn:
         conn.execute("ALTER TABLE vector_index.chunks_1 DROP COLUMN lexemes")
@@ -139,8 +139,8 @@ def test_an_index_of_before_is_searched_by_its_words_too(application: Applicatio
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_pages_fit_together_and_all_rows_are_found(application: Application, mode: str) -> None:
-    """As many rows as asked for whenever they exist, none twice and none left out."""
+def test_pages_fit_together_and_return_all_rows(application: Application, mode: str) -> None:
+    """Every page is full while rows exist, no row is repeated, and none is missing."""
     application.put(*[{"id": n, "text": f"Words say {n} and {n % 7} here."} for n in range(230)])
     whole = application.search("words 3", limit=100, mode=mode)
     assert len(whole) == 100
@@ -150,7 +150,7 @@ def test_pages_fit_together_and_all_rows_are_found(application: Application, mod
     assert sorted(together, key=int) == [str(n) for n in range(230)]
 
 
-def test_neighbours_are_one_passage_of_the_stored_text(application: Application) -> None:
+def test_neighbouring_chunks_become_one_passage_of_the_stored_text(application: Application) -> None:
     text = "\n\n".join(f"The {n}th owl sat at the window of the {n}th house, and said so." for n in range(40))
     application.put({"id": "owls", "text": text}, *PETS)
     found = application.passages("owl at the window", limit=20)
@@ -162,7 +162,7 @@ def test_neighbours_are_one_passage_of_the_stored_text(application: Application)
     assert len(numbers) == len(set(numbers))
 
 
-def test_per_document_bounds_the_rows_of_one(application: Application) -> None:
+def test_per_document_limits_the_rows_of_a_document(application: Application) -> None:
     text = "\n\n".join(f"The {n}th owl sat at the window of the {n}th house, and said so." for n in range(40))
     application.put({"id": "owls", "text": text}, *PETS)
     for mode in ("hybrid", "vector"):
@@ -170,7 +170,7 @@ def test_per_document_bounds_the_rows_of_one(application: Application) -> None:
         assert sorted(found) == ["cats", "dogs", "owls", "ships"]
 
 
-def test_a_threshold_is_of_similarity_and_needs_one(application: Application) -> None:
+def test_a_threshold_applies_to_similarity_and_needs_vectors(application: Application) -> None:
     application.put(*PETS)
     [cats] = application.passages("Cats chase mice in the garden.", similarity_threshold=0.99)
     assert cats.document_id == "cats"
@@ -180,7 +180,7 @@ def test_a_threshold_is_of_similarity_and_needs_one(application: Application) ->
         SearchQuery(text="x", mode="both")
 
 
-def test_rows_below_the_threshold_take_no_place_on_a_page(application: Application) -> None:
+def test_rows_below_the_threshold_do_not_count_for_a_page(application: Application) -> None:
     application.put(*[{"id": n, "text": f"{'owl ' * (n % 4)}bird number {n}"} for n in range(40)])
     near = [row for row in application.passages("owl owl bird", limit=100) if (row.similarity or 0) >= 0.5]
     assert 10 < len(near) < 40
@@ -193,7 +193,7 @@ def test_rows_below_the_threshold_take_no_place_on_a_page(application: Applicati
 
 @given(text=st.text(), filter=filters, mode=st.sampled_from(MODES))
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_no_question_and_no_filter_shows_a_row_of_another_tenant(
+def test_no_question_or_filter_returns_a_row_of_another_tenant(
     tenants: Application, text: str, filter: Any, mode: str
 ) -> None:
     try:

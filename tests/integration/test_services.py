@@ -254,7 +254,7 @@ def test_a_home_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
 def test_a_damaged_file_of_ports_is_one_sentence(home: Path, content: str) -> None:
     homes.make(home)
     (home / "services.json").write_text(content)
-    with pytest.raises(SettingsError, match=r"services\.json is damaged: restore"):
+    with pytest.raises(SettingsError, match=r"services\.json is damaged; restore"):
         attach(home)
 
 

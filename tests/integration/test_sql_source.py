@@ -210,7 +210,7 @@ def test_what_a_cursor_reached_belongs_to_its_query(source: Any) -> None:
         ("SELECT id, bdy AS text FROM page", {}, 'column "bdy" does not exist'),
         ("SELECT id, body AS text FROM pages", {}, 'relation "pages" does not exist'),
         ("SELEKT 1", {}, "syntax error at or near"),
-        ("SELECT id, body FROM page", {}, "QUERY has no column 'text', its columns are id, body"),
+        ("SELECT id, body FROM page", {}, "QUERY has no column 'text', only id, body; rename one"),
         ("SELECT body AS text FROM page", {}, "QUERY has no column 'id'"),
         (QUERY, {"key": "pk"}, "QUERY has no column 'pk'"),
         (QUERY, {"cursor": "changed"}, "QUERY has no column 'changed'"),
@@ -266,12 +266,12 @@ def test_an_address_that_does_not_answer_is_one_sentence_without_its_password(un
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        ({"dsn": "s3cret"}, "DSN of SQLSource cannot be read"),
+        ({"dsn": "s3cret"}, "DSN of SQLSource cannot be parsed"),
         ({"dsn": 5}, "DSN of SQLSource is of type int"),
         ({"query": " ;\n"}, "QUERY of SQLSource is empty"),
         ({"query": None}, "QUERY of SQLSource is of type NoneType"),
         ({"key": 5}, "KEY of SQLSource is of type int"),
-        ({"page": 0}, "PAGE of SQLSource is 0: give a number of at least 1"),
+        ({"page": 0}, "PAGE of SQLSource is 0; set it to a number of at least 1"),
         ({"page": True}, "PAGE of SQLSource is True"),
         ({"cursor_overlap": -1}, "CURSOR_OVERLAP of SQLSource is -1"),
         ({"timeout_seconds": "9"}, "TIMEOUT_SECONDS of SQLSource is '9'"),
@@ -349,13 +349,13 @@ def test_keys_that_are_the_same_to_the_database_alone_are_noticed_across_pages(
     collated.execute("UPDATE page SET name = 'k' || (id + 10)")
     collated.execute("UPDATE page SET name = 'K20' WHERE id = 11")
     said = sentence(source("SELECT id, body AS text, name FROM page", key="name", page=10))
-    assert said == "KEY 'name' has a value twice: name a column that is unique"
+    assert said == "KEY 'name' has a value twice; name a column that is unique"
 
 
 def test_a_key_without_an_order_is_one_sentence_before_anything_is_read(source: Any) -> None:
     reading = source("SELECT id, body AS text, about::json AS about FROM page", key="about")
     assert (
-        sentence(reading) == "KEY 'about' is of type json, which has no order: name a column of another type"
+        sentence(reading) == "KEY 'about' is of type json, which has no order; name a column of another type"
     )
     with pytest.raises(SourceFailed):
         reading.check()

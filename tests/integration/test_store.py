@@ -10,6 +10,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
+from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from tests.fixtures.filters import filters
@@ -18,16 +19,21 @@ from worker.services import home as homes
 from worker.services.postgres import Postgres
 from worker.store import builds, connection, schema
 from worker.store.filters import compile_filter
+from worker.store.statements import BUILD_TABLES
 
 RECIPE = {"dimensions": 8, "distance": "cosine", "language": "english"}
 
+# name and comment of everything in the schema that can have one
 COMMENTS = """
-SELECT c.relname, NULL FROM pg_class c WHERE c.relnamespace = 'vector_index'::regnamespace AND c.relkind = 'r'
-    AND obj_description(c.oid, 'pg_class') IS NULL
+SELECT c.relname AS name, obj_description(c.oid, 'pg_class') AS comment FROM pg_class c
+WHERE c.relnamespace = 'vector_index'::regnamespace AND c.relkind = 'r'
 UNION ALL
-SELECT c.relname, a.attname FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
+SELECT c.relname || '.' || a.attname, col_description(c.oid, a.attnum)
+FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
 WHERE c.relnamespace = 'vector_index'::regnamespace AND c.relkind = 'r' AND a.attnum > 0 AND NOT a.attisdropped
-    AND col_description(c.oid, a.attnum) IS NULL
+UNION ALL
+SELECT p.oid::regprocedure::text, obj_description(p.oid, 'pg_proc') FROM pg_proc p
+WHERE p.pronamespace = 'vector_index'::regnamespace
 """
 
 
@@ -82,9 +88,28 @@ def test_tables_of_an_application_do_not_come_among_ours(empty_database_url: str
         assert conn.execute("SELECT to_regclass('public.documents') IS NOT NULL").fetchone() == (True,)
 
 
-def test_every_table_and_column_has_a_comment(conn: connection.Connection) -> None:
+def test_every_table_column_and_function_has_a_comment(conn: connection.Connection) -> None:
     builds.ensure(conn, "default", lambda: RECIPE)
-    assert conn.execute(COMMENTS).fetchall() == []
+    assert [name for name, comment in conn.execute(COMMENTS) if not comment] == []
+
+
+def test_a_build_from_before_the_comments_gets_those_of_a_new_one(
+    conn: connection.Connection, database_url: str
+) -> None:
+    builds.ensure(conn, "old", lambda: RECIPE)
+    tables = [f"{table}_1" for table in BUILD_TABLES]
+    described = dict(conn.execute(COMMENTS).fetchall())
+    for name in described:
+        if name.partition(".")[0] in tables:
+            kind = sql.SQL("COLUMN" if "." in name else "TABLE")
+            conn.execute(
+                sql.SQL("COMMENT ON {} {} IS NULL").format(
+                    kind, sql.Identifier("vector_index", *name.split("."))
+                )
+            )
+    conn.execute("DELETE FROM vector_index.migrations WHERE version = 11")
+    schema.install(database_url)
+    assert dict(conn.execute(COMMENTS).fetchall()) == described
 
 
 @pytest.mark.parametrize(
@@ -103,7 +128,7 @@ def test_a_column_has_the_type_that_an_index_takes(
 
 
 def test_more_dimensions_than_a_vector_can_have_are_refused(conn: connection.Connection) -> None:
-    with pytest.raises(SettingsError, match="16001 dimensions: pgvector stores 1 to 16,000"):
+    with pytest.raises(SettingsError, match="16001 dimensions; pgvector stores 1 to 16,000"):
         builds.ensure(conn, "default", lambda: {**RECIPE, "dimensions": 16_001})
 
 
@@ -129,7 +154,9 @@ def test_an_unreachable_server_is_one_sentence_without_the_password() -> None:
 
 def test_a_wrong_password_is_a_mistake_in_the_settings(database_url: str) -> None:
     wrong = psycopg.conninfo.make_conninfo(database_url, password="wrong")
-    with pytest.raises(SettingsError, match=r"DATABASE_URL: Postgres at .* says: .*authentication failed"):
+    with pytest.raises(
+        SettingsError, match=r"refused the connection: .*authentication failed.*; check DATABASE_URL"
+    ):
         schema.install(wrong)
 
 
@@ -231,8 +258,8 @@ def test_filters_choose_what_they_say(conn: connection.Connection, filter: Any, 
         ({"n": {"$gt": True}}, "$gt takes a number or a string, not bool"),
         ({"n": {"$in": 1}}, "$in takes a list of values"),
         ({"n": {"$exists": 1}}, "$exists takes true or false"),
-        ({"n": float("inf")}, "a value of filter cannot be used"),
-        ({"n": object()}, "a value of filter cannot be used"),
+        ({"n": float("inf")}, "filter has a value that JSON cannot hold"),
+        ({"n": object()}, "filter has a value that JSON cannot hold"),
     ],
 )
 def test_a_wrong_filter_is_one_sentence(filter: Any, sentence: str) -> None:

@@ -1,4 +1,4 @@
-"""What may have killed a worker, and what nobody wants for a moment, cost no other content anything."""
+"""Suspects: inputs that may have killed a worker, or that no document wants, do not delay or fail others."""
 
 import re
 import threading
@@ -48,12 +48,12 @@ def backend() -> Watched:
     return Watched()
 
 
-def test_nothing_is_in_flight_beside_what_two_claims_did_not_come_back_from(
+def test_a_suspect_is_the_only_request_in_flight(
     application: Application,
     index: IndexSettings,
     backend: Watched,
 ) -> None:
-    """Else a document that kills the process takes its neighbours with it: they die as often, and fail as it does."""
+    """Otherwise a document that kills the process fails its neighbours: they die as often as it does."""
     texts = [
         f"Document {n} is {'suspect' if n % 10 == 5 else 'harmless'}, as far as anybody knows."
         for n in range(30)
@@ -71,19 +71,19 @@ def test_nothing_is_in_flight_beside_what_two_claims_did_not_come_back_from(
     ]
 
 
-def test_a_content_that_is_wanted_again_just_before_it_is_forgotten_waits_for_no_lease(
+def test_an_orphan_that_is_wanted_again_does_not_wait_for_a_lease(
     application: Application,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     application.stage({"id": "a", "text": "Words."})
-    application.stage({"id": "a", "text": "Other words."})  # nobody wants the first any more
+    application.stage({"id": "a", "text": "Other words."})  # the first text is an orphan now
     forget = queue.delete_orphans
 
     def overtaken(*args: Any) -> None:
         application.stage({"id": "b", "text": "Words."})
         forget(*args)
 
-    monkeypatch.setattr(queue, "forget", overtaken)
+    monkeypatch.setattr(queue, "delete_orphans", overtaken)
     application.drainer.drain()
     assert application.state("b")["state"] == "live"
 
@@ -106,17 +106,17 @@ class Waiting(HashBackend):
 
 
 @pytest.mark.parametrize("taken", [False, True])
-def test_a_suspect_that_waited_longer_than_its_lease_is_sent_under_a_new_one_or_not_at_all(
+def test_a_suspect_renews_its_lease_before_its_request_or_is_not_sent(
     taken: bool,
     url: str,
     index: IndexSettings,
 ) -> None:
-    """Others in flight may take as long as a lease lasts; somebody else may have it by then."""
+    """The requests that it waits for may take as long as its lease, and another worker may hold it by then."""
     backend = Waiting()
     drainer = Drainer(url, index.embedding_backend, backend)
     ours = Application(url, index, backend, drainer)
     ours.stage({"id": "a", "text": "All harmless."}, {"id": "b", "text": "A suspect."})
-    ours.rows(ABANDONED.replace("- interval '1 second'", ""))  # claimed behind the other
+    ours.rows(ABANDONED.replace("- interval '1 second'", ""))  # claimed after the other
     drainer.start()
     leased = "SELECT token FROM vector_index.pending_1 WHERE visible_at > clock_timestamp() AND attempts = 3"
     backend.is_leased = lambda: bool(ours.rows(leased))
@@ -132,8 +132,8 @@ def test_a_suspect_that_waited_longer_than_its_lease_is_sent_under_a_new_one_or_
 
 
 @pytest.mark.parametrize("name", ["claimable", "count_waiting"])
-def test_a_look_at_the_queue_ends_where_the_leased_begin(application: Application, name: str) -> None:
-    """Where a million wait for a later attempt, a look that walks them takes 300 ms of Postgres; this one 0.1 ms."""
+def test_a_look_at_the_queue_reads_no_leased_rows(application: Application, name: str) -> None:
+    """With a million rows under lease, a look that reads them takes 300 ms of Postgres; this one takes 0.1 ms."""
     application.stage({"id": "a", "text": "Words."})
     with connection.checkout(application.url) as conn:
         [build] = builds.all_writable(conn)
@@ -146,16 +146,13 @@ def test_a_look_at_the_queue_ends_where_the_leased_begin(application: Applicatio
     assert re.search(r"Index Cond: .*visible_at <= [($]", plan), plan
 
 
-def test_a_suspect_that_meets_no_postgres_holds_up_nobody(
+def test_a_suspect_that_fails_to_renew_its_lease_is_no_longer_in_flight(
     application: Application,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It is in hand no more, so the next one does not wait until it ends."""
+    """The next suspect must not wait for it."""
     application.stage({"id": "a", "text": "A suspect."})
-    application.rows(ABANDONED)
-    claim = application.drainer._claim()
-    assert claim is not None
-    assert claim.suspect
+    assert len(application.rows(ABANDONED)) == 1
 
     def away(*_: Any, **__: Any) -> None:
         raise ServiceUnreachable("Postgres is away")
@@ -163,26 +160,26 @@ def test_a_suspect_that_meets_no_postgres_holds_up_nobody(
     with monkeypatch.context() as patch:
         patch.setattr(queue, "renew", away)
         with pytest.raises(ServiceUnreachable):
-            application.drainer._settle_alone(claim)
-    assert application.drainer._held == {}
+            application.drainer.step()
+    assert application.drainer.in_flight == 0
 
 
-def test_a_slot_outlives_a_bug_and_tells_its_kind(
+def test_a_slot_survives_a_bug_and_logs_only_its_class(
     application: Application,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Not its words: those of Postgres quote a row."""
-    monkeypatch.setattr("worker.indexing.draining.drainer.PAUSE_SECONDS", 0.01)
+    """The message of an error of Postgres may quote a row."""
+    monkeypatch.setattr("worker.indexing.background.PAUSE_SECONDS", 0.01)
     task_id = application.stage({"id": "a", "text": "Words."})
-    claim, bugs = application.drainer._claim, [ValueError("Words of Marrakesh.")]
+    claim, bugs = queue.claim, [ValueError("Words of Marrakesh.")]
 
-    def stumble() -> Any:
+    def stumble(*arguments: Any, **options: Any) -> Any:
         if bugs:
             raise bugs.pop()
-        return claim()
+        return claim(*arguments, **options)
 
-    monkeypatch.setattr(application.drainer, "_claim", stumble)
+    monkeypatch.setattr(queue, "claim", stumble)
     application.drainer.start()
     eventually(lambda: application.result(task_id))
     assert application.drainer.stop(PATIENCE_SECONDS)

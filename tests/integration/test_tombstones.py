@@ -97,7 +97,7 @@ def test_a_deletion_before_there_is_an_index_fences_as_one_behind_it(
         if way == "of an enqueued text, by id":
             application.delete("a")
         else:
-            staging.delete_matching(application.url, application.index, str(uuid4()), {"user": 1}, None)
+            staging.delete_matching(application.target, str(uuid4()), {"user": 1}, None)
     with connection.checkout(application.url) as conn:
         assert builds.live(conn, "default") is None
     assert application.delete("a", version=6) == staging.Deleted(stale=1)
@@ -108,9 +108,9 @@ def test_a_deletion_before_there_is_an_index_fences_as_one_behind_it(
 
 def test_a_deletion_before_there_is_an_index_is_done_once(application: Application) -> None:
     """Delivered again behind the document that came back, it leaves that."""
-    first = staging.delete(application.url, "default", "task", ["a"], 5)
+    first = staging.delete(application.target, "task", ["a"], 5)
     application.put(LATE)
-    assert staging.delete(application.url, "default", "task", ["a"], 9) == first
+    assert staging.delete(application.target, "task", ["a"], 9) == first
     assert application.state("a")["state"] == "live"
 
 

@@ -1,5 +1,6 @@
-"""What a provider calls too large gives way to smaller chunks: on real Postgres, over HTTP and under races."""
+"""Inputs that the provider calls too large are replaced by smaller chunks: on real Postgres and over HTTP."""
 
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -8,15 +9,17 @@ from typing import Any
 
 import pytest
 
-from tests.fixtures.application import LONG, Application, faulty
+from tests.fixtures.application import LONG, Application, HashBackend, during_request, faulty
+from tests.fixtures.system import PATIENCE_SECONDS
 from tests.provider import Provider
 from worker.backends.llm import LLMEmbeddingBackend
 from worker.configuration import IndexSettings
+from worker.documents import digest
 from worker.errors import TooLarge
 from worker.indexing.draining.drainer import Drainer
 from worker.indexing.draining.settlement import LEASE_MARGIN_SECONDS
 from worker.recipes import PROBE
-from worker.store import connection, queue, sweep
+from worker.store import builds, connection, queue, sweep
 from worker.tokens import counter
 
 LIMIT = 60  # tokens that the provider really takes; the settings claim 8,191
@@ -60,10 +63,10 @@ def chunks(application: Application, id: str) -> list[Any]:
     return [row[3] for row in rows]
 
 
-def test_what_the_provider_does_not_take_is_cut_until_it_does(
+def test_inputs_that_are_too_large_are_cut_until_the_provider_takes_them(
     over_http: Application, provider: Provider
 ) -> None:
-    """The limit is not known: every document is live, no piece is over it, spans are exact and cover the text."""
+    """The limit is unknown. Every document is live, each piece is within it, and exact spans cover the text."""
     documents = [
         {"id": "long", "text": LONG, "title": "A long list"},
         {"id": "line", "text": " ".join(LONG.split())},
@@ -77,7 +80,7 @@ def test_what_the_provider_does_not_take_is_cut_until_it_does(
     assert LIMIT / 4 < most <= LIMIT
     assert len(chunks(over_http, "short")) == 1
     stats = provider.stats()
-    asked = provider.times_embedded(PROBE)  # whether the provider is to blame
+    asked = provider.times_embedded(PROBE)  # probes
     assert stats.repeated == asked - 1
     [[embedded]] = over_http.rows("SELECT count(*) FROM vector_index.embeddings_1")
     assert stats.inputs == asked + embedded
@@ -91,7 +94,7 @@ def test_what_the_provider_does_not_take_is_cut_until_it_does(
     )
 
 
-def test_what_cannot_be_cut_fails_its_document_alone_with_the_sentence_of_the_provider(
+def test_an_input_too_short_to_cut_fails_only_its_document(
     over_http: Application, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tests.provider.embeddings.MAX_INPUT_TOKENS", 3)
@@ -105,8 +108,8 @@ def test_what_cannot_be_cut_fails_its_document_alone_with_the_sentence_of_the_pr
     assert over_http.rows("SELECT count(*) FROM vector_index.pending_1") == [(0,)]
 
 
-def test_every_place_of_a_chunk_gives_way_to_the_pieces(application: Application) -> None:
-    """Several times in one document, once in another, and once as another title and text of the same string."""
+def test_pieces_replace_a_chunk_in_every_place(application: Application) -> None:
+    """Several times in one document, once in another, and once as another title and text with the same string."""
     backend = application.backend
     backend.chunk_tokens = 30
     faulty(backend, words_over(12))
@@ -141,7 +144,7 @@ def test_every_place_of_a_chunk_gives_way_to_the_pieces(application: Application
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_a_document_with_the_same_chunk_that_is_staged_meanwhile_is_cut_too(
+def test_a_document_staged_during_a_split_with_the_same_chunk_is_split_too(
     application: Application,
     monkeypatch: pytest.MonkeyPatch,
     when: str,
@@ -167,60 +170,73 @@ def test_a_document_with_the_same_chunk_that_is_staged_meanwhile_is_cut_too(
     assert len(sent) == len(set(sent))
 
 
-def test_of_two_claims_of_one_content_only_the_one_that_holds_it_cuts(application: Application) -> None:
+def test_only_the_claim_that_holds_an_input_splits_it_and_only_once(
+    application: Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
     application.backend.chunk_tokens = 30
-    faulty(application.backend, words_over(12))
+    holder_backend = HashBackend()
+    claimed, late_is_settled = threading.Event(), threading.Event()
+    for backend in (application.backend, holder_backend):
+        faulty(backend, words_over(12))
+    holder = Drainer(application.url, application.index.embedding_backend, holder_backend)
+    thread = threading.Thread(target=holder.step)
+
+    def hold() -> None:
+        claimed.set()
+        assert late_is_settled.wait(PATIENCE_SECONDS)
+
+    def lose_lease() -> None:
+        application.rows("UPDATE vector_index.pending_1 SET visible_at = now() RETURNING 1")
+        thread.start()
+        assert claimed.wait(PATIENCE_SECONDS)
+
     task_id = application.stage({"id": "a", "text": TEXT})
-    late = application.drainer._claim()
-    application.rows("UPDATE vector_index.pending_1 SET visible_at = now() RETURNING 1")
-    holder = application.drainer._claim()
-    assert late is not None
-    assert holder is not None
-    application.drainer._settle(late)
+    during_request(holder_backend, hold)
+    during_request(application.backend, lose_lease)
+    assert application.drainer.step()
     assert application.rows("SELECT count(*) FROM vector_index.chunks_1") == [(1,)]
-    application.drainer._settle(holder)
-    application.drainer._settle(holder)
+    split = queue.split
+    monkeypatch.setattr(queue, "split", lambda *arguments: [split(*arguments), split(*arguments)][0])
+    late_is_settled.set()
+    thread.join(PATIENCE_SECONDS)
     application.drainer.drain()
     assert (application.result(task_id) or {})["indexed"] == 1
     assert len(chunks(application, "a")) > 1
 
 
-def test_a_vector_that_comes_late_wins_over_a_split(application: Application) -> None:
-    """Another server of the provider took the content: it is embedded, and stays whole."""
+def test_a_late_vector_wins_over_a_split(application: Application) -> None:
+    """Another server of the provider embedded the input: it stays whole."""
     application.backend.chunk_tokens = 30
     embed = application.backend.embed
-    late: list[queue.Claim] = []
 
     def save_elsewhere(texts: Sequence[str]) -> Any:
         vectors = embed(texts)
         if list(texts) == [PROBE]:
             return vectors
         with connection.checkout(application.url) as conn:
-            queue.save(conn, late[0].build, [item.hash for item in late[0].inputs], vectors)
+            [build] = builds.all_writable(conn)
+            queue.save(conn, build, [digest(text) for text in texts], vectors)
         raise TooLarge("too large")
 
     application.backend.embed = save_elsewhere  # type: ignore[method-assign]
     task_id = application.stage({"id": "a", "text": TEXT})
-    late.append(application.drainer._claim())  # type: ignore[arg-type]
-    application.rows("UPDATE vector_index.pending_1 SET visible_at = now() RETURNING 1")
     application.drainer.drain()
     with connection.checkout(application.url) as conn:
-        sweep.sweep_build(
-            conn, late[0].build, unchecked_seconds=0.0
-        )  # the other server would have published it
+        [build] = builds.all_writable(conn)
+        sweep.sweep_build(conn, build, unchecked_seconds=0.0)  # the other server would have published it
     assert (application.result(task_id) or {})["indexed"] == 1
     assert chunks(application, "a") == [TEXT]
 
 
-def test_a_long_halving_ends_with_the_lease_and_goes_on_with_another_claim(
+def test_a_halving_longer_than_its_lease_continues_with_another_claim(
     application: Application,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Here each request takes longer than the margin of its lease."""
+    """Each request takes longer than the margin of its lease."""
     late_by = [0.0]
     clock = SimpleNamespace(monotonic=lambda: time.monotonic() + late_by[0])
     monkeypatch.setattr("worker.indexing.draining.sending.time", clock)
-    monkeypatch.setattr("worker.indexing.draining.provider.BACKOFF_SECONDS", 0.001)
+    monkeypatch.setattr("worker.indexing.draining.backoff.BACKOFF_SECONDS", 0.001)
 
     def answer(texts: Sequence[str]) -> TooLarge | None:
         late_by[0] += LEASE_MARGIN_SECONDS + 1
@@ -232,8 +248,7 @@ def test_a_long_halving_ends_with_the_lease_and_goes_on_with_another_claim(
     while (result := application.result(task_id)) is None:
         before = len(application.backend.requests)
         late_by[0] = 0.0
-        if (claim := application.drainer._claim()) is not None:
-            application.drainer._settle(claim)
+        if application.drainer.step():
             claims.append(len(application.backend.requests) - before)
     assert result["indexed"] == 8
     assert set(claims) == {1}

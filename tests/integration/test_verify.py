@@ -1,4 +1,4 @@
-"""Verify finds each damage and mends it, raises no alarm under load; what nothing refers to is collected."""
+"""Verify finds and repairs each damage, without false alarms under load; garbage is collected."""
 
 import random
 import threading
@@ -24,7 +24,7 @@ LONG = "\n\n".join(
 
 @pytest.fixture(autouse=True)
 def look_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verification, "LOOKS_SECONDS", (0.01,))
+    monkeypatch.setattr(verification, "RECHECK_SECONDS", (0.01,))
 
 
 def execute(application: Application, *statements: str) -> None:
@@ -124,12 +124,12 @@ DAMAGES = {
 GARBAGE = {check.name for check in CHECKS if not check.fault}
 
 
-def test_every_check_has_a_damage_that_it_finds() -> None:
+def test_every_check_has_a_damage_to_find() -> None:
     assert {check for check, _ in DAMAGES.values()} == {check.name for check in CHECKS}
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_each_damage_is_found_and_mended(application: Application, damage: str) -> None:
+def test_each_damage_is_found_and_repaired(application: Application, damage: str) -> None:
     check, statements = DAMAGES[damage]
     application.put({"id": "a", "text": LONG}, {"id": "b", "text": SHORT, "title": "Travel"})
     application.stage({"id": "c", "text": "A text that waits."})
@@ -158,16 +158,16 @@ def test_each_damage_is_found_and_mended(application: Application, damage: str) 
     assert {id: application.state(id)["state"] for id in "abc"} == states
 
 
-def test_a_document_whose_text_is_gone_is_mended_by_sending_it_again(application: Application) -> None:
+def test_a_document_with_a_missing_text_is_repaired_by_sending_it_again(application: Application) -> None:
     application.put({"id": "a", "text": SHORT})
     execute(application, "DELETE FROM vector_index.revisions")
     verify(application, repair=True)
-    assert application.state("a")["error"] == "the stored text is gone: send the document again"
+    assert application.state("a")["error"] == "the stored text is missing: send the document again"
     assert application.put({"id": "a", "text": SHORT})["indexed"] == 1
     assert application.search("ships") == ["a"]
 
 
-def test_readers_see_the_old_chunks_until_the_document_is_staged_anew(application: Application) -> None:
+def test_readers_see_the_old_chunks_until_the_repair_is_complete(application: Application) -> None:
     application.put({"id": "a", "text": SHORT, "version": 7})
     execute(application, "UPDATE vector_index.chunks_1 SET text = 'Ships!'")
     verify(application, repair=True)
@@ -179,7 +179,7 @@ def test_readers_see_the_old_chunks_until_the_document_is_staged_anew(applicatio
     assert application.put({"id": "a", "text": SHORT, "version": 8})["unchanged"] == 1
 
 
-def test_a_repair_never_puts_a_stored_text_over_a_newer_one(
+def test_a_repair_never_overwrites_a_newer_text(
     application: Application,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -210,7 +210,7 @@ def test_vectors_of_half_precision_are_compared_too(application: Application) ->
     assert found(verify(application)) == {}
 
 
-def test_a_content_that_was_queued_again_is_told_as_wrong_until_it_has_its_vector(
+def test_a_live_chunk_that_was_queued_again_is_a_fault_until_it_is_embedded(
     application: Application,
 ) -> None:
     application.put({"id": "a", "text": SHORT})
@@ -219,7 +219,7 @@ def test_a_content_that_was_queued_again_is_told_as_wrong_until_it_has_its_vecto
     assert found(verify(application)) == {"missing_vectors": 1}
 
 
-def test_what_has_failed_is_no_fault(application: Application) -> None:
+def test_a_failed_document_is_no_fault(application: Application) -> None:
     faulty(application.backend, lambda _: Refused("no"))
     application.put({"id": "a", "text": SHORT}, {"id": "b", "text": " \n"})
     result = verify(application)
@@ -241,8 +241,8 @@ def test_load_raises_no_alarm(
     application: Application,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Given four that stage, delete and drain the same documents, each look of verify finds no fault."""
-    monkeypatch.setattr(verification, "LOOKS_SECONDS", (0.2, 0.5, 1.5, 3.0))
+    """Four threads stage, delete and drain the same documents: each look of verify finds no fault."""
+    monkeypatch.setattr(verification, "RECHECK_SECONDS", (0.2, 0.5, 1.5, 3.0))
     over = threading.Event()
     errors: list[BaseException] = []
 
@@ -251,16 +251,9 @@ def test_load_raises_no_alarm(
             ids = random.sample(range(12), 3)
             texts = ["\n\n".join(random.choices(LONG.split("\n\n"), k=random.randint(0, 5))) for _ in ids]
             documents = [{"id": id, "text": text} for id, text in zip(ids, texts, strict=True)]
-            staging.stage(
-                application.url,
-                application.index,
-                application.backend,
-                f"{producer}-{n}",
-                documents,
-                max_bytes=10**6,
-            )
+            staging.stage(application.target, f"{producer}-{n}", documents, max_bytes=10**6)
             if n % 5 == 0:
-                staging.delete(application.url, "default", f"d{producer}-{n}", [str(ids[0])], None)
+                staging.delete(application.target, f"d{producer}-{n}", [str(ids[0])], None)
             if over.is_set():
                 return
 
@@ -316,7 +309,7 @@ def collected(application: Application, **options: Any) -> garbage.Collected:
         return garbage.collect(conn, build, **options)
 
 
-def test_old_texts_are_deleted_and_what_is_shown_wanted_or_newest_stays(application: Application) -> None:
+def test_old_revisions_are_collected_and_live_wanted_and_newest_ones_stay(application: Application) -> None:
     application.put({"id": "a", "text": "First words."})
     application.put({"id": "a", "text": "Second words."})
     application.stage({"id": "a", "text": "Third words."})
@@ -330,7 +323,7 @@ def test_old_texts_are_deleted_and_what_is_shown_wanted_or_newest_stays(applicat
     assert application.search("words") == ["a"]
 
 
-def test_the_newest_text_stays_though_no_build_serves_it_as_it_is_staged_from_again(
+def test_the_newest_text_stays_even_if_no_build_serves_it(
     application: Application,
 ) -> None:
     application.put({"id": "a", "text": SHORT})
@@ -341,7 +334,7 @@ def test_the_newest_text_stays_though_no_build_serves_it_as_it_is_staged_from_ag
     assert application.search("ships") == ["a"]
 
 
-def test_vectors_stay_for_what_comes_again_until_a_fifth_is_unreferenced(application: Application) -> None:
+def test_vectors_are_kept_until_a_fifth_is_unreferenced(application: Application) -> None:
     application.put(*[{"id": n, "text": f"Words number {n}."} for n in range(10)])
     application.put(*[{"id": n, "text": "Words number 9."} for n in (0, 1)])
     assert collected(application) == garbage.Collected(kept=2, revisions=2)
@@ -363,11 +356,11 @@ def test_a_collection_goes_through_more_than_one_slice(
     assert found(verify(application)) == {}
 
 
-def test_a_vector_that_a_staging_has_just_relied_on_is_not_collected(
+def test_a_vector_that_a_staging_reuses_is_not_collected(
     application: Application,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The race of the protocol: the collection finds a candidate, a staging relies on it, the collection deletes."""
+    """The race: the collection finds a candidate, a staging reuses its vector, the collection deletes."""
     application.put({"id": "a", "text": SHORT})
     application.put({"id": "a", "text": ""})
     delete = garbage._delete
@@ -383,8 +376,8 @@ def test_a_vector_that_a_staging_has_just_relied_on_is_not_collected(
     assert found(verify(application)) == {}
 
 
-def test_a_collection_waits_for_a_staging_that_relies_on_a_vector(application: Application) -> None:
-    """A staging that has looked and not committed holds the lock: the vector stays, whoever waited gives up."""
+def test_a_collection_waits_for_a_staging_that_reuses_a_vector(application: Application) -> None:
+    """An uncommitted staging holds the lock, so the vector stays and the collection gives up."""
     application.put({"id": "a", "text": SHORT})
     application.put({"id": "a", "text": ""})
     with connection.checkout(application.url) as other:
@@ -395,7 +388,7 @@ def test_a_collection_waits_for_a_staging_that_relies_on_a_vector(application: A
     assert collected(application).embeddings == 1
 
 
-def test_a_collection_is_due_once_an_hour_for_one_of_those_who_ask(application: Application) -> None:
+def test_a_collection_is_due_once_an_hour_for_one_sweep(application: Application) -> None:
     application.put({"id": "a", "text": SHORT})
     with connection.checkout(application.url) as conn:
         assert garbage.collections_due(conn, seconds=3600, erased_seconds=600) == []
@@ -404,15 +397,15 @@ def test_a_collection_is_due_once_an_hour_for_one_of_those_who_ask(application: 
         assert garbage.collections_due(conn, seconds=3600, erased_seconds=600) == []
 
 
-def test_a_failure_without_a_text_is_not_tried_again(application: Application) -> None:
+def test_a_failure_without_a_text_is_not_retried(application: Application) -> None:
     application.put({"id": "a", "text": SHORT})
     execute(application, "DELETE FROM vector_index.revisions")
     verify(application, repair=True)
-    assert staging.retry(application.url, "default", ["a"]).docs == []
+    assert staging.retry(application.target, ["a"]).docs == []
     assert application.state("a")["state"] == "failed"
 
 
-def test_what_the_sweep_mends_is_counted_for_good(application: Application) -> None:
+def test_repairs_of_the_sweep_are_counted(application: Application) -> None:
     application.stage({"id": "a", "text": SHORT})
     execute(application, "DELETE FROM vector_index.pending_1")
     with connection.checkout(application.url) as conn:

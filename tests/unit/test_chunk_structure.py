@@ -53,7 +53,7 @@ def test_a_chunk_carries_the_two_nearest_headings_above_its_start(name: str) -> 
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_heading_ends_no_chunk(name: str) -> None:
+def test_no_chunk_ends_with_a_heading(name: str) -> None:
     for item in cut(FORMATS[name]):
         last = item.text.splitlines()[-1]
         assert not any(
@@ -61,8 +61,8 @@ def test_a_heading_ends_no_chunk(name: str) -> None:
         )
 
 
-def test_a_chunk_that_starts_with_a_heading_has_none_but_the_title() -> None:
-    """It says itself where it stands, and an edit of a heading is to embed few chunks again."""
+def test_a_chunk_that_starts_with_a_heading_has_only_the_title() -> None:
+    """Its own heading tells its place, and an edit of a heading should embed few chunks again."""
     text = "".join(f"{'#' * level} Part {level}\n\n{PROSE * 3}\n\n" for level in (1, 2, 3))
     assert [(item.text[:10], item.heading) for item in cut(text, title="Manual")] == [
         ("# Part 1\n\n", "Manual"),
@@ -80,7 +80,7 @@ def test_a_heading_is_counted_and_hashed_but_not_quoted() -> None:
     assert item.hash == digest(embedding_text("", item.heading, item.text))
 
 
-def test_a_heading_that_the_title_has_is_not_said_twice() -> None:
+def test_a_heading_in_the_title_is_not_repeated() -> None:
     found = cut(MARKDOWN.replace("## Install", "## Install the Guide"), title="install the guide")
     assert "install the guide\nOn Linux" in {item.heading for item in found}
 
@@ -89,9 +89,7 @@ def test_a_heading_that_the_title_has_is_not_said_twice() -> None:
     ("title", "said"),
     [("Indexing guide", False), ("The C language", False), ("Index: a guide", True), ("the INDEX", True)],
 )
-def test_a_title_says_a_heading_where_it_has_its_words_and_not_only_its_letters(
-    title: str, said: bool
-) -> None:
+def test_a_title_contains_a_heading_by_words_and_not_by_letters(title: str, said: bool) -> None:
     heading = "C++" if "C " in title else "Index"
     text = f"# {heading}\n\n{PROSE * 12}"
     assert cut(text, title=title)[-1].heading == (title if said else f"{title}\n{heading}")
@@ -106,7 +104,7 @@ def test_a_title_says_a_heading_where_it_has_its_words_and_not_only_its_letters(
         "+---+---+\n| a | b |\n+---+---+\n", "--- a/file\n+++ b/file\n", "-- \nA name\n", "#tag\n", "####### seven\n",
     ],
 )  # fmt: skip
-def test_a_rule_a_table_front_matter_or_code_is_no_heading(text: str) -> None:
+def test_rules_tables_front_matter_and_code_are_not_headings(text: str) -> None:
     assert headings(f"{text}\n\n{PROSE}") == []
 
 
@@ -118,8 +116,8 @@ def test_only_marks_after_a_blank_close_a_heading(line: str, title: str) -> None
     assert headings(f"{line}\n\n{PROSE}") == [(2, title)]
 
 
-def test_title_and_headings_together_take_a_quarter_of_the_limit_at_most() -> None:
-    """Given titles without end, the string that is sent is within the limit all the same."""
+def test_title_and_headings_take_at_most_a_quarter_of_the_limit() -> None:
+    """Even with very long titles, the string that is sent is within the limit."""
     text = f"# {'long ' * 50}\n\n## {'words ' * 45}\n\n{PROSE * 40}"
     title = embedding_title("a title " * 40, token_limit=200, count=COUNT)
     found = chunk(text, title=title, chunk_tokens=200, token_limit=200, count=COUNT, sections=True)
@@ -137,7 +135,7 @@ def test_title_and_headings_together_take_a_quarter_of_the_limit_at_most() -> No
     ],
     ids=["fence", "tildes", "literal", "directive", "pre"],
 )
-def test_a_block_of_code_that_fits_is_in_one_chunk_and_has_no_headings(code: str) -> None:
+def test_a_code_block_that_fits_is_one_chunk_without_headings(code: str) -> None:
     lines = ["def run():", "", "# no heading", "", *[f"    step({number})" for number in range(25)]]
     indent = "\n    " if "Like" in code else "\n   " if "linenos" in code else "\n"
     block = code.format(indent.join(lines))
@@ -146,7 +144,7 @@ def test_a_block_of_code_that_fits_is_in_one_chunk_and_has_no_headings(code: str
     assert any("def run():" in item.text and "step(24)" in item.text for item in cut(text, size=250))
 
 
-def test_a_fence_that_is_never_closed_is_text_and_hides_no_later_heading() -> None:
+def test_an_unclosed_fence_is_text_and_hides_no_heading() -> None:
     text = f"```\ncode\n\n{PROSE}\n\n## Later\n\n{PROSE}\n\n```python\nmore()\n```\n\n## Last\n\n{PROSE}"
     assert [title for _, title in headings(text)] == ["Later", "Last"]
 
@@ -178,7 +176,7 @@ def test_a_wrapped_paragraph_is_cut_between_sentences() -> None:
         ("❤️", [1]),
     ],
 )
-def test_no_break_is_inside_of_a_grapheme_cluster(cluster: str, inside: list[int]) -> None:
+def test_no_break_is_inside_a_grapheme_cluster(cluster: str, inside: list[int]) -> None:
     text = f"x{cluster}y"
     assert [at for at in range(1, len(text)) if not breaks(text, at)] == [at + 1 for at in inside]
 
@@ -197,7 +195,7 @@ def test_two_flags_break_between_them() -> None:
     ),
     size=st.integers(40, 90),
 )
-def test_no_chunk_starts_or_ends_inside_of_a_cluster_that_fits(clusters: list[str], size: int) -> None:
+def test_no_chunk_starts_or_ends_inside_a_cluster_that_fits(clusters: list[str], size: int) -> None:
     text = "".join(clusters)
     ends = set(itertools.accumulate(map(len, clusters)))
     for name in ("cl100k_base", "estimate"):
@@ -205,7 +203,7 @@ def test_no_chunk_starts_or_ends_inside_of_a_cluster_that_fits(clusters: list[st
         assert {item.end for item in found} <= ends
 
 
-def test_what_a_document_marks_as_important_is_read_from_its_metadata() -> None:
+def test_the_metadata_key_important_is_read() -> None:
     def important(value: object) -> tuple[str, ...]:
         return Document(id="1", text="x", metadata={"important": value}).important
 
@@ -214,5 +212,5 @@ def test_what_a_document_marks_as_important_is_read_from_its_metadata() -> None:
     assert important(True) == important({"a": 1}) == Document(id="1", text="x").important == ()
 
 
-def test_important_fields_follow_the_title_each_on_a_line_of_its_own() -> None:
+def test_important_strings_follow_the_title_each_on_its_own_line() -> None:
     assert embedding_title("A\ntitle", "", "  a  field ", token_limit=400, count=COUNT) == "A title\na field"

@@ -1,4 +1,4 @@
-"""Chunks are exact spans, cover the text, keep every limit, and change only near an edit."""
+"""Chunks are exact spans that cover the text, keep every limit, and change only near an edit."""
 
 import random
 import subprocess
@@ -46,7 +46,7 @@ HOSTILE = {
     "marks": "e" + "\u0301" * 20_000,
 }
 
-# each of these would take minutes, or all memory, if anything looked twice at what is left of the text
+# each of these would take minutes, or all memory, if a step read the rest of the text twice
 LARGE = {
     "a megabyte without a space": "a" * 1_000_000,
     "a megabyte of base64": "".join(RANDOM.choices("ABCDEFghijkl0123456789+/", k=1_000_000)),
@@ -106,7 +106,7 @@ def check(
 
 @pytest.mark.parametrize("tokenizer", [CL100K, WORDLLAMA, "estimate"])
 @pytest.mark.parametrize("name", HOSTILE)
-def test_no_text_breaks_a_limit(name: str, tokenizer: str) -> None:
+def test_sample_texts_stay_within_every_limit(name: str, tokenizer: str) -> None:
     count, text = counter(tokenizer), HOSTILE[name]
     title = embedding_title("Über den Index 👩‍👩‍👧‍👦", token_limit=200, count=count)
     sizes = {"chunk_tokens": 140, "token_limit": 200, "title": title, "prefix": "passage: "}
@@ -114,8 +114,8 @@ def test_no_text_breaks_a_limit(name: str, tokenizer: str) -> None:
 
 
 @pytest.mark.parametrize("name", LARGE)
-def test_no_large_text_takes_long_or_breaks_a_guarantee(name: str) -> None:
-    """A few seconds at most, where a quadratic step would take minutes."""
+def test_large_texts_are_chunked_within_seconds(name: str) -> None:
+    """Takes a few seconds at most; a quadratic step would take minutes."""
     count, text = counter(CL100K), LARGE[name]
     sizes = {"chunk_tokens": 512, "token_limit": 1_000, "title": "A title", "sections": True}
     started = time.process_time()
@@ -125,7 +125,7 @@ def test_no_large_text_takes_long_or_breaks_a_guarantee(name: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_million_lines_of_a_character_take_seconds() -> None:
+def test_a_million_short_lines_are_chunked_within_seconds() -> None:
     text, sizes = "x\n" * 1_000_000, {"chunk_tokens": 512, "token_limit": 1_000}
     check(text, chunk(text, **sizes, count=counter(CL100K)), counter(CL100K), **sizes)
 
@@ -148,7 +148,7 @@ PARTS = [
 def test_every_guarantee_holds_for_structure_and_headings(
     tokenizer: str, text: str, chunk_tokens: int, token_limit: int
 ) -> None:
-    """Counts too: the tokens of a chunk, which are added up, are those of exactly the string that is sent."""
+    """The tokens of a chunk, which are added up from its parts, equal the count of the string that is sent."""
     count = own_count if tokenizer == "own" else counter(tokenizer)
     size = estimate if tokenizer == "estimate" else None
     title = embedding_title("A title", token_limit=token_limit, count=count)
@@ -160,12 +160,12 @@ def test_every_guarantee_holds_for_structure_and_headings(
 
 
 def own_count(text: str) -> int:
-    """As a user's own backend class may count: of parts nothing is known."""
+    """A count of a user's own backend class, whose parts may not add up."""
     return (len(text.encode()) + 2) // 3 + 1
 
 
-def test_where_the_tokenizer_is_not_known_the_estimate_makes_the_size_and_the_bound_the_limit() -> None:
-    """Given a bound of four times the tokens, chunks have the size asked for, until the limit of an input."""
+def test_without_a_tokenizer_the_estimate_sizes_chunks_and_the_upper_bound_limits_them() -> None:
+    """With an upper bound of four times the tokens, chunks have the requested size up to the limit of an input."""
     count, text = counter("estimate"), HOSTILE["one long line"]
     exact = counter(CL100K)
 
@@ -219,7 +219,7 @@ def test_overlap_starts_a_chunk_in_its_predecessor() -> None:
 
 
 @pytest.mark.parametrize("text", ["", " ", "\n\t\u3000\u2028 "])
-def test_white_space_has_no_chunks(text: str) -> None:
+def test_white_space_gives_no_chunks(text: str) -> None:
     assert chunk(text, chunk_tokens=100, token_limit=200, count=counter(CL100K)) == []
 
 
@@ -243,7 +243,7 @@ print(len(found), hashlib.sha256(repr(spans).encode()).hexdigest()[:16])
 
 @pytest.mark.parametrize("seed", ["0", "1"])
 def test_the_same_text_gives_the_same_chunks_in_every_process_and_python(seed: str) -> None:
-    """Given the figures of Python 3.11: where they change, CHUNKER has to, too."""
+    """The figures are from Python 3.11. If they change, CHUNKER must change too."""
     done = subprocess.run(
         [sys.executable, "-c", GOLDEN],
         env={"PYTHONHASHSEED": seed},
@@ -264,7 +264,7 @@ def test_the_same_text_gives_the_same_chunks_in_every_process_and_python(seed: s
     ids=["paragraphs", "lines of equal length", "one long line"],
 )
 def test_an_edit_changes_few_chunks(text: str) -> None:
-    """24 insertions or deletions of some words each cost 2.5 new chunks on average, and never more than 8."""
+    """24 insertions or deletions of some words cost 2.5 new chunks each on average, and at most 8."""
     count, sizes = counter(CL100K), {"chunk_tokens": 512, "token_limit": 8_191}
     before = {item.hash for item in chunk(text, **sizes, count=count)}
     edits, new = random.Random(3), []
@@ -284,7 +284,7 @@ def test_a_long_title_is_cut_to_a_quarter_of_the_limit() -> None:
     assert embedding_title(title, token_limit=400, count=count) == title
 
 
-def test_another_title_is_another_hash() -> None:
+def test_another_title_changes_the_hash() -> None:
     sizes = {"chunk_tokens": 100, "token_limit": 200, "count": counter(CL100K)}
     assert chunk("text", title="a", **sizes)[0].hash != chunk("text", title="b", **sizes)[0].hash
 
@@ -292,12 +292,12 @@ def test_another_title_is_another_hash() -> None:
 @pytest.mark.parametrize(
     "limits", [{"chunk_tokens": 4, "token_limit": 100}, {"chunk_tokens": 100, "token_limit": 10}]
 )
-def test_limits_without_room_are_one_sentence(limits: dict[str, int]) -> None:
+def test_limits_without_room_raise_one_sentence(limits: dict[str, int]) -> None:
     with pytest.raises(SettingsError, match=r"CHUNK_TOKENS .* TOKEN_LIMIT .* raise them"):
         chunk("text", prefix="a long prefix of several words: ", **limits, count=counter(CL100K))
 
 
-def test_a_character_over_the_limit_is_one_sentence() -> None:
+def test_a_character_over_the_limit_raises_one_sentence() -> None:
     with pytest.raises(SettingsError, match="single character"):
         chunk(
             "ab ﷺ",
@@ -308,12 +308,12 @@ def test_a_character_over_the_limit_is_one_sentence() -> None:
 
 
 @pytest.mark.parametrize("text", ["\n\n👩\u200d👩\u200d👧\u200d👦", "\n \u3000🏳️\u200d🌈 a", "\u200d\u200d "])
-def test_a_unit_that_is_halved_leaves_no_chunk_of_white_space(text: str) -> None:
+def test_a_split_unit_leaves_no_chunk_of_white_space(text: str) -> None:
     count, sizes = counter("estimate"), {"chunk_tokens": 8, "token_limit": 20}
     check(text, chunk(text, **sizes, count=count, size=estimate), count, **sizes, size=estimate)
 
 
-def test_two_megabytes_of_one_line_take_seconds() -> None:
+def test_one_line_of_two_megabytes_is_chunked_within_seconds() -> None:
     text = HOSTILE["one long line"] * (2_000_000 // len(HOSTILE["one long line"]))
     start = time.process_time()
     assert chunk(text, chunk_tokens=512, token_limit=8_191, count=counter(CL100K))

@@ -120,12 +120,12 @@ def test_a_shorthand_in_the_environment_wins_over_a_model_of_the_file(tmp_path: 
 def test_a_shorthand_and_another_model_in_one_place_is_a_contradiction() -> None:
     message = sentence({"EMBEDDING_MODEL": "3-small", **embedding(MODEL_ID="ada-002")})
     assert "'3-small'" in message
-    assert "'ada-002': set one of them" in message
+    assert "'ada-002'; set only one of them" in message
 
 
 def test_a_shorthand_needs_a_backend_named_default() -> None:
     environ = vector_index(EMBEDDING_BACKENDS={"mine": {}}, INDEXES={})
-    assert "no backend named 'default'" in sentence({"EMBEDDING_MODEL": "3-small", **environ})
+    assert "no backend 'default'" in sentence({"EMBEDDING_MODEL": "3-small", **environ})
 
 
 def test_a_config_without_model_gets_the_seeds_default() -> None:
@@ -214,7 +214,7 @@ WAGTAIL_VECTOR_INDEX_QUERY_PROMPT = "You are a helpful assistant."
     assert default.chat_backend.token_limit == 4096
     assert default.query_prompt == "You are a helpful assistant."
     assert default.chunk_overlap_tokens == 25
-    assert "CHUNK_OVERLAP_CHARACTERS 100" in configuration.notices[0]
+    assert "CHUNK_OVERLAP_CHARACTERS of embedding backend 'default' is 100" in configuration.notices[0]
 
 
 @pytest.mark.parametrize("section", ["EMBEDDING_BACKENDS", "CHAT_BACKENDS"])
@@ -228,7 +228,9 @@ def test_a_litellm_class_gets_the_mend() -> None:
     path = "wagtail_vector_index.ai_utils.backends.litellm.LiteLLMChatBackend"
     message = sentence(vector_index(CHAT_BACKENDS={"default": {"CLASS": path}}))
     assert path in message
-    assert "use 'worker.backends.llm.LLMChatBackend' with a MODEL_ID that `llm models` lists" in message
+    assert (
+        "set it to 'worker.backends.llm.LLMChatBackend', with a MODEL_ID that `llm models` lists" in message
+    )
 
 
 def test_a_dotted_module_of_the_working_folder_serves(tmp_path: Path) -> None:
@@ -252,52 +254,51 @@ def test_configuration_imports_neither_celery_nor_psycopg_nor_llm() -> None:
 
 # Mistakes
 
-CONFIG = 'VECTOR_INDEX["EMBEDDING_BACKENDS"]["default"]["CONFIG"]'
-INDEX = 'VECTOR_INDEX["INDEXES"]["default"]'
+BACKEND = "embedding backend 'default'"
 
 
 @pytest.mark.parametrize(
     ("environ", "expected"),
     [
-        ({"MAX_DOCUMENT_BYTES": "10MB"}, "MAX_DOCUMENT_BYTES is '10MB': give a whole number"),
-        ({"MAX_DOCUMENT_BYTES": "0"}, "MAX_DOCUMENT_BYTES is '0': give a number of at least 1"),
-        ({"METRICS_PORT": "70000"}, "METRICS_PORT is '70000': give a number of at most 65535"),
-        ({"PRICE_PER_MILLION_TOKENS": "inf"}, "PRICE_PER_MILLION_TOKENS is 'inf': give a finite number"),
-        ({"TIMEZONE": "Europe/Berln"}, "is no time zone: did you mean 'Europe/Berlin'?"),
+        ({"MAX_DOCUMENT_BYTES": "10MB"}, "MAX_DOCUMENT_BYTES is '10MB'; set it to a whole number, in bytes"),
+        ({"MAX_DOCUMENT_BYTES": "0"}, "MAX_DOCUMENT_BYTES is '0'; set it to a number of at least 1, in bytes"),
+        ({"METRICS_PORT": "70000"}, "METRICS_PORT is '70000'; set it to a number of at most 65535"),
+        ({"PRICE_PER_MILLION_TOKENS": "inf"}, "PRICE_PER_MILLION_TOKENS is 'inf'; set it to a finite number"),
+        ({"TIMEZONE": "Europe/Berln"}, "is not a time zone; did you mean 'Europe/Berlin'?"),
         ({"VECTOR_INDEX": "{"}, "VECTOR_INDEX in the environment is not JSON"),
-        ({"VECTOR_INDEX": "[]"}, "VECTOR_INDEX is of type list: give a dictionary"),
-        (vector_index(INDEXS={}), "VECTOR_INDEX has no key 'INDEXS': did you mean 'INDEXES'?"),
-        (embedding(MODEL="x"), f"{CONFIG} has no key 'MODEL': did you mean 'MODEL_ID'?"),
-        (embedding(token_limit=1), f"{CONFIG} has no key 'token_limit': did you mean 'TOKEN_LIMIT'?"),
-        (embedding(TOKEN_LIMIT=True), f'{CONFIG}["TOKEN_LIMIT"] is True: give a number, not a boolean'),
-        (embedding(TOKEN_LIMIT=-5), f'{CONFIG}["TOKEN_LIMIT"] is -5: give a number of at least 1'),
-        (embedding(MODEL_ID=7), f'{CONFIG}["MODEL_ID"] is 7: give text'),
-        (embedding(EMBEDDING_OUTPUT_DIMENSIONS="x"), f"{CONFIG}[\"EMBEDDING_OUTPUT_DIMENSIONS\"] is 'x'"),
-        (embedding(TIMEOUT_SECONDS=0), f'{CONFIG}["TIMEOUT_SECONDS"] is 0: give a number above 0'),
-        (embedding(TOKEN_LIMIT=9, BATCH_TOKEN_LIMIT=8), "is 8, below TOKEN_LIMIT (9): raise it"),
-        (embedding(INIT_KWARGS={"temperature": 0}), "has 'temperature', an option of a prompt: remove it"),
-        (index(DISTANSE="l2"), f"{INDEX} has no key 'DISTANSE': did you mean 'DISTANCE'?"),
-        (index(DISTANCE="cosin"), "[\"DISTANCE\"] is 'cosin': choose 'cosine', 'l2' or 'inner_product'"),
-        (index(LANGUAGE="en"), "is 'en': name a text-search configuration of Postgres"),
-        (index(EMBEDDING_BACKEND="defalt"), "is 'defalt', which is no key of VECTOR_INDEX"),
-        (index(SOURCE="files"), 'is no key of VECTOR_INDEX["SOURCES"]: define it there'),
-        (index(CHUNK_TOKENS=10, CHUNK_OVERLAP_TOKENS=10), "give less than its CHUNK_TOKENS (10)"),
-        (vector_index(INDEXES={"": {}}), "has the name '': give text of 1 to 100 printable characters"),
-        (vector_index(INDEXES={"x" * 101: {}}), "give text of 1 to 100 printable characters"),
-        (vector_index(EMBEDDING_BACKENDS={"default": {"CLASS": "LLM"}}), "'LLM': give the dotted path"),
-        ({"DATABASE_URL": "mysql://h/db"}, "DATABASE_URL is 'mysql://h/db', not an address that begins with"),
-        ({"BROKER_URL": "amqp://h//"}, "write redis://:password@host:6379/0"),
-        ({"BROKER_URL": "localhost:6379"}, "BROKER_URL is 'localhost:6379', not an address"),
+        ({"VECTOR_INDEX": "[]"}, "VECTOR_INDEX is of type list; set it to a dictionary"),
+        (vector_index(INDEXS={}), "VECTOR_INDEX has an unknown key 'INDEXS'; did you mean 'INDEXES'?"),
+        (embedding(MODEL="x"), f"CONFIG of {BACKEND} has an unknown key 'MODEL'; did you mean 'MODEL_ID'?"),
+        (embedding(token_limit=1), f"{BACKEND} has an unknown key 'token_limit'; did you mean 'TOKEN_LIMIT'?"),
+        (embedding(TOKEN_LIMIT=True), f"TOKEN_LIMIT of {BACKEND} is True; set it to a number, not a boolean"),
+        (embedding(TOKEN_LIMIT=-5), f"TOKEN_LIMIT of {BACKEND} is -5; set it to a number of at least 1, in tokens"),
+        (embedding(MODEL_ID=7), f"MODEL_ID of {BACKEND} is 7; set it to text"),
+        (embedding(EMBEDDING_OUTPUT_DIMENSIONS="x"), f"DIMENSIONS of {BACKEND} is 'x'; set it to a whole number"),
+        (embedding(TIMEOUT_SECONDS=0), f"TIMEOUT_SECONDS of {BACKEND} is 0; set it to a number above 0, in seconds"),
+        (embedding(TOKEN_LIMIT=9, BATCH_TOKEN_LIMIT=8), "is 8, below its TOKEN_LIMIT (9); raise it"),
+        (embedding(INIT_KWARGS={"temperature": 0}), "has 'temperature', which is an option of a prompt; remove it"),
+        (index(DISTANSE="l2"), "index 'default' has an unknown key 'DISTANSE'; did you mean 'DISTANCE'?"),
+        (index(DISTANCE="cosin"), "DISTANCE of index 'default' is 'cosin'; set it to 'cosine', 'l2' or"),
+        (index(LANGUAGE="en"), "is 'en'; set it to a text-search configuration of Postgres"),
+        (index(EMBEDDING_BACKEND="defalt"), "is 'defalt', which VECTOR_INDEX[\"EMBEDDING_BACKENDS\"] does not have;"),
+        (index(SOURCE="files"), 'which VECTOR_INDEX["SOURCES"] does not have; add it there'),
+        (index(CHUNK_TOKENS=10, CHUNK_OVERLAP_TOKENS=10), "set it to less than its CHUNK_TOKENS (10)"),
+        (vector_index(INDEXES={"": {}}), "has the name ''; use 1 to 100 printable characters"),
+        (vector_index(INDEXES={"x" * 101: {}}), "use 1 to 100 printable characters"),
+        (vector_index(EMBEDDING_BACKENDS={"default": {"CLASS": "LLM"}}), "'LLM'; set it to the dotted path"),
+        ({"DATABASE_URL": "mysql://h/db"}, "is 'mysql://h/db', which does not begin with postgresql://; write it as"),
+        ({"BROKER_URL": "amqp://h//"}, "write it as redis://:password@host:6379/0"),
+        ({"BROKER_URL": "localhost:6379"}, "BROKER_URL is 'localhost:6379', which does not begin with redis://"),
         (
             {"RESULT_BACKEND": "sentinel://:geheim@a:26379;sentinel://b:26379"},
-            "RESULT_BACKEND is 'sentinel://***@a:26379;sentinel://b:26379', and Redis Sentinel is not supported: write",
+            "RESULT_BACKEND is 'sentinel://***@a:26379;sentinel://b:26379', but Redis Sentinel is not supported",
         ),
-        ({"BROKER_URL": "redis://h:port/0"}, "whose host and port cannot be read"),
-        ({"BROKER_URL": "redis://h:6379/0/6"}, "is 'redis://h:6379/0/6', whose database '0/6' is no number: write"),
-        ({"RESULT_BACKEND": "db+sqlite:///x"}, "RESULT_BACKEND is 'db+sqlite:///x', not an address"),
-        ({"VECTOR_INDEX_SETTINGS": "/nowhere/x.py"}, "'/nowhere/x.py': No such file or directory: give"),
-        ({"VECTOR_INDEX_SETTINGS": "/"}, "it is a folder: give the path of a readable Python file"),
-        ({"VECTOR_INDEX_SETTINGS": "mysite.nothing"}, "there is no such module: give a module on"),
+        ({"BROKER_URL": "redis://h:port/0"}, "whose host and port cannot be read; use"),
+        ({"BROKER_URL": "redis://h:6379/0/6"}, "is 'redis://h:6379/0/6', whose database '0/6' is not a number; write"),
+        ({"RESULT_BACKEND": "db+sqlite:///x"}, "RESULT_BACKEND is 'db+sqlite:///x', which does not begin with redis://"),
+        ({"VECTOR_INDEX_SETTINGS": "/nowhere/x.py"}, "'/nowhere/x.py': No such file or directory; set it"),
+        ({"VECTOR_INDEX_SETTINGS": "/"}, "it is a folder; set it to the path of a readable Python file"),
+        ({"VECTOR_INDEX_SETTINGS": "mysite.nothing"}, "there is no such module; set it to a module on"),
         ({"VECTOR_INDEX_SETTINGS": "settings"}, "which is the shipped module"),
     ],
 )  # fmt: skip
@@ -329,17 +330,17 @@ def test_a_mistake_is_one_sentence_with_the_setting_the_value_and_the_mend(
     ],
 )
 def test_a_schedule_that_celery_would_not_take_is_refused(schedule: object) -> None:
-    assert "give seconds above 0, or a crontab of five fields" in sentence(scheduled(schedule))
+    assert "set it to seconds above 0, or to a crontab of five fields" in sentence(scheduled(schedule))
 
 
 @pytest.mark.parametrize(
     ("schedule", "why"),
     [
-        ("0 3 * * 7", "'0 3 * * 7': 7 is not within 0 and 6; give"),
-        ("@daily", "'@daily': it has 1 of 5 fields; give"),
-        ("*/0 * * * *", "'*/0': a step is at least 1; give"),
-        ("0 3 * * sonday", "'sonday' is no number; give"),
-        ("0 0 30 2 *", "no month of '0 0 30 2 *' has such a day; give"),
+        ("0 3 * * 7", "'0 3 * * 7'; 7 is not between 0 and 6; set it"),
+        ("@daily", "'@daily'; it has 1 fields instead of 5; set it"),
+        ("*/0 * * * *", "the step of '*/0' is not a number of at least 1; set it"),
+        ("0 3 * * sonday", "'sonday' is not a number; set it"),
+        ("0 0 30 2 *", "no month of '0 0 30 2 *' has such a day; set it"),
     ],
 )
 def test_what_is_wrong_with_a_crontab_is_said(schedule: str, why: str) -> None:
@@ -347,12 +348,14 @@ def test_what_is_wrong_with_a_crontab_is_said(schedule: str, why: str) -> None:
 
 
 def test_a_schedule_without_a_source_is_refused() -> None:
-    assert 'name an entry of VECTOR_INDEX["SOURCES"] as its SOURCE' in sentence(index(SCHEDULE=60))
+    assert 'no source to read; set its SOURCE to an entry of VECTOR_INDEX["SOURCES"]' in sentence(
+        index(SCHEDULE=60)
+    )
 
 
 def test_an_option_of_a_prompt_in_init_kwargs_is_sent_to_prompt_kwargs() -> None:
     environ = vector_index(CHAT_BACKENDS={"default": {"CONFIG": {"INIT_KWARGS": {"temperature": 0.2}}}})
-    assert "'temperature', an option of a prompt: move it into PROMPT_KWARGS" in sentence(environ)
+    assert "'temperature', which is an option of a prompt; move it to PROMPT_KWARGS" in sentence(environ)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The extractive model quotes what stands in the passages, and declines when nothing fits."""
+"""The extractive model quotes the passages, and declines if none fits."""
 
 import llm
 import pytest
@@ -29,18 +29,18 @@ def ask(backend: LLMChatBackend, question: str) -> Reply:
     return backend.reply(prompt.messages)
 
 
-def test_it_quotes_the_sentence_with_the_number_of_its_passage(backend: LLMChatBackend) -> None:
+def test_extractive_quotes_a_sentence_with_the_number_of_its_passage(backend: LLMChatBackend) -> None:
     answer = ask(backend, "How many bytes does an enum value take on disk?").text
     assert answer.startswith("Quoted from the documents: “An enum value occupies four bytes on disk.” [1]")
 
 
-def test_numbers_of_footnotes_are_no_citations(backend: LLMChatBackend) -> None:
+def test_numbers_of_footnotes_are_not_citations(backend: LLMChatBackend) -> None:
     answer = ask(backend, "In which month does a new feature version come out each year?").text
     assert "October every year" in answer
     assert prompting.cited(answer, 3) == {2}
 
 
-def test_a_passage_that_has_a_question_asks_nothing(backend: LLMChatBackend) -> None:
+def test_a_question_inside_a_passage_is_ignored(backend: LLMChatBackend) -> None:
     faq = [*PASSAGES, passage("Question: What do owls eat?\nThey eat mice and voles.", "Questions")]
     prompt = prompting.compose(
         "How many bytes does an enum value take on disk?", faq, max_tokens=4000, count=EXACT
@@ -51,11 +51,13 @@ def test_a_passage_that_has_a_question_asks_nothing(backend: LLMChatBackend) -> 
 @pytest.mark.parametrize(
     "question", ["What is the capital of Mongolia?", "How do I roast coffee beans?", "???", "why"]
 )
-def test_it_declines_in_the_words_that_answering_knows(backend: LLMChatBackend, question: str) -> None:
+def test_extractive_declines_in_the_words_that_prompting_recognises(
+    backend: LLMChatBackend, question: str
+) -> None:
     assert prompting.declines(ask(backend, question).text)
 
 
-def test_it_says_the_same_every_time_and_in_pieces_when_streamed(backend: LLMChatBackend) -> None:
+def test_extractive_is_deterministic_whole_and_streamed(backend: LLMChatBackend) -> None:
     prompt = prompting.compose("What do owls eat?", PASSAGES, max_tokens=4000, count=EXACT)
     pieces: list[str] = []
     streamed = backend.reply(prompt.messages, pieces.append)
@@ -66,7 +68,7 @@ def test_it_says_the_same_every_time_and_in_pieces_when_streamed(backend: LLMCha
     assert streamed.output_tokens > 5
 
 
-def test_without_passages_it_declines(backend: LLMChatBackend) -> None:
+def test_extractive_declines_without_passages(backend: LLMChatBackend) -> None:
     assert prompting.declines(backend.reply([{"role": "user", "content": "Hello?"}]).text)
 
 

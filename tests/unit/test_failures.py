@@ -1,4 +1,4 @@
-"""A provider's failure says what to do next, and neither document text nor keys leave with it."""
+"""Failures of providers become errors that tell what to do, without document text and keys."""
 
 import base64
 import html
@@ -24,7 +24,7 @@ KEY = "prod-gateway-password"
 
 
 def of_openai(status: int, body: Any = None, headers: dict[str, str] | None = None) -> openai.APIStatusError:
-    """What the openai package raises for such an answer."""
+    """The exception of the openai package for this answer."""
     request = httpx2.Request("POST", "http://127.0.0.1/v1/embeddings")
     response = httpx2.Response(status, headers=headers, json=body, request=request)
     client = openai.OpenAI(api_key="unused", base_url="http://127.0.0.1")
@@ -32,7 +32,7 @@ def of_openai(status: int, body: Any = None, headers: dict[str, str] | None = No
 
 
 class MistralError(Exception):
-    """Of mistralai: the cause of what llm-mistral 0.16 raises."""
+    """The exception of mistralai, the cause of the one of llm-mistral 0.16."""
 
     def __init__(self, status_code: int, headers: dict[str, str]) -> None:
         super().__init__("API error occurred")
@@ -40,7 +40,7 @@ class MistralError(Exception):
 
 
 class ResponseError(Exception):
-    """Of ollama: -1 where there was no answer of HTTP."""
+    """The exception of ollama; its status is -1 without an HTTP answer."""
 
     def __init__(self, message: str, status_code: int = -1) -> None:
         super().__init__(message)
@@ -48,7 +48,7 @@ class ResponseError(Exception):
 
 
 class ClaudeRefusal(llm.ModelError):
-    """Of llm-anthropic 0.30: with HTTP 200, and an empty answer."""
+    """The exception of llm-anthropic 0.30 for HTTP 200 with an empty answer."""
 
 
 def of_mistral(status: int, message: str, headers: dict[str, str] | None = None) -> llm.ModelError:
@@ -58,7 +58,7 @@ def of_mistral(status: int, message: str, headers: dict[str, str] | None = None)
 
 
 def of_gemini(status: int, message: str, word: str) -> httpx2.HTTPStatusError:
-    """What raise_for_status raises; the embeddings of llm-gemini 0.35 let it through."""
+    """The exception of raise_for_status, which the embeddings of llm-gemini 0.35 pass on."""
     said = {"error": {"code": status, "message": message, "status": word}}
     request = httpx2.Request("POST", "https://generativelanguage.googleapis.com/v1beta/models/m:embed")
     response = httpx2.Response(status, json=said, request=request)
@@ -68,7 +68,7 @@ def of_gemini(status: int, message: str, word: str) -> httpx2.HTTPStatusError:
 
 
 def of_anthropic(status: int, message: str, kind: str) -> openai.APIStatusError:
-    """Of the anthropic package, which is made by the same generator; its body has one more level."""
+    """The exception of the anthropic package, which is generated like openai's; its body has one more level."""
     error = of_openai(status)
     error.body = {"type": "error", "error": {"type": kind, "message": message}}
     return error
@@ -118,7 +118,7 @@ def body(message: str, code: str | None = None) -> dict[str, Any]:
         (of_openai(402, body("Insufficient credits")), SettingsError),
         (of_openai(405, {"detail": "Method Not Allowed"}), SettingsError),
         (of_openai(308), SettingsError),
-        # of TEI and Ollama a sentence, of Voyage a detail, of FastAPI a list of details
+        # TEI and Ollama send a sentence, Voyage a detail, FastAPI a list of details
         (of_openai(400, {"error": "the input length exceeds the context length"}), TooLarge),
         (of_openai(400, {"detail": "The max allowed tokens per submitted batch is 120000."}), TooLarge),
         (of_openai(422, {"detail": [{"loc": ["input"], "msg": "too many inputs", "input": TEXT}]}), TooLarge),
@@ -162,12 +162,14 @@ def body(message: str, code: str | None = None) -> dict[str, Any]:
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else f"{type(value).__name__} {value}"[:50],
 )
-def test_each_failure_says_what_the_caller_can_do(error: Exception, kind: type[VectorIndexError]) -> None:
+def test_each_failure_becomes_the_error_that_tells_the_caller_what_to_do(
+    error: Exception, kind: type[VectorIndexError]
+) -> None:
     assert type(classify(error, model_id="m")) is kind
 
 
-def test_a_status_is_found_behind_the_exception_of_a_plugin() -> None:
-    """llm-mistral raises ModelError from the error of its client."""
+def test_a_status_is_found_on_the_cause_of_a_plugins_exception() -> None:
+    """llm-mistral raises a ModelError from the exception of its client."""
     error = llm.ModelError("it failed")
     error.__cause__ = of_openai(503, headers={"retry-after": "7"})
     found = classify(error, model_id="m")
@@ -207,23 +209,23 @@ def test_a_rate_limit_carries_the_time_to_wait(headers: dict[str, str], seconds:
         "header was Bearer abc.def.ghi",
     ],
 )
-def test_no_message_carries_document_text_or_keys(message: str) -> None:
+def test_messages_contain_no_document_text_and_no_keys(message: str) -> None:
     shown = str(classify(of_openai(400, body(message)), model_id="m", texts=["other", TEXT], secrets=[KEY]))
     assert "HTTP 400" in shown
     for leak in (KEY, "Initech", "board", "sk-proj", "XyZ9", "AIza", "abc.def"):
         assert leak not in shown
 
 
-def test_the_time_to_wait_is_found_on_the_cause_of_a_plugin() -> None:
-    """llm-mistral keeps no headers on what it raises."""
+def test_the_time_to_wait_is_found_on_the_cause_of_a_plugins_exception() -> None:
+    """The exception of llm-mistral has no headers."""
     found = classify(of_mistral(429, "Requests rate limit exceeded", {"retry-after": "9"}), model_id="m")
     assert isinstance(found, ProviderUnavailable)
     assert (found.rate_limited, found.retry_after_seconds) == (True, 9.0)
 
 
-def test_an_answer_of_gemini_is_told_by_its_message_and_not_by_its_address() -> None:
+def test_an_error_of_gemini_shows_its_message_without_the_url() -> None:
     shown = str(classify(of_gemini(429, "Resource has been exhausted", "RESOURCE_EXHAUSTED"), model_id="m"))
-    assert shown == "m: HTTP 429 RESOURCE_EXHAUSTED (Resource has been exhausted): to be tried again later"
+    assert shown == "m: HTTP 429 RESOURCE_EXHAUSTED (Resource has been exhausted): retry later"
 
 
 SECRET_TEXT = (
@@ -254,7 +256,7 @@ SECRET_TEXT = (
         lambda text: "".join(character for character in text if character.isalnum()),
     ],
 )
-def test_a_quotation_is_hidden_in_whatever_form_it_comes(quote: Callable[[str], str]) -> None:
+def test_a_quotation_is_hidden_in_every_form(quote: Callable[[str], str]) -> None:
     shown = redact(f"cannot embed <{quote(SECRET_TEXT)}> here", texts=["other", SECRET_TEXT])
     kept = "".join(re.findall(r"[^\W_]+", shown))
     assert kept in ("cannotembedhere", "cannotembedbhere")  # the b of bytes
@@ -289,7 +291,7 @@ def test_a_quotation_is_hidden_in_whatever_form_it_comes(quote: Callable[[str], 
         urllib.parse.quote(KEY + "/ä"),
     ],
 )
-def test_a_key_is_hidden_in_whatever_shape_it_has(key: str) -> None:
+def test_a_key_is_hidden_in_every_form(key: str) -> None:
     shown = redact(f"refused ({key}) here", secrets=[KEY])
     assert "…" in shown
     for part in re.findall(r"\w{7,}", key):
@@ -306,33 +308,33 @@ def test_a_key_is_hidden_in_whatever_shape_it_has(key: str) -> None:
         "400 for https://generativelanguage.googleapis.com/v1beta/models/gemini-embedding-001:batchEmbed",
     ],
 )
-def test_what_is_no_key_and_no_quotation_is_told(message: str) -> None:
+def test_other_words_of_a_message_are_shown(message: str) -> None:
     assert redact(message, texts=[SECRET_TEXT], secrets=[KEY]) == message
 
 
-@pytest.mark.parametrize("text", ["What an invalid API key means", "insufficient_quota, and how to mend it"])
-def test_a_text_about_keys_does_not_stop_its_backend(text: str) -> None:
-    """A provider that quotes it says nothing about ours."""
+@pytest.mark.parametrize("text", ["What an invalid API key means", "insufficient_quota, and how to fix it"])
+def test_a_text_about_keys_does_not_stop_the_backend(text: str) -> None:
+    """A quotation of it in a message is not about our key."""
     assert (
         type(classify(of_openai(400, body(f"cannot take {text!r}")), model_id="m", texts=[text])) is Refused
     )
 
 
-def test_an_endless_message_costs_no_time() -> None:
-    """Ten megabytes took 2 s, in which nothing else of the process runs."""
+def test_an_endless_message_is_redacted_at_once() -> None:
+    """Ten megabytes once took 2 s, which blocked all threads of the process."""
     error = of_openai(400, body("too long a word " * 700_000))
     started = time.process_time()
     assert len(str(classify(error, model_id="m", texts=[TEXT], secrets=[KEY]))) < 500
     assert time.process_time() - started < 0.5
 
 
-def test_a_code_is_no_way_out_for_a_key_or_a_text() -> None:
+def test_keys_and_texts_are_hidden_in_a_code_too() -> None:
     for leak in (KEY, TEXT):
         said = {"error": {"message": "no", "code": leak, "type": leak}}
         assert leak not in str(classify(of_openai(400, said), model_id="m", texts=[TEXT], secrets=[KEY]))
 
 
-def test_what_the_provider_says_reaches_the_operator() -> None:
+def test_the_message_of_the_provider_reaches_the_operator() -> None:
     message = "This model's maximum context length is 8192 tokens, however you requested 9000 tokens"
     shown = str(
         classify(of_openai(400, body(message, "context_length_exceeded")), model_id="m", texts=[TEXT])
@@ -340,5 +342,5 @@ def test_what_the_provider_says_reaches_the_operator() -> None:
     assert shown.startswith(f"m: HTTP 400 context_length_exceeded ({message})")
 
 
-def test_a_whole_short_text_is_removed_where_it_stands_as_a_word() -> None:
+def test_a_short_text_is_hidden_where_it_is_a_whole_word() -> None:
     assert redact("refused: Initech is in Initechland", texts=["Initech"]) == "refused: … is in Initechland"

@@ -177,7 +177,7 @@ def test_two_files_of_one_id_do_not_replace_each_other_silently(tmp_path: Path) 
 
 def test_a_path_that_does_not_exist_is_refused_before_anything_is_read(tmp_path: Path) -> None:
     written(tmp_path, "a.txt", "x")
-    with pytest.raises(InvalidQuery, match=r"no/where does not exist: name files or folders"):
+    with pytest.raises(InvalidQuery, match=r"no/where does not exist; name files or folders"):
         read([tmp_path, Path("no/where")], max_bytes=MAX_BYTES)
 
 

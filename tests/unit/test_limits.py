@@ -1,4 +1,4 @@
-"""The table of known models is complete, sourced, and fits what `llm` registers."""
+"""The table of known models is complete, has sources, and matches the models of `llm`."""
 
 import os
 import subprocess
@@ -28,8 +28,8 @@ def test_every_row_has_a_source_and_whole_numbers(row: dict[str, object]) -> Non
 
 
 @pytest.mark.parametrize("name", EMBEDDING)
-def test_the_limits_of_an_embedding_model_fit_one_another(name: str) -> None:
-    """A chunk fits an input, and an input fits a request."""
+def test_the_limits_of_an_embedding_model_are_consistent(name: str) -> None:
+    """A chunk fits into an input, and an input into a request."""
     limits = embedding_limits(name)
     assert limits is not None
     assert (
@@ -47,13 +47,13 @@ def test_an_answer_leaves_room_for_a_prompt(name: str) -> None:
 
 
 @pytest.mark.parametrize("names", [EMBEDDING, CHAT], ids=["embedding", "chat"])
-def test_no_model_has_two_rows_and_no_name_has_a_form_that_is_not_looked_up(names: list[str]) -> None:
+def test_every_name_has_one_row_in_the_form_that_is_looked_up(names: list[str]) -> None:
     assert len(names) == len(set(names))
     assert not [name for name in names if name != name.lower() or "/" in name or name.endswith(":latest")]
 
 
 def test_every_model_that_llm_ships_is_known(tmp_path: Path) -> None:
-    """A new release of llm brings new models: their rows are then missing here, not in somebody's settings."""
+    """If a new release of llm adds models, this test reports their missing rows before a user does."""
     code = (
         "import llm; from worker.backends.limits import chat_limits, embedding_limits; "
         "print([m.model_id for m in llm.get_embedding_models() if not embedding_limits(m.model_id)]"
@@ -64,7 +64,7 @@ def test_every_model_that_llm_ships_is_known(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["ada-002", "text-embedding-3-small", "3-large-256"])
-def test_openai_takes_8191_tokens_an_input_and_300000_a_request(name: str) -> None:
+def test_openai_takes_8191_tokens_per_input_and_300000_per_request(name: str) -> None:
     limits = embedding_limits(name)
     assert limits is not None
     assert (limits.token_limit, limits.batch_token_limit, limits.batch_size) == (8_191, 300_000, 2_048)
@@ -82,7 +82,7 @@ def test_openai_takes_8191_tokens_an_input_and_300000_a_request(name: str) -> No
         ("mistral/mistral-large-latest", "mistral-large-latest"),
     ],
 )
-def test_a_vendor_in_front_and_a_date_behind_change_no_limit(name: str, same: str) -> None:
+def test_a_vendor_or_a_date_in_a_model_id_keeps_the_limits(name: str, same: str) -> None:
     assert chat_limits(name) == chat_limits(same) is not None
 
 
@@ -96,12 +96,12 @@ def test_a_vendor_in_front_and_a_date_behind_change_no_limit(name: str, same: st
         ("models/gemini-embedding-001", "gemini-embedding-001"),
     ],
 )
-def test_open_models_are_known_by_the_names_of_their_servers(name: str, same: str) -> None:
+def test_open_models_are_known_under_the_names_of_their_servers(name: str, same: str) -> None:
     assert embedding_limits(name) == embedding_limits(same) is not None
 
 
 def test_a_tag_names_another_model() -> None:
-    """22 million parameters make vectors of another length than 335 million; a tag that is not known has no limits."""
+    """Tags name models with different vectors, of 22 or of 335 million parameters. An unknown tag has no limits."""
     small, large = embedding_limits("snowflake-arctic-embed:22m"), embedding_limits("snowflake-arctic-embed")
     assert small is not None
     assert large is not None
@@ -110,7 +110,7 @@ def test_a_tag_names_another_model() -> None:
 
 
 @pytest.mark.parametrize("name", ["ollama/mistral-large-latest", "ollama/gpt-4o:latest"])
-def test_the_window_of_ollama_is_its_server_s_affair(name: str) -> None:
+def test_chat_models_of_ollama_have_no_known_limit(name: str) -> None:
     assert chat_limits(name) is None
 
 

@@ -1,4 +1,4 @@
-"""What an operator installs is what was tested: locks, image and compose file agree with the project."""
+"""The locks, the image and the compose file agree with the project and its tests."""
 
 import re
 import subprocess
@@ -25,7 +25,7 @@ LOCKS = [
 
 
 def locked(name: str) -> dict[str, str]:
-    """Each entry of a lock, `name==version` with its marker, and the hashes below it."""
+    """The entries of a lock, `name==version` with marker, and the hashes of each."""
     text = re.sub(r"^#.*\n", "", (ROOT / name).read_text(), flags=re.MULTILINE)
     entries = re.split(r"\n(?=\S)", text.replace(" \\\n", "\n").strip())
     return {head: hashes for head, _, hashes in (entry.partition("\n") for entry in entries)}
@@ -40,7 +40,7 @@ def required(*extras: str) -> list[Requirement]:
 
 
 @pytest.mark.parametrize("lock", LOCKS)
-def test_every_package_is_pinned_with_hashes_and_no_address_stands_in_a_lock(lock: str) -> None:
+def test_lock_pins_every_package_by_hash_without_urls(lock: str) -> None:
     for head, hashes in locked(lock).items():
         assert re.match(r"[a-z0-9-]+==\S+", head)
         assert re.fullmatch(r"(\s*--hash=sha256:[0-9a-f]{64})+", hashes), head
@@ -57,8 +57,8 @@ def test_every_package_is_pinned_with_hashes_and_no_address_stands_in_a_lock(loc
         (LOCKS[4], ["browser"]),
     ],
 )
-def test_a_lock_holds_what_the_project_asks_for(lock: str, extras: list[str]) -> None:
-    """It fails after a change of pyproject.toml without `make lock`. The small ones come on top of the first."""
+def test_lock_satisfies_the_requirements_of_the_project(lock: str, extras: list[str]) -> None:
+    """Fails after a change of pyproject.toml without `make lock`. Small locks extend the first one."""
     versions: dict[str, list[str]] = {}
     for pin in map(Requirement, [*locked(lock), *(locked(LOCKS[0]) if lock in LOCKS[2:] else [])]):
         versions.setdefault(canonicalize_name(pin.name), []).append(str(pin.specifier).removeprefix("=="))
@@ -68,7 +68,7 @@ def test_a_lock_holds_what_the_project_asks_for(lock: str, extras: list[str]) ->
         assert all(requirement.specifier.contains(version) for version in found), f"{requirement} and {found}"
 
 
-def test_the_image_runs_the_versions_that_were_tested() -> None:
+def test_image_has_the_tested_versions() -> None:
     tested = locked(LOCKS[0])
     assert {head.partition(" ")[0] for head in locked(LOCKS[1])} <= {
         head.partition(" ")[0] for head in tested
@@ -81,7 +81,7 @@ def services() -> dict[str, Any]:
     return services
 
 
-def test_the_commands_of_the_compose_file_are_those_of_the_command_line(services: dict[str, Any]) -> None:
+def test_compose_file_runs_existing_commands(services: dict[str, Any]) -> None:
     assert "vector-index" in PROJECT["scripts"]
     assert 'ENTRYPOINT ["vector-index"]' in (ROOT / "Dockerfile").read_text()
     ours = {name: service["command"] for name, service in services.items() if "build" in service}
@@ -89,10 +89,10 @@ def test_the_commands_of_the_compose_file_are_those_of_the_command_line(services
     for name, *arguments in ours.values():
         command = cli.get_command(cli.make_context("vector-index", [], resilient_parsing=True), name)
         assert command is not None, name
-        command.make_context(name, list(arguments))  # raises for an option that does not exist
+        command.make_context(name, list(arguments))  # raises for an unknown option
 
 
-def test_workers_are_asked_whether_they_live_and_the_whole_whether_it_is_ready(
+def test_compose_checks_liveness_of_workers_and_readiness_of_the_system(
     services: dict[str, Any],
 ) -> None:
     checks = {name: service["healthcheck"] for name, service in services.items() if "build" in service}
@@ -102,13 +102,13 @@ def test_workers_are_asked_whether_they_live_and_the_whole_whether_it_is_ready(
     assert asked == {"beat": ready, "chat": live, "embed": live, "staging": live}
 
 
-def test_a_pool_of_workers_serves_each_queue(services: dict[str, Any]) -> None:
-    """A backlog in one must not delay another."""
+def test_compose_has_a_worker_pool_for_each_queue(services: dict[str, Any]) -> None:
+    """A backlog in one queue must not delay another."""
     commands = [service["command"] for service in services.values() if "build" in service]
     assert {command[2] for command in commands if command[0] == "worker"} == {"staging", "embed", "chat"}
 
 
-def test_the_compose_file_has_no_password_and_opens_nothing_to_other_machines(
+def test_compose_file_has_no_password_and_publishes_loopback_ports_only(
     services: dict[str, Any],
 ) -> None:
     text = (ROOT / "docker-compose.yml").read_text()
@@ -118,8 +118,8 @@ def test_the_compose_file_has_no_password_and_opens_nothing_to_other_machines(
     )
 
 
-def test_the_password_of_flower_is_kept_where_it_may_write(services: dict[str, Any]) -> None:
-    """It is made at the first start, where FLOWER_BASIC_AUTH is empty, and printed then only."""
+def test_compose_stores_the_flower_password_in_a_writable_volume(services: dict[str, Any]) -> None:
+    """With an empty FLOWER_BASIC_AUTH, Flower creates a password at its first start and prints it once."""
     home = re.search(r"^ENV .*VECTOR_INDEX_HOME=(\S+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
     assert home is not None
     assert (
@@ -131,26 +131,26 @@ def test_the_password_of_flower_is_kept_where_it_may_write(services: dict[str, A
     assert services["flower"]["ports"] == ["127.0.0.1:5555:5555"]
 
 
-def test_every_process_of_ours_has_the_plugins_and_the_folder_of_llm(services: dict[str, Any]) -> None:
-    """A model that one of them knows, all know: the keys and the files of models are mounted where llm looks."""
+def test_every_compose_service_has_the_llm_plugins_and_folder(services: dict[str, Any]) -> None:
+    """All services must know the same models, so keys and model files are mounted where llm looks."""
     image = (ROOT / "Dockerfile").read_text()
     folder = re.search(r"^ENV LLM_USER_PATH=(\S+)", image, re.MULTILINE)
     assert folder is not None
-    assert f"install --directory --owner worker {folder[1]} " in image  # plugins write there
+    assert f"install --directory --owner worker {folder[1]} " in image  # plugins write to it
     assert "pip install $LLM_PLUGINS" in image
     for name, service in services.items():
         if "build" in service:
             assert service["build"]["args"] == {"LLM_PLUGINS": "${LLM_PLUGINS:-}"}, name
-        if "build" in service and name != "flower":  # which asks no model
+        if "build" in service and name != "flower":  # flower calls no model
             assert [volume.split(":")[-1] for volume in service["volumes"]] == [folder[1]], name
 
 
-def test_keys_in_the_mounted_folder_are_neither_committed_nor_in_the_image() -> None:
+def test_git_and_the_image_ignore_keys_of_the_llm_folder() -> None:
     assert "/llm/" in (ROOT / ".gitignore").read_text().splitlines()
     assert "!llm" not in (ROOT / ".dockerignore").read_text()
 
 
-def test_the_image_gets_all_that_the_wheel_is_made_of() -> None:
+def test_image_context_has_every_file_of_the_wheel() -> None:
     ignored = (ROOT / ".dockerignore").read_text()
     hatch = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]
     wheel = hatch["build"]["targets"]["wheel"]["only-include"]
@@ -158,7 +158,7 @@ def test_the_image_gets_all_that_the_wheel_is_made_of() -> None:
         assert f"\n!{name}\n" in ignored
 
 
-def test_make_says_in_a_sentence_which_python_it_needs(tmp_path: Path) -> None:
+def test_make_names_the_python_versions_that_it_needs(tmp_path: Path) -> None:
     command = ["make", "lint", "PYTHON=no-such-python", f"VENV={tmp_path}/venv"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode != 0

@@ -1,4 +1,4 @@
-"""A request is filled in order and never over its limits."""
+"""Requests are filled in order, within their limits."""
 
 from itertools import count, pairwise
 
@@ -16,15 +16,15 @@ def test_a_request_closes_at_the_number_of_inputs() -> None:
     assert fill([1] * 5, token_limit=100, size_limit=4) == 4
 
 
-def test_nothing_fills_nothing() -> None:
+def test_no_inputs_fill_no_request() -> None:
     assert fill([], token_limit=100, size_limit=4) == 0
 
 
 @given(tokens=st.lists(st.integers(1, 100)), token_limit=st.integers(100, 300), size_limit=st.integers(1, 20))
-def test_requests_are_within_their_limits_and_hold_all_in_order(
+def test_requests_are_within_their_limits_and_keep_the_order(
     tokens: list[int], token_limit: int, size_limit: int
 ) -> None:
-    """Two neighbours never fit into one request: greedy leaves no more room than its next item needs."""
+    """Two neighbouring requests never fit into one: the room left is smaller than the next item."""
     left, batches = tokens, []
     while left:
         size = fill(left, token_limit=token_limit, size_limit=size_limit)
@@ -37,7 +37,7 @@ def test_requests_are_within_their_limits_and_hold_all_in_order(
 
 
 @given(items=st.lists(st.integers(1, 50)), weight_limit=st.integers(1, 60), size_limit=st.integers(1, 5))
-def test_batches_hold_all_in_order_and_only_a_single_item_is_over_the_limit(
+def test_batches_keep_the_order_and_only_a_single_item_exceeds_the_limit(
     items: list[int], weight_limit: int, size_limit: int
 ) -> None:
     made = list(batches(items, lambda item: item, weight_limit=weight_limit, size_limit=size_limit))
@@ -48,6 +48,6 @@ def test_batches_hold_all_in_order_and_only_a_single_item_is_over_the_limit(
         assert len(batch) == size_limit or sum(batch) + following[0] > weight_limit
 
 
-def test_batches_are_given_as_they_fill() -> None:
-    """A source without an end is read no further than the next batch needs."""
+def test_batches_are_yielded_as_they_fill() -> None:
+    """An endless source is read only as far as the next batch needs."""
     assert next(batches(count(), lambda item: 1, weight_limit=10, size_limit=3)) == [0, 1, 2]

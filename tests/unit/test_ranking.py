@@ -1,4 +1,4 @@
-"""Fusion of rankings, and chunks that become passages."""
+"""Rankings are fused, and neighbouring chunks become passages."""
 
 from itertools import pairwise
 
@@ -16,8 +16,8 @@ def items(rankings: list[list[str]], *weights: float) -> list[str]:
     return [item for item, _ in fuse(rankings, weights=weights)]
 
 
-def test_what_both_rankings_have_goes_before_what_one_has() -> None:
-    """Given two rankings, what is third in both beats what is first in one alone."""
+def test_an_item_of_both_rankings_beats_an_item_of_one() -> None:
+    """The third item of both rankings beats the first item of a single one."""
     assert items([["a", "b", "x"], ["c", "d", "x"]], 1, 1)[0] == "x"
 
 
@@ -25,19 +25,19 @@ def test_a_score_of_one_is_the_first_place_everywhere() -> None:
     assert fuse([["a", "b"], ["a"]], weights=[1, 2]) == [("a", 1.0), ("b", pytest.approx(61 / 62 / 3))]
 
 
-def test_the_formula_is_that_of_the_paper() -> None:
-    """The sum over the rankings of 1 / (60 + rank), but for a factor that is the same for all."""
+def test_scores_follow_the_formula_of_the_paper() -> None:
+    """The sum of 1 / (60 + rank) over the rankings, apart from a constant factor."""
     scores = dict(fuse([["a", "b"], ["b", "c"]], weights=[1, 1]))
     paper = {"a": 1 / 61, "b": 1 / 62 + 1 / 61, "c": 1 / 62}
     assert scores == pytest.approx({item: score * 61 / 2 for item, score in paper.items()})
 
 
-def test_of_equal_scores_the_first_ranking_decides() -> None:
+def test_the_first_ranking_decides_ties() -> None:
     assert items([["b", "a"], ["a", "b"]], 1, 1) == ["b", "a"]
     assert items([["b"], ["a"]], 1, 1) == ["b", "a"]
 
 
-def test_a_heavier_ranking_decides_against_a_lighter_one() -> None:
+def test_the_ranking_with_the_higher_weight_decides() -> None:
     assert items([["a", "b"], ["b", "a"]], 1, 2) == ["b", "a"]
     assert items([["a", "b"], ["b", "a"]], 2, 1) == ["a", "b"]
 
@@ -52,8 +52,8 @@ def test_nothing_found_is_an_empty_ranking() -> None:
 
 
 @given(RANKING, RANKING)
-def test_an_item_that_is_nowhere_behind_is_not_behind_in_the_fusion(one: list[int], other: list[int]) -> None:
-    """All items once, by falling scores; equal scores only where the places are mirrored or the same."""
+def test_an_item_that_leads_in_every_ranking_leads_in_the_fusion(one: list[int], other: list[int]) -> None:
+    """Each item occurs once, by falling scores. Scores are equal only for mirrored or equal places."""
     fused = fuse([one, other], weights=[1, 1])
     assert sorted(item for item, _ in fused) == sorted({*one, *other})
     scores = dict(fused)
@@ -89,7 +89,9 @@ def test_a_chunk_far_down_does_not_lengthen_a_passage_at_the_top() -> None:
 
 
 @given(PLACES)
-def test_a_passage_is_a_run_of_one_document_and_every_chunk_is_in_one(places: list[tuple[str, int]]) -> None:
+def test_a_passage_has_consecutive_chunks_of_one_document_and_every_chunk_is_in_one_passage(
+    places: list[tuple[str, int]],
+) -> None:
     groups = merge_neighbours(places)
     assert sorted(at for group in groups for at in group) == list(range(len(places)))
     assert [min(group) for group in groups] == sorted(min(group) for group in groups)
@@ -100,7 +102,7 @@ def test_a_passage_is_a_run_of_one_document_and_every_chunk_is_in_one(places: li
 
 
 @given(PLACES, st.integers(0, 30))
-def test_pages_fit_together_however_far_the_ranking_was_read(places: list[tuple[str, int]], end: int) -> None:
-    """Given the first `end` chunks of a ranking, each passage begins with the chunk it has in the whole."""
+def test_pages_fit_together_for_every_length_of_the_ranking(places: list[tuple[str, int]], end: int) -> None:
+    """From the first `end` chunks of a ranking, each passage begins with the same chunk as in the whole ranking."""
     best = [min(group) for group in merge_neighbours(places)]
     assert [min(group) for group in merge_neighbours(places[:end])] == [at for at in best if at < end]

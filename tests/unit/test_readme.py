@@ -1,4 +1,4 @@
-"""The README and the docs cannot drift from what stands here."""
+"""The README and the docs match the code."""
 
 import ast
 import re
@@ -18,11 +18,11 @@ BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
 each_page = pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
 
 
-def test_it_is_read_at_one_sitting() -> None:
+def test_readme_has_at_most_150_lines() -> None:
     assert len(README.splitlines()) <= 150
 
 
-def test_a_whole_run_with_its_output_stands_within_the_first_screen() -> None:
+def test_readme_starts_with_a_complete_run_of_at_most_30_lines() -> None:
     language, run = BLOCKS[0]
     assert language == "console"
     assert run.startswith("$ make demo\n")
@@ -30,7 +30,7 @@ def test_a_whole_run_with_its_output_stands_within_the_first_screen() -> None:
 
 
 @each_page
-def test_every_command_exists_with_its_options(page: Path) -> None:
+def test_commands_and_options_on_the_page_exist(page: Path) -> None:
     text = page.read_text()
     for line in re.findall(r"vector-index ((?:[a-z]+|--\w)[^`\n#]*)", " \n".join(_code(text))):
         name, *arguments = line.split()
@@ -41,23 +41,23 @@ def test_every_command_exists_with_its_options(page: Path) -> None:
         assert {part for part in arguments if part.startswith("--")} <= known | {"--help"}, line
 
 
-def test_every_target_of_make_exists() -> None:
+def test_make_targets_in_the_readme_exist() -> None:
     targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert set(re.findall(r"`(?:\$ )?make ([\w-]+)", README)) <= set(targets)
 
 
 @each_page
-def test_every_link_leads_to_a_file(page: Path) -> None:
+def test_relative_links_on_the_page_lead_to_files(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
         assert target.startswith("https://") or (page.parent / target).exists(), target
 
 
 @pytest.mark.parametrize("code", [code for language, code in BLOCKS if language == "python"])
-def test_its_python_is_python(code: str) -> None:
+def test_python_in_the_readme_parses(code: str) -> None:
     ast.parse(code)
 
 
-def test_every_task_and_queue_is_there() -> None:
+def test_tasks_and_queues_in_the_readme_exist() -> None:
     modules = [(ROOT / f"{name.replace('.', '/')}.py").read_text() for name in _task_modules()]
     tasks = set(re.findall(r'name="(tasks\.\w+)"', "".join(modules)))
     assert set(re.findall(r"`(tasks\.\w+)`", README)) <= tasks
@@ -65,7 +65,7 @@ def test_every_task_and_queue_is_there() -> None:
     assert set(re.findall(r'queue="([\w.]+)"', README)) <= queues
 
 
-def test_every_setting_is_there() -> None:
+def test_settings_in_the_readme_exist() -> None:
     declared = set(re.findall(r"^([A-Z_]+) = ", (ROOT / "settings.py").read_text(), re.MULTILINE))
     rows = README.partition("## Settings")[2].partition("## Commands")[0]
     named = set(re.findall(r"^\| `([A-Z_`, ]+)` \|", rows, re.MULTILINE))
@@ -74,7 +74,7 @@ def test_every_setting_is_there() -> None:
 
 
 def _code(text: str) -> list[str]:
-    """Blocks and spans of code."""
+    """The code blocks and code spans of a page."""
     blocks = re.findall(r"^```\w+\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     return blocks + re.findall(
         r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)

@@ -1,4 +1,4 @@
-"""The house: five floors, each using only what stands below it, and nothing that starts by being imported."""
+"""Packages import only lower layers, and importing a module starts nothing."""
 
 import ast
 import os
@@ -12,9 +12,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
-# From the ground up. A room imports the floors below it and no room of its own floor.
-FLOORS = [
-    {"settings", "worker.errors", "worker.keyspace"},
+# From the lowest layer up. A package imports lower layers, and no other package of its own layer.
+LAYERS = [
+    {"settings", "worker.errors", "worker.keyspace", "worker.reference"},
     {"worker.documents", "worker.observability", "worker.protocols", "worker.tokens"},
     {"worker.chunking", "worker.services", "worker.sources"},
     {"worker.configuration", "worker.store"},
@@ -26,7 +26,7 @@ FLOORS = [
     {"worker.celery"},
     {"tasks", "worker.cli"},
 ]
-FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+LAYER_OF = {package: layer for layer, packages in enumerate(LAYERS) for package in packages}
 PURE = {
     "celery.argument_summary",
     "celery.liveness",
@@ -35,6 +35,8 @@ PURE = {
     "documents",
     "errors",
     "backends.limits",
+    "indexing.draining.backoff",
+    "indexing.draining.outcomes",
     "indexing.packing",
     "observability.events",
     "observability.logs",
@@ -53,15 +55,15 @@ def module_name(file: Path) -> str:
     return ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-def room(module: str) -> str | None:
-    """The room that a module of ours stands in: itself, or the package above it."""
+def package_of(module: str) -> str | None:
+    """The entry of LAYERS that a module belongs to: itself, or a package above it."""
     parts = module.split(".")
     names = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
-    return next((name for name in names if name in FLOOR_OF), None)
+    return next((name for name in names if name in LAYER_OF), None)
 
 
 def imported(file: Path) -> Iterator[str]:
-    """Modules of ours that a file imports anywhere, inside functions too."""
+    """Modules of this project that the file imports, inside functions too."""
     name = module_name(file)
     package = name if file.name == "__init__.py" else name.rpartition(".")[0]
     for node in ast.walk(ast.parse(file.read_text())):
@@ -81,32 +83,30 @@ def imported(file: Path) -> Iterator[str]:
 
 
 @each_file
-def test_our_models_are_reached_by_llm_alone(file: Path) -> None:
-    """As any plugin: what works for ours works for a user's."""
-    if room(module_name(file)) != "worker.models":
-        assert "worker.models" not in map(room, imported(file))
+def test_models_are_imported_by_llm_only(file: Path) -> None:
+    """Only `llm` loads them, like any plugin, so a user's models work the same way."""
+    if package_of(module_name(file)) != "worker.models":
+        assert "worker.models" not in map(package_of, imported(file))
 
 
 @each_file
-def test_every_module_stands_in_a_room_of_a_floor(file: Path) -> None:
-    assert module_name(file) == "worker" or room(module_name(file)), (
-        "add it to FLOORS, and say so in the design"
-    )
+def test_every_module_belongs_to_a_layer(file: Path) -> None:
+    assert module_name(file) == "worker" or package_of(module_name(file)), "add the module to LAYERS"
 
 
 @each_file
-def test_imports_go_down_and_never_to_a_room_of_the_same_floor(file: Path) -> None:
-    here = room(module_name(file))
+def test_imports_go_to_lower_layers_only(file: Path) -> None:
+    own = package_of(module_name(file))
     wrong = {
-        f"{here} imports {there}"
-        for there in map(room, imported(file))
-        if there is None or here is None or (there != here and FLOOR_OF[there] >= FLOOR_OF[here])
+        f"{own} imports {there}"
+        for there in map(package_of, imported(file))
+        if there is None or own is None or (there != own and LAYER_OF[there] >= LAYER_OF[own])
     }
     assert not wrong
 
 
-def test_the_rule_above_sees_every_kind_of_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Given a file with each, the check names them all: it cannot pass by being blind."""
+def test_layer_check_sees_every_kind_of_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check above cannot pass because it misses a kind of import."""
     monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
     file = tmp_path / "worker" / "store" / "queue.py"
     file.parent.mkdir(parents=True)
@@ -114,7 +114,7 @@ def test_the_rule_above_sees_every_kind_of_import(tmp_path: Path, monkeypatch: p
         "import worker.cli, os\nfrom worker.indexing import staging\nfrom worker.celery.application import app\n"
         "from . import builds\ndef later():\n    from ..chunking import split\n    import tasks.indexing\n"
     )
-    assert [room(module) for module in imported(file)] == [
+    assert [package_of(module) for module in imported(file)] == [
         "worker.cli",
         "worker.indexing",
         "worker.celery",
@@ -125,7 +125,7 @@ def test_the_rule_above_sees_every_kind_of_import(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize("module", sorted(PURE))
-def test_a_pure_module_brings_neither_celery_nor_psycopg_nor_llm_with_it(module: str) -> None:
+def test_pure_module_imports_neither_celery_nor_psycopg_nor_llm(module: str) -> None:
     run(
         f"import sys, worker.{module}\n"
         "impure = {'celery', 'kombu', 'llm', 'openai', 'psycopg', 'redis'} & sys.modules.keys()\n"
@@ -134,7 +134,7 @@ def test_a_pure_module_brings_neither_celery_nor_psycopg_nor_llm_with_it(module:
 
 
 def test_importing_everything_starts_nothing() -> None:
-    """No thread, child process, connection or model file: a process decides when it starts them."""
+    """No thread, child process or connection, and no model file is read."""
     run(
         f"""
 import importlib, sys, threading
@@ -154,13 +154,13 @@ if threading.active_count() > 1 or started:
 
 
 @each_file
-def test_the_environment_is_read_only_in_settings(file: Path) -> None:
-    """`worker.cli` and `worker.services` may hand the whole of it to a child process, naming nothing in it."""
+def test_environment_is_read_in_settings_only(file: Path) -> None:
+    """`worker.cli` and `worker.services` may pass the whole environment to a child process."""
     if file.name == "settings.py":
         return
     tree = ast.parse(file.read_text())
     parents = {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
-    whole = room(module_name(file)) in {"worker.cli", "worker.services"}
+    whole = package_of(module_name(file)) in {"worker.cli", "worker.services"}
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module == "os":
             assert not {"environ", "getenv"} & {alias.name for alias in node.names}, f"line {node.lineno}"
@@ -181,11 +181,11 @@ STATEMENT = re.compile(
 
 
 @each_file
-def test_sql_stands_only_in_the_store(file: Path) -> None:
-    """But for making the embedded server's own database, which must stand before the store can connect, and for the
-    frame around an operator's own query and the names of its types, which come from another database.
+def test_sql_is_in_the_store_only(file: Path) -> None:
+    """Two exceptions: `worker.services` creates the embedded server's database before the store can connect, and
+    `worker.sources` wraps an operator's own query for another database.
     """
-    if room(module_name(file)) == "worker.store":
+    if package_of(module_name(file)) == "worker.store":
         return
     allowed = {
         "worker.services": ("SELECT 1", "CREATE DATABASE "),
@@ -193,7 +193,7 @@ def test_sql_stands_only_in_the_store(file: Path) -> None:
             "SELECT source.*{more} FROM (\n{query}\n) AS source {condition} {order} {limit}",
             "SELECT format_type(oid, -1) AS name FROM unnest(%s::oid[]) WITH ORDINALITY AS t (oid, at) ORDER BY at",
         ),
-    }.get(str(room(module_name(file))), ())
+    }.get(str(package_of(module_name(file))), ())
     tree = ast.parse(file.read_text())
     prose = {
         node.body[0].value
@@ -201,6 +201,15 @@ def test_sql_stands_only_in_the_store(file: Path) -> None:
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef))
         and node.body
         and isinstance(node.body[0], ast.Expr)
+    }
+    # examples of settings
+    prose |= {
+        part
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "Setting"
+        for keyword in node.keywords
+        for part in ast.walk(keyword.value)
+        if isinstance(part, ast.expr)
     }
     found = [
         f"line {node.lineno}: {node.value[:60]!r}"
@@ -212,13 +221,13 @@ def test_sql_stands_only_in_the_store(file: Path) -> None:
 
 
 @each_file
-def test_a_module_has_a_name_of_the_domain_and_a_size_to_read_at_once(file: Path) -> None:
+def test_module_has_a_domain_name_and_at_most_400_lines(file: Path) -> None:
     assert not re.search(r"(^|_)(utils?|helpers?|common|manager|core)$", file.stem.lower())
-    assert len(file.read_text().splitlines()) <= 400, "make it a package, or find what can go"
+    assert len(file.read_text().splitlines()) <= 400, "split the module, or delete code"
 
 
 def run(code: str) -> None:
-    """Run it in a new interpreter, where nothing is imported yet; what it prints to stderr is the failure."""
+    """Run code in a new interpreter without imported modules; fail with its stderr."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60

@@ -1,4 +1,4 @@
-"""Counts are exact and offline, and where they cannot be exact they are never too small."""
+"""Token counts are offline and exact, or an upper bound if the tokenizer is not known."""
 
 import base64
 import random
@@ -38,18 +38,18 @@ TEXTS = {
     [("cl100k_base", [9906, 1917]), ("o200k_base", [13225, 2375])],
     ids=OPENAI_ENCODINGS,
 )
-def test_the_encodings_are_those_of_openai(encoding: str, tokens: list[int]) -> None:
-    """Given the ids that tiktoken's documentation and cookbook give for "Hello world"."""
+def test_token_ids_match_those_of_openai(encoding: str, tokens: list[int]) -> None:
+    """Compares with the ids of "Hello world" in tiktoken's documentation and cookbook."""
     assert bpe_openai.get_encoding(encoding).encode_ordinary("Hello world") == tokens
     assert counter(encoding)("Hello world") == 2
 
 
 @pytest.mark.parametrize("encoding", OPENAI_ENCODINGS)
 @pytest.mark.parametrize("text", ["prose", "code", "japanese", "spaces", "base64", "emoji"])
-def test_a_text_that_is_counted_in_pieces_counts_the_same(
+def test_a_text_counted_in_pieces_has_the_same_count(
     encoding: str, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Exact where a piece can end between words, and never too small where it cannot."""
+    """Exact if a piece can end between words, and never too low otherwise."""
     whole = TEXTS[text] * 20
     exact = len(bpe_openai.get_encoding(encoding).encode_ordinary(whole))
     monkeypatch.setattr("worker.tokens._PIECE_CHARACTERS", 1_000)
@@ -60,13 +60,13 @@ def test_a_text_that_is_counted_in_pieces_counts_the_same(
 
 
 def test_a_million_characters_are_counted() -> None:
-    """The public class of the library underneath refuses them."""
+    """The public class of the library refuses such a text."""
     assert counter("cl100k_base")("word " * 400_000) == pytest.approx(400_000, abs=2)
 
 
 @pytest.mark.parametrize("name", [*OPENAI_ENCODINGS, WORDLLAMA])
-def test_counts_are_those_of_the_library_and_the_bound_is_never_under(name: str) -> None:
-    """Given strings of many scripts, code, keys and any characters; `benchmarks.token_counts` does 100,000."""
+def test_counts_equal_those_of_the_library_and_stay_below_the_upper_bound(name: str) -> None:
+    """Covers many scripts, code, keys and random characters; `benchmarks.token_counts` does 100,000 strings."""
     library = references()[name]
     for _, text in strings(1_500, seed=7):
         tokens = library(text)
@@ -84,7 +84,7 @@ def test_counts_add_up_at_every_joint(name: str, text: str) -> None:
 
 
 def test_the_estimate_is_near_the_counts_of_every_script() -> None:
-    """Between half and three times, where four characters a token would be wrong by up to sixteen times."""
+    """Between half and three times the count. Four characters a token would be wrong by a factor of up to 16."""
     totals: dict[str, list[int]] = defaultdict(lambda: [0] * 4)
     libraries = list(references().values())
     for kind, text in strings(1_500, seed=3):
@@ -96,7 +96,7 @@ def test_the_estimate_is_near_the_counts_of_every_script() -> None:
 
 
 def test_the_estimate_of_parts_adds_up() -> None:
-    """So that a chunk is within its size where its units are."""
+    """So a chunk is within its size if the sum of its units is."""
     for _, text in strings(300, seed=4):
         for joint in JOINT.finditer(text):
             assert estimate(text) == estimate(text[: joint.start()]) + estimate(text[joint.start() :])
@@ -104,7 +104,7 @@ def test_the_estimate_of_parts_adds_up() -> None:
 
 @pytest.mark.parametrize("name", [*OPENAI_ENCODINGS, WORDLLAMA])
 @pytest.mark.parametrize("text", TEXTS)
-def test_the_bound_never_counts_too_few(name: str, text: str) -> None:
+def test_the_upper_bound_is_never_too_low(name: str, text: str) -> None:
     assert counter("estimate")(TEXTS[text]) >= counter(name)(TEXTS[text])
 
 
@@ -137,12 +137,12 @@ def test_a_path_names_a_tokenizers_file() -> None:
 @pytest.mark.parametrize(
     "name", ["cl100k", "nowhere.json", "wordllama:nowhere.json", "no_such_package:a.json"]
 )
-def test_an_unknown_tokenizer_is_one_sentence_that_names_it(name: str) -> None:
+def test_an_unknown_tokenizer_is_named_in_one_sentence(name: str) -> None:
     with pytest.raises(SettingsError, match=name.partition(":")[0]):
         counter(name)
 
 
-def test_a_file_that_is_no_tokenizer_is_one_sentence(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_a_file_that_is_not_a_tokenizer_raises_one_sentence(tmp_path) -> None:  # type: ignore[no-untyped-def]
     path = tmp_path / "tokenizer.json"
     path.write_text("{}")
     with pytest.raises(SettingsError, match=r"tokenizer\.json"):

@@ -1,4 +1,4 @@
-"""The default model gives the package's own vectors, without the package."""
+"""The default model returns the vectors of the wordllama package without importing it."""
 
 import json
 import subprocess
@@ -40,7 +40,7 @@ def model() -> WordLlama:
     return WordLlama()
 
 
-def test_vectors_are_those_of_the_package(model: WordLlama) -> None:
+def test_vectors_equal_those_of_the_package(model: WordLlama) -> None:
     done = subprocess.run(
         [sys.executable, "-c", PACKAGE],
         input=json.dumps(TEXTS),
@@ -52,7 +52,7 @@ def test_vectors_are_those_of_the_package(model: WordLlama) -> None:
 
 
 def test_a_vector_does_not_depend_on_its_batch(model: WordLlama) -> None:
-    """Padding would pull short texts towards the pad token."""
+    """Padding would move short texts towards the pad token."""
     assert list(model.embed_multi(TEXTS)) == [model.embed(text) for text in TEXTS]
 
 
@@ -62,7 +62,7 @@ def test_vectors_have_256_dimensions_and_length_one(model: WordLlama) -> None:
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
 
 
-def test_a_text_without_tokens_is_an_error_and_no_nan(model: WordLlama) -> None:
+def test_a_text_without_tokens_raises_an_error_instead_of_nan(model: WordLlama) -> None:
     with pytest.raises(ValueError, match="without tokens"):
         list(model.embed_multi(["fine", ""]))
 
@@ -74,8 +74,8 @@ def test_threads_share_one_load() -> None:
     assert all(vector == vectors[0] for vector in vectors)
 
 
-def test_llm_lists_it_and_loading_it_sets_up_no_logging() -> None:
-    """In a process of its own, as the package's import would change the root logger."""
+def test_llm_lists_wordllama_and_loading_it_configures_no_logging() -> None:
+    """Runs in its own process, since an import of the package would change the root logger."""
     code = (
         "import logging, sys, llm;"
         "model = llm.get_embedding_model('wordllama');"
@@ -86,5 +86,5 @@ def test_llm_lists_it_and_loading_it_sets_up_no_logging() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_it_is_an_embedding_model_of_llm(model: WordLlama) -> None:
+def test_wordllama_is_an_embedding_model_of_llm(model: WordLlama) -> None:
     assert isinstance(llm.get_embedding_model("wordllama"), type(model))

@@ -128,8 +128,8 @@ class Budget:
         wait = self.take(min(tokens, self._burst_tokens), max_wait_seconds=max_wait_seconds)
         if wait > max_wait_seconds:
             raise ProviderUnavailable(
-                f"the {self.name} backend has used up its rate limit for {wait:.0f} s: ask again after that, or raise "
-                "REQUESTS_PER_MINUTE or TOKENS_PER_MINUTE as far as the provider allows",
+                f"the {self.name} backend may send again in {wait:.0f} s (rate limit or Retry-After): ask again then, "
+                "or raise REQUESTS_PER_MINUTE or TOKENS_PER_MINUTE as far as the provider allows",
                 retry_after_seconds=wait,
                 rate_limited=True,
             )

@@ -15,6 +15,7 @@ from celery.app import trace
 from kombu.entity import Queue
 
 from worker import configuration, wiring
+from worker.celery import startup_checks
 from worker.celery.exits import exit_with, exit_with_error
 from worker.celery.heartbeat import HeartbeatThread
 from worker.celery.leases import RESTORE_SECONDS, VISIBILITY_TIMEOUT_SECONDS
@@ -148,7 +149,7 @@ def configure(sender: Celery, **_: Any) -> None:
 
 def beat_entries() -> dict[str, Any]:
     """Add the task that looks for due schedules, if the settings have a schedule."""
-    schedules = wiring.schedules().values()
+    schedules = startup_checks.schedules().values()
     # as long as a sweep's, not until the next message: the clocks of machines differ by seconds
     options = {"expires": SWEEP_SECONDS}
     entry = {"task": "tasks.due", "schedule": look_seconds(schedules), "options": options}
@@ -168,7 +169,7 @@ def log(loglevel: int, **_: Any) -> None:
 def start_beat(**_: Any) -> None:
     """Apply changed schedules; a worker does the same, whichever starts first."""
     try:
-        wiring.take_over_schedules()
+        startup_checks.sync_schedules()
     except VectorIndexError as error:
         exit_with_error(error)
     connection.close_pools()

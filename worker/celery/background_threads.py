@@ -5,6 +5,7 @@ from functools import partial
 from celery import Celery
 
 from worker import configuration, wiring
+from worker.celery import startup_checks
 from worker.celery.retries import BROKER_ERRORS
 from worker.errors import ServiceUnreachable
 from worker.indexing import outbox
@@ -18,7 +19,7 @@ _pollers: list[outbox.Poller] = []
 
 def start(app: Celery) -> None:
     """Start one drainer per embedding backend, and the poller."""
-    _drainers[:] = wiring.drainers()
+    _drainers[:] = _new_drainers()
     _pollers[:] = [
         outbox.Poller(
             wiring.addresses().database_url,
@@ -45,14 +46,14 @@ def release_in_flight() -> None:
     """Return unfinished claims, for other processes to take at once."""
     for drainer in _drainers:
         drainer.stop(0.0)
-        drainer.let_go()
+        drainer.release_in_flight()
 
 
 def stage_page(index: str) -> bool:
     """Stage a page of the outbox; returns whether more rows wait."""
     target = wiring.index(index)
     limit = configuration.current().max_document_bytes
-    return outbox.consume(target.url, target.settings, target.backend, max_bytes=limit)
+    return outbox.stage_page(target, max_bytes=limit)
 
 
 def wake_staging(app: Celery, index: str) -> None:
@@ -63,3 +64,12 @@ def wake_staging(app: Celery, index: str) -> None:
         )
     except BROKER_ERRORS as error:
         raise ServiceUnreachable(f"the broker takes no message: {error}") from error
+
+
+def _new_drainers() -> list[Drainer]:
+    """Make a drainer for each embedding backend in use."""
+    url = wiring.addresses().database_url
+    return [
+        Drainer(url, used, wiring.embedding_backend(used.name), wiring.embedding_budget(used.name))
+        for used in startup_checks.embedding_backends_in_use()
+    ]

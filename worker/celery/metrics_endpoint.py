@@ -8,6 +8,7 @@ from celery import Task, signals
 from celery.utils.log import current_process_index
 
 from worker import configuration, wiring
+from worker.celery import startup_checks
 from worker.celery.queue_lengths import queue_lengths
 from worker.keyspace import QUEUES
 from worker.observability import events, metrics
@@ -24,7 +25,7 @@ def serve(*, forks: bool) -> None:
 
     folder = _shared_folder() if forks else None
     registry = metrics.start(folder, process=lambda: current_process_index() or "parent")
-    metrics.initialize_series(*wiring.measured())
+    metrics.initialize_series(*_labels())
     addresses = wiring.addresses()
     registry.register(
         scraping.ServiceState(addresses.database_url, lambda: queue_lengths(addresses.broker_url, QUEUES))
@@ -48,6 +49,15 @@ def start_timer(task: Task, **_: Any) -> None:
 
 def count_task(task: Task, state: str | None, **_: Any) -> None:
     events.task(task.name, state, time.monotonic() - task.request.counted_from)
+
+
+def _labels() -> tuple[list[str], list[str], list[str]]:
+    """Return the labels of all metrics: the names of indexes, embedding backends and chat backends."""
+    settings = configuration.current()
+    embedding = [
+        wiring.embedding_budget(used.name).name for used in startup_checks.embedding_backends_in_use()
+    ]
+    return list(settings.indexes), embedding, [f"chat:{name}" for name in settings.chat_backends]
 
 
 def _shared_folder() -> str:

@@ -6,8 +6,8 @@ from typing import Any
 
 from celery import signals
 
-from worker import configuration, wiring
-from worker.celery import background_threads, metrics_endpoint, shutdown
+from worker import configuration
+from worker.celery import background_threads, metrics_endpoint, shutdown, startup_checks
 from worker.celery.exits import exit_with, exit_with_error
 from worker.celery.heartbeat import HeartbeatThread
 from worker.celery.log_filters import RedactMessageBodies
@@ -32,7 +32,7 @@ def check(sender: Any, **_: Any) -> None:
             f"the queue {EMBED} needs --pool=threads: its requests run in threads of the worker process", 2
         )
     try:
-        for notice in wiring.prepare():
+        for notice in startup_checks.prepare():
             logger.warning(notice)
         metrics_endpoint.serve(forks="prefork" in str(sender.pool_cls))
     except VectorIndexError as error:

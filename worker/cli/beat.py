@@ -11,6 +11,6 @@ from worker.cli.options import loglevel_option
 def beat(loglevel: str) -> int:
     """Run the scheduler that sends periodic tasks.
 
-    It keeps no state of its own: due times are in Postgres. Running a second one is harmless.
+    It is stateless: due times are in Postgres. Running a second one is harmless.
     """
     return run_celery("beat", "--scheduler", "celery.beat:Scheduler", "--loglevel", loglevel)

@@ -6,7 +6,7 @@ import click
 
 from worker.cli.client import Client
 from worker.cli.options import index_and_json
-from worker.cli.output import print_result
+from worker.cli.output import counted, print_result
 from worker.configuration import load
 from worker.documents import document_ids
 from worker.keyspace import STAGING
@@ -25,9 +25,10 @@ def delete(ids: tuple[str, ...], index: str, as_json: bool) -> None:
     configuration = load()
     configuration.index(index)
     client = Client(configuration)
-    total = {"index": index, "deleted": 0, "stale": 0}
+    deleted = stale = 0
     unsent = iter(document_ids(list(ids)))
     while batch := list(islice(unsent, MESSAGE_IDS)):
         counts = client.call("tasks.delete_documents", STAGING, index=index, ids=batch)
-        total |= {key: total[key] + counts[key] for key in ("deleted", "stale")}
-    print_result(total, as_json, [f"{total['deleted']:,} deleted from {index}"])
+        deleted, stale = deleted + counts["deleted"], stale + counts["stale"]
+    value = {"index": index, "deleted": deleted, "stale": stale}
+    print_result(value, as_json, [f"{index}: deleted {counted(deleted, 'document')}"])

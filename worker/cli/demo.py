@@ -56,7 +56,7 @@ EMBEDDING_MODEL=3-small CHAT_MODEL=gpt-4o-mini OPENAI_API_KEY=... vector-index u
 
 @click.command()
 def demo() -> int:
-    """Index sample documents, ask questions about them, and remove everything again.
+    """Index sample documents, ask questions about them, and clean up.
 
     Needs no API key, no network and no settings: all servers and data are in a temporary folder. Exit code 1: a
     document failed.

@@ -15,6 +15,7 @@ from worker import backends, wiring
 from worker.cli.client import Client
 from worker.cli.models import llm_installation
 from worker.cli.options import json_option
+from worker.cli.output import counted
 from worker.configuration import (
     ChatBackendSettings,
     Configuration,
@@ -51,11 +52,11 @@ class Diagnosis:
 )
 @json_option
 def doctor(offline: bool, as_json: bool) -> int:
-    """Check settings, models, services, sources and workers; tell how to fix each problem.
+    """Diagnose settings, models, services, sources and workers.
 
-    Sends one small request to each backend, or two where the length of its vectors is unknown. Creates the schema in
-    Postgres if it is missing, as a worker does. Reads no document of a source, but imports a callable's module. Exit
-    code 2: wrong settings; 3: a service is unreachable.
+    Prints a line per check, with the fix for each problem. Sends one small request to each backend, or two if the
+    length of its vectors is unknown. Creates the schema in Postgres if it is missing, as a worker does. Reads no
+    document of a source, but imports a callable's module. Exit code 2: wrong settings; 3: a service is unreachable.
     """
     configuration = load()
     found = []
@@ -136,7 +137,8 @@ def _chat(settings: ChatBackendSettings, offline: bool) -> str:
     started = time.monotonic()
     reply = backend.reply([{"role": "user", "content": PROMPT}])
     seconds = time.monotonic() - started
-    answer = " ".join(reply.text.split())[:SHOWN_CHARACTERS]
+    text = " ".join(reply.text.split())
+    answer = text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…"
     return (
         f"{backend.model_id} answered {answer!r} in {seconds:.2f} s, {reply.input_tokens:,} input tokens and "
         f"{reply.output_tokens:,} output tokens"
@@ -145,7 +147,7 @@ def _chat(settings: ChatBackendSettings, offline: bool) -> str:
 
 def _postgres(configuration: Configuration) -> str:
     url = _database_url(configuration)
-    return f"{_place(url)}, schema {schema.install(url)}"
+    return f"{_place(url)}, schema version {schema.install(url)}"
 
 
 def _indexes(configuration: Configuration) -> str:
@@ -168,14 +170,15 @@ def _outbox(configuration: Configuration) -> str:
         strangers = outbox.rows_of_unknown_indexes(conn, known)
         figures = [outbox.counts(conn, name) for name in known]
     if strangers:
-        rows = ", ".join(f"{count:,} rows for {name!r:.100}" for name, count in strangers.items())
+        rows = ", ".join(f"{counted(count, 'row')} for {name!r:.100}" for name, count in strangers.items())
         raise SettingsError(
             f"the outbox has {rows}, and the settings have no such index: add it to INDEXES, or delete the rows "
             "with `vector-index drop`"
         )
     waiting, rejected = (sum(figure[key] for figure in figures) for key in ("waiting", "rejected"))
     oldest = max(figure["oldest_seconds"] for figure in figures)
-    return f"{waiting:,} rows pending, the oldest for {oldest:.0f} s; {rejected:,} rejected"
+    age = f", the oldest for {oldest:.0f} s" if waiting else ""
+    return f"{counted(waiting, 'row')} pending{age}; {counted(rejected, 'row')} rejected"
 
 
 def _source(settings: SourceSettings, configuration: Configuration) -> str:

@@ -7,7 +7,7 @@ import click
 
 from worker.cli.client import Client
 from worker.cli.options import json_option
-from worker.cli.output import print_result
+from worker.cli.output import counted, print_result
 from worker.configuration import load
 from worker.errors import InvalidQuery
 from worker.keyspace import STAGING
@@ -18,10 +18,10 @@ from worker.keyspace import STAGING
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @json_option
 def drop(index: str, yes: bool, as_json: bool) -> None:
-    """Delete an index: documents, vectors, queued changes and history. This cannot be undone.
+    """Delete an index with all its documents. This cannot be undone.
 
-    You can also drop an index that you have removed from the settings. If the settings still name it, the next
-    document creates it again.
+    Deletes documents, vectors, queued changes and history. You can also drop an index that you have removed from the
+    settings. If the settings still name it, the next document creates it again.
     """
     configuration = load()
     if not yes:
@@ -39,8 +39,9 @@ def drop(index: str, yes: bool, as_json: bool) -> None:
 def _lines(dropped: dict[str, Any]) -> Iterator[str]:
     index = dropped["index"]
     if dropped["builds"] or dropped["enqueued"]:
-        enqueued = f", and {dropped['enqueued']:,} enqueued changes" if dropped["enqueued"] else ""
-        yield f"{index}: dropped {dropped['documents']:,} documents in {dropped['builds']:,} builds{enqueued}"
+        enqueued = f", and {counted(dropped['enqueued'], 'enqueued change')}" if dropped["enqueued"] else ""
+        documents, builds = counted(dropped["documents"], "document"), counted(dropped["builds"], "build")
+        yield f"{index}: dropped {documents} in {builds}{enqueued}"
     else:
         yield f"{index}: was empty, nothing to drop"
     if dropped["configured"]:

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from worker.cli.client import STALL_SECONDS, Client, result_of
 from worker.cli.options import filter_option, index_and_json, parse_filter
-from worker.cli.output import first_lines, progress_bar
+from worker.cli.output import counted, first_lines, progress_bar
 from worker.configuration import load
 from worker.documents import document_id, document_ids
 from worker.errors import InvalidDocument, InvalidQuery
@@ -120,12 +120,12 @@ def ndcg(found: Sequence[float], grades: Sequence[float], limit: int) -> float:
 def eval(
     questions: Path, modes: tuple[str, ...], limit: int, filter_: str | None, index: str, as_json: bool
 ) -> None:
-    """Measure search quality and latency on questions whose documents you know.
+    """Measure search quality on questions whose documents you know.
 
     Prints hit@k, MRR, nDCG and latency for each search mode. QUESTIONS is a file of JSON lines: {"question",
     "documents": [ids] or {id: grade}}; or {"question", "doc": id or null}. A question without documents has no
     answer in the index, and is counted separately. Each question is a tasks.search from this process, one passage
-    per document; latency is the time until its result arrives.
+    per document. Latency is the time until its result arrives.
     """
     configuration = load()
     configuration.index(index)
@@ -160,7 +160,9 @@ def eval(
         click.echo(json.dumps(result, ensure_ascii=False))
     else:
         answerable = sum(bool(question.grades) for question in judged)
-        click.echo(f"{index}: {answerable:,} questions with an answer, {len(judged) - answerable:,} without")
+        click.echo(
+            f"{index}: {counted(answerable, 'question')} with an answer, {len(judged) - answerable:,} without"
+        )
         Console(highlight=False).print(_table(found))
         for line in _remarks(found, absent):
             click.echo(line)
@@ -263,7 +265,7 @@ def _remarks(found: Mapping[str, Scores], absent: Sequence[str]) -> Iterator[str
             if values[name]:
                 low, middle, high = values[name]
                 yield (
-                    f"{mode}, nearest passage of questions {of} an answer: similarity {low:.2f} to {high:.2f}, "
+                    f"{mode}: questions {of} an answer have a nearest passage of similarity {low:.2f} to {high:.2f}, "
                     f"median {middle:.2f}"
                 )
         for text in values["missed"]:

@@ -17,9 +17,10 @@ PAGE_ROWS = 1000
 @click.command()
 @index_and_json
 def failures(index: str, as_json: bool) -> None:
-    """List documents that failed: id, error, since when, and whether an older revision is searchable.
+    """List documents that failed, with their errors.
 
-    Fix the cause, then run `vector-index retry`.
+    Each line has the id, the error, since when, and whether an older revision is searchable. Fix the cause, then run
+    `vector-index retry`.
     """
     configuration = load()
     configuration.index(index)

@@ -23,13 +23,14 @@ TASKS_COLUMNS = "name,args,state,runtime,received,routing_key,retries,worker"  #
 @click.option(
     "--port",
     type=click.IntRange(1, 65535),
-    help="Port to listen on.  [default: the one in flower.json of the home]",
+    help="Port to listen on.  [default: a free port, chosen once and stored in VECTOR_INDEX_HOME]",
 )
 def flower(address: str | None, port: int | None) -> int:
     """Run Flower, the web dashboard of tasks and workers.
 
-    FLOWER_* environment variables set its other options. Set FLOWER_BASIC_AUTH (user:password) or FLOWER_AUTH to
-    control access; otherwise the first start creates a password, prints it once and stores it in the home.
+    Set its other options with FLOWER_* environment variables. Set FLOWER_BASIC_AUTH (user:password) or FLOWER_AUTH
+    to control access. Otherwise the first start generates a password, prints it once and stores it in
+    VECTOR_INDEX_HOME.
     """
     if not find_spec("flower"):
         raise SettingsError('Flower is not installed: pip install "vector-index-worker[flower]"')

@@ -31,7 +31,7 @@ Documents = list[dict[str, Any]]
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
 @index_and_json
 def index(paths: tuple[Path, ...], index: str, as_json: bool) -> int:
-    """Index files and folders, and wait until every document is searchable.
+    """Index files and folders, and wait until they are searchable.
 
     Reads text, Markdown, reStructuredText, HTML, and JSON lines of documents ({"id", "text", "title"?,
     "metadata"?, "version"?}). A document's id is its path relative to the folder that you name. Indexing it again
@@ -54,7 +54,7 @@ def index(paths: tuple[Path, ...], index: str, as_json: bool) -> int:
 
 @dataclass
 class Report:
-    """What happened to the documents that were sent."""
+    """The results of the documents that were sent."""
 
     documents: int = 0
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTS, 0))

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from worker.cli.output import first_lines
+from worker.cli.output import counted, first_lines
 from worker.errors import InvalidQuery
 from worker.protocols import Skipped
 from worker.sources import files
@@ -31,7 +31,7 @@ class InputFiles:
                 yield item
 
     def check_found(self, documents: int) -> None:
-        """Raise InvalidQuery if the paths hold neither a document nor a file that could not be read."""
+        """Raise InvalidQuery if the paths have no document at all, readable or not."""
         if not (documents or self.unread):
             endings = ", ".join(sorted(files.ENDINGS))
             raise InvalidQuery(
@@ -41,7 +41,7 @@ class InputFiles:
     def problem_lines(self, failed: Sequence[dict[str, str]] = ()) -> Iterator[str]:
         """Yield a line for each problem: first the documents that failed, given as id and error."""
         if self.passed_over:
-            yield f"skipped {self.passed_over:,} files of unsupported formats"
+            yield f"skipped {counted(self.passed_over, 'file')} of unsupported formats"
         problems = [*failed, *self.unread]
         yield from first_lines([f"failed: {': '.join(item.values())}" for item in problems], MAX_SHOWN)
 

@@ -13,7 +13,7 @@ class Interruption:
     """A request to end, raised as KeyboardInterrupt by `check` and `sleep`. A second signal raises it at once.
 
     Python's own handler raises between any two instructions. In the hooks of a fork Python prints and drops the
-    exception; while a child process starts, the child is left running without an owner.
+    exception; while a child process starts, it orphans the child.
     """
 
     requested: bool = False

@@ -1,4 +1,4 @@
-"""`live`: the liveness check for supervisors. Asks neither Postgres nor the broker."""
+"""`live`: the liveness check for supervisors, from the heartbeat files of this machine's workers."""
 
 import click
 
@@ -22,10 +22,11 @@ SILENT_SECONDS = 60.0
     help="Maximum age of a worker's last heartbeat.",
 )
 def live(worker: str | None, seconds: float) -> int:
-    """Liveness check: exit 0 if this machine's workers are responsive, else 1 with the reason.
+    """Liveness check: exit 0 if this machine's workers are responsive.
 
-    Checks the workers that share VECTOR_INDEX_HOME on this machine. A busy worker is responsive, and so is one that
-    has lost Postgres or its broker: it reconnects by itself. A worker that was killed, is stopped or hangs is not.
+    Reads the heartbeat files in VECTOR_INDEX_HOME, so it also works while Postgres or the broker is down. A busy
+    worker is responsive, and so is one that has lost its broker: it reconnects by itself. A worker that was killed,
+    is stopped or hangs fails the check. Exit code 1: the reason is on stderr.
     """
     home = load().home
     found = [p for p in liveness.read(home) if worker in (None, p.worker, p.worker.partition("@")[0])]
@@ -42,7 +43,7 @@ def live(worker: str | None, seconds: float) -> int:
 
 
 def _problem(last: Heartbeat, seconds: float) -> str | None:
-    """Return why a worker counts as dead; None if it is alive."""
+    """Return the reason why a worker fails the check, or None."""
     if not last.process_exists:
         return (
             f"worker {last.worker} (pid {last.pid}) is gone: start it again, or delete its file in the folder "

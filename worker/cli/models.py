@@ -71,7 +71,7 @@ class Row:
 @click.command()
 @json_option
 def models(as_json: bool) -> int:
-    """List the models that MODEL_ID may name, with their limits and keys.
+    """List the models that MODEL_ID may name, with limits and keys.
 
     Models that a backend uses come first. Tokens are counted exactly, or with an upper bound. Sends no request to a
     model, but a plugin may ask its own server for a list. Exit code 2: a backend in the settings cannot be created.
@@ -105,7 +105,7 @@ def _rows(
     settings: Mapping[str, Settings],
     make: Callable[[Settings], Any],
 ) -> list[Row]:
-    """Return a row for each backend in the settings, then one for each model that no backend uses."""
+    """Return a row for each backend in the settings, then one for each unused model."""
     by_id: dict[str, Row] = {}
     for name, model in names.items():
         row: Row = by_id.get(model.model_id) or _model_row(model, limits)

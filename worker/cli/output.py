@@ -1,4 +1,4 @@
-"""What commands print: JSON or lines on stdout, a progress bar on stderr."""
+"""The output of commands: JSON or lines on stdout, a progress bar on stderr."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,6 +14,11 @@ from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
 def print_result(value: object, as_json: bool, lines: Iterable[str]) -> None:
     """Print a result: as one JSON object, or as lines for a person."""
     click.echo(json.dumps(value, ensure_ascii=False) if as_json else "\n".join(lines))
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: "1 document", "2,000 documents"."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def first_lines(lines: Sequence[str], limit: int) -> Iterator[str]:

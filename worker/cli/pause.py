@@ -14,8 +14,8 @@ from worker.keyspace import CHAT
 def pause(index: str, as_json: bool) -> None:
     """Pause embedding for an index; indexing and search still work.
 
-    Workers accept new documents and queue them, and send nothing to the embedding provider until `vector-index
-    resume`.
+    Workers accept new documents and queue them. After `vector-index resume` they send requests to the embedding
+    provider again.
     """
     # not the staging queue: its backlog may be the reason for the pause
     state = Client(load()).call("tasks.pause", CHAT, index=index)

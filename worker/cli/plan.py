@@ -1,4 +1,4 @@
-"""`plan`: estimate what indexing sends and costs, without a provider, Postgres or a broker."""
+"""`plan`: estimate the requests and the price of indexing. Works offline."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,12 +26,12 @@ from worker.tokens import ESTIMATE
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
 @index_and_json
 def plan(paths: tuple[Path, ...], index: str, as_json: bool) -> int:
-    """Estimate the chunks, tokens, requests and price of indexing files and folders.
+    """Estimate chunks, tokens, requests and price of indexing files.
 
-    Reads and splits the files as `index` does, with the settings of the index. Sends nothing, and ignores vectors
-    that the index already has. Requests are counted as a large backlog fills them; a small backlog is spread over
-    more and smaller requests. The price needs the setting PRICE_PER_MILLION_TOKENS. Exit code 1: some files or
-    lines could not be read.
+    Reads and splits the files as `index` does, with the settings of the index. Sends nothing, and counts documents
+    that the index already has as new. Requests are counted as a large backlog fills them; a small backlog is spread
+    over more and smaller requests. Set PRICE_PER_MILLION_TOKENS to get the price. Exit code 1: some files or lines
+    could not be read.
     """
     configuration = load()
     settings = configuration.index(index)
@@ -55,7 +55,7 @@ def plan(paths: tuple[Path, ...], index: str, as_json: bool) -> int:
 
 @dataclass(kw_only=True)
 class Plan:
-    """What indexing would send. Equal chunks are sent once."""
+    """The requests that indexing would send. Equal chunks are sent once."""
 
     backend: EmbeddingBackend
     price_per_million_tokens: float | None

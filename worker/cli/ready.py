@@ -19,9 +19,10 @@ from worker.store import schema
     help="Queues that a worker must consume.",
 )
 def ready(queues: str) -> None:
-    """Readiness check: exit 0 if Postgres, the broker and the workers respond, else 3 with the reason.
+    """Readiness check: exit 0 if Postgres, broker and workers respond.
 
-    Postgres must have the schema vector_index, and a worker on any machine must consume each queue.
+    Postgres must have the schema vector_index, and a worker on any machine must consume each queue. Exit code 3:
+    the reason is on stderr.
     """
     configuration = load()
     url = configuration.database_url

@@ -23,10 +23,10 @@ MAX_SHOWN = 20  # failures on a terminal; --json prints all
 )
 @index_and_json
 def reindex(full: bool, allow_shrink: bool, index: str, as_json: bool) -> int:
-    """Sync an index with its source, and wait until every document is searchable.
+    """Sync an index with its source.
 
-    Indexes new and changed documents, and deletes documents that the source no longer has. Exit code 1: some
-    documents failed, or nothing was deleted for the reason in the warning.
+    Indexes new and changed documents, deletes documents that the source no longer has, and waits until all are
+    searchable. Exit code 1: some documents failed, or nothing was deleted for the reason in the warning.
     """
     configuration = load()
     configuration.index(index)

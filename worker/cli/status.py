@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from worker.cli.client import Client
-from worker.cli.output import print_result
+from worker.cli.output import counted, print_result
 from worker.configuration import load
 from worker.keyspace import CHAT
 
@@ -44,7 +44,7 @@ ERROR_WIDTH = 48  # characters, so that the tables of several indexes fit side b
     help="Seconds between two refreshes of --watch.",
 )
 def status(ids: tuple[str, ...], watch: bool, interval: float, index: str | None, as_json: bool) -> None:
-    """Show document counts and pending work of an index, or the state of single documents.
+    """Show document counts and pending work, or single documents.
 
     A document is pending until all its chunks are embedded, then live, or failed. While a new revision is pending or
     failed, the older one stays searchable. Pass ids to see single documents.
@@ -76,7 +76,7 @@ class Rates:
             self.states.popleft()
 
     def as_json(self) -> dict[str, float | None]:
-        """Return rates per second, None with a single state; `seconds_left` is None without progress."""
+        """Return rates per second, None until the second state; `seconds_left` is None if work stands still."""
         (since, first), (now, last) = self.states[0], self.states[-1]
         seconds = now - since
         rates: dict[str, float | None] = dict.fromkeys(
@@ -168,16 +168,16 @@ def _index_state(state: dict[str, Any]) -> Iterator[str]:
     if state["last_error"]:
         yield f"last error: {state['last_error']}"
     for build in state["builds"]:
-        yield f"build {build['build']}: {build['state']}, {build['documents']:,} documents"
+        yield f"build {build['build']}: {build['state']}, {counted(build['documents'], 'document')}"
 
 
 def _outbox(outbox: dict[str, Any]) -> Iterator[str]:
     if outbox["waiting"]:
-        yield f"outbox: {outbox['waiting']:,} rows pending, the oldest for {outbox['oldest_seconds']:.0f} s"
+        yield f"outbox: {counted(outbox['waiting'], 'row')} pending, the oldest for {outbox['oldest_seconds']:.0f} s"
     if outbox["rejected"]:
-        yield f"outbox: {outbox['rejected']:,} rows rejected: see `vector-index failures`"
+        yield f"outbox: {counted(outbox['rejected'], 'row')} rejected: see `vector-index failures`"
     for name, rows in outbox["unknown_indexes"].items():
-        yield f"outbox: {rows:,} rows belong to the index {name!r:.100}, which is not in INDEXES"
+        yield f"outbox: {counted(rows, 'row')} for the index {name!r:.100}, which is not in INDEXES"
 
 
 def _document_states(state: dict[str, Any]) -> Iterator[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from worker import wiring
+from worker.celery import startup_checks
 from worker.cli.client import Client
 from worker.cli.flower import Access
 from worker.cli.interruption import Interruption
@@ -29,17 +29,17 @@ from worker.store import schema
 @loglevel_option("WARNING")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per service.")
 def up(services_only: bool, loglevel: str, as_json: bool) -> None:
-    """Start Postgres, Valkey, workers, beat and Flower; Ctrl-C stops them all.
+    """Start everything: Postgres, Valkey, workers, beat and Flower.
 
-    Prints each address, then `ready`. Data, ports and passwords stay in VECTOR_INDEX_HOME, so that addresses are the
-    same at every start. Set DATABASE_URL or BROKER_URL to use your own server instead of an embedded one. A process
-    that dies is restarted.
+    Prints each address, then `ready`, and runs until Ctrl-C or SIGTERM. Data, ports and passwords stay in
+    VECTOR_INDEX_HOME, so the addresses are the same at every start. Set DATABASE_URL or BROKER_URL to use your own
+    server instead of an embedded one. A process that dies is restarted.
     """
     configuration = load()
     for notice in configuration.notices:
         _notify(notice)
     if not services_only:
-        wiring.check_models()  # reports a wrong model once, before anything starts, and not from each worker
+        startup_checks.check_models()  # reports a wrong model once, before anything starts, and not from each worker
     interruption = Interruption()
     interruption.install()
     try:

@@ -41,7 +41,7 @@ def worker(
     """Run one worker process, for one kind of task or for all.
 
     staging splits documents into chunks, embed requests their vectors, chat answers searches and questions. On
-    SIGTERM it finishes running tasks within the grace period, and returns the rest to the queue.
+    SIGTERM it stops taking tasks, and after 10 s returns unfinished ones to the queue.
     """
     if metrics_port:
         environment()["METRICS_PORT"] = str(metrics_port)

@@ -1,8 +1,8 @@
-"""Settings -> checked, frozen objects; every mistake is one sentence: the setting, the value and the mend.
+"""Settings as checked, frozen objects. A mistake becomes one sentence: the setting, its value and the fix.
 
-`load` merges the environment over the override file over the shipped `settings.py` and raises SettingsError.
-Values of INIT_KWARGS and PROMPT_KWARGS, and passwords in addresses, are in no message and no repr.
-Whether a model, a class or a text-search configuration exists is checked by whoever uses it first.
+`load` lets the environment win over the override file, and that over `settings.py`. It raises SettingsError.
+Messages and reprs never show values of INIT_KWARGS and PROMPT_KWARGS, nor passwords in addresses.
+Models, classes and text-search configurations are looked up later, when they are first used.
 """
 
 import difflib
@@ -15,14 +15,9 @@ import platformdirs
 
 from worker.configuration import layers, sections
 from worker.configuration.addresses import broker_url, database_url
+from worker.configuration.backends import ChatBackendSettings, EmbeddingBackendSettings
 from worker.configuration.messages import checked, shown
-from worker.configuration.objects import (
-    ChatBackendSettings,
-    Configuration,
-    EmbeddingBackendSettings,
-    IndexSettings,
-    SourceSettings,
-)
+from worker.configuration.objects import Configuration, IndexSettings, SourceSettings
 from worker.errors import SettingsError
 
 __all__ = [
@@ -39,18 +34,18 @@ __all__ = [
 
 @cache
 def current() -> Configuration:
-    """The settings of this process, read once; raises SettingsError."""
+    """Return the settings of this process, read once; raises SettingsError."""
     return load()
 
 
 def environment() -> MutableMapping[str, str]:
-    """The environment of this process, for its children."""
+    """Return the environment of this process, to read and to pass on to children."""
     variables: MutableMapping[str, str] = layers.shipped().environment()
     return variables
 
 
 def load(environ: Mapping[str, str] | None = None) -> Configuration:
-    """The settings under this environment (None: the process's own); raises SettingsError."""
+    """Read the settings under this environment (None: the process's own); raises SettingsError."""
     environ = environment() if environ is None else environ
     values = layers.merged(environ)
     notices: list[str] = []
@@ -87,7 +82,7 @@ def load(environ: Mapping[str, str] | None = None) -> Configuration:
 
 def _home(value: object) -> Path:
     if not isinstance(value, str | Path):
-        raise SettingsError(f"VECTOR_INDEX_HOME is {shown(value)}: give the path of a folder")
+        raise SettingsError(f"VECTOR_INDEX_HOME is {shown(value)}; set it to the path of a folder")
     if not str(value):
         return Path(platformdirs.user_data_dir("vector-index"))
     return Path(value).expanduser().absolute()
@@ -97,6 +92,6 @@ def _timezone(value: object) -> str:
     zones = zoneinfo.available_timezones()
     if not isinstance(value, str) or value not in zones:
         close = difflib.get_close_matches(str(value), zones, n=1)
-        mend = f"did you mean {close[0]!r}?" if close else "give an IANA name such as 'Europe/Berlin'"
-        raise SettingsError(f"TIMEZONE is {shown(value)}, which is no time zone: {mend}")
+        fix = f"did you mean {close[0]!r}?" if close else "set it to an IANA name such as 'Europe/Berlin'"
+        raise SettingsError(f"TIMEZONE is {shown(value)}, which is not a time zone; {fix}")
     return value

@@ -1,4 +1,4 @@
-"""Addresses of Postgres and the broker, and how they are shown."""
+"""Checks the addresses of Postgres and the broker, and shows them without their passwords."""
 
 import re
 from collections.abc import Sequence
@@ -16,32 +16,33 @@ def database_url(value: object) -> str:
 def broker_url(name: str, value: object) -> str:
     if isinstance(value, str) and value.startswith("sentinel://"):
         raise SettingsError(
-            f"{name} is {redacted(value)}, and Redis Sentinel is not supported: write the address of the master, or of "
-            "a proxy that follows it, as redis://:password@host:6379/0"
+            f"{name} is {redacted(value)}, but Redis Sentinel is not supported; set it to the address of the master, "
+            "or of a proxy that follows it, as redis://:password@host:6379/0"
         )
     schemes = ("redis", "rediss", "redis+socket")
     url = _url(name, value, schemes, "redis://:password@host:6379/0")
     number = urlsplit(url).path.strip("/")
     if not url.startswith("redis+socket:") and number and not number.isdecimal():
         raise SettingsError(
-            f"{name} is {redacted(url)}, whose database {number!r} is no number: write redis://:password@host:6379/0"
+            f"{name} is {redacted(url)}, whose database {number!r} is not a number; write it as "
+            "redis://:password@host:6379/0"
         )
     return url
 
 
 def redis_url(url: str) -> str:
-    """A broker's address as redis-py reads it: Celery writes a socket as redis+socket:///path?virtual_host=1."""
+    """Return a broker's address as redis-py reads it; Celery writes sockets as redis+socket:///path?virtual_host=1."""
     return re.sub(r"^redis\+socket:(.*)$", r"unix:\1", url).replace("virtual_host=", "db=")
 
 
 def _url(name: str, value: object, schemes: Sequence[str], example: str) -> str:
-    """The address, or "" for the embedded service; no message of this function shows a password."""
+    """Return the address, or "" for the embedded service; no message of this function shows a password."""
     if not isinstance(value, str):
-        raise SettingsError(f"{name} is of type {type(value).__name__}: write {example}")
+        raise SettingsError(f"{name} is of type {type(value).__name__}; write it as {example}")
     scheme, separator, rest = value.partition("://")
     if value and (not separator or scheme not in schemes or not rest):
         raise SettingsError(
-            f"{name} is {redacted(value)}, not an address that begins with {schemes[0]}://: write {example}"
+            f"{name} is {redacted(value)}, which does not begin with {schemes[0]}://; write it as {example}"
         )
     if "socket" not in scheme:
         _check_hosts(name, value)
@@ -59,12 +60,12 @@ def _check_hosts(name: str, value: str) -> None:
         readable = False
     if not readable:
         raise SettingsError(
-            f"{name} is {redacted(value)}, whose host and port cannot be read: give a port up to 65535, and "
+            f"{name} is {redacted(value)}, whose host and port cannot be read; use a port up to 65535, and "
             "write #, /, ? and @ of a password as %23, %2F, %3F and %40"
         )
 
 
 def redacted(value: object) -> str:
-    """An address for messages, without what may be a user's name or a password."""
+    """Return an address for messages, with *** in place of user name and password."""
     text = re.sub(r"^([\w+.-]+://)?.*@", r"\1***@", str(value), flags=re.DOTALL)
     return repr(re.sub(r"(?i)(pass\w*\s*=\s*)[^&\s]+", r"\1***", text))

@@ -1,4 +1,4 @@
-"""Where values come from: the shipped settings.py, below the override file, below the environment."""
+"""Merges the layers of settings: the environment wins over the override file, which wins over settings.py."""
 
 import importlib
 import importlib.util
@@ -13,40 +13,61 @@ from types import ModuleType
 from typing import Any
 
 from worker.configuration.addresses import redacted
-from worker.configuration.messages import keys, mapping, shown
+from worker.configuration.messages import KINDS, key, keys, mapping, shown
+from worker.configuration.objects import Configuration
 from worker.errors import SettingsError
+from worker.reference import Setting, described
 
-# The names that an environment or an override file may give; the second group is read as names of ours.
-SCALARS = (
-    "DATABASE_URL",
-    "BROKER_URL",
-    "RESULT_BACKEND",
-    "VECTOR_INDEX_HOME",
-    "EMBEDDING_MODEL",
-    "CHAT_MODEL",
-    "MAX_DOCUMENT_BYTES",
-    "TIMEZONE",
-    "METRICS_PORT",
-    "METRICS_ADDRESS",
-    "VECTOR_INDEX_LOG_FORMAT",
-    "PRICE_PER_MILLION_TOKENS",
-)
+# each sets the MODEL_ID of the backend "default" of a section
+SHORTHANDS = {"EMBEDDING_MODEL": "EMBEDDING_BACKENDS", "CHAT_MODEL": "CHAT_BACKENDS"}
+# The names that an environment or an override file may set; FOREIGN are those of other projects.
+SCALARS = (*(key(Configuration, field) for field in described(Configuration)), *SHORTHANDS)
 FOREIGN = ("CELERY_BROKER_URL", "WAGTAIL_VECTOR_INDEX", "WAGTAIL_VECTOR_INDEX_QUERY_PROMPT")
-# Celery itself lets these variables win over every configuration: nothing else may be meant
+# Celery lets these variables win over its own configuration, so they must mean the same as ours
 CELERY_NAMES = {"CELERY_BROKER_URL": "BROKER_URL", "CELERY_RESULT_BACKEND": "RESULT_BACKEND"}
 SECTIONS = ("EMBEDDING_BACKENDS", "CHAT_BACKENDS", "INDEXES", "SOURCES")
 # an empty address in the environment means the embedded service; any other empty variable counts as absent
 ADDRESSES = ("DATABASE_URL", "BROKER_URL", "RESULT_BACKEND")
 
-SHORTHANDS = {"EMBEDDING_MODEL": "EMBEDDING_BACKENDS", "CHAT_MODEL": "CHAT_BACKENDS"}
+OVERRIDE = "VECTOR_INDEX_SETTINGS"
+# what no field of Configuration holds
+DESCRIPTIONS = {
+    OVERRIDE: Setting(
+        type="path of a Python file, or dotted name of a module",
+        default="none",
+        meaning="Your settings file, such as a Django settings module. Only the names of this page are read from it. "
+        "It is read from the environment only.",
+        example='"/srv/shop/vector_settings.py"',
+    ),
+    "EMBEDDING_MODEL": Setting(
+        type="id or alias of an embedding model of `llm`",
+        meaning='Short for the `MODEL_ID` of the embedding backend `"default"`. `vector-index models` lists models. '
+        "Empty: as `VECTOR_INDEX` says.",
+        example='"3-small"',
+    ),
+    "CHAT_MODEL": Setting(
+        type="id or alias of a chat model of `llm`",
+        meaning='Short for the `MODEL_ID` of the chat backend `"default"`. `vector-index models` lists models. '
+        "Empty: as `VECTOR_INDEX` says.",
+        example='"gpt-4o-mini"',
+    ),
+    "VECTOR_INDEX": Setting(
+        type="dictionary of sections; JSON in the environment",
+        default="one index, `wordllama` and `extractive`, no source",
+        meaning="Backends, indexes and sources. A section that you leave out keeps the shipped one; a section that you "
+        "give replaces it as a whole. `WAGTAIL_VECTOR_INDEX` of a Django settings module is read as this setting, and "
+        "`WAGTAIL_VECTOR_INDEX_QUERY_PROMPT` as the default of every `QUERY_PROMPT`.",
+        example='{"INDEXES": {"default": {}, "manual": {"LANGUAGE": "german"}}}',
+    ),
+}
 
 
 def merged(environ: Mapping[str, str]) -> dict[str, Any]:
-    """The value of every setting and of every section of VECTOR_INDEX; raises SettingsError."""
+    """Return the value of every setting and of every section of VECTOR_INDEX; raises SettingsError."""
     values: dict[str, Any] = {}
     for layer in (
         _from_ours(),
-        _from_file(environ.get("VECTOR_INDEX_SETTINGS", "")),
+        _from_file(environ.get(OVERRIDE, "")),
         _from_environment(environ),
     ):
         values |= layer | _own_sections(layer)
@@ -62,7 +83,7 @@ def _from_ours() -> dict[str, Any]:
 
 @cache
 def shipped() -> ModuleType:
-    """Our settings.py, by its path: a folder's own settings.py may stand first on sys.path."""
+    """Import our settings.py by its path: another settings.py may come first on sys.path."""
     spec = importlib.util.spec_from_file_location("settings", Path(__file__).parents[2] / "settings.py")
     assert spec is not None
     assert spec.loader is not None
@@ -78,21 +99,21 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
         try:
             layer["VECTOR_INDEX"] = json.loads(environ["VECTOR_INDEX"])
         except json.JSONDecodeError as error:
-            # the value may hold keys of providers: only the position is told
+            # the value may hold keys of providers: the message has only the position
             raise SettingsError(
-                f"VECTOR_INDEX in the environment is not JSON ({error.msg} at character {error.pos}): "
-                "give a JSON object or put it into the file that VECTOR_INDEX_SETTINGS names"
+                f"VECTOR_INDEX in the environment is not JSON ({error.msg} at character {error.pos}); "
+                "set it to a JSON object, or move it to the file that VECTOR_INDEX_SETTINGS names"
             ) from None
     return _renamed(layer)
 
 
 def _from_file(name: str) -> dict[str, Any]:
-    """The names of ours in a Python file or dotted module; raises SettingsError with the line that fails."""
+    """Read our settings from a Python file or dotted module; raises SettingsError with the line that fails."""
     if not name:
         return {}
     is_path = _is_path(name)
     folder = str(own_folder(name)) if is_path else ""
-    # at the end of the path: a project's own modules, backends and sources are found, and shadow none of ours
+    # at the end of the path: a project's backends and sources can be imported, and shadow none of our modules
     if folder not in sys.path:
         sys.path.append(folder)
     try:
@@ -103,7 +124,7 @@ def _from_file(name: str) -> dict[str, Any]:
         raise SettingsError(f"VECTOR_INDEX_SETTINGS is {name!r}: {_failure(name, is_path, error)}") from error
     if namespace.get("__file__") == shipped().__file__:
         raise SettingsError(
-            f"VECTOR_INDEX_SETTINGS is {name!r}, which is the shipped module: give the path of your own "
+            f"VECTOR_INDEX_SETTINGS is {name!r}, which is the shipped module; set it to the path of your own "
             "file, as in ./settings.py"
         )
     known = (*SCALARS, "VECTOR_INDEX", *FOREIGN)
@@ -111,7 +132,7 @@ def _from_file(name: str) -> dict[str, Any]:
 
 
 def own_folder(name: str) -> Path:
-    """Where an operator's modules are looked for: beside the file that VECTOR_INDEX_SETTINGS names, else here."""
+    """Return the folder of the file that VECTOR_INDEX_SETTINGS names, else the working folder."""
     return Path(name).expanduser().absolute().parent if _is_path(name) else Path.cwd()
 
 
@@ -121,29 +142,29 @@ def _is_path(name: str) -> bool:
 
 def _failure(name: str, is_path: bool, error: Exception) -> str:
     if is_path and Path(name).expanduser().is_dir():
-        return "it is a folder: give the path of a readable Python file"
+        return "it is a folder; set it to the path of a readable Python file"
     if isinstance(error, FileNotFoundError | IsADirectoryError | PermissionError) and error.filename:
-        return f"{error.strerror}: give the path of a readable Python file"
+        return f"{error.strerror}; set it to the path of a readable Python file"
     missing = error.name if isinstance(error, ModuleNotFoundError) and not is_path else None
     if missing and f"{name}.".startswith(f"{missing}."):
-        return "there is no such module: give a module on the Python path, or the path of a .py file"
+        return "there is no such module; set it to a module on the Python path, or to the path of a .py file"
     if isinstance(error, SyntaxError):
-        return f"line {error.lineno} of {error.filename} is not Python ({error.msg}): mend that line"
+        return f"line {error.lineno} of {error.filename} is not Python ({error.msg}); fix that line"
     # the line of the file itself, not the one of a library that it calls
     own = Path(name).name if is_path else name.replace(".", "/")
     frames = traceback.extract_tb(error.__traceback__)
     at = next((at for at in reversed(frames) if own in at.filename), frames[-1])
-    return f"line {at.lineno} of {at.filename} raised {type(error).__name__} ({error}): mend that line"
+    return f"line {at.lineno} of {at.filename} raised {type(error).__name__} ({error}); fix that line"
 
 
 def _renamed(layer: dict[str, Any]) -> dict[str, Any]:
-    """The layer under names of ours."""
+    """Rename what other projects call differently."""
     for foreign, name in CELERY_NAMES.items():
         theirs, own = layer.pop(foreign, None), layer.get(name)
         if theirs and own and theirs != own:
             raise SettingsError(
-                f"{name} is {redacted(own)} and {foreign} is {redacted(theirs)}: "
-                "set one of them, or both to the same"
+                f"{name} is {redacted(own)} and {foreign} is {redacted(theirs)}; "
+                "set only one of them, or both to the same address"
             )
         if theirs:
             layer[name] = theirs
@@ -158,21 +179,21 @@ def _own_sections(layer: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _with_model(shorthand: str, layer: Mapping[str, Any], section: str, backends: object) -> dict[str, Any]:
-    """The section with the shorthand's value as MODEL_ID of its default backend."""
-    where, model = f'VECTOR_INDEX["{section}"]', layer[shorthand]
-    backends = mapping(where, backends)
+    """Return the section with the shorthand's value as MODEL_ID of its backend "default"."""
+    place, model = f'VECTOR_INDEX["{section}"]', layer[shorthand]
+    backends = mapping(place, backends)
     if backends.get("default") is None:
         raise SettingsError(
-            f"{shorthand} is {shown(model)}, but {where} has no backend named 'default': "
-            "set the MODEL_ID of the backend that you mean"
+            f"{shorthand} is {shown(model)}, but {place} has no backend 'default'; set the MODEL_ID of the backend "
+            "that you mean instead"
         )
-    where += '["default"]'
-    backend = mapping(where, backends["default"])
-    config = mapping(f'{where}["CONFIG"]', backend.get("CONFIG") or {})
+    owner = f"{KINDS[section]} 'default'"
+    backend = mapping(owner, backends["default"])
+    config = mapping(f"CONFIG of {owner}", backend.get("CONFIG") or {})
     own = config.get("MODEL_ID")
-    # between places the higher one wins; within one there is no telling which is meant
+    # between layers the higher one wins; within one layer it is unclear which is meant
     if own not in (None, model) and section in _own_sections(layer):
         raise SettingsError(
-            f"{shorthand} is {shown(model)} and the MODEL_ID of {where} is {shown(own)}: set one of them"
+            f"{shorthand} is {shown(model)}, but MODEL_ID of {owner} is {shown(own)}; set only one of them"
         )
     return {**backends, "default": {**backend, "CONFIG": {**config, "MODEL_ID": model}}}

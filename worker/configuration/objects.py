@@ -1,87 +1,15 @@
-"""The checked, frozen objects; a field's annotation carries its rule."""
+"""The checked, frozen settings. A field's annotation has its rule and the words of the reference page."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
-
+from worker.configuration.backends import ChatBackendSettings, EmbeddingBackendSettings
 from worker.configuration.messages import nearest, shown
+from worker.configuration.rules import Count, Language, Name, Port, Price, Schedule, Weights, Whole
 from worker.errors import UnknownIndex
-from worker.sources.scheduling import Crontab
-
-
-def _no_boolean(value: object) -> object:
-    # bool is an int to Python, and `True` would pass as 1
-    if isinstance(value, bool):
-        raise ValueError("give a number, not a boolean")
-    return value
-
-
-def _some_weight(weights: tuple[float, float]) -> tuple[float, float]:
-    if not any(weights):
-        raise ValueError("give at least one of them above 0")
-    return weights
-
-
-def _schedule(value: object) -> str | float | None:
-    mend = "give seconds above 0, or a crontab of five fields such as '30 3 * * 1-5'"
-    if value is None or (isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 1e9):
-        return value
-    if not isinstance(value, str):
-        raise ValueError(mend)
-    try:
-        Crontab.parse(value)
-    except ValueError as error:
-        raise ValueError(f"{error}; {mend}") from None
-    return value
-
-
-Count = Annotated[int, BeforeValidator(_no_boolean), Field(ge=1)]
-Port = Annotated[int, BeforeValidator(_no_boolean), Field(ge=1, le=65535)]
-Amount = Annotated[float, BeforeValidator(_no_boolean), Field(gt=0, allow_inf_nan=False)]
-Weight = Annotated[float, BeforeValidator(_no_boolean), Field(ge=0, le=1_000_000)]
-Name = Annotated[str, Field(min_length=1, max_length=200)]
-
-
-@dataclass(frozen=True, kw_only=True)
-class EmbeddingBackendSettings:
-    """One entry of EMBEDDING_BACKENDS; None means: by model, see the backend."""
-
-    name: Name
-    class_path: str  # dotted path of the class
-    model_id: Name = "ada-002"
-    # keys of providers travel here: never in a repr
-    init_kwargs: Mapping[str, Any] = field(default_factory=dict, repr=False, hash=False)
-    token_limit: Count | None = None  # tokens of one input
-    batch_token_limit: Count | None = None  # tokens of one request, over all its inputs
-    batch_size: Count | None = None  # inputs of one request
-    dimensions: Count | None = None  # length of a vector; EMBEDDING_OUTPUT_DIMENSIONS
-    tokenizer: Name | None = None
-    document_prefix: str = ""
-    query_prefix: str = ""
-    concurrency: Count = 8  # requests in flight per embedding worker process
-    requests_per_minute: Count | None = None  # over all worker processes
-    tokens_per_minute: Count | None = None  # over all worker processes
-    timeout_seconds: Amount = 60.0  # one request
-
-
-@dataclass(frozen=True, kw_only=True)
-class ChatBackendSettings:
-    """One entry of CHAT_BACKENDS; None means: by model, see the backend."""
-
-    name: Name
-    class_path: str  # dotted path of the class
-    model_id: Name = "gpt-3.5-turbo"
-    init_kwargs: Mapping[str, Any] = field(default_factory=dict, repr=False, hash=False)
-    prompt_kwargs: Mapping[str, Any] = field(
-        default_factory=dict, repr=False, hash=False
-    )  # passed to `model.prompt`
-    token_limit: Count | None = None  # the context window
-    timeout_seconds: Amount = 60.0  # one request
-    requests_per_minute: Count | None = None  # over all worker processes
-    tokens_per_minute: Count | None = None  # over all worker processes
+from worker.reference import Setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,10 +17,26 @@ class SourceSettings:
     """One entry of SOURCES; the class checks its own CONFIG."""
 
     name: Name
-    class_path: str
-    config: Mapping[str, Any] = field(
-        default_factory=dict, repr=False, hash=False
-    )  # may hold the password of a database
+    class_path: Annotated[
+        str,
+        Setting(
+            name="CLASS",
+            type="dotted path of a class, or `module:name` of a callable",
+            default="required",
+            meaning="What reads the documents: one of the three classes below, "
+            "[your own](../../examples/own_source.py) that follows the protocol `Source` of `worker.protocols`, or a "
+            "callable without arguments, such as a generator function.",
+            example='"worker.sources.sql.SQLSource"',
+        ),
+    ]
+    config: Annotated[
+        Mapping[str, Any],
+        Setting(
+            default="`{}`",
+            meaning="Keyword arguments of the class, in capitals. The class checks them when a worker starts.",
+            example='{"QUERY": "SELECT id, body AS text FROM page"}',
+        ),
+    ] = field(default_factory=dict, repr=False, hash=False)  # may hold the password of a database
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,47 +44,203 @@ class IndexSettings:
     """One entry of INDEXES, with what it refers to."""
 
     name: Name
-    embedding_backend: EmbeddingBackendSettings
-    chat_backend: ChatBackendSettings
-    chunk_tokens: Count | None = None  # None: by model; never over the backend's token_limit
-    chunk_overlap_tokens: Annotated[int, BeforeValidator(_no_boolean), Field(ge=0)] = 0
-    distance: Literal["cosine", "l2", "inner_product"] = "cosine"
-    # a text-search configuration of Postgres, which alone knows which exist
-    language: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.]{2,}$")] = "english"
-    # of hybrid search: how much the ranking by vector counts, and the ranking by words
-    hybrid_weights: Annotated[tuple[Weight, Weight], AfterValidator(_some_weight)] = (1.0, 1.0)
-    tenant_field: Name | None = None  # metadata field that every search must name
-    source: SourceSettings | None = None
-    schedule: Annotated[str | float | None, PlainValidator(_schedule)] = (
-        None  # crontab (minute hour day month weekday) or seconds
-    )
-    query_prompt: str | None = None  # None: the shipped one
+    embedding_backend: Annotated[
+        EmbeddingBackendSettings,
+        Setting(
+            type="key of `EMBEDDING_BACKENDS`",
+            default='`"default"`',
+            meaning="The backend that embeds the documents of this index and the questions to it.",
+            example='"default"',
+        ),
+    ]
+    chat_backend: Annotated[
+        ChatBackendSettings,
+        Setting(
+            type="key of `CHAT_BACKENDS`",
+            default='`"default"`',
+            meaning="The backend that answers questions to this index. A task may name another one.",
+            example='"default"',
+        ),
+    ]
+    chunk_tokens: Annotated[
+        Count | None,
+        Setting(
+            unit="tokens",
+            default="the size that suits the model, else 512",
+            meaning="The largest size of a chunk; never more than the backend's `TOKEN_LIMIT`. An index keeps the size "
+            "of its first document.",
+            example="300",
+        ),
+    ] = None
+    chunk_overlap_tokens: Annotated[
+        Whole,
+        Setting(
+            unit="tokens",
+            meaning="How much of the end of a chunk is repeated at the start of the next; less than `CHUNK_TOKENS`. An "
+            "index keeps the overlap of its first document. A backend's `CHUNK_OVERLAP_CHARACTERS`, as "
+            "wagtail-vector-index has it, is read as a quarter of that in tokens.",
+            example="30",
+        ),
+    ] = 0
+    distance: Annotated[
+        Literal["cosine", "l2", "inner_product"],
+        Setting(
+            meaning="How near two vectors are. An index keeps the distance of its first document.",
+            example='"inner_product"',
+        ),
+    ] = "cosine"
+    language: Annotated[
+        Language,
+        Setting(
+            type="name of a text-search configuration of Postgres",
+            meaning="How search by words stems, and which words it leaves out. `simple` does neither. An index keeps "
+            "the language of its first document.",
+            example='"german"',
+        ),
+    ] = "english"
+    hybrid_weights: Annotated[
+        Weights,
+        Setting(
+            type="two numbers of 0 to 1,000,000, one of them above 0",
+            default="`[1, 1]`",
+            meaning="How much the ranking by vector and the ranking by words count in hybrid search, in this order.",
+            example="[1, 0.5]",
+        ),
+    ] = (1.0, 1.0)
+    tenant_field: Annotated[
+        Name | None,
+        Setting(
+            meaning="A metadata field that every search, chat and deletion by filter must name in its `filter`. One "
+            "that does not is an error, so no tenant sees the documents of another.",
+            example='"customer"',
+        ),
+    ] = None
+    source: Annotated[
+        SourceSettings | None,
+        Setting(
+            type="key of `SOURCES`, or `module:name` of a callable",
+            meaning="What `vector-index reindex` reads. Documents that the source does not return are deleted.",
+            example='"shop.search:documents"',
+        ),
+    ] = None
+    schedule: Annotated[
+        Schedule,
+        Setting(
+            type="crontab of five fields, or seconds above 0",
+            meaning="When the source is read without being asked. A crontab is minute, hour, day of the month, month "
+            "and weekday (0 is Sunday), in `TIMEZONE`. Needs a `SOURCE`, and a running `vector-index beat`.",
+            example='"30 3 * * mon-fri"',
+        ),
+    ] = None
+    query_prompt: Annotated[
+        str | None,
+        Setting(
+            default="the shipped prompt",
+            meaning="The system message of a chat: what the model is told before the passages and the question. "
+            "`system` in the chat backend's `PROMPT_KWARGS` wins over it.",
+            example='"You answer questions of customers, briefly and politely."',
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Configuration:
     """All settings of a process."""
 
-    database_url: str = field(repr=False)  # "": the embedded Postgres
-    broker_url: str = field(repr=False)  # "": the embedded Valkey
-    result_backend: str = field(repr=False)  # as broker_url where RESULT_BACKEND is empty
-    home: Path  # of the embedded services
+    database_url: Annotated[
+        str,
+        Setting(
+            type="`postgresql://` address",
+            meaning="Postgres 15 or later with pgvector 0.8 or later. Empty: the embedded Postgres that "
+            "`vector-index up` starts.",
+            example='"postgresql://user:password@host:5432/name"',
+        ),
+    ] = field(repr=False)
+    broker_url: Annotated[
+        str,
+        Setting(
+            type="`redis://`, `rediss://` or `redis+socket://` address",
+            meaning="Redis 6.2 or later, or Valkey; it carries tasks, leases and budgets. Empty: the embedded Valkey "
+            "that `vector-index up` starts. `CELERY_BROKER_URL` is read as this setting.",
+            example='"redis://:password@host:6379/0"',
+        ),
+    ] = field(repr=False)
+    result_backend: Annotated[
+        str,
+        Setting(
+            type="`redis://`, `rediss://` or `redis+socket://` address",
+            meaning="Redis or Valkey for results of tasks and for streamed answers. Empty: `BROKER_URL`. "
+            "`CELERY_RESULT_BACKEND` is read as this setting.",
+            example='"redis://:password@host:6379/1"',
+        ),
+    ] = field(repr=False)
+    home: Annotated[
+        Path,
+        Setting(
+            name="VECTOR_INDEX_HOME",
+            type="path of a folder",
+            meaning="Data, ports and passwords of the embedded services. Empty: the user's data folder, "
+            "`~/.local/share/vector-index` on Linux.",
+            example='"/var/lib/vector-index"',
+        ),
+    ]
     folder: Path  # where the application's own modules are looked for
-    max_document_bytes: Count
-    timezone: str
-    metrics_port: Port | None
-    metrics_address: Name
-    vector_index_log_format: Literal["text", "json"]
-    price_per_million_tokens: (
-        Annotated[float, BeforeValidator(_no_boolean), Field(ge=0, allow_inf_nan=False)] | None
-    )
+    max_document_bytes: Annotated[
+        Count,
+        Setting(
+            unit="bytes",
+            meaning="The longest text of a document, in UTF-8. A longer document fails with a reason; the others of "
+            "its message are indexed.",
+            example="2_000_000",
+        ),
+    ]
+    timezone: Annotated[
+        str,
+        Setting(
+            type="IANA name of a time zone",
+            meaning="The time zone of every `SCHEDULE` that is a crontab.",
+            example='"Europe/Berlin"',
+        ),
+    ]
+    metrics_port: Annotated[
+        Port | None,
+        Setting(
+            meaning="The TCP port on which each worker process serves Prometheus metrics. `None`: not served. "
+            "`vector-index up` takes this port and the two after it.",
+            example="9100",
+        ),
+    ]
+    metrics_address: Annotated[
+        Name,
+        Setting(
+            type="address of a network interface",
+            meaning="Where the metrics listen. They have no password and show names of indexes and backends. In a "
+            "container, set `0.0.0.0` to let a Prometheus of the same network read them.",
+            example='"0.0.0.0"',
+        ),
+    ]
+    vector_index_log_format: Annotated[
+        Literal["text", "json"],
+        Setting(
+            meaning="The form of the lines that workers and the beat log to stderr.",
+            example='"json"',
+        ),
+    ]
+    price_per_million_tokens: Annotated[
+        Price | None,
+        Setting(
+            unit="currency units per million embedded tokens",
+            meaning="The price that `vector-index plan` multiplies with. `None`: it shows no price.",
+            example="0.02",
+        ),
+    ]
     embedding_backends: Mapping[str, EmbeddingBackendSettings]
     chat_backends: Mapping[str, ChatBackendSettings]
     indexes: Mapping[str, IndexSettings]
     notices: tuple[str, ...]  # sentences that an operator should see once, at start
 
     def index(self, name: object) -> IndexSettings:
-        """The index of that name; raises UnknownIndex, which names the nearest."""
+        """Return the index of that name; raises UnknownIndex, which names the nearest."""
         if not isinstance(name, str) or name not in self.indexes:
             raise UnknownIndex(f"there is no index {shown(name)}: {nearest(name, self.indexes)}")
         return self.indexes[name]

@@ -1,4 +1,4 @@
-"""Watch: what became of a job, and how far it is."""
+"""Jobs: the result and the progress of one message's documents."""
 
 from collections import Counter
 from typing import Any
@@ -8,26 +8,27 @@ from worker.store import builds, jobs
 from worker.store.connection import Connection
 
 
-def report(conn: Connection, index: str, task_id: str) -> tuple[dict[str, Any] | None, dict[str, int]]:
-    """The result of a job once nothing of it is pending, else None; and its progress.
+def job_result(conn: Connection, index: str, task_id: str) -> tuple[dict[str, Any] | None, dict[str, int]]:
+    """Return the result of a job (`None` while some of its documents are pending) and its progress.
 
-    Raises InvalidQuery when the database knows no such job.
+    Raises InvalidQuery when the database has no such job.
     """
     build = builds.live(conn, index)
     ledger = jobs.ledger(conn, task_id)
     if not ledger.slices:
         raise InvalidQuery(
-            f"nothing was staged by the task {task_id}, or so long ago that it is forgotten: send its documents again"
+            f"job {task_id} is unknown: it staged nothing, or its record was deleted because of its age; "
+            "send its documents again"
         )
-    alike = [] if build is None else jobs.documents(conn, build, task_id)
+    groups = [] if build is None else jobs.documents(conn, build, task_id)
     states: Counter[str] = Counter()
     live: Counter[str] = Counter()  # by outcome
-    for some in alike:
-        states[some.state] += some.documents
-        if some.state == "live":
-            live[some.outcome] += some.documents
+    for group in groups:
+        states[group.state] += group.documents
+        if group.state == "live":
+            live[group.outcome] += group.documents
     counts = ledger.counts
-    unchanged = counts.get("unchanged", 0)  # of a reindexing, which stages only what is new
+    unchanged = counts.get("unchanged", 0)  # a reindexing stages only documents that changed
     progress = {
         "documents": states.total() + unchanged,
         "done": states.total() - states["pending"] + unchanged,
@@ -42,12 +43,12 @@ def report(conn: Connection, index: str, task_id: str) -> tuple[dict[str, Any] |
         "indexed": live["indexed"],
         "unchanged": live["unchanged"] + unchanged,
         "stale": counts.get("stale", 0) + states["overtaken"],
-        "failed": [*ledger.rejected, *(failure for some in alike for failure in some.failed)],
+        "failed": [*ledger.rejected, *(failure for group in groups for failure in group.failed)],
         "chunks": counts.get("chunks", 0),
         "embedded": counts.get("embedded", 0),
         "tokens": counts.get("tokens", 0),
     }
     if ledger.report is not None:
-        reread = {"deleted": counts.get("deleted", 0), "seconds": round(ledger.seconds, 2)}
-        result |= reread | dict(ledger.report)
+        of_reindexing = {"deleted": counts.get("deleted", 0), "seconds": round(ledger.seconds, 2)}
+        result |= of_reindexing | dict(ledger.report)
     return result, progress

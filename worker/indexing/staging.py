@@ -1,7 +1,7 @@
-"""Stage: clean, split, hash, write.
+"""Stage: clean, split, hash and write documents.
 
-What an application sent becomes revisions and chunks in Postgres; what has no vector yet is queued. All that
-takes time happens before the transaction.
+Documents become revisions and chunks in Postgres, and chunks without a vector are queued. Everything slow happens
+before the transaction.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from worker.chunking import chunk, embedding_title
-from worker.configuration import IndexSettings
 from worker.documents import MAX_ID_CHARACTERS, Chunk, Document, clean
 from worker.errors import BuildDropped, InputError, InvalidDocument, TemporaryError, VectorIndexError
+from worker.index import Index
 from worker.indexing.packing import batches
 from worker.observability import events
 from worker.protocols import EmbeddingBackend
@@ -27,46 +27,39 @@ from worker.tokens import ESTIMATE, estimate
 
 T = TypeVar("T")
 
-SLICE_CHARACTERS = 8_000_000  # text of one transaction; a single larger document travels alone
+SLICE_CHARACTERS = 8_000_000  # text of one transaction; a larger document gets a transaction of its own
 FAILURES_AT_ONCE = 1000
-PREPARE_ATTEMPTS = 5  # how often builds or documents may move under a slice
+PREPARE_ATTEMPTS = 5  # how often builds or documents may change while a slice is split
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sorted:
-    """A message after the door: what can be staged and what cannot."""
+    """The documents of a message, checked: those to stage, and those rejected."""
 
     documents: Sequence[Document]  # each id once
     rejected: Sequence[Mapping[str, str]]  # id and error
-    superseded: int  # documents of the message that another one of the same id replaces
+    superseded: int  # documents that another one of the same message, with the same id, replaces
 
 
 @dataclass(frozen=True, kw_only=True)
 class Deleted:
-    """What a deletion came to, in documents."""
+    """The result of a deletion, in documents."""
 
     deleted: int = 0
-    stale: int = 0  # known in a newer version
+    stale: int = 0  # stay, as their version is newer
 
 
 def stage(
-    url: str,
-    index: IndexSettings,
-    backend: EmbeddingBackend,
-    task_id: str,
-    documents: Sequence[object],
-    *,
-    max_bytes: int,
-    priority: int = 0,
+    index: Index, task_id: str, documents: Sequence[object], *, max_bytes: int, priority: int = 0
 ) -> None:
     """Write a message's documents, slice by slice; a second call with the same `task_id` writes nothing.
 
-    One bad document is set aside with its reason; the others are staged. Raises TemporaryError when Postgres
-    or the provider (for the first document of an index: its dimensions) did not answer: send the same again.
+    A bad document is rejected with its reason; the others are staged. Raises TemporaryError when Postgres did not
+    answer, or the provider when the index is created (its first document): send the same message again.
     """
     message = sort(documents, max_bytes=max_bytes)
     slices = list(sliced(message.documents, lambda document: len(document.text))) or [[]]
-    index_id = ensure_index(url, index, backend)
+    index_id = ensure_index(index)
     for number, documents_of_slice in enumerate(slices):
         job = JobSlice(
             task_id=task_id,
@@ -76,35 +69,37 @@ def stage(
             rejected=message.rejected if number == 0 else (),
             superseded=message.superseded if number == 0 else 0,
         )
-        stage_slice(url, index.name, job, backend, documents_of_slice, priority)
+        stage_slice(index, job, documents_of_slice, priority)
 
 
-def ensure_index(url: str, index: IndexSettings, backend: EmbeddingBackend) -> int:
-    """The number of the index; the first call of all makes it, with one empty build, and asks the provider.
+def ensure_index(index: Index) -> int:
+    """Return the id of the index in Postgres; the first call creates the index with an empty build.
 
-    Raises SettingsError, before anything is accepted, when the provider cannot be used or returns vectors of
-    another length than the settings say; TemporaryError when it does not answer and nothing else says the length.
+    Before it creates the index, it probes the provider. Raises SettingsError, before any document is accepted, when
+    the provider cannot be used or its vectors have another length than the settings say. Raises TemporaryError when
+    the provider does not answer and the settings do not state the length of its vectors.
     """
 
     def recipe() -> Mapping[str, Any]:
-        # what is away now may come back: what is accepted waits for it
-        name = f"embedding:{index.embedding_backend.name}"
+        # a provider that is down now may come back: the accepted documents wait for it
+        name = f"embedding:{index.settings.embedding_backend.name}"
         with suppress(TemporaryError, InputError), events.ProviderRequest(name, "probe"):
-            probe(backend)
-        return Recipe.of(index, backend).as_json()
+            probe(index.backend)
+        return Recipe.of(index.settings, index.backend).as_json()
 
-    with connection.checkout(url) as conn:
+    with connection.checkout(index.url) as conn:
         builds.ensure(conn, index.name, recipe)
         return builds.index_key(conn, index.name)
 
 
-def delete(url: str, index: str, task_id: str, ids: Sequence[str], version: int | None) -> Deleted:
-    """Delete documents by id, what is enqueued of them too, 100 a transaction.
+def delete(index: Index, task_id: str, ids: Sequence[str], version: int | None) -> Deleted:
+    """Delete documents by id, with their rows in the outbox, 100 per transaction.
 
-    A second call with the same `task_id` reports the same.
+    With a version, a document of a newer version stays, and counts as stale. A second call with the same `task_id`
+    deletes nothing and reports the same counts.
     """
-    with connection.checkout(url) as conn:
-        index_id = builds.register(conn, index)
+    with connection.checkout(index.url) as conn:
+        index_id = builds.register(conn, index.name)
         slices = [
             ids[at : at + DOCUMENTS_PER_TRANSACTION] for at in range(0, len(ids), DOCUMENTS_PER_TRANSACTION)
         ]
@@ -121,15 +116,14 @@ def delete(url: str, index: str, task_id: str, ids: Sequence[str], version: int 
     return Deleted(deleted=sum(c["deleted"] for c in counts), stale=sum(c["stale"] for c in counts))
 
 
-def delete_matching(
-    url: str, index: IndexSettings, task_id: str, filter: Mapping[str, Any], version: int | None
-) -> Deleted:
-    """Delete the documents whose newest revision passes the filter, as `delete`, and enqueued texts that pass it.
+def delete_matching(index: Index, task_id: str, filter: Mapping[str, Any], version: int | None) -> Deleted:
+    """Delete every document whose newest revision matches the filter, and every enqueued text that matches it.
 
-    Begun again after a crash it goes on with those that still match; once it is through, with none.
+    After a crash, the next call with the same `task_id` continues with the documents that still match. Once all are
+    deleted, a further call only reports.
     """
-    where = compile_filter(filter, tenant_field=index.tenant_field)
-    with connection.checkout(url) as conn:
+    where = compile_filter(filter, tenant_field=index.settings.tenant_field)
+    with connection.checkout(index.url) as conn:
         index_id = builds.register(conn, index.name)
         ledger = jobs.ledger(conn, task_id)
         if not ledger.complete:
@@ -139,34 +133,34 @@ def delete_matching(
                 heads = chosen.heads
                 deletion.delete(conn, job, list(heads), version, heads=heads, enqueued=chosen.seqs)
                 number += 1
-            # the last slice is empty, and the only one that says how many there are
+            # only the last slice, which is empty, states the number of slices
             job = JobSlice(task_id=task_id, slice=number, slices=number + 1, index_id=index_id)
             deletion.delete(conn, job, [], version)
         counts = jobs.ledger(conn, task_id).counts
     return Deleted(deleted=counts["deleted"], stale=counts["stale"])
 
 
-def retry(url: str, index: str, ids: Iterable[str]) -> Retried:
-    """Try failed documents again, 100 a transaction; the ids of others are passed over."""
+def retry(index: Index, ids: Iterable[str]) -> Retried:
+    """Queue failed documents again, 100 per transaction; ids of other documents are ignored."""
     docs: list[int] = []
     chunks = rows = 0
-    for some in sliced(ids, len):  # `ids` may use a connection of its own: never two at once
-        with connection.checkout(url) as conn:
-            live = builds.live(conn, index)
+    for some in sliced(ids, len):  # `ids` may read through its own connection: never hold two at once
+        with connection.checkout(index.url) as conn:
+            live = builds.live(conn, index.name)
             if live is not None:
                 retried = writing.retry(conn, live.index_id, some)
                 docs += retried.docs
                 chunks += retried.chunks
-                rows += outbox.retry(conn, index, some)
+                rows += outbox.retry(conn, index.name, some)
     return Retried(docs=docs, chunks=chunks, rows=rows)
 
 
-def failed_ids(url: str, index: str) -> Iterator[str]:
-    """Ids of the documents that have failed, page by page."""
+def failed_ids(index: Index) -> Iterator[str]:
+    """Ids of the failed documents, page by page."""
     after = ""
     while True:
-        with connection.checkout(url) as conn:
-            build = builds.live(conn, index)
+        with connection.checkout(index.url) as conn:
+            build = builds.live(conn, index.name)
             page = (
                 []
                 if build is None
@@ -179,14 +173,14 @@ def failed_ids(url: str, index: str) -> Iterator[str]:
 
 
 def sort(documents: Sequence[object], *, max_bytes: int) -> Sorted:
-    """Check and clean each document; of several with one id the highest version stays, else the last."""
+    """Check and clean each document; of several with one id, keep the highest version, else the last."""
     kept: dict[str, Document] = {}
     rejected, superseded = [], 0
     for at, value in enumerate(documents):
         try:
             document = Document.from_json(value, max_bytes=max_bytes)
         except InvalidDocument as error:
-            rejected.append({"id": _name(value, at), "error": str(error)})
+            rejected.append({"id": _label(value, at), "error": str(error)})
             continue
         other = kept.get(document.id)
         superseded += other is not None
@@ -200,7 +194,7 @@ def sort(documents: Sequence[object], *, max_bytes: int) -> Sorted:
 
 
 def split(document: Document, build: Build, backend: EmbeddingBackend) -> list[Chunk]:
-    """The chunks of the document in this build, each with the heading that travels with it."""
+    """Split the document for this build; each chunk has the heading that is embedded with it."""
     recipe, count = Recipe.stored(build.recipe), backend.count_tokens
     return chunk(
         document.text,
@@ -212,27 +206,25 @@ def split(document: Document, build: Build, backend: EmbeddingBackend) -> list[C
         token_limit=recipe.token_limit,
         overlap_tokens=recipe.overlap_tokens,
         count=count,
-        # where the tokenizer is not known, `count` is a bound, and chunks by it a quarter of their size
+        # with an unknown tokenizer `count` is an upper bound, and would make chunks a quarter of their size
         size=estimate if backend.tokenizer == ESTIMATE else None,
         sections=True,
     )
 
 
 def stage_slice(
-    url: str,
-    index: str,
+    index: Index,
     job: JobSlice,
-    backend: EmbeddingBackend,
     documents: Sequence[Document],
     priority: int,
     *,
     heads: Mapping[str, int] | None = None,
 ) -> list[int]:
-    """Write at most 100 documents, each of another id, as one slice of a job; a second time, nothing.
+    """Write at most 100 documents with distinct ids as one slice of a job; a second call writes nothing.
 
-    With `heads`, the newest revisions of all of them: they are split anew, unless something newer has come.
-    Returns the keys of the documents that the job waits for: all but stale ones. Raises TemporaryError, too, where
-    others change the same again and again.
+    `heads` maps each id to its newest revision: these documents are split again even if unchanged, unless a newer
+    revision exists by now. Returns the keys of the documents that the job waits for: all but the stale ones. Raises
+    TemporaryError when builds or documents changed during each of PREPARE_ATTEMPTS attempts, too.
     """
 
     def commit(conn: Connection, prepared: Sequence[Prepared], written: Sequence[Build]) -> list[int]:
@@ -240,53 +232,54 @@ def stage_slice(
 
     try:
         return prepare_and_commit(
-            url, index, job.index_id, backend, documents, commit, anew=heads is not None, task_id=job.task_id
+            index, job.index_id, documents, commit, anew=heads is not None, task_id=job.task_id
         )
     except StalePreparation as error:
         raise TemporaryError(
-            f"builds or documents of the index {index!r} changed again and again while documents were split"
+            f"index {index.name!r}: its builds or these documents changed {PREPARE_ATTEMPTS} times while the documents "
+            "were split; send the message again"
         ) from error
 
 
 def prepare_and_commit(
-    url: str,
-    index: str,
+    index: Index,
     index_id: int,
-    backend: EmbeddingBackend,
     documents: Sequence[Document],
     commit: Callable[[Connection, Sequence[Prepared], Sequence[Build]], list[int]],
     *,
     anew: bool = False,
     task_id: str | None = None,
 ) -> list[int]:
-    """Split at most 100 documents, each of another id, and write them by `commit`, which returns their keys, as this.
+    """Split at most 100 documents with distinct ids, write them with `commit`, and publish complete documents.
 
-    What is unchanged is not split, unless that is to be done `anew`. Raises SettingsError when the backend does not
-    fit the index.
+    `commit` returns the keys of the documents, and so does this function. Unchanged documents are split only if
+    `anew`. Raises SettingsError when recipe and backend of the index differ.
     """
     hashes = {document.id: document.content_hash() for document in documents}
     for attempt in range(1, PREPARE_ATTEMPTS + 1):
-        with connection.checkout(url) as conn:
+        with connection.checkout(index.url) as conn:
             written = builds.writable(conn, index_id)
             if not written:
                 raise BuildDropped(connection.DROPPED)
             unchanged = set() if anew else writing.unchanged(conn, index_id, hashes)
-        dimensions = _dimensions(backend)
+        dimensions = _known_dimensions(index.backend)
         for build in written:
-            Recipe.stored(build.recipe).check(index, backend, dimensions=dimensions or build.dimensions)
+            Recipe.stored(build.recipe).check(
+                index.name, index.backend, dimensions=dimensions or build.dimensions
+            )
         prepared = []
         for document in documents:
             wanted = [] if document.id in unchanged else written
             item = Prepared(
                 document=document,
                 content_hash=hashes[document.id],
-                chunks={build.build: split(document, build, backend) for build in wanted},
+                chunks={build.build: split(document, build, index.backend) for build in wanted},
             )
             prepared.append(item)
         try:
-            with connection.checkout(url) as conn:
+            with connection.checkout(index.url) as conn:
                 staged = commit(conn, prepared, written)
-                events.staged(index, task_id, list(hashes), len(staged))
+                events.staged(index.name, task_id, list(hashes), len(staged))
                 for build in written:
                     publishing.publish(conn, build, staged)
                 return staged
@@ -297,20 +290,20 @@ def prepare_and_commit(
 
 
 def sliced(documents: Iterable[T], characters: Callable[[T], int]) -> Iterator[list[T]]:
-    """What goes into one transaction each."""
+    """Cut documents into slices: one transaction each."""
     return batches(documents, characters, weight_limit=SLICE_CHARACTERS, size_limit=DOCUMENTS_PER_TRANSACTION)
 
 
-def _dimensions(backend: EmbeddingBackend) -> int | None:
-    """Of its vectors; None where only a provider could say that does not: what stands is written all the same."""
+def _known_dimensions(backend: EmbeddingBackend) -> int | None:
+    """The length of the backend's vectors; `None` if only an unreachable provider knows it."""
     try:
         return backend.dimensions
     except VectorIndexError:
         return None
 
 
-def _name(value: Any, at: int) -> str:
-    """What to call a document in an error: its id, or its place in the message."""
+def _label(value: Any, at: int) -> str:
+    """Name a document in an error: by its id, or by its place in the message (#3)."""
     given = value.get("id") if isinstance(value, Mapping) else None
-    known = isinstance(given, (str, int)) and given != ""
-    return clean(str(given))[:MAX_ID_CHARACTERS] if known else f"#{at}"
+    is_known = isinstance(given, (str, int)) and given != ""
+    return clean(str(given))[:MAX_ID_CHARACTERS] if is_known else f"#{at}"

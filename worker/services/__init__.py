@@ -1,7 +1,7 @@
 """The embedded Postgres and Valkey: two servers of a home folder, children of the process that runs them.
 
-A home holds `services.json` (ports and passwords, invented once) and, per server, its data, its log and its
-lock. Whoever holds the lock is the owner of that server, which ends with it; others of the home share it.
+A home holds `services.json` (ports and passwords, generated once) and the data, log and lock of each server. The
+process that holds the lock owns the server, and the server stops with it. Other processes of the home share the server.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -18,14 +18,14 @@ from worker.services.valkey import Valkey
 
 @dataclass(frozen=True, kw_only=True)
 class Addresses:
-    """Where the servers of a home listen, each with its password; empty for a server not asked for."""
+    """Addresses of the servers of a home, with their passwords; empty for a server that was not requested."""
 
     database_url: str
     broker_url: str
 
 
 class Services:
-    """The servers that `running` started or shares."""
+    """The servers that `running` has started or shares."""
 
     def __init__(self, home: Path, servers: Sequence[Server]) -> None:
         self.home = home
@@ -33,10 +33,10 @@ class Services:
         self._servers = servers
 
     def check(self) -> None:
-        """Start again, on the same port, what died; take over what another owner left. Call it each second.
+        """Restart servers that died, on the same port, and take over those whose owner ended. Call it each second.
 
-        Returns at once: clients reconnect when the server is ready. Raises ServiceUnreachable when a server
-        dies again and again, SettingsError when its port was taken meanwhile.
+        Returns at once: clients reconnect when the server is ready. Raises ServiceUnreachable when a server keeps
+        dying, SettingsError when another program took its port.
         """
         for server in self._servers:
             server.check()
@@ -51,14 +51,13 @@ def running(
     durable: bool = True,
     check: Callable[[], None] = lambda: None,
 ) -> Iterator[Services]:
-    """Run the wanted servers of a home, or share those that another process runs, until the block ends.
+    """Run the requested servers of a home, or share those that another process runs, until the block ends.
 
-    Yields when they answer. What this process started ends with it, what it shares does not; call it in a
-    thread that lives as long as the process. Any number of processes may call it at once. With
-    `durable=False` a crash of the machine may cost Postgres its data: for tests. `check` is called all the while that
-    they are waited for: what it raises ends the start. Raises SettingsError (a home
-    that cannot be written, a port in use, nothing installed) and ServiceUnreachable (a server that dies again
-    and again, or does not answer).
+    Yields when they answer. Servers that this process started stop with it; shared ones go on. Call it in a thread that
+    lives as long as the process. Any number of processes may call it at once. With `durable=False`, for tests, Postgres
+    may lose its data when the machine crashes. While it waits for the servers it calls `check`, and any exception of
+    that ends the start. Raises SettingsError (the home is not writable, a port is in use, nothing is installed) and
+    ServiceUnreachable (a server keeps dying, or does not answer).
     """
     home = home.expanduser().resolve()
     servers = _servers(home, homes.make(home), postgres=postgres, valkey=valkey, durable=durable)
@@ -72,7 +71,7 @@ def running(
 
 
 def locate(home: Path, *, database_url: str, broker_url: str) -> Addresses:
-    """The given addresses, and for an empty one that of the home's server. Raises ServiceUnreachable."""
+    """Return the addresses; for an empty one, that of the home's server. Raises ServiceUnreachable."""
     if not (database_url and broker_url):
         own = attach(home, postgres=not database_url, valkey=not broker_url)
         database_url, broker_url = database_url or own.database_url, broker_url or own.broker_url
@@ -80,21 +79,21 @@ def locate(home: Path, *, database_url: str, broker_url: str) -> Addresses:
 
 
 def attach(home: Path, *, postgres: bool = True, valkey: bool = True) -> Addresses:
-    """The addresses of servers that another process of this home runs. Starts and makes nothing.
+    """Return the addresses of servers that another process of this home runs; starts nothing.
 
-    Raises ServiceUnreachable, with the mend, when a wanted server does not answer.
+    Raises ServiceUnreachable, with the fix, when a requested server does not answer.
     """
     home = home.expanduser().resolve()
     if not homes.exists(home):
         raise ServiceUnreachable(
-            f"no embedded services were started in {home} yet: run `vector-index up`, "
+            f"no embedded services were started in {home} yet; run `vector-index up`, "
             "or set DATABASE_URL and BROKER_URL"
         )
     servers = _servers(home, homes.read(home), postgres=postgres, valkey=valkey)
     for server in servers:
         if not server.answers():
             raise ServiceUnreachable(
-                f"the embedded {server.name} of {home} does not answer on port {server.endpoint.port}: "
+                f"the embedded {server.name} of {home} does not answer on port {server.endpoint.port}; "
                 f"run `vector-index up`, or set {server.setting}"
             )
     return _addresses(servers)

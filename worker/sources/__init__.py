@@ -1,1 +1,1 @@
-"""Sources: where reindexing reads documents from. Write your own: `Source` in worker/protocols.py."""
+"""Sources: what `reindex` reads documents from. For your own, see `Source` in worker/protocols.py."""

@@ -1,7 +1,7 @@
-"""Documents out of a function of the application's own, such as `myapp.search:documents`.
+"""Reads documents from a function of the application, such as `myapp.search:documents`.
 
-It runs in a process of its own, with the application's folder first on the path: modules of the application may be
-called `tasks` and `settings` as ours are, Django may be set up, and another environment's Python may run it.
+The function runs in a process of its own, with the application's folder first on the path. So the application may have
+modules named `tasks` and `settings` as we do, set up Django, and use the Python of another environment.
 """
 
 import json
@@ -13,83 +13,114 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from select import select
-from typing import Any, BinaryIO, ClassVar
+from typing import Annotated, Any, BinaryIO, ClassVar
 
 from worker.errors import SettingsError, SourceFailed
 from worker.protocols import Skipped
+from worker.reference import Setting
 from worker.sources import calling
 
 TARGET = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 CHECK_SECONDS = 60.0  # for an import
-STDERR = 2  # the file, whatever Celery has put in the place of `sys.stderr`; `up` shows nothing else
-END_SECONDS = 5.0  # for a process whose documents are not wanted any more
+STDERR = 2  # the file itself: Celery replaces `sys.stderr`, and `up` shows only this
+END_SECONDS = 5.0  # for a process to end once its documents are no longer needed
 
 
 class CallableSource:
-    """What a callable without arguments returns: an iterable of documents as `tasks.index_documents` takes them.
+    """The documents that a callable without arguments returns or yields, as `tasks.index_documents` takes them.
 
-    CALLABLE: `module:name`. FOLDER: the working folder of its process and the first place that it imports from; where
-    it is absent, the folder of the settings file, else the worker's working folder. PYTHON: the interpreter, as of the
-    application's own environment; where it is absent, the worker's. Raises SettingsError for what cannot be used.
+    Raises SettingsError for a CONFIG that cannot be used.
     """
 
     defaults_from_settings: ClassVar[Mapping[str, str]] = {"folder": "SETTINGS_FOLDER"}
 
-    def __init__(self, *, callable: str, folder: str, python: str = sys.executable) -> None:
+    def __init__(
+        self,
+        *,
+        callable: Annotated[
+            str,
+            Setting(
+                type="`module:name`",
+                meaning="A callable without arguments that returns an iterable of documents. Instead of this key, "
+                "you can write the callable as `CLASS`, or as `SOURCE` of the index.",
+                example='"shop.search:documents"',
+            ),
+        ],
+        folder: Annotated[
+            str,
+            Setting(
+                type="absolute path of a folder",
+                default="the folder of the file that `VECTOR_INDEX_SETTINGS` names, else the worker's working folder",
+                meaning="The folder that holds the module: the working folder of its process, and the first place that "
+                "it imports from.",
+                example='"/srv/shop"',
+            ),
+        ],
+        python: Annotated[
+            str,
+            Setting(
+                type="absolute path of a Python interpreter",
+                default="the worker's",
+                meaning="The interpreter that runs it, such as that of the application's own environment.",
+                example='"/srv/shop/.venv/bin/python"',
+            ),
+        ] = sys.executable,
+    ) -> None:
         if not isinstance(callable, str) or not TARGET.fullmatch(callable):
             raise SettingsError(
-                f"CALLABLE of CallableSource is {callable!r:.100}: write module:name, as in 'myapp.search:documents'"
+                f"CALLABLE of CallableSource is {callable!r:.100}; set it to module:name, as in "
+                "'myapp.search:documents'"
             )
         for name, value in {"FOLDER": folder, "PYTHON": python}.items():
             if not isinstance(value, str | Path) or not Path(value).expanduser().is_absolute():
-                raise SettingsError(f"{name} of CallableSource is {value!r:.100}: give an absolute path")
+                raise SettingsError(f"{name} of CallableSource is {value!r:.100}; set it to an absolute path")
         self._callable = callable
         self._folder, self._python = str(Path(folder).expanduser()), str(Path(python).expanduser())
 
     def documents(self) -> Iterator[dict[str, Any] | Skipped]:
-        """The documents, and why one cannot be taken. Raises SourceFailed when the callable ends with an error."""
+        """Yield documents, and Skipped for values that are not JSON. Raises SourceFailed when the callable fails."""
         with self._process("call") as (process, lines):
-            yield from self._told(process, lines)
+            yield from self._received(process, lines)
 
     def check(self) -> str:
-        """Where it is imported, which it is here; it is not called. Raises SourceFailed."""
-        # what it prints goes to stderr: to whoever asks it is no answer
+        """Import the callable without calling it; return its name and folder. Raises SourceFailed."""
         with self._process("find") as (process, lines):
             if not select([lines], [], [], CHECK_SECONDS)[0]:
                 raise SourceFailed(
-                    f"{self._callable}: not imported after {CHECK_SECONDS:.0f} s: mend what its module does at import"
+                    f"{self._callable} was not imported within {CHECK_SECONDS:.0f} s; fix what its module does at "
+                    "import"
                 )
-            list(self._told(process, lines))
+            list(self._received(process, lines))
         return f"{self._callable} in {self._folder}"
 
-    def _told(
+    def _received(
         self, process: "subprocess.Popen[bytes]", lines: BinaryIO
     ) -> Iterator[dict[str, Any] | Skipped]:
-        """What the process says, until its last line. Raises SourceFailed for any other end."""
+        """Yield the items that the process writes, up to its last line. Raises SourceFailed for any other end."""
         for line in lines:
             if not line.endswith(b"\n"):
-                break  # it died in the middle
-            said = json.loads(line)
-            if "document" in said:
-                yield said["document"]
-            elif "skipped" in said:
-                path = f"document {said['skipped']} of {self._callable}"
-                yield Skipped(path=path, reason=said["reason"], id=said["id"])
-            elif "error" in said:
-                raise SourceFailed(f"{self._callable}: {said['error']}")
+                break  # the process died while it wrote
+            message = json.loads(line)
+            if "document" in message:
+                yield message["document"]
+            elif "skipped" in message:
+                path = f"document {message['skipped']} of {self._callable}"
+                yield Skipped(path=path, reason=message["reason"], id=message["id"])
+            elif "error" in message:
+                raise SourceFailed(f"{self._callable}: {message['error']}")
             else:
                 return
         code = process.wait(END_SECONDS)
-        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        how = f"was killed by signal {-code}" if code < 0 else f"exited with code {code}"
         raise SourceFailed(f"{self._callable}: its process {how}")
 
     @contextmanager
     def _process(self, mode: str) -> Iterator[tuple["subprocess.Popen[bytes]", BinaryIO]]:
-        """The process and what it says; it ends with the block."""
+        """Run the process until the block ends; yield it with the lines that it writes."""
         read, write = os.pipe()
         with open(read, "rb") as lines:
             try:
-                # what it prints stands beside the worker's log; Ctrl-C is for the worker, which ends it
+                # its prints join the worker's log; Ctrl-C goes only to the worker, which then ends this process
                 process = subprocess.Popen(  # noqa: S603
                     [self._python, calling.__file__, str(write), self._folder, self._callable, mode],
                     cwd=self._folder,
@@ -100,7 +131,7 @@ class CallableSource:
                 )
             except OSError as error:
                 raise SourceFailed(
-                    f"{error.filename} cannot be used ({error.strerror}): mend FOLDER or PYTHON of {self._callable}"
+                    f"{error.filename} cannot be used ({error.strerror}); fix FOLDER or PYTHON of {self._callable}"
                 ) from error
             finally:
                 os.close(write)

@@ -1,8 +1,8 @@
-"""The other side of `worker.sources.callable`: a process of the application's own Python, which may lack our packages.
+"""Calls the application's function in a process of its own; `worker.sources.callable` reads the other end.
 
-Run by its path, with the number of a file descriptor, a folder, `module:name`, and `call` or `find`. It finds that,
-calls it where it is to, and writes a line of JSON to the descriptor for each document, and at the end one that says how
-it went.
+The application's Python runs this file by its path, and may lack our packages: import only the standard library here.
+Arguments: a file descriptor, a folder, `module:name`, and `call` or `find` (import only). It writes one line of JSON
+for each document to the descriptor, and a last line with the outcome.
 """
 
 import datetime
@@ -19,7 +19,7 @@ from typing import Any, TextIO
 
 def main(descriptor: int, folder: str, target: str, mode: str) -> None:
     threading.Thread(target=leave_with_parent, daemon=True).start()
-    # instead of the folder of this file: the application's modules come before all others of their names
+    # replaces the folder of this file, so that the application's modules win over all others of the same name
     sys.path[0] = folder
     with os.fdopen(descriptor, "w", encoding="ascii") as out:
         try:
@@ -27,7 +27,7 @@ def main(descriptor: int, folder: str, target: str, mode: str) -> None:
             if mode == "call":
                 write_documents(out, found())
             last: dict[str, object] = {"end": True}
-        except BaseException as error:  # noqa: BLE001 - whatever the application's code ends with, the worker is told
+        except BaseException as error:  # noqa: BLE001 - the worker reports whatever the application raises
             last = {"error": described(error, folder, target)}
         out.write(json.dumps(last) + "\n")
 
@@ -54,7 +54,7 @@ def write_documents(out: TextIO, documents: Any) -> None:
 
 
 def plain(value: object) -> str:
-    """As Django's encoder writes them."""
+    """Encode dates, decimals and UUIDs as Django's JSON encoder does."""
     if isinstance(value, (datetime.date, datetime.time)):
         return value.isoformat()
     if isinstance(value, (decimal.Decimal, uuid.UUID)):
@@ -63,18 +63,18 @@ def plain(value: object) -> str:
 
 
 def described(error: BaseException, folder: str, target: str) -> str:
-    """Type, first line of the message, and the line of code."""
+    """Return the error's type, the first line of its message, and the line of code."""
     first_line = (str(error).strip().splitlines() or [""])[0][:200]
     module = target.partition(":")[0]
     if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
-        return f"there is no module {error.name!r} in {folder}: set FOLDER to the folder that holds it"
+        return f"there is no module {error.name!r} in {folder}; set FOLDER to the folder that holds it"
     at = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__}: {first_line} ({os.path.basename(at.filename)}, line {at.lineno})"
 
 
 def leave_with_parent() -> None:
-    """The worker holds the other end of the standard input: at its death it is closed."""
-    # not by way of `sys.stdin`: a process that ends is aborted while a thread of it reads there
+    """Exit when the worker dies: it holds the other end of the standard input, which closes then."""
+    # os.read, because Python aborts at exit while a thread reads from `sys.stdin`
     while os.read(0, 1):
         pass
     os._exit(1)

@@ -1,6 +1,6 @@
-"""Documents out of files and folders: text, Markdown, reStructuredText, HTML and JSON lines.
+"""Reads documents from files and folders: text, Markdown, reStructuredText, HTML and JSON lines.
 
-Streams: at most one file, or one line of a .jsonl file, is in memory at a time.
+At most one file, or one line of a .jsonl file, is in memory at a time.
 """
 
 import codecs
@@ -12,13 +12,14 @@ from dataclasses import replace
 from email.parser import HeaderParser
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar
+from typing import Annotated, Any, BinaryIO, ClassVar
 
 from selectolax.lexbor import LexborHTMLParser
 
 from worker.documents import Document
 from worker.errors import InvalidDocument, InvalidQuery, SettingsError, SourceFailed
 from worker.protocols import Skipped
+from worker.reference import Setting
 
 MARKDOWN, HTML, JSON_LINES = {".md", ".markdown"}, {".html", ".htm"}, {".jsonl", ".ndjson"}
 ENDINGS = {".txt", ".rst"} | MARKDOWN | HTML | JSON_LINES
@@ -27,58 +28,79 @@ ENDINGS = {".txt", ".rst"} | MARKDOWN | HTML | JSON_LINES
 class FolderSource:
     """The documents of files and folders, as `vector-index index` reads them.
 
-    PATHS: a list of absolute paths. MAX_BYTES: of a file, or of the text of a line. Files of other kinds in folders
-    are passed over. Raises SettingsError for a PATHS that is none.
+    Skips files of other kinds inside folders. Raises SettingsError for PATHS that cannot be used.
     """
 
     defaults_from_settings: ClassVar[Mapping[str, str]] = {"max_bytes": "MAX_DOCUMENT_BYTES"}
 
-    def __init__(self, *, paths: list[str], max_bytes: int) -> None:
+    def __init__(
+        self,
+        *,
+        paths: Annotated[
+            list[str],
+            Setting(
+                type="list of absolute paths",
+                meaning="Files, and folders that are read with their subfolders. Read are text, Markdown, "
+                "reStructuredText, HTML and JSON lines; other and hidden files of a folder are skipped.",
+                example='["/srv/handbook", "/srv/faq.md"]',
+            ),
+        ],
+        max_bytes: Annotated[
+            int,
+            Setting(
+                unit="bytes",
+                type="whole number, at least 1",
+                meaning="The longest file, or text of a line of JSON. A longer one is listed under `failed`.",
+                example="2_000_000",
+            ),
+        ],
+    ) -> None:
         if isinstance(paths, str) or not isinstance(paths, Sequence) or not paths:
             raise SettingsError(
-                f"PATHS of FolderSource is {paths!r}: give a list of paths of files or folders"
+                f"PATHS of FolderSource is {paths!r}; set it to a list of paths of files or folders"
             )
         for path in paths:
-            # a worker's working folder is where somebody started it
+            # a relative path would depend on the folder in which the worker was started
             if not isinstance(path, str | Path) or not Path(path).expanduser().is_absolute():
-                raise SettingsError(f"PATHS of FolderSource has {path!r}: give absolute paths")
+                raise SettingsError(f"PATHS of FolderSource has {path!r}; use absolute paths")
         self.paths = [Path(path).expanduser() for path in paths]
         self.max_bytes = max_bytes
 
     def documents(self) -> Iterator[dict[str, Any] | Skipped]:
-        """Documents, and why a file or line gives none. Raises InvalidQuery for a path that does not exist."""
+        """Yield documents, and Skipped for files and lines without one. Raises InvalidQuery for a missing path."""
         for item in read(self.paths, max_bytes=self.max_bytes):
-            if not isinstance(item, Skipped) or not self._is_passed_over(Path(item.path)):
+            if not isinstance(item, Skipped) or not self._is_of_another_kind(Path(item.path)):
                 yield item
 
     def check(self) -> str:
-        """How many files there are to read, by their names alone. Raises InvalidQuery, SourceFailed."""
+        """Count the files to read, by their names alone. Raises InvalidQuery, SourceFailed."""
         check_existence(self.paths)
         found = [file for file, _ in _files(self.paths)]
         skipped = [
-            file for file in found if isinstance(file, Skipped) and not self._is_passed_over(Path(file.path))
+            file
+            for file in found
+            if isinstance(file, Skipped) and not self._is_of_another_kind(Path(file.path))
         ]
         if skipped:
-            others = f", and {len(skipped) - 1:,} more" if len(skipped) > 1 else ""
-            raise SourceFailed(f"{skipped[0]}{others}: mend it, or name other PATHS")
+            others = f" (and {len(skipped) - 1:,} more files)" if len(skipped) > 1 else ""
+            raise SourceFailed(f"{skipped[0]}{others}; fix it, or change PATHS")
         files = sum(isinstance(file, Path) for file in found)
         return f"{files:,} files in {', '.join(map(_printable, self.paths))}"
 
-    def _is_passed_over(self, path: Path) -> bool:
+    def _is_of_another_kind(self, path: Path) -> bool:
         return path.suffix.lower() not in ENDINGS and path not in self.paths and path.is_file()
 
 
 def read(paths: Iterable[Path], *, max_bytes: int) -> Iterator[dict[str, Any] | Skipped]:
-    """Yield the documents of files and folders as `tasks.index_documents` takes them, or why there is none.
+    """Yield the documents of files and folders as `tasks.index_documents` takes them, or Skipped with the reason.
 
-    A folder is read with its subfolders in the order of names, without hidden files and folders and without
-    following links to folders. The id of a file is its path below the named folder with `/` between the
-    parts, or the name of a file that was named itself; a .jsonl line brings its own. The title is the
-    document's own (see `_title`), else the file's name without its ending.
+    Reads a folder with its subfolders, in the order of names. Ignores hidden files and folders, and links to folders.
+    The id of a file is its path below the named folder, with `/` between the parts; a file that was named itself has
+    its name as id. A .jsonl line has its own id. The title comes from the document (see `_title`), else it is the
+    file's name without extension.
 
-    Bytes are UTF-8, or UTF-16 after its byte order mark; what cannot be decoded becomes U+FFFD.
-    `max_bytes` bounds a file, or the text of a line. Raises InvalidQuery, before anything is read, for a
-    path that does not exist.
+    Bytes are UTF-8, or UTF-16 after a byte order mark; invalid bytes become U+FFFD. `max_bytes` is the limit of a
+    file, or of the text of a line. Raises InvalidQuery for a path that does not exist, before it reads anything.
     """
     paths = list(paths)
     check_existence(paths)
@@ -88,11 +110,11 @@ def read(paths: Iterable[Path], *, max_bytes: int) -> Iterator[dict[str, Any] | 
 def check_existence(paths: Iterable[Path]) -> None:
     for path in paths:
         if not path.exists():
-            raise InvalidQuery(f"{_printable(path)} does not exist: name files or folders to index")
+            raise InvalidQuery(f"{_printable(path)} does not exist; name files or folders to index")
 
 
 def _read(paths: list[Path], max_bytes: int) -> Iterator[dict[str, Any] | Skipped]:
-    taken: dict[str, Path] = {}  # a second file of one id would replace the first without a word
+    taken: dict[str, Path] = {}  # a second file of the same id would silently replace the first
     for file, id in _files(paths):
         if isinstance(file, Skipped):
             yield replace(file, id=id if Path(id).suffix.lower() in ENDINGS - JSON_LINES else None)
@@ -102,7 +124,7 @@ def _read(paths: list[Path], max_bytes: int) -> Iterator[dict[str, Any] | Skippe
             if file.suffix.lower() in JSON_LINES:
                 yield from _lines(file, max_bytes)
             elif (other := taken.setdefault(id, file)) is not file:
-                reason = f"its id {id!r} is that of {_printable(other)}: index their common folder"
+                reason = f"its id {id!r} is that of {_printable(other)}; index their common folder"
                 yield Skipped(path=_printable(file), reason=reason, id=own)
             else:
                 yield _document(file, id, max_bytes)
@@ -113,7 +135,7 @@ def _read(paths: list[Path], max_bytes: int) -> Iterator[dict[str, Any] | Skippe
 
 
 def _files(paths: list[Path]) -> Iterator[tuple[Path | Skipped, str]]:
-    """Every file with its id, and a Skipped for each that cannot be one."""
+    """Yield every file with its id, and Skipped for files that cannot be documents."""
     for named in paths:
         if not named.is_dir():
             yield _checked(named), _printable(named.name)
@@ -141,7 +163,7 @@ def _document(file: Path, id: str, max_bytes: int) -> dict[str, Any]:
     size = file.stat().st_size
     if size > max_bytes:
         raise InvalidDocument(
-            f"has {size:,} bytes, over MAX_DOCUMENT_BYTES ({max_bytes:,}): split it or raise the setting"
+            f"has {size:,} bytes, over MAX_DOCUMENT_BYTES ({max_bytes:,}); split it or raise the setting"
         )
     text, ending = _decode(file.read_bytes()), file.suffix.lower()
     title, text = _html(text) if ending in HTML else (_title(text, ending), text)
@@ -159,12 +181,12 @@ def _lines(file: Path, max_bytes: int) -> Iterator[dict[str, Any] | Skipped]:
                 continue
             try:
                 if len(line) > limit:
-                    raise InvalidDocument(f"the line is over {limit:,} bytes: split the document")
+                    raise InvalidDocument(f"the line is over {limit:,} bytes; split the document")
                 document = json.loads(_decode(line))
                 Document.from_json(document, max_bytes=max_bytes)
                 yield document
             except json.JSONDecodeError as error:
-                reason = f"is not JSON ({error.msg} at column {error.colno}): write one object a line"
+                reason = f"is not JSON ({error.msg} at column {error.colno}); write one object per line"
                 yield Skipped(path=f"{_printable(file)}:{number}", reason=reason)
             except RecursionError:
                 yield Skipped(path=f"{_printable(file)}:{number}", reason="is nested too deep for JSON")
@@ -173,7 +195,7 @@ def _lines(file: Path, max_bytes: int) -> Iterator[dict[str, Any] | Skipped]:
 
 
 def _bounded_lines(file: BinaryIO, limit: int) -> Iterator[bytes]:
-    """Lines of a file; of one over `limit` bytes only its first `limit` + 1."""
+    """Yield the lines of a file; of a line over `limit` bytes only the first `limit` + 1."""
     while line := file.readline(limit + 1):
         yield line
         while len(line) > limit and not line.endswith(b"\n"):
@@ -188,15 +210,15 @@ def _decode(data: bytes) -> str:
 
 
 def _printable(path: object) -> str:
-    """The path as text that Postgres and a terminal can take: file names on Linux are bytes."""
+    """Return the path as text that Postgres and terminals accept: file names on Linux are bytes."""
     return os.fsencode(str(path)).decode(errors="replace")
 
 
 def _title(text: str, ending: str) -> str:
-    """The title that the text names: "" where it names none.
+    """Return the title that the text states, or "".
 
-    A header as of e-mail (PEPs) or YAML front matter with `Title:`; Markdown: the level-1 heading if it is
-    the only one or comes first; reStructuredText: the first underlined line.
+    It is the `Title:` of a mail-like header (PEPs) or of YAML front matter. In Markdown it is else the level-1 heading,
+    if that is the only one or comes first; in reStructuredText, the first underlined line.
     """
     if ending == ".txt":
         return ""
@@ -221,14 +243,14 @@ def _markdown_title(text: str) -> str:
     prose = re.sub(
         r"^(```|~~~).*?(^\1|\Z)", "", text, flags=re.DOTALL | re.MULTILINE
     )  # `# ` is a comment there
-    # no pattern here may look twice at a character: a line can have ten megabytes
+    # no pattern here may backtrack: a line can have ten megabytes
     headings = re.findall(r"^(?:# +(.+)|(?=.*\w)(.+)\n=+ *)$", prose, flags=re.MULTILINE)
     first = "".join(headings[0]).rstrip("# ") if headings else ""
     # "Summary", "Motivation", ... of a text without a title are its sections
     return first.strip() if len(headings) == 1 or prose.lstrip("-\n# ").startswith(first) else ""
 
 
-# characters that no text needs: they mark where the markup breaks a line while the tags are taken out
+# control characters that mark line breaks of the markup while tags are removed
 LINE, PARAGRAPH, VERBATIM = "\x01", "\x02", "\x03"
 LINES = "br, li, tr, dt, dd, option, caption, figcaption, summary"
 PARAGRAPHS = (
@@ -238,7 +260,7 @@ PARAGRAPHS = (
 
 
 def _html(source: str) -> tuple[str, str]:
-    """Title and text of a page: a line per item and row, an empty line between blocks, `pre` as it stands."""
+    """Return title and text of a page: a line per item and row, an empty line between blocks, `pre` unchanged."""
     tree = LexborHTMLParser(source.translate({ord(mark): None for mark in LINE + PARAGRAPH + VERBATIM}))
     heading = tree.css_first("title") or tree.css_first("h1")
     title = " ".join(heading.text().split()) if heading else ""

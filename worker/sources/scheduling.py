@@ -1,7 +1,7 @@
-"""When the schedule of an index wants it read again: pure, from one time to the next.
+"""Computes the due times of a schedule. Pure: from one time to the next.
 
-A schedule is a number of seconds, or a crontab as Celery takes it, meant in a time zone: minute, hour, day of the
-month, month, weekday (0 to 6, 0 is Sunday); where both days are restricted, both must fit.
+A schedule is a number of seconds, or a crontab in Celery's syntax, in a time zone: minute, hour, day of the month,
+month, weekday (0 to 6, 0 is Sunday). If both kinds of day are restricted, a day must match both.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,7 @@ MONTHS = (
     "december",
 )  # fmt: skip
 WEEKDAYS = ("sunday", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday")
-# of a field: its lowest and highest value, and the names of its values
+# of each field: lowest and highest value, and the names of its values
 FIELDS: Sequence[tuple[int, int, Sequence[str]]] = (
     (0, 59, ()),
     (0, 23, ()),
@@ -24,7 +24,7 @@ FIELDS: Sequence[tuple[int, int, Sequence[str]]] = (
 )
 LONGEST = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)  # days of the months
 MAX_DAYS = 41 * 366  # to the next 29 February on a given weekday, where a century leaves one out
-LOOK_SECONDS = 1.0, 10.0  # at least and at most, between two looks for what is due
+LOOK_SECONDS = 1.0, 10.0  # shortest and longest time between two polls for due schedules
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,10 +39,10 @@ class Crontab:
 
     @classmethod
     def parse(cls, text: str) -> "Crontab":
-        """Raises ValueError for what is no crontab, and for days that no month has."""
+        """Parse a crontab. Raises ValueError for a syntax error, and for a day that no month has."""
         fields = text.lower().split()
         if len(fields) != len(FIELDS):
-            raise ValueError(f"it has {len(fields)} of {len(FIELDS)} fields")
+            raise ValueError(f"it has {len(fields)} fields instead of {len(FIELDS)}")
         values = [_values(field, *bounds) for field, bounds in zip(fields, FIELDS, strict=True)]
         minutes, hours, days, months, weekdays = values
         if min(days) > max(LONGEST[month - 1] for month in months):
@@ -50,10 +50,10 @@ class Crontab:
         return cls(minutes=minutes, hours=hours, days=days, months=months, weekdays=weekdays)
 
     def after(self, now: datetime, zone: ZoneInfo) -> datetime:
-        """The first time after `now`, in UTC.
+        """Return the first due time after `now`, in UTC.
 
-        Where clocks change, as cron has it: a time that is left out comes an hour later, a doubled one counts once.
-        In a crontab of every hour both count; `celery.schedules.crontab` leaves an hour without a run there.
+        When clocks change it behaves as cron does: a skipped time is due an hour later, a repeated one is due once. A
+        crontab of every hour is due at both; `celery.schedules.crontab` would leave out an hour there.
         """
         day = now.astimezone(zone).date()
         folds = (0, 1) if len(self.hours) == 24 else (0,)
@@ -72,13 +72,13 @@ class Crontab:
 
 
 def _values(field: str, low: int, high: int, names: Sequence[str]) -> frozenset[int]:
-    """The values of one field: `*`, `*/5`, `7`, `mon-fri`, `22-2` (over midnight), `1-9/2`, and lists of these."""
+    """Parse one field: `*`, `*/5`, `7`, `mon-fri`, `22-2` (over midnight), `1-9/2`, and lists of these."""
     found: set[int] = set()
     for part in field.split(","):
         span, slash, step = part.partition("/")
         first, dash, last = span.partition("-")
         if slash and not dash and span != "*":
-            raise ValueError(f"{part!r}: a step goes with a range, or with *")
+            raise ValueError(f"{part!r} has a step, which needs a range or *")
         if span == "*":
             numbers = list(range(low, high + 1))
         else:
@@ -87,7 +87,7 @@ def _values(field: str, low: int, high: int, names: Sequence[str]) -> frozenset[
             over = start > end  # the highest
             numbers = [*range(start, (high if over else end) + 1), *range(low, end + 1 if over else low)]
         if slash and not _number(step):
-            raise ValueError(f"{part!r}: a step is at least 1")
+            raise ValueError(f"the step of {part!r} is not a number of at least 1")
         found.update(numbers[:: _number(step) if slash else 1])
     return frozenset(found)
 
@@ -97,20 +97,20 @@ def _value(text: str, low: int, high: int, names: Sequence[str]) -> int:
         if len(text) >= 3 and name.startswith(text):
             return number
     if not low <= _number(text) <= high:
-        raise ValueError(f"{text} is not within {low} and {high}")
+        raise ValueError(f"{text} is not between {low} and {high}")
     return _number(text)
 
 
 def _number(text: str) -> int:
     if not text.isdecimal():  # to `int`, 1_0 is a number too
-        raise ValueError(f"{text!r} is no number")
+        raise ValueError(f"{text!r} is not a number")
     return int(text)
 
 
 def next_due(schedule: str, timezone: str, *, due: datetime, now: datetime) -> datetime:
-    """The first time after `now`, in UTC; `due` is the one before it, or the start.
+    """Return the first due time after `now`, in UTC; `due` is the due time before it, or the start.
 
-    Seconds stay on the grid that `due` is a point of, however late a run is. What was missed is not made up here.
+    Seconds stay on the grid of `due`, however late a run is. Missed due times are skipped.
     """
     if (seconds := _seconds(schedule)) is None:
         return Crontab.parse(schedule).after(now, ZoneInfo(timezone))
@@ -119,7 +119,7 @@ def next_due(schedule: str, timezone: str, *, due: datetime, now: datetime) -> d
 
 
 def look_seconds(schedules: Iterable[str]) -> float:
-    """How often to look for what is due: twice in the shortest, within LOOK_SECONDS."""
+    """Return the polling interval: half of the shortest schedule in seconds, within LOOK_SECONDS."""
     least, most = LOOK_SECONDS
     halves = [seconds / 2 for seconds in map(_seconds, schedules) if seconds is not None]
     return max(least, min([most, *halves]))

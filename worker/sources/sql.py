@@ -1,8 +1,8 @@
-"""Documents out of a SQL query, page by page.
+"""Reads documents from a SQL query, page by page.
 
-Each page is a short read-only transaction of its own, which begins behind the last key of the page before: a reading
-of hours holds no snapshot, which would keep the application's vacuum from its dead rows. Without a key it is one
-transaction with a cursor on the server.
+Each page is a short read-only transaction that starts behind the last key of the page before. So a run of hours holds
+no snapshot, and the application's vacuum can remove dead rows meanwhile. With an empty KEY, the whole query is one
+transaction with a server-side cursor.
 """
 
 import math
@@ -11,64 +11,102 @@ from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from hashlib import blake2b
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 from uuid import UUID
 
 import psycopg
-import stamina
 from psycopg import errors as pg
 from psycopg import sql
-from psycopg.rows import DictRow, dict_row
 
 from worker.errors import SettingsError, SourceFailed
+from worker.reference import Setting
+from worker.sources.postgres import ATTEMPTS, ReadOnlyConnection, Row, place
 
 REQUIRED, OPTIONAL = ("id", "text"), ("title", "metadata", "version")
-CONNECT_TIMEOUT_SECONDS = 5
-ATTEMPTS = 4  # of a page, when the connection is lost
 PAGE = sql.SQL("SELECT source.*{more} FROM (\n{query}\n) AS source {condition} {order} {limit}")
-# whether a row has the key of the one before: as Postgres says, whose types and collations may call equal what Python
-# does not
+# whether a row has the key of the row before. Postgres compares: by its types and collations, keys may be equal that
+# differ in Python
 REPEATED = "is the key again"
 REPEATS = sql.SQL(", lag({key}) OVER (ORDER BY {key}) = {key} AS {name}")
 NOTHING = sql.SQL("")
-TYPES = (
-    "SELECT format_type(oid, -1) AS name FROM unnest(%s::oid[]) WITH ORDINALITY AS t (oid, at) ORDER BY at"
-)
-
-# SQLSTATEs, by their beginning, whose messages speak of the server or the query; those of others may quote rows
-HARMLESS = ("08", "0A", "25", "28", "3D", "3F", "42", "53", "55", "57", "58")
-LOST = ("08", "57P")
-
-Row = dict[str, Any]
 
 
 class SQLSource:
-    """The rows of QUERY: columns id and text, and as wanted title, metadata (json or jsonb) and version.
-
-    DSN: address of a Postgres; DATABASE_URL where it is absent. KEY: a column of the query that is unique, never NULL
-    and never changed, and should have an index (default `id`); empty: a cursor on the server. PAGE: rows that are in
-    memory at once. CURSOR: a number or time that rises with every change of a row. CURSOR_OVERLAP: how far behind the
-    highest value an incremental reading begins, in seconds or in the number's own unit: rows may commit late.
-    TIMEOUT_SECONDS: of each statement. Raises SettingsError for values that cannot be used.
-    """
+    """The rows of a query, each a document. Raises SettingsError for a CONFIG that cannot be used."""
 
     defaults_from_settings: ClassVar[Mapping[str, str]] = {"dsn": "DATABASE_URL"}
 
     def __init__(
         self,
         *,
-        dsn: str,
-        query: str,
-        key: str = "id",
-        cursor: str = "",
-        cursor_overlap: float = 600,
-        page: int = 1000,
-        timeout_seconds: float = 300,
+        dsn: Annotated[
+            str,
+            Setting(
+                type="`postgresql://` address, or libpq's `key=value` pairs",
+                meaning="The Postgres that holds the rows. A role that may only read them is enough.",
+                example='"postgresql://reader:password@db:5432/site"',
+            ),
+        ],
+        query: Annotated[
+            str,
+            Setting(
+                type="a `SELECT`",
+                meaning="Returns the documents: columns `id` (number, text or uuid) and `text`, optionally `title`, "
+                "`metadata` (json or jsonb) and `version` (integer). Any other column is an error.",
+                example='"SELECT id, body AS text, title FROM page WHERE public"',
+            ),
+        ],
+        key: Annotated[
+            str,
+            Setting(
+                type="column of the query",
+                meaning="Pages are read in the order of this column. It must be unique, never NULL and never change; "
+                "give it an index. Empty: one transaction with a server-side cursor reads all rows.",
+                example='"page_id"',
+            ),
+        ] = "id",
+        cursor: Annotated[
+            str,
+            Setting(
+                type="column of the query: number, date or time",
+                meaning="Its value rises with every change of a row. A run then reads only rows from the highest value "
+                "of the last run on, and rows where it is NULL; it deletes nothing. Empty: every run reads all rows.",
+                example='"updated_at"',
+            ),
+        ] = "",
+        cursor_overlap: Annotated[
+            float,
+            Setting(
+                unit="seconds, or the number's own unit",
+                type="number, at least 0",
+                meaning="How far below the highest value the next run starts, because transactions may commit late. "
+                "For dates it is rounded up to days.",
+                example="3600",
+            ),
+        ] = 600,
+        page: Annotated[
+            int,
+            Setting(
+                unit="rows",
+                type="number, at least 1",
+                meaning="How many rows are in memory at once.",
+                example="200",
+            ),
+        ] = 1000,
+        timeout_seconds: Annotated[
+            float,
+            Setting(
+                unit="seconds",
+                type="number above 0",
+                meaning="The time limit of each statement.",
+                example="60",
+            ),
+        ] = 300,
     ) -> None:
         texts = {"DSN": dsn, "QUERY": query, "KEY": key, "CURSOR": cursor}
         for name, value in texts.items():
             if not isinstance(value, str):
-                raise SettingsError(f"{name} of SQLSource is of type {type(value).__name__}: give text")
+                raise SettingsError(f"{name} of SQLSource is of type {type(value).__name__}; set it to text")
         numbers = {
             "CURSOR_OVERLAP": (cursor_overlap, 0),
             "PAGE": (page, 1),
@@ -76,16 +114,18 @@ class SQLSource:
         }
         for name, (number, least) in numbers.items():
             if isinstance(number, bool) or not isinstance(number, int | float) or not least <= number < 1e9:
-                raise SettingsError(f"{name} of SQLSource is {number!r}: give a number of at least {least}")
+                raise SettingsError(
+                    f"{name} of SQLSource is {number!r}; set it to a number of at least {least}"
+                )
         if not query.strip(" \n\t;"):
-            raise SettingsError("QUERY of SQLSource is empty: give a SELECT of the columns id and text")
+            raise SettingsError("QUERY of SQLSource is empty; set it to a SELECT of the columns id and text")
         try:
-            self._where = _where(dsn)
+            self._where = place(dsn)
         except psycopg.ProgrammingError:
-            # libpq's own words may quote the password
+            # libpq's message may quote the password
             raise SettingsError(
-                "DSN of SQLSource cannot be read: write postgresql://user:password@host:5432/name, with #, /, ? and @ "
-                "of a password as %23, %2F, %3F and %40"
+                "DSN of SQLSource cannot be parsed; write it as postgresql://user:password@host:5432/name, with "
+                "#, /, ? and @ of a password as %23, %2F, %3F and %40"
             ) from None
         self._dsn, self._query = dsn, query.strip(" \n\t;")
         self._key, self._cursor, self._overlap = key, cursor, cursor_overlap
@@ -124,14 +164,16 @@ class SQLSource:
         return self._less_overlap(highest)
 
     def check(self) -> str:
-        """Where the query is answered, and its columns; no row is read. Raises SourceFailed."""
+        """Return where the query runs, and its columns; reads no row. Raises SourceFailed."""
         with self._connected(attempts=1) as (_, types):
             return f"{self._where}, columns {', '.join(types)}"
 
     @contextmanager
-    def _connected(self, attempts: int = ATTEMPTS) -> Iterator[tuple["_Connection", Mapping[str, sql.SQL]]]:
-        """A connection, once the query is found to have the columns of documents, and to be read by its key; them."""
-        connection = _Connection(self._dsn, self._where, self._timeout_seconds, attempts)
+    def _connected(
+        self, attempts: int = ATTEMPTS
+    ) -> Iterator[tuple["ReadOnlyConnection", Mapping[str, sql.SQL]]]:
+        """Connect, check the columns of the query and its KEY, and yield the connection with the columns' types."""
+        connection = ReadOnlyConnection(self._dsn, self._where, self._timeout_seconds, attempts)
         try:
             types = connection.columns(self._framed(limit=0))
             self._check_columns(list(types))
@@ -141,22 +183,22 @@ class SQLSource:
         finally:
             connection.close()
 
-    def _check_order(self, connection: "_Connection", types: Mapping[str, sql.SQL]) -> None:
-        """That pages can be read by the key."""
+    def _check_order(self, connection: "ReadOnlyConnection", types: Mapping[str, sql.SQL]) -> None:
+        """Check that Postgres can order rows by the KEY."""
         first = self._framed([self._behind(types)], order=_column(self._key), limit=0)
         try:
             connection.columns(first, {"last": None})
         except SourceFailed as error:
             if isinstance(error.__context__, pg.UndefinedFunction):
                 raise SourceFailed(
-                    f"KEY {self._key!r} is of type {types[self._key].as_string()}, which has no order: name a "
+                    f"KEY {self._key!r} is of type {types[self._key].as_string()}, which has no order; name a "
                     "column of another type"
                 ) from None
             raise
 
     def _by_key(
         self,
-        connection: "_Connection",
+        connection: "ReadOnlyConnection",
         types: Mapping[str, sql.SQL],
         conditions: Sequence[sql.Composable],
         values: Mapping[str, Any],
@@ -165,20 +207,20 @@ class SQLSource:
         while True:
             behind = [self._behind(types)] if last else []
             statement = self._framed([*conditions, *behind], order=key, limit=self._page + 1)
-            # with one row of the next page: a key that stands on both would be passed over
+            # one row of the next page comes along: a key that is on both pages would be skipped
             rows = connection.rows(statement, {**values, **last})
             if any(row[REPEATED] for row in rows):
-                raise SourceFailed(f"KEY {self._key!r} has a value twice: name a column that is unique")
+                raise SourceFailed(f"KEY {self._key!r} has a value twice; name a column that is unique")
             yield from rows[: self._page]
             if len(rows) <= self._page:
                 break
             last = {"last": rows[self._page - 1][self._key]}
         without = self._framed([*conditions, sql.SQL("{} IS NULL").format(key)], limit=1)
         if connection.rows(without, values):
-            raise SourceFailed(f"KEY {self._key!r} is NULL in some row: name a column that never is")
+            raise SourceFailed(f"KEY {self._key!r} is NULL in some row; name a column that is never NULL")
 
     def _behind(self, types: Mapping[str, sql.SQL]) -> sql.Composed:
-        """The rows behind one; its key as what the column is, else both are compared in another way than ordered."""
+        """Return the condition for rows behind a key, cast to the column's type: else it compares unlike ORDER BY."""
         return sql.SQL("{} > %(last)s::{}").format(_column(self._key), types[self._key])
 
     def _framed(
@@ -196,18 +238,17 @@ class SQLSource:
         )
 
     def _check_columns(self, columns: Sequence[str]) -> None:
-        """That the query yields what makes a document."""
+        """Check that the query has the columns of a document, and no others."""
         needed = [*REQUIRED, *filter(None, (self._key, self._cursor))]
         for name in needed:
             if name not in columns:
                 raise SourceFailed(
-                    f"QUERY has no column {name!r}, its columns are {', '.join(columns)}: name one so, as in "
-                    f"SELECT body AS {name}"
+                    f"QUERY has no column {name!r}, only {', '.join(columns)}; rename one, as in SELECT body AS {name}"
                 )
         for name in columns:
             if name not in (*needed, *OPTIONAL):
                 raise SourceFailed(
-                    f"QUERY has the column {name!r}, which no document has: leave it out, or put it into metadata "
+                    f"QUERY has the column {name!r}, which documents do not have; remove it, or put it into metadata "
                     f"with jsonb_build_object('{name}', {name}) AS metadata"
                 )
 
@@ -218,10 +259,10 @@ class SQLSource:
             return highest
         if isinstance(value, bool) or not isinstance(value, int | float | Decimal | date):
             raise SourceFailed(
-                f"CURSOR {self._cursor!r} is of type {type(value).__name__}: name a column of numbers or times"
+                f"CURSOR {self._cursor!r} is of type {type(value).__name__}; name a column of numbers or times"
             )
         if isinstance(value, datetime) and value.tzinfo is not None:
-            # within one zone Python counts as its clocks do, which are put back and on
+            # Python subtracts within one zone by its wall clock, which daylight saving shifts
             value = value.astimezone(UTC)
         return value if highest is None or value > highest else highest
 
@@ -236,103 +277,9 @@ class SQLSource:
         return str(highest - math.ceil(self._overlap))
 
 
-class _Connection:
-    """A connection that only reads, in transactions of their own, and is opened again when it is lost."""
-
-    def __init__(self, dsn: str, where: str, timeout_seconds: float, attempts: int) -> None:
-        self._dsn, self._where, self._timeout_seconds, self._most_attempts = (
-            dsn,
-            where,
-            timeout_seconds,
-            attempts,
-        )
-        self._open: psycopg.Connection[DictRow] | None = None
-
-    def columns(self, statement: sql.Composed, values: Mapping[str, Any] | None = None) -> dict[str, sql.SQL]:
-        """The columns of what it returns, each with its type as SQL has it."""
-        with self._translated():
-            for attempt in self._attempts():
-                with attempt, self._transaction() as connection:
-                    found = connection.execute(statement, values or {}).description or []
-                    rows = connection.execute(TYPES, [[column.type_code for column in found]]).fetchall()
-                    types = (sql.SQL(row["name"].replace("%", "%%")) for row in rows)
-                    return dict(zip((column.name for column in found), types, strict=True))
-        raise AssertionError("an attempt returns or raises")
-
-    def rows(self, statement: sql.Composed, values: Mapping[str, Any]) -> list[Row]:
-        with self._translated():
-            for attempt in self._attempts():
-                with attempt, self._transaction() as connection:
-                    return connection.execute(statement, values).fetchall()
-        raise AssertionError("an attempt returns or raises")
-
-    def stream(self, statement: sql.Composed, values: Mapping[str, Any], page: int) -> Iterator[Row]:
-        """The rows by a cursor on the server."""
-        with self._translated(), self._transaction() as connection:
-            # this side may be busy with what it has read for longer than the server likes
-            connection.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
-            with connection.cursor("vector_index_source") as cursor:
-                cursor.itersize = page
-                yield from cursor.execute(statement, values)
-
-    def close(self) -> None:
-        if self._open is not None:
-            self._open.close()
-
-    @contextmanager
-    def _transaction(self) -> Iterator[psycopg.Connection[DictRow]]:
-        if self._open is None or self._open.closed:
-            self._open = psycopg.connect(
-                self._dsn,
-                autocommit=True,
-                row_factory=dict_row,
-                prepare_threshold=None,
-                connect_timeout=CONNECT_TIMEOUT_SECONDS,
-                application_name="vector-index-source",
-            )
-            self._open.read_only = True
-        limit = sql.SQL("SET LOCAL statement_timeout = {}").format(math.ceil(1000 * self._timeout_seconds))
-        with self._open.transaction():
-            self._open.execute(limit)
-            yield self._open
-
-    def _attempts(self) -> Any:
-        return stamina.retry_context(
-            on=_is_lost, attempts=self._most_attempts, wait_initial=0.2, wait_max=2.0, timeout=20.0
-        )
-
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        """One sentence that quotes neither a password nor a row."""
-        try:
-            yield
-        except pg.QueryCanceled as error:
-            raise SourceFailed(
-                f"Postgres at {self._where} says: {error.diag.message_primary}: raise TIMEOUT_SECONDS "
-                f"({self._timeout_seconds:g} s), or give KEY a column with an index"
-            ) from None
-        except psycopg.Error as error:
-            if error.sqlstate is None:
-                lines = [line for line in str(error).splitlines() if line.strip() and not line[0].isspace()]
-                said = lines[-1] if lines else type(error).__name__
-            else:
-                said = type(error).__name__
-                if error.sqlstate.startswith(HARMLESS):
-                    said = error.diag.message_primary or said
-            # a cause would stand in the traceback that is logged and kept with the result, in Postgres' own words
-            raise SourceFailed(f"Postgres at {self._where} says: {said}") from None
-
-
 def _column(name: str) -> sql.SQL:
-    """A column, in a statement that has parameters."""
+    """Quote a column for a statement with parameters."""
     return sql.SQL(sql.Identifier(name).as_string().replace("%", "%%"))
-
-
-def _is_lost(error: Exception) -> bool:
-    """The connection is, not the statement."""
-    return isinstance(error, psycopg.OperationalError) and (
-        error.sqlstate is None or error.sqlstate.startswith(LOST)
-    )
 
 
 def _document(row: Row) -> dict[str, Any]:
@@ -344,9 +291,3 @@ def _document(row: Row) -> dict[str, Any]:
         elif isinstance(value, UUID):
             document[name] = str(value)
     return document
-
-
-def _where(dsn: str) -> str:
-    """Host, port and database. Raises psycopg.ProgrammingError."""
-    info = psycopg.conninfo.conninfo_to_dict(dsn)
-    return f"{info.get('host', 'localhost')}:{info.get('port', 5432)}/{info.get('dbname', '')}"

@@ -1,4 +1,4 @@
-"""Indexes and their builds: who is written, who serves readers, and the tables of each."""
+"""Indexes and their builds: which builds are written, which one searches read, and the tables of each."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ from worker.store.connection import DROPPED, Connection
 from worker.store.schema import LOCK_NAMESPACE
 from worker.store.statements import read, statement, tables
 
-# pgvector 0.8: HNSW takes vector up to 2,000 dimensions and halfvec up to 4,000; both store up to 16,000
+# pgvector 0.8: HNSW indexes take vector up to 2,000 dimensions and halfvec up to 4,000; both types store up to 16,000
 MAX_VECTOR_DIMENSIONS = 2_000
 MAX_DIMENSIONS = 16_000
 
@@ -24,7 +24,7 @@ OPERATORS = {"cosine": "<=>", "l2": "<->", "inner_product": "<#>"}
 
 @dataclass(frozen=True, kw_only=True)
 class Build:
-    """One materialisation of an index, and everything its vectors depend on."""
+    """A complete materialization of an index, with everything that its vectors depend on."""
 
     build: int
     index_id: int
@@ -33,7 +33,7 @@ class Build:
     recipe: Mapping[str, Any]
 
     def sql(self, file: str, name: str) -> sql.Composed:
-        """A statement with this build's tables in it."""
+        """A statement with the names of this build's tables."""
         return statement(file, name, self.build)
 
     @property
@@ -42,18 +42,18 @@ class Build:
 
     @property
     def language(self) -> str:
-        """The text search configuration of its lexemes."""
+        """Its text search configuration."""
         return str(self.recipe["language"])
 
     @property
     def vector(self) -> str:
-        """The type of its column: halfvec where vector has no index any more."""
+        """The type of its vector column: halfvec when an index cannot take vector."""
         return "vector" if self.dimensions <= MAX_VECTOR_DIMENSIONS else "halfvec"
 
 
 @contextmanager
 def locked(connection: Connection, index_id: int, *, exclusive: bool) -> Iterator[None]:
-    """A transaction that holds the index's advisory lock, acquired in a statement of its own."""
+    """Run a transaction that holds the advisory lock of the index, taken in a statement of its own."""
     name = "lock_exclusive" if exclusive else "lock_shared"
     with connection.transaction():
         connection.execute(statement("builds.sql", name), {"namespace": LOCK_NAMESPACE, "index_id": index_id})
@@ -61,13 +61,13 @@ def locked(connection: Connection, index_id: int, *, exclusive: bool) -> Iterato
 
 
 def live(connection: Connection, name: str) -> Build | None:
-    """The build that readers of the index see; None before its first document."""
+    """The build that searches of the index read; None before its first document."""
     with connection.cursor(row_factory=class_row(Build)) as cursor:
         return cursor.execute(statement("builds.sql", "live"), {"name": name}).fetchone()
 
 
 def writable(connection: Connection, index_id: int) -> list[Build]:
-    """The builds that staging writes."""
+    """The builds of an index that staging writes to."""
     return _builds(connection, "writable", index_id)
 
 
@@ -84,31 +84,33 @@ def active(connection: Connection) -> list[Build]:
 
 
 def every(connection: Connection, index_id: int) -> list[Build]:
-    """All builds, retired ones too: deletes go everywhere."""
+    """All builds of an index, including retired ones; deletions apply to all of them."""
     return _builds(connection, "all_builds", index_id)
 
 
 def register(connection: Connection, name: str) -> int:
-    """The number of an index, which may have no build yet: enough to fence what is deleted before it is there."""
+    """Create an index without a build unless it exists; its key. Tombstones in it fence later updates."""
     connection.execute(statement("builds.sql", "create_index"), {"name": name})
     return index_key(connection, name)
 
 
 def is_dropped(connection: Connection, index_id: int) -> bool:
-    """Whether an index was dropped since its number was read."""
-    return not connection.execute(statement("builds.sql", "is_there"), {"index_id": index_id}).rowcount
+    """Whether an index was dropped since its key was read."""
+    return not connection.execute(statement("builds.sql", "exists"), {"index_id": index_id}).rowcount
 
 
 def ensure(connection: Connection, name: str, recipe: Callable[[], Mapping[str, Any]]) -> Sequence[Build]:
-    """The writable builds of an index; the first call of all creates the index with one empty live build.
+    """The writable builds of an index; creates an index that does not exist, with one empty live build.
 
-    `recipe` is asked only then, as it may cost a request to the provider (before any transaction).
+    Calls `recipe` only to create the index, before any transaction, as it may send a request to the provider.
+    Raises SettingsError for dimensions that pgvector cannot store, BuildDropped when the index is dropped meanwhile.
     """
     if live(connection, name) is None:
         wanted = dict(recipe())
         if not 1 <= wanted["dimensions"] <= MAX_DIMENSIONS:
             raise SettingsError(
-                f"a vector of {wanted['dimensions']} dimensions: pgvector stores 1 to {MAX_DIMENSIONS:,}"
+                f"the embedding model of index {name!r} returns vectors of {wanted['dimensions']} dimensions; "
+                f"pgvector stores 1 to {MAX_DIMENSIONS:,}: use another model, or set EMBEDDING_OUTPUT_DIMENSIONS"
             )
         index_id = register(connection, name)
         with locked(connection, index_id, exclusive=True):
@@ -120,7 +122,7 @@ def ensure(connection: Connection, name: str, recipe: Callable[[], Mapping[str, 
 
 
 def create(connection: Connection, index: str, recipe: Mapping[str, Any], *, state: str) -> Build:
-    """A new build with its tables, inside a transaction that holds the exclusive lock."""
+    """Create a build with its tables, inside a transaction that holds the exclusive lock."""
     index_id = index_key(connection, index)
     parameters = {"index_id": index_id, "recipe": Jsonb(dict(recipe)), "state": state}
     row = connection.execute(statement("builds.sql", "insert_build"), parameters).fetchone()
@@ -134,16 +136,18 @@ def create(connection: Connection, index: str, recipe: Mapping[str, Any], *, sta
         )
     except pg.UndefinedObject as error:
         raise SettingsError(
-            f"LANGUAGE of index {index!r} is {build.language!r}, which is no text search configuration of this "
-            "Postgres: take one that \\dF in psql lists, such as english or simple"
+            f"LANGUAGE of index {index!r} is {build.language!r}, which this Postgres does not know as a text search "
+            "configuration: use one that \\dF in psql lists, such as english or simple"
         ) from error
     if state == "live":
-        connection.execute(statement("builds.sql", "serve"), {"build": build.build, "index_id": index_id})
+        connection.execute(
+            statement("builds.sql", "set_live_build"), {"build": build.build, "index_id": index_id}
+        )
     return build
 
 
 def index_key(connection: Connection, name: str) -> int:
-    """The number of an index that was there a moment ago. Raises BuildDropped."""
+    """The key of an index that existed a moment ago. Raises BuildDropped."""
     row = connection.execute(statement("builds.sql", "find_index"), {"name": name}).fetchone()
     if row is None:
         raise BuildDropped(DROPPED)
@@ -151,8 +155,8 @@ def index_key(connection: Connection, name: str) -> int:
 
 
 def note_error(connection: Connection, build: Build, error: str | None) -> None:
-    """Remember the last failure of the build's provider for `status`; None once it works again."""
-    name = "clear_error" if error is None else "note_error"
+    """Keep the last error of the build's provider, which `status` shows; None clears it after a success."""
+    name = "clear_error" if error is None else "set_error"
     connection.execute(statement("builds.sql", name), {"build": build.build, "error": error})
 
 

@@ -1,4 +1,4 @@
-"""Connections to Postgres: pooled, in autocommit, with every transaction explicit."""
+"""Connections to Postgres: pooled, in autocommit mode, with explicit transactions."""
 
 import os
 import re
@@ -23,11 +23,11 @@ T = TypeVar("T")
 Connection = psycopg.Connection[TupleRow]
 
 CONNECT_TIMEOUT_SECONDS = 5
-CHECKOUT_TIMEOUT_SECONDS = 30  # how long a caller waits for a connection of the pool
+CHECKOUT_TIMEOUT_SECONDS = 30  # how long a caller waits for a connection from the pool
 
-# READ COMMITTED is part of the protocol, whatever the database's default: publishing checks in the statement
-# after the one that locked. synchronous_commit: "accepted" means on disk. hnsw: a walk of the vector index goes on
-# until enough of what it meets passes the filter; the figures are in docs/decisions.md.
+# READ COMMITTED is part of the protocol, whatever the default of the database: publishing locks in one statement and
+# checks in the next. synchronous_commit: an accepted document is on disk. hnsw: a scan of the vector index goes on
+# until enough rows pass the filter; docs/internals/decisions.md has the figures.
 SESSION = """
 SET default_transaction_isolation = 'read committed';
 SET synchronous_commit = on;
@@ -39,11 +39,11 @@ SET hnsw.max_scan_tuples = 100000;
 SET hnsw.scan_mem_multiplier = 4;
 """
 
-# SQLSTATEs, by their beginning, of what can succeed later: conflicts, resources, an operator's or the system's doing,
-# and the time limits of a lock and of an idle transaction.
+# Prefixes of the SQLSTATEs of errors that a retry may solve: conflicts, resources, operator intervention, system
+# errors, lock timeouts and idle transaction timeouts.
 TEMPORARY = ("40", "53", "57", "58", "55P03", "25P03")
 
-OF_A_BUILD = re.compile(r"vector_index\.(chunks|embeddings|pending|served)_\d+")
+BUILD_TABLE = re.compile(r"vector_index\.(chunks|embeddings|pending|served)_\d+")
 MISCONFIGURED = re.compile(r"authentication failed|no password supplied|does not exist|no pg_hba.conf entry")
 
 DROPPED = "the index, or a build of it, was dropped while it was being used: try again"
@@ -53,25 +53,26 @@ _pools: dict[tuple[int, str], ConnectionPool[Connection]] = {}
 
 
 def configure(connection: Connection) -> None:
-    """Set up one connection; without the extension only the schema can be installed."""
+    """Configure a connection. Raises an error without the extension, which only `schema.install` can do without."""
     connection.autocommit = True
-    connection.prepare_threshold = None  # nothing to lose behind a pooler, and always a plan for these values
+    connection.prepare_threshold = None  # works behind a pooler, and always plans for the actual values
     connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
     connection.execute(SESSION)
     register_vector(connection)
 
 
 def pool(url: str, *, max_size: int = 16) -> ConnectionPool[Connection]:
-    """The pool of this process for the database; a forked child gets one of its own."""
+    """The connection pool of this process for a database; a forked child gets its own."""
     key = (os.getpid(), url)
-    with _opening:  # the others wait: a pool that is not open yet refuses them
+    with _opening:  # other threads must wait, as a pool that is not open yet refuses them
         if key not in _pools:
             _pools[key] = ConnectionPool[Connection](
                 url,
                 min_size=0,
                 max_size=max_size,
                 timeout=CHECKOUT_TIMEOUT_SECONDS,
-                reconnect_timeout=CHECKOUT_TIMEOUT_SECONDS,  # shorter, a caller would wait on after it is back
+                # with a shorter one, callers would go on waiting after Postgres is back
+                reconnect_timeout=CHECKOUT_TIMEOUT_SECONDS,
                 kwargs={
                     "connect_timeout": CONNECT_TIMEOUT_SECONDS,
                     "application_name": "vector-index-worker",
@@ -84,15 +85,16 @@ def pool(url: str, *, max_size: int = 16) -> ConnectionPool[Connection]:
 
 
 def close_pools() -> None:
-    """Close the pools of this process."""
+    """Close the connection pools of this process."""
     for key in [key for key in _pools if key[0] == os.getpid()]:
         _pools.pop(key).close()
 
 
 def retry_on_deadlock(function: Callable[P, T]) -> Callable[P, T]:
-    """Run a transaction again that lost a conflict: locks are taken in one order everywhere, and yet.
+    """Retry a transaction after a deadlock or a serialization failure, up to six attempts in 30 s.
 
-    A context, as the decorator of stamina gives the arguments, which hold documents, to whoever logs retries.
+    Locks are taken in one order everywhere, so this should be rare. It uses stamina's context instead of its
+    decorator, which would pass the arguments, with documents in them, to the hooks that log retries.
     """
 
     @wraps(function)
@@ -113,11 +115,11 @@ def retry_on_deadlock(function: Callable[P, T]) -> Callable[P, T]:
 
 @contextmanager
 def connect(url: str) -> Iterator[Connection]:
-    """A connection outside any pool: for set-up and one-off looks.
+    """Open a connection outside the pool, without its configuration: for set-up and for single reads.
 
-    Raises ServiceUnreachable or SettingsError with the server's own words.
+    Raises ServiceUnreachable or SettingsError with the message of the server.
     """
-    with translated(url):
+    with translate_errors(url):
         connection = psycopg.connect(url, autocommit=True, connect_timeout=CONNECT_TIMEOUT_SECONDS)
         with connection:
             yield connection
@@ -125,14 +127,18 @@ def connect(url: str) -> Iterator[Connection]:
 
 @contextmanager
 def checkout(url: str) -> Iterator[Connection]:
-    """A configured connection of the pool. Raises ServiceUnreachable."""
-    with translated(url), pool(url).connection() as connection:
+    """Take a configured connection from the pool. Raises ServiceUnreachable."""
+    with translate_errors(url), pool(url).connection() as connection:
         yield connection
 
 
 @contextmanager
-def translated(url: str) -> Iterator[None]:
-    """Turn a lost or refused connection, and what can succeed later, into one sentence; other errors pass."""
+def translate_errors(url: str) -> Iterator[None]:
+    """Translate errors of Postgres into ours, in one sentence; other errors pass.
+
+    Lost and refused connections and errors that a retry may solve: ServiceUnreachable. A refused login or an unknown
+    database: SettingsError. A missing table of a build: BuildDropped.
+    """
     try:
         yield
     except PoolTimeout as error:
@@ -140,28 +146,34 @@ def translated(url: str) -> Iterator[None]:
     except pg.ReadOnlySqlTransaction as error:
         raise ServiceUnreachable(f"Postgres at {where(url)} is read-only: {_reason(error)}") from error
     except pg.UndefinedTable as error:
-        if not OF_A_BUILD.search(error.diag.message_primary or ""):
+        if not BUILD_TABLE.search(error.diag.message_primary or ""):
             raise
         raise BuildDropped(DROPPED) from error
     except psycopg.Error as error:
         if error.sqlstate is not None and error.sqlstate.startswith(TEMPORARY):
-            said = error.diag.message_primary or type(error).__name__  # the detail may hold values
-            raise ServiceUnreachable(f"Postgres at {where(url)} is unable for now: {said}") from error
+            message = (
+                error.diag.message_primary or type(error).__name__
+            )  # the detail may quote values of a row
+            raise ServiceUnreachable(f"Postgres at {where(url)} cannot do this now: {message}") from error
         if error.sqlstate is not None or not isinstance(error, psycopg.OperationalError):
             raise
-        said = _reason(error)
-        if MISCONFIGURED.search(said):  # while connecting, libpq gives the server's words but no SQLSTATE
-            raise SettingsError(f"DATABASE_URL: Postgres at {where(url)} says: {said}") from error
-        raise ServiceUnreachable(f"Postgres at {where(url)} is unreachable: {said}") from error
+        message = _reason(error)
+        if MISCONFIGURED.search(
+            message
+        ):  # while connecting, libpq has the message of the server but no SQLSTATE
+            raise SettingsError(
+                f"Postgres at {where(url)} refused the connection: {message}; check DATABASE_URL"
+            ) from error
+        raise ServiceUnreachable(f"Postgres at {where(url)} is unreachable: {message}") from error
 
 
 def where(url: str) -> str:
-    """Host, port and database of a URL, without its password."""
+    """Host, port and database of a URL, without user and password."""
     info = psycopg.conninfo.conninfo_to_dict(url)
     return f"{info.get('host', 'localhost')}:{info.get('port', 5432)}/{info.get('dbname', '')}"
 
 
 def _reason(error: Exception) -> str:
-    """The reason: libpq indents its hints below it, and names each address that it tried above it."""
+    """The last line that is not indented: libpq lists the addresses it tried above it and indents hints below it."""
     lines = [line for line in str(error).splitlines() if line.strip() and not line[0].isspace()]
     return lines[-1] if lines else type(error).__name__

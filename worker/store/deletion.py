@@ -81,10 +81,10 @@ def remove(
         _delete_from_build(connection, build, docs)
     connection.execute(statement("deletion.sql", "delete_revisions"), {"docs": docs})
     if docs:
-        connection.execute(statement("deletion.sql", "note_erased"), parameters)
+        connection.execute(statement("deletion.sql", "mark_erased"), parameters)
     gone = set(named) - {row.id for row in fenced}
     parameters |= {"ids": list(gone), "entries": [json.dumps([{"id": id}]) for id in gone]}
-    connection.execute(statement("deletion.sql", "forget_errors"), parameters)
+    connection.execute(statement("deletion.sql", "redact_errors"), parameters)
     there = sum(1 for row in rows if row not in fenced and row.head_rev is not None)
     return StageCounts(stale=len(fenced), deleted=there)
 
@@ -96,8 +96,8 @@ def _delete_from_build(connection: Connection, build: Build, docs: Sequence[int]
     gone = connection.execute(build.sql("deletion.sql", "delete_served"), {"docs": list(docs)}).fetchall()
     if errors := [error for (error,) in gone if error is not None]:
         parameters = {"build": build.build, "errors": errors}
-        connection.execute(statement("deletion.sql", "forget_last_error"), parameters)
-    rows = connection.execute(build.sql("deletion.sql", "erase_chunks"), {"revs": revs}).fetchall()
+        connection.execute(statement("deletion.sql", "clear_last_error"), parameters)
+    rows = connection.execute(build.sql("deletion.sql", "delete_chunks"), {"revs": revs}).fetchall()
     garbage.delete_unreferenced(connection, build, (row[0] for row in rows))
 
 
@@ -111,7 +111,7 @@ def _delete_rejected(
 ) -> None:
     """Delete the outbox rows of documents that could not be staged; with `before`, by id, those with a lower number."""
     parameters = {"index_id": index_id, "ids": list(ids), "before": [before and before[id] for id in ids]}
-    rows = connection.execute(statement("deletion.sql", "rejected"), parameters).fetchall()
+    rows = connection.execute(statement("deletion.sql", "rejected_rows"), parameters).fetchall()
     _delete_enqueued(connection, index_id, "seq", [seq for (seq,) in rows], version)
 
 

@@ -5,11 +5,11 @@
     {"field": {"$in"|"$nin": [values]}}    {"field": {"$exists": true}}
     {"$and"|"$or": [filters]}    {"$not": filter}
 
-`field` is a dotted path. A field that a document lacks matches nothing but `{"$exists": false}`. An order
-compares numbers with numbers and strings with strings; a value of another type does not match.
+`field` is a dotted path. A missing field matches only `{"$exists": false}`. The operators of order compare numbers with
+numbers and strings with strings; values of other types do not match.
 
-To equal a plain value is compiled to containment of the whole of the metadata, {"field": value} or {"field": [value]},
-which the inverted index of the table serves.
+Equality with a plain value compiles to containment in the whole metadata, {"field": value} or {"field": [value]}, so
+that Postgres can use the inverted index on the metadata.
 """
 
 import json
@@ -38,10 +38,10 @@ EVERYTHING = sql.SQL("true")  # the condition of an empty filter
 def compile_filter(
     value: object, *, tenant_field: str | None = None
 ) -> tuple[sql.Composable, dict[str, Any]]:
-    """A condition over `r.metadata` and its parameters; None and {} match everything.
+    """Compile a filter to a condition over `r.metadata` and its parameters; None and {} match everything.
 
-    With `tenant_field` the filter must name the tenant at its top, by one plain value: the one place where this
-    is enforced. Raises InvalidQuery naming the operator or the value that is wrong.
+    With `tenant_field`, the filter must name the tenant at its top level, by one plain value. This is the only place
+    that enforces it. Raises InvalidQuery that names the wrong operator or value.
     """
     if value is None:
         value = {}
@@ -64,7 +64,7 @@ def _require_tenant(value: Mapping[str, Any], field: str) -> None:
         tenant = tenant["$eq"]
     if tenant is None or isinstance(tenant, (Mapping, list)):
         raise InvalidQuery(
-            f'this index needs its TENANT_FIELD in every filter: add {{"{field}": the tenant}} to it'
+            f'this index needs its TENANT_FIELD in every filter: add {{"{field}": the tenant}} to the filter'
         )
 
 
@@ -121,7 +121,7 @@ class _Compiler:
         return self._holds(field, [value])
 
     def _holds(self, field: "_Field", values: Sequence[object]) -> sql.Composable:
-        """The field is one of these plain values, or a list that holds one."""
+        """The field equals one of these plain values, or is a list that contains one."""
         plain = [_checked(value) for value in values]
         if field.is_plain:
             each = [json.dumps(field.nested(item)) for value in plain for item in (value, [value])]
@@ -173,7 +173,7 @@ class _Field:
 
     @property
     def is_plain(self) -> bool:
-        """Whether it leads through objects only, and not too deep: to #> a number is also a place in a list."""
+        """Whether the path has no number, which #> would also take as a list index, and is not too deep."""
         numbered = any(re.match(r"\s*[+-]?\d", part) for part in self.path)
         return not numbered and len(self.path) <= MAX_DEPTH
 
@@ -187,5 +187,5 @@ def _checked(value: object) -> Any:
     try:
         json.dumps(cleaned := clean_json(value, "filter"), allow_nan=False)
     except (InvalidDocument, ValueError) as error:
-        raise InvalidQuery(f"a value of filter cannot be used: {error}") from error
+        raise InvalidQuery(f"filter has a value that JSON cannot hold: {error}") from error
     return cleaned

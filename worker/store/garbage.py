@@ -1,8 +1,8 @@
-"""What nothing refers to: vectors, revisions and queued contents that were left behind.
+"""Garbage collection: vectors, revisions and queued contents that nothing refers to, and old tombstones.
 
-Candidates are looked for without a lock, in slices; each slice is deleted under the exclusive lock of the index, by
-a statement that looks again. Staging relies on a vector under the shared lock: it comes before, and its chunks keep
-the vector, or after, and queues the content anew.
+Candidates are found in slices, without a lock. Each slice is deleted under the exclusive lock of the index, by a
+statement that checks again. Staging relies on vectors under the shared lock: it comes first and its chunks keep the
+vector, or it comes later and queues the content anew.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,19 +18,19 @@ from worker.store.connection import Connection, retry_on_deadlock
 from worker.store.statements import SCHEMA, statement, statements, tables
 
 SLICE = 2_000  # rows that one statement looks at
-TOMBSTONE_DAYS = 30  # how long a deleted document's id and version fence messages that are late
-KEPT_SHARE = 0.2  # of a build's vectors may be unreferenced: they serve the same content when it comes again
+TOMBSTONE_DAYS = 30  # how long id and version of a deleted document fence late messages
+KEPT_SHARE = 0.2  # share of unreferenced vectors that a build keeps, in case their content returns
 
 Key = int | bytes | str
-LOWEST, HIGHEST = {"hash": b""}, {"hash": b"\xff" * 33}  # of other keys: numbers from 1
+LOWEST, HIGHEST = {"hash": b""}, {"hash": b"\xff" * 33}  # other keys are numbers from 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Collected:
-    """What a collection deleted."""
+    """What a collection deleted, in rows."""
 
     embeddings: int = 0
-    kept: int = 0  # vectors that nothing refers to, and that stay
+    kept: int = 0  # unreferenced vectors that stay
     revisions: int = 0
     pending: int = 0
     tombstones: int = 0
@@ -47,9 +47,10 @@ def collections_due(connection: Connection, *, seconds: float, erased_seconds: f
 
 
 def collect_index(connection: Connection, index_id: int) -> Collected:
-    """Collect all builds of an index, retired ones too; once documents were deleted, all unreferenced vectors go.
+    """Collect the garbage of all builds of an index, including retired ones.
 
-    A deleted document's earlier contents have no chunks by which their vectors could be found when it is deleted.
+    After a deletion of documents, all unreferenced vectors go: a deletion cannot find the vectors of earlier revisions,
+    as those have no chunks any more.
     """
     row = connection.execute(statement("garbage.sql", "erased_at"), {"index_id": index_id}).fetchone()
     erased_at = row[0] if row else None
@@ -58,18 +59,18 @@ def collect_index(connection: Connection, index_id: int) -> Collected:
     total = Collected(**{name: sum(getattr(one, name) for one in each) for name in asdict(Collected())})
     if erased_at and not total.kept:
         parameters = {"index_id": index_id, "erased_at": erased_at}
-        connection.execute(statement("garbage.sql", "all_erased"), parameters)
+        connection.execute(statement("garbage.sql", "clear_erased"), parameters)
     return replace(total, tombstones=sum(delete_tombstones(connection, build) for build in every[:1]))
 
 
 def collect(connection: Connection, build: Build, *, kept_share: float = KEPT_SHARE) -> Collected:
-    """Delete what nothing refers to; vectors only where more than `kept_share` of the build's are.
+    """Collect the garbage of a build: vectors only if more than `kept_share` of them are unreferenced.
 
-    Revisions, which hold text, always: of all builds of the index. What cannot be locked within a second stays
-    for the next time.
+    Revisions hold text, so unreferenced ones always go. Rows that cannot be locked within a second stay for the next
+    collection.
     """
     total = connection.execute(build.sql("garbage.sql", "count_embeddings")).fetchone() or (0,)
-    unreferenced = sum(map(len, embeddings(connection, build)))
+    unreferenced = sum(map(len, unreferenced_embeddings(connection, build)))
     deleted = delete_embeddings(connection, build) if unreferenced > kept_share * total[0] else 0
     return Collected(
         embeddings=deleted,
@@ -79,58 +80,82 @@ def collect(connection: Connection, build: Build, *, kept_share: float = KEPT_SH
     )
 
 
-def embeddings(connection: Connection, build: Build) -> Iterator[dict[Key, str]]:
-    """Vectors that no chunk refers to, a slice at a time: hash, and what to call it."""
-    return found(connection, build, statement("garbage.sql", "embeddings", build.build), "embeddings", "hash")
+def unreferenced_embeddings(connection: Connection, build: Build) -> Iterator[dict[Key, str]]:
+    """Find vectors that no chunk refers to, slice by slice: the name to show by hash."""
+    return find_in_slices(
+        connection,
+        build,
+        statement("garbage.sql", "unreferenced_embeddings", build.build),
+        "embeddings",
+        "hash",
+    )
 
 
-def pending(connection: Connection, build: Build) -> Iterator[dict[Key, str]]:
-    """Queued contents that no chunk has, as `embeddings`."""
-    return found(connection, build, statement("garbage.sql", "pending", build.build), "pending", "hash")
+def unreferenced_pending(connection: Connection, build: Build) -> Iterator[dict[Key, str]]:
+    """Find queued contents that no chunk has, slice by slice: the name to show by hash."""
+    return find_in_slices(
+        connection, build, statement("garbage.sql", "unreferenced_pending", build.build), "pending", "hash"
+    )
 
 
-def revisions(connection: Connection, build: Build) -> Iterator[dict[Key, str]]:
-    """Revisions of the index that nothing refers to, by number, each with the id of its document."""
-    return found(connection, build, _referring(connection, build, "revisions"), "revisions", "doc")
+def unreferenced_revisions(connection: Connection, build: Build) -> Iterator[dict[Key, str]]:
+    """Find revisions of the index that nothing refers to, slice by slice: the id of the document by revision."""
+    return find_in_slices(
+        connection,
+        build,
+        _statement_over_revisions(connection, build, "unreferenced_revisions"),
+        "revisions",
+        "doc",
+    )
 
 
 def delete_embeddings(connection: Connection, build: Build) -> int:
+    """Delete vectors that no chunk refers to; the number of them."""
     text = build.sql("garbage.sql", "delete_embeddings")
-    return sum(_delete(connection, build, lambda: text, keys) for keys in embeddings(connection, build))
+    return sum(
+        _delete(connection, build, lambda: text, keys) for keys in unreferenced_embeddings(connection, build)
+    )
 
 
 def delete_pending(connection: Connection, build: Build) -> int:
+    """Delete queued contents that no chunk has; the number of them."""
     text = build.sql("garbage.sql", "delete_pending")
-    return sum(_delete(connection, build, lambda: text, keys) for keys in pending(connection, build))
+    return sum(
+        _delete(connection, build, lambda: text, keys) for keys in unreferenced_pending(connection, build)
+    )
 
 
 def delete_revisions(connection: Connection, build: Build) -> int:
-    def text() -> sql.Composed:
-        return _referring(connection, build, "delete_revisions")
+    """Delete revisions of the index that nothing refers to; the number of them."""
 
-    return sum(_delete(connection, build, text, keys) for keys in revisions(connection, build))
+    def text() -> sql.Composed:
+        return _statement_over_revisions(connection, build, "delete_revisions")
+
+    return sum(_delete(connection, build, text, keys) for keys in unreferenced_revisions(connection, build))
 
 
 def delete_tombstones(connection: Connection, build: Build) -> int:
-    """Forget documents of the index of a build that were deleted long ago."""
+    """Delete tombstones older than TOMBSTONE_DAYS from the index of a build; the number of them."""
     text = statement("garbage.sql", "delete_tombstones")
     old = {"days": TOMBSTONE_DAYS}
-    each = found(connection, build, statement("garbage.sql", "tombstones"), "documents", "doc", old)
+    each = find_in_slices(
+        connection, build, statement("garbage.sql", "old_tombstones"), "documents", "doc", old
+    )
     return sum(_delete(connection, build, lambda: text, keys, old) for keys in each)
 
 
 def delete_unreferenced(connection: Connection, build: Build, hashes: Iterable[bytes]) -> None:
-    """Delete what is queued and what is embedded of contents, where no chunk has them any more.
+    """Delete contents from the queue and their vectors where no chunk has them any more.
 
-    Inside a transaction that holds the exclusive lock. What is queued goes first: a request that is under way saves
-    what is queued still, and so comes before, and its vector goes too, or after, and saves nothing.
+    Runs inside a transaction that holds the exclusive lock. Queued rows go first, as a request in flight saves only
+    what is still queued: it saves before, and its vector goes too, or it comes later and saves nothing.
     """
     parameters = {"keys": sorted(set(hashes))}
     connection.execute(build.sql("garbage.sql", "delete_pending"), parameters)
     connection.execute(build.sql("garbage.sql", "delete_embeddings"), parameters)
 
 
-def found(
+def find_in_slices(
     connection: Connection,
     build: Build,
     text: sql.Composed,
@@ -138,7 +163,7 @@ def found(
     key: str,
     parameters: Mapping[str, Any] | None = None,
 ) -> Iterator[dict[Key, str]]:
-    """What a statement finds, slice by slice of the table: key, and what to call it. Each slice is one snapshot."""
+    """Run a statement over each slice of a table: the name to show by key. Each slice is one snapshot."""
     for after, until in slices(connection, build, table, key):
         values = {"after": after, "until": until, "index_id": build.index_id, **(parameters or {})}
         rows = connection.execute(text, values).fetchall()
@@ -147,9 +172,9 @@ def found(
 
 
 def slices(connection: Connection, build: Build, table: str, key: str) -> Iterator[tuple[Key, Key]]:
-    """The bounds of slices of SLICE rows, in the order of the key: above the first, up to the second."""
+    """The bounds of slices of SLICE rows in key order: above the first bound, up to and including the second."""
     walked = tables(build.build).get(table, sql.Identifier(SCHEMA, table))
-    text = sql.SQL(statements("garbage.sql")["bound"]).format(key=sql.Identifier(key), table=walked)
+    text = sql.SQL(statements("garbage.sql")["slice_end"]).format(key=sql.Identifier(key), table=walked)
     after: Any = LOWEST.get(key, 0)
     highest: Any = HIGHEST.get(key, 2**63 - 1)
     while after < highest:
@@ -167,9 +192,9 @@ def _delete(
     keys: Iterable[Key],
     parameters: Mapping[str, Any] | None = None,
 ) -> int:
-    """Delete what is still not referred to, under the exclusive lock; 0 when that cannot be had in time.
+    """Delete rows that are still unreferenced, under the exclusive lock; 0 if the lock is not free within a second.
 
-    `text` is asked under the lock, as the list of builds cannot change then.
+    Calls `text` under the lock, as the list of builds cannot change then.
     """
     try:
         with connection.transaction():
@@ -180,7 +205,7 @@ def _delete(
         return 0
 
 
-def _referring(connection: Connection, build: Build, name: str) -> sql.Composed:
-    """A statement over revisions that leaves alone what any build of the index shows or wants, retired ones too."""
-    each = [other.sql("garbage.sql", "referred") for other in builds.every(connection, build.index_id)]
-    return sql.SQL(statements("garbage.sql")[name]).format(referred=sql.SQL(" OR ").join(each))
+def _statement_over_revisions(connection: Connection, build: Build, name: str) -> sql.Composed:
+    """A statement over revisions that skips those served or wanted by any build of the index, even a retired one."""
+    each = [other.sql("garbage.sql", "is_referenced") for other in builds.every(connection, build.index_id)]
+    return sql.SQL(statements("garbage.sql")[name]).format(referenced=sql.SQL(" OR ").join(each))

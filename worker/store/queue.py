@@ -1,7 +1,7 @@
-"""The queue of contents that need a vector: claim, save, give back, fail, split.
+"""The queue of contents that need a vector: claim, save, release, fail and split them.
 
-A claim is a lease by the database's clock. Saving is not fenced, as saving twice is a no-op; giving back,
-failing and splitting are fenced by the claim's token.
+A claim is a lease by the clock of the database. Saving twice is a no-op, so saving is not fenced. Releasing, failing
+and splitting are fenced by the token of the claim.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,38 +22,38 @@ from worker.store.connection import Connection, retry_on_deadlock
 from worker.store.statements import statements, tables
 
 PRIORITIES = (0, 1, 2)  # jobs, reindexing, rebuilding
-ALONE_FROM_ATTEMPT = 3  # from then on a content travels alone, so that only the guilty one can fail
+ALONE_FROM_ATTEMPT = 3  # from this attempt on a content is sent alone, so that only the one at fault can fail
 
 
 @dataclass(frozen=True, kw_only=True)
 class Input:
-    """One content of a claim: what to send, and how often it was claimed before."""
+    """One content of a claim: the string to embed, and its number of attempts."""
 
     hash: bytes
     heading: str
     text: str
     tokens: int
-    attempts: int  # this claim included
+    attempts: int  # including this claim
 
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """What one request will carry; other workers leave it alone until the lease ends."""
+    """The contents of one request; other workers cannot claim them until the lease ends."""
 
     build: Build
     token: UUID
-    inputs: Sequence[Input]  # may be empty, when all that was claimed falls under the next two
-    saved: Sequence[bytes]  # contents that had their vector already: publish what wants them
-    orphans: Sequence[bytes]  # contents that no chunk has any more: forget them
-    expired: int  # contents of it that another claim held until its lease ended
-    suspect: bool  # it travels alone, and the claim before this one never ended: it may be what kills workers
+    inputs: Sequence[Input]  # empty if every claimed content is in one of the next two lists
+    saved: Sequence[bytes]  # contents that already have a vector: publish the documents that want them
+    orphans: Sequence[bytes]  # contents that no chunk has any more: delete them from the queue
+    expired: int  # contents whose previous claim expired
+    suspect: bool  # one content whose previous claim never ended: it may be what kills workers
 
 
-Fill = Callable[[Sequence[int]], int]  # how many of these token counts, in order, fill one request
+Fill = Callable[[Sequence[int]], int]  # how many of these token counts, in order, one request can carry
 
 
 def waiting(connection: Connection, build: Build, *, limit: int) -> tuple[int, int]:
-    """How many contents nobody holds, looked at as far as `limit`, and the tokens of the largest of them."""
+    """The number of claimable contents, counted up to `limit`, and the tokens of the largest of them."""
     parameters = {"limit": limit, "priorities": list(PRIORITIES)}
     [(number, tokens)] = connection.execute(build.sql("queue.sql", "count_waiting"), parameters)
     return number, tokens
@@ -63,9 +63,9 @@ def waiting(connection: Connection, build: Build, *, limit: int) -> tuple[int, i
 def claim(
     connection: Connection, build: Build, *, limit: int, fill: Fill, lease_seconds: float
 ) -> Claim | None:
-    """Claim what fills one request, the most urgent first; None when nothing waits.
+    """Claim the contents of one request, most urgent first; None if nothing is claimable.
 
-    `limit` bounds the inputs, `fill` the tokens. A content that failed twice travels alone.
+    `limit` bounds the number of contents, `fill` their tokens. From ALONE_FROM_ATTEMPT on, a content is claimed alone.
     """
     token = uuid4()
     with connection.transaction():
@@ -103,7 +103,7 @@ def claim(
 
 @retry_on_deadlock
 def renew(connection: Connection, held: Claim, *, lease_seconds: float) -> bool:
-    """Begin the lease of a claim again that waited before its request; false when somebody else has it by now."""
+    """Restart the lease of a claim that waited for its turn; False if another worker has one of its contents."""
     parameters = {
         "hashes": [item.hash for item in held.inputs],
         "token": held.token,
@@ -114,7 +114,7 @@ def renew(connection: Connection, held: Claim, *, lease_seconds: float) -> bool:
 
 @retry_on_deadlock
 def save(connection: Connection, build: Build, hashes: Sequence[bytes], vectors: NDArray[np.float32]) -> None:
-    """Turn pending contents into embeddings, in one commit; `vectors` has a row per hash. Late or twice: no-op."""
+    """Save the vectors of queued contents, in one commit; `vectors` has one row per hash. Late or twice is a no-op."""
     column = Vector if build.vector == "vector" else HalfVector
     order = sorted(range(len(hashes)), key=lambda at: hashes[at])
     parameters = {
@@ -128,9 +128,9 @@ def save(connection: Connection, build: Build, hashes: Sequence[bytes], vectors:
 
 @retry_on_deadlock
 def release(connection: Connection, held: Claim, *, seconds: float = 0.0, counted: bool = True) -> None:
-    """End a claim without a result; its contents are visible again after `seconds`.
+    """End a claim without a result; its contents are claimable again after `seconds`.
 
-    Not `counted`, the claim was no attempt: waiting for a rate limit or for mended settings punishes nobody.
+    With `counted` False, the claim is not counted as an attempt: for waits on rate limits, settings or an outage.
     """
     hashes = [*(item.hash for item in held.inputs), *held.orphans]
     parameters = {
@@ -144,10 +144,10 @@ def release(connection: Connection, held: Claim, *, seconds: float = 0.0, counte
 
 @retry_on_deadlock
 def fail(connection: Connection, held: Claim, hash: bytes, error: str) -> list[str]:
-    """Give one content up and fail the documents that want it; their ids. None when the claim no longer holds it.
+    """Fail the documents that want a content, and remove it from the queue; their ids.
 
-    Exclusive: a staging that relies on the queued content either comes before, and its document fails too, or
-    after, and queues it anew.
+    Does nothing if the claim no longer holds the content. The lock is exclusive: a staging that relies on the queued
+    content comes before, and its document fails too, or after, and queues the content anew.
     """
     parameters: dict[str, Any] = {"hashes": [hash], "token": held.token, "error": error}
     build = held.build
@@ -161,11 +161,11 @@ def fail(connection: Connection, held: Claim, hash: bytes, error: str) -> list[s
 
 @retry_on_deadlock
 def split(connection: Connection, held: Claim, cut: Sequence[tuple[Input, Sequence[Chunk]]]) -> list[int]:
-    """Put smaller chunks in the place of contents that are too large; the documents to publish.
+    """Replace contents that are too large by smaller chunks; the documents to publish.
 
-    Of each content at least two pieces, whose spans count from its start. Contents that the claim no longer holds
-    are left alone. Exclusive, as `fail` is: whoever stages the same content comes before, and has it replaced too,
-    or after, and queues it anew.
+    `cut` has at least two pieces per content; their spans count from its start. Skips contents that the claim no longer
+    holds. The lock is exclusive, as in `fail`: a staging of the same content comes before, and its chunk is replaced
+    too, or after, and queues the content anew.
     """
     build = held.build
     with builds.locked(connection, build.index_id, exclusive=True):
@@ -177,22 +177,22 @@ def split(connection: Connection, held: Claim, cut: Sequence[tuple[Input, Sequen
         parameters |= _columns([(item, pieces) for item, pieces in cut if item.hash in mine])
         docs = [row[0] for row in connection.execute(build.sql("queue.sql", "lock_wanting"), parameters)]
         parameters |= {"docs": docs, "priority": min(priority for _, priority in given_up)}
-        # the same string may be another heading and text elsewhere: that content is queued again, and cut in its turn
+        # elsewhere the same string may be split differently into heading and text: it is queued again, and cut later
         parameters["wanted"] = [*parameters["pieces"], *parameters["hashes"]]
-        connection.execute(build.sql("queue.sql", "put_pieces"), parameters)
+        connection.execute(build.sql("queue.sql", "replace_chunks"), parameters)
         connection.execute(build.sql("queue.sql", "queue_pieces"), parameters)
         return docs
 
 
 @retry_on_deadlock
 def delete_orphans(connection: Connection, build: Build, hashes: Sequence[bytes]) -> None:
-    """Take contents out of the queue that no chunk has any more; exclusive, as `fail` is."""
+    """Remove contents from the queue that no chunk has any more, under the exclusive lock as in `fail`."""
     with builds.locked(connection, build.index_id, exclusive=True):
         connection.execute(build.sql("queue.sql", "delete_orphans"), {"hashes": list(hashes)})
 
 
 def _columns(cut: Sequence[tuple[Input, Sequence[Chunk]]]) -> dict[str, list[Any]]:
-    """Contents and their pieces as the arrays of `put_pieces`."""
+    """The contents and their pieces as the arrays of the statement `replace_chunks`."""
     each = [(item.hash, at, piece) for item, pieces in cut for at, piece in enumerate(pieces)]
     return {
         "hashes": [item.hash for item, _ in cut],
@@ -216,7 +216,7 @@ def _save_statement(build: Build) -> sql.Composed:
 
 
 def _claimable(connection: Connection, build: Build, limit: int) -> list[Any]:
-    """Rows that nobody holds, locked; one query per priority, so that leased rows of one are not walked for another."""
+    """Lock claimable rows. One query per priority, as one for all would walk the leased rows of each."""
     rows: list[Any] = []
     with connection.cursor(row_factory=namedtuple_row) as cursor:
         for priority in PRIORITIES:

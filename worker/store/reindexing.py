@@ -1,4 +1,4 @@
-"""Runs of reindexing: the lease that keeps them apart, their history, and which documents a run did not meet."""
+"""Runs of reindexing: their lease, their history, and the documents that the index knows."""
 
 from array import array
 from collections.abc import Mapping, Sequence
@@ -14,11 +14,11 @@ from worker.store.builds import Build
 from worker.store.connection import Connection
 from worker.store.statements import statement
 
-LEASE_SECONDS = 120.0  # the run of a worker that died can begin again after it
+LEASE_SECONDS = 120.0  # after this time another run can replace one whose worker died
 DOCUMENTS_AT_ONCE = 1000
-KEPT_DAYS = 90  # in the history
+HISTORY_DAYS = 90
 
-DIED = "it was not heard of for two minutes, and the next run began: its worker died or was stuck"
+DIED = "the run did not renew its lease for two minutes, so the next run began: its worker died or hung"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class ReindexRequest:
 
     index: str
     task_id: str
-    scheduled_for: datetime | None = None  # None: asked for by hand
+    scheduled_for: datetime | None = None  # None: started by hand
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class ReindexRun:
 
 @dataclass(frozen=True, kw_only=True)
 class RunCounts:
-    """What a run came to, in documents."""
+    """The counts of a run, in documents."""
 
     read: int
     staged: int
@@ -52,22 +52,22 @@ class RunCounts:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceCursor:
-    """Where the next incremental run begins."""
+    """The position where the next incremental run begins."""
 
-    query: str  # fingerprint of the database and the query that it belongs to
-    reached: str  # as Postgres reads the cursor's column
+    query: str  # fingerprint of the database and the query
+    reached: str  # value of the cursor column, as text of Postgres
 
 
 @dataclass(frozen=True, kw_only=True)
 class KnownDocument:
-    """A document of the source that the index knows, deleted or not."""
+    """A document that the index knows, deleted or not."""
 
     doc: int
-    settled: bool  # searchable as the source has it
+    settled: bool  # whether it is searchable as the source has it
 
 
 def begin(connection: Connection, index_id: int, request: ReindexRequest) -> ReindexRun | None:
-    """Begin a run and its row in the history; None while another one holds the lease of the index."""
+    """Take the lease and start a run in the history; None if another run holds the lease of the index."""
     token = uuid4()
     with connection.transaction():
         row = connection.execute(
@@ -76,34 +76,34 @@ def begin(connection: Connection, index_id: int, request: ReindexRequest) -> Rei
         ).fetchone()
         if row is None:
             return None
-        parameters = asdict(request) | {"message": DIED, "days": KEPT_DAYS}
-        for name in ("close_dead", "start_run", "forget_runs"):
+        parameters = asdict(request) | {"message": DIED, "days": HISTORY_DAYS}
+        for name in ("fail_dead_runs", "start_run", "delete_old_runs"):
             connection.execute(statement("reindexing.sql", name), parameters)
     return ReindexRun(index_id=index_id, token=token, since=row[0])
 
 
 def holder(connection: Connection, index_id: int) -> str | None:
-    """The id of the task whose run holds the lease, or did last and died."""
-    row = connection.execute(statement("reindexing.sql", "holder"), {"index_id": index_id}).fetchone()
+    """The task id of the run that holds the lease, or held it last and died."""
+    row = connection.execute(statement("reindexing.sql", "lease_holder"), {"index_id": index_id}).fetchone()
     return None if row is None else str(row[0])
 
 
 def renew(connection: Connection, run: ReindexRun) -> bool:
-    """Hold the lease for longer; False when another run has taken it."""
+    """Renew the lease; False if another run has taken it."""
     parameters = {"index_id": run.index_id, "token": run.token, "seconds": LEASE_SECONDS}
-    return connection.execute(statement("reindexing.sql", "renew"), parameters).rowcount == 1
+    return connection.execute(statement("reindexing.sql", "renew_lease"), parameters).rowcount == 1
 
 
-def end(connection: Connection, run: ReindexRun) -> None:
-    """Let the next run begin."""
+def release(connection: Connection, run: ReindexRun) -> None:
+    """Release the lease, so that the next run can begin."""
     parameters = {"index_id": run.index_id, "token": run.token}
-    connection.execute(statement("reindexing.sql", "end"), parameters)
+    connection.execute(statement("reindexing.sql", "release_lease"), parameters)
 
 
-def give_up(connection: Connection, request: ReindexRequest, outcome: str, message: str) -> None:
-    """Write into the history that a run was skipped or failed, and why."""
+def abort(connection: Connection, request: ReindexRequest, outcome: str, message: str) -> None:
+    """Record in the history that a run was `skipped` or `failed`, and why."""
     parameters = asdict(request) | {"outcome": outcome, "message": message}
-    connection.execute(statement("reindexing.sql", "give_up_run"), parameters)
+    connection.execute(statement("reindexing.sql", "abort_run"), parameters)
 
 
 def finish(
@@ -115,7 +115,7 @@ def finish(
     message: str | None,
     cursor: SourceCursor | None,
 ) -> None:
-    """Write into the history what a run came to; `message`: why it deleted nothing."""
+    """Record a run that is done in the history; `message`: why it deleted nothing."""
     parameters = asdict(figures) | {
         "task_id": task_id,
         "incremental": incremental,
@@ -126,25 +126,25 @@ def finish(
 
 
 def last_complete(connection: Connection, index: str) -> int | None:
-    """How many documents the source returned in the last run that read it as a whole and swept."""
+    """The number of documents in the last run that read the whole source and was allowed to delete."""
     row = connection.execute(statement("reindexing.sql", "last_complete"), {"index": index}).fetchone()
     return None if row is None else int(row[0])
 
 
 def last_cursor(connection: Connection, index: str, query: str) -> str | None:
-    """Where the last run got to that read the same query; None: it is to be read from its beginning."""
+    """The position where the last run with the same query ended; None: read the source from its beginning."""
     parameters = {"index": index, "query": query}
     row = connection.execute(statement("reindexing.sql", "last_cursor"), parameters).fetchone()
     return None if row is None else row[0]
 
 
-def begin_again(connection: Connection, task_id: str) -> "array[int]":
-    """Forget what an earlier delivery of the task counted as stale or failed, as all is read anew.
+def restart(connection: Connection, task_id: str) -> "array[int]":
+    """Reset the stale and rejected counts of an earlier delivery of the task, as everything is read anew.
 
     Returns the keys of the documents that it staged.
     """
-    connection.execute(statement("reindexing.sql", "begin_again"), {"task_id": task_id})
-    # a million rows at a time would be 100 MB in this process
+    connection.execute(statement("reindexing.sql", "reset_counts"), {"task_id": task_id})
+    # a million rows at once would take 100 MB in this process
     with connection.transaction(), connection.cursor("staged") as cursor:
         cursor.itersize = 10_000
         cursor.execute(statement("reindexing.sql", "staged_docs"), {"task_id": task_id})
@@ -152,13 +152,13 @@ def begin_again(connection: Connection, task_id: str) -> "array[int]":
 
 
 def set_report(connection: Connection, task_id: str, report: Mapping[str, Any]) -> None:
-    """Keep what the result of the run will say beside its counts."""
+    """Set the fields that the result of the run has beside its counts."""
     parameters = {"task_id": task_id, "report": Jsonb(dict(report))}
     connection.execute(statement("reindexing.sql", "set_report"), parameters)
 
 
 def count_documents(connection: Connection, index_id: int) -> int:
-    """How many documents the index holds, searchable or not."""
+    """The number of documents in the index, searchable or not."""
     row = connection.execute(
         statement("reindexing.sql", "count_documents"), {"index_id": index_id}
     ).fetchone()
@@ -166,12 +166,12 @@ def count_documents(connection: Connection, index_id: int) -> int:
     return int(row[0])
 
 
-def look(
+def known_documents(
     connection: Connection, build: Build, documents: Sequence[Document], others: Sequence[str]
 ) -> dict[str, KnownDocument]:
-    """Where documents of the source stand in the live build, by id; `others` are ids without a content.
+    """The documents of the source that the index knows, by id; `others` are ids without content.
 
-    A look, no lock. One whose version is another than the known one is not settled: the fence is to be raised.
+    Takes no lock. A document with another version than the known one is not settled, as its version must be raised.
     """
     parameters = {
         "index_id": build.index_id,
@@ -179,11 +179,11 @@ def look(
         "hashes": [*(document.content_hash() for document in documents), *(b"" for _ in others)],
         "versions": [*(document.version for document in documents), *(None for _ in others)],
     }
-    rows = connection.execute(build.sql("reindexing.sql", "look"), parameters)
+    rows = connection.execute(build.sql("reindexing.sql", "known_documents"), parameters)
     return {id: KnownDocument(doc=doc, settled=settled) for id, doc, settled in rows}
 
 
-def documents_before(connection: Connection, run: ReindexRun, after: str) -> list[tuple[str, int, int]]:
-    """The next page of the documents that nobody has changed since the run began: id, key and newest revision."""
+def unchanged_documents(connection: Connection, run: ReindexRun, after: str) -> list[tuple[str, int, int]]:
+    """The next page of documents that have not changed since the run began: id, key and newest revision."""
     parameters = {"index_id": run.index_id, "since": run.since, "after": after, "limit": DOCUMENTS_AT_ONCE}
-    return connection.execute(statement("reindexing.sql", "documents_before"), parameters).fetchall()
+    return connection.execute(statement("reindexing.sql", "unchanged_documents"), parameters).fetchall()

@@ -1,4 +1,4 @@
-"""Due times of the sources of indexes: set from the settings, claimed by who sends them."""
+"""Schedules of sources: synced from the settings, and claimed by the process that sends a due run."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,22 +11,24 @@ from worker.sources.scheduling import next_due
 from worker.store.connection import Connection, checkout, retry_on_deadlock
 from worker.store.statements import statement
 
-CLAIM_SECONDS = 15.0  # for a message to the broker; where it takes longer, another sends the same: harmless
-PATIENCE_SECONDS = 600.0  # until a run that has not begun is sent again: the broker may have lost it
+CLAIM_SECONDS = (
+    15.0  # time to send a message; if it takes longer, another process sends the same run: harmless
+)
+RESEND_SECONDS = 600.0  # a run that has not begun by then is sent again, as the broker may have lost it
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduledRun:
-    """A run to be sent."""
+    """A run to send."""
 
     index: str
-    task_id: str  # one per due time: a message that is sent twice is one run
+    task_id: str  # one per due time, so that a message sent twice is one run
     scheduled_for: datetime
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClaimedSchedule:
-    """A schedule to be looked at, which nobody else looks at until the claim runs out."""
+    """A schedule that this process has claimed for CLAIM_SECONDS."""
 
     index: str
     schedule: str
@@ -34,12 +36,12 @@ class ClaimedSchedule:
     due_at: datetime
     now: datetime
     claimed_until: datetime
-    task_id: str | None  # the run that was sent last
-    scheduled_for: datetime | None  # when that one was due
-    waits: bool  # it has not begun
-    long_ago: bool  # it was sent more than PATIENCE_SECONDS ago
-    reads: bool  # some run of the index is at it
-    paused: bool  # the index is
+    task_id: str | None  # of the run that was sent last
+    scheduled_for: datetime | None  # its due time
+    waits: bool  # that run has not begun
+    long_ago: bool  # it was sent more than RESEND_SECONDS ago
+    reads: bool  # a run of the index is reading its source
+    paused: bool  # the index is paused
 
     @property
     def is_due(self) -> bool:
@@ -51,16 +53,16 @@ class ClaimedSchedule:
 
     @property
     def objection(self) -> str | None:
-        """Why nothing is to be sent for this due time; None: it is."""
+        """Why no run is sent for this due time; None if one is."""
         if self.paused:
             return "the index was paused"
         if self.waits:
-            return "the run before was still waiting for a worker of the queue vector_index"
+            return "the previous run was still waiting for a worker of the queue vector_index"
         return "another run was still reading the source" if self.reads else None
 
     @property
     def run(self) -> ScheduledRun | None:
-        """What to send: the run of this due time, or once more the one before, which may have been lost."""
+        """The run to send: that of this due time, or the previous one again if its message may be lost."""
         if self.waits and self.long_ago:
             assert self.task_id is not None
             assert self.scheduled_for is not None
@@ -72,29 +74,28 @@ class ClaimedSchedule:
 
 @retry_on_deadlock
 def sync(connection: Connection, schedules: Mapping[str, str | None], timezone: str) -> None:
-    """Make the schedules of these indexes, by name, so; None: it has none. Any number of processes may do so at once.
+    """Sync the schedules of these indexes, by name, with the settings; None removes a schedule.
 
-    Those of other indexes stay: they may be another deployment's, whose settings name these.
-
-    What is new or changed is due for the first time after now; what is the same keeps its due time, missed or not.
+    Any number of processes may run it at the same time. Schedules of other indexes stay, as they may belong to another
+    deployment. A new or changed schedule is first due after now; an unchanged one keeps its due time, even if missed.
     """
     row = connection.execute(statement("schedule.sql", "now")).fetchone()
     assert row is not None
     wanted = {index: schedule for index, schedule in sorted(schedules.items()) if schedule is not None}
     connection.execute(
-        statement("schedule.sql", "remove"), {"indexes": list(schedules.keys() - wanted.keys())}
+        statement("schedule.sql", "delete"), {"indexes": list(schedules.keys() - wanted.keys())}
     )
     for index, schedule in wanted.items():
         due_at = next_due(schedule, timezone, due=row[0], now=row[0])
         parameters = {"index": index, "schedule": schedule, "timezone": timezone, "due_at": due_at}
-        connection.execute(statement("schedule.sql", "set"), parameters)
+        connection.execute(statement("schedule.sql", "upsert"), parameters)
 
 
 def runs_to_send(url: str, indexes: Sequence[str]) -> Iterator[ScheduledRun]:
-    """The runs of these indexes that are due, each to one of those who ask.
+    """Yield the due runs of these indexes; each is given to one caller.
 
-    What is taken from here is to be sent before the next is. Then it is written down as sent. Who dies in between, or
-    fails, leaves a claim that runs out after CLAIM_SECONDS: another sends the same run under the same id.
+    Send each run before taking the next one, which records it as sent. If the caller fails in between, its claim
+    expires after CLAIM_SECONDS, and another process sends the same run under the same id.
     """
     with checkout(url) as conn:
         claims = claim(conn, indexes)
@@ -106,20 +107,20 @@ def runs_to_send(url: str, indexes: Sequence[str]) -> Iterator[ScheduledRun]:
 
 
 def claim(connection: Connection, indexes: Sequence[str]) -> list[ClaimedSchedule]:
-    """What of these indexes is to be looked at now.
+    """Claim the schedules of these indexes that are due, or whose run may be lost.
 
-    Each to one of those who ask, until it is settled or CLAIM_SECONDS have passed.
+    Each is given to one caller, until it is settled or CLAIM_SECONDS have passed.
     """
-    parameters = {"indexes": list(indexes), "seconds": CLAIM_SECONDS, "patience": PATIENCE_SECONDS}
+    parameters = {"indexes": list(indexes), "seconds": CLAIM_SECONDS, "patience": RESEND_SECONDS}
     with connection.cursor(row_factory=class_row(ClaimedSchedule)) as cursor:
         return cursor.execute(statement("schedule.sql", "claim"), parameters).fetchall()
 
 
 def settle(connection: Connection, claim: ClaimedSchedule) -> None:
-    """Its run is sent, or none is to be: write that down, and when it is due next.
+    """End a claim: record the run as sent or skipped, and set the next due time.
 
-    What was missed since the due time is made up by the one run. Nothing happens where the settings have changed
-    meanwhile, or the claim has run out and somebody else settles it.
+    One run makes up for all due times that were missed. Changes nothing if the settings have changed meanwhile, or if
+    the claim has expired and another process has the schedule.
     """
     due_at, run = claim.due_at, claim.run
     if claim.is_due and run is None:
@@ -140,9 +141,9 @@ def settle(connection: Connection, claim: ClaimedSchedule) -> None:
 
 
 def list_schedules(connection: Connection, indexes: Sequence[str]) -> list[dict[str, Any]]:
-    """The schedules of these indexes, by name: when it is due next, its newest run, and what was skipped since.
+    """The schedules of these indexes, by name: the next due time, the newest run, and a later skipped run.
 
-    Times are ISO 8601 with an offset; a run is its row in the history.
+    Times are ISO 8601 with an offset. A run is its row in the history.
     """
     with connection.cursor(row_factory=dict_row) as cursor:
         rows = cursor.execute(statement("schedule.sql", "list"), {"indexes": list(indexes)}).fetchall()

@@ -1,4 +1,4 @@
-"""What readers ask: one statement, or one transaction with one snapshot."""
+"""Searches: the nearest contents by vector or by words, in one statement or in one snapshot."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,14 +18,14 @@ from worker.store.filters import EVERYTHING, Filter
 from worker.store.statements import SCHEMA, statement, statements, tables
 
 TIMEOUT_SECONDS = 20  # of a statement of a search
-DOCUMENTS_PER_CONTENT = 3  # a paragraph that thousands share takes no more places than this
+DOCUMENTS_PER_CONTENT = 3  # rows of a paragraph that thousands of documents share
 
-# Chunks that pass a filter, up to which all of them are compared: never wrong, and at 256 dimensions no slower than to
-# walk the vector index and filter what comes. See docs/decisions.md.
+# Up to this many chunks that pass a filter, all of them are compared. That is exact, and at 256 dimensions as fast as
+# scanning the vector index and filtering its rows. See docs/internals/decisions.md.
 EXACT_CHUNKS = 20_000
 ALL_CHUNKS = 2**62
 
-# Of a question: what bounds the time of the lexical half, which looks at each chunk that has one of the lexemes.
+# Limits for the words of a question, which bound the time of the lexical half: it reads every chunk with one of them.
 QUESTION_CHARACTERS = 10_000
 QUESTION_LEXEMES = 32
 RAREST_LEXEMES = 8
@@ -34,7 +34,7 @@ LEXICAL_CHUNKS = 5_000
 
 @dataclass(frozen=True, kw_only=True)
 class Hit:
-    """One chunk that a reader may see, with how well it fits the question."""
+    """A visible chunk, with its distance to the question and its rank."""
 
     document_id: str
     title: str
@@ -45,64 +45,64 @@ class Hit:
     end: int
     ordinal: int
     hash: bytes
-    distance: float | None  # None: the question has no vector
-    rank: float  # by its words: more is better; 0 where they were not asked for
+    distance: float | None  # None: the search uses no vector
+    rank: float  # by words, higher is better; 0 if the search uses no words
 
 
-HIT = [field.name for field in fields(Hit)]  # as {hits} names them, in its order
+HIT = [field.name for field in fields(Hit)]  # in the order of the statement `hits`
 
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """What one ranking came to."""
+    """The result of one ranking."""
 
     hits: Sequence[Hit]  # best first, ties by document and ordinal
-    contents: int  # that were found, at most as many as asked for; fewer: there are no more
+    contents: int  # found, at most `candidates`; fewer: there are no more
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lexeme:
-    """A word of a question."""
+    """A lexeme of a question."""
 
-    quoted: str  # as tsquery reads it
+    quoted: str  # in the syntax of tsquery
     weight: float  # its inverse document frequency, as in BM25
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceDocument:
-    """A document that others are to be like."""
+    """The document that a search for similar documents starts from."""
 
     doc: int
-    embedding: NDArray[np.float32] | None  # the mean of its vectors; None: it shows readers nothing
+    embedding: NDArray[np.float32] | None  # mean of its vectors; None: it has no visible chunks
 
     @property
     def others(self) -> Filter:
-        """All documents but this one."""
+        """A filter for all documents except this one."""
         return sql.SQL("r.doc <> %(asked)s"), {"asked": self.doc}
 
 
 @contextmanager
 def snapshot(connection: Connection) -> Iterator[None]:
-    """A transaction whose statements all see what had committed when its first one began.
+    """Run a read-only transaction whose statements all see the same snapshot.
 
-    A statement ends after TIMEOUT_SECONDS: a caller waits, and the pool of threads knows no time limits.
+    Each statement ends after TIMEOUT_SECONDS, as a caller waits, and Celery's thread pool has no time limits.
     """
     usual = connection.isolation_level
-    # told to BEGIN itself: a statement less
+    # sets the level in BEGIN, which saves a statement
     connection.isolation_level, connection.read_only = IsolationLevel.REPEATABLE_READ, True
     try:
         with connection.transaction():
             connection.execute(statement("search.sql", "time_limit"), {"seconds": TIMEOUT_SECONDS})
             yield
     finally:
-        if not connection.closed:  # a lost one is not used again
+        if not connection.closed:  # a broken connection is not used again
             connection.isolation_level, connection.read_only = usual, None
 
 
 def reference_document(
     connection: Connection, build: Build, id: str, *, where: Filter
 ) -> ReferenceDocument | None:
-    """The document of that id, if it passes the filter, with the mean of its vectors; None: there is none."""
+    """The document with this id and the mean of its vectors; None if it does not exist or does not pass the filter."""
     condition, parameters = where
     text = sql.SQL(statements("search.sql")["reference_document"]).format(
         filter=condition, **tables(build.build)
@@ -124,10 +124,11 @@ def nearest(
     where: Filter,
     per_content: int = DOCUMENTS_PER_CONTENT,
 ) -> Found:
-    """The chunks of the `candidates` nearest contents, nearest first; `query` has the build's dimensions.
+    """The chunks of the `candidates` nearest contents, nearest first; `query` has the dimensions of the build.
 
-    Of a content or a text that many share, at most `per_content` chunks. A filter that few chunks pass is exact; else
-    the vector index is walked, where there is one, and when it gives fewer contents than asked for, all are compared.
+    At most `per_content` chunks of a content or text that many documents share. With a filter that at most EXACT_CHUNKS
+    chunks pass, all of these are compared. Otherwise the vector index is scanned if it exists; if that returns fewer
+    contents than `candidates`, all chunks are compared.
     """
     values = _vector(build, query) | {"candidates": candidates, "per_content": per_content}
 
@@ -145,9 +146,9 @@ def nearest(
 
 
 def lexemes(connection: Connection, build: Build, text: str) -> list[Lexeme]:
-    """The rarest lexemes of a question that some chunk has, rarest first; none for one of stop words only.
+    """The rarest lexemes of a question that occur in chunks, rarest first; empty for stop words only.
 
-    As many as LEXICAL_CHUNKS chunks have at most, but at least one.
+    Together they occur in at most LEXICAL_CHUNKS chunks, but there is at least one.
     """
     values: dict[str, Any] = {
         "text": text[:QUESTION_CHARACTERS],
@@ -167,7 +168,7 @@ def lexemes(connection: Connection, build: Build, text: str) -> list[Lexeme]:
     known = sorted((chunks, quoted) for chunks, quoted in every if chunks)[:RAREST_LEXEMES]
     if not known:
         return []
-    # a table that was never analysed has no number of rows
+    # a table that was never analyzed has no estimate of its rows
     total = max(rows[0][1], known[-1][0])
     sums = accumulate(chunks for chunks, _ in known)
     return [
@@ -186,10 +187,10 @@ def lexical(
     candidates: int,
     where: Filter,
 ) -> Found:
-    """The chunks of the contents that have most of these words, the rarer the better, best first.
+    """The chunks of the contents with the highest rank for these lexemes, best first.
 
-    A lexeme counts its weight times the sum of 1/n² over its n-th occurrences (what ts_rank makes of one word with all
-    weights 1), which saturates as BM25 does. `query` gives the distances, too; None: they are not asked for.
+    A lexeme adds its weight times the sum of 1/n² over its n occurrences: ts_rank of one word with all weights 1. This
+    saturates as BM25 does. With `query`, hits have a distance, too.
     """
     if not words:
         return Found(hits=[], contents=0)
@@ -212,7 +213,7 @@ def lexical(
 
 
 def spans(connection: Connection, places: Sequence[tuple[int, int, int]]) -> Mapping[tuple[int, int], str]:
-    """The text of revisions between two code points, given as (rev, start, end), by rev and start."""
+    """The texts between code points of revisions, given as (rev, start, end); by rev and start."""
     if not places:
         return {}
     revs, starts, ends = (list(column) for column in zip(*places, strict=True))
@@ -224,7 +225,7 @@ def spans(connection: Connection, places: Sequence[tuple[int, int, int]]) -> Map
 def _hits(
     connection: Connection, build: Build, found: sql.Composable, values: Mapping[str, Any], where: Filter
 ) -> tuple[Found, int]:
-    """What a ranking came to, and how many chunks pass the filter where that was counted."""
+    """The result of a ranking, and the number of chunks that pass the filter if the ranking counts it, else 0."""
     matching = "(SELECT count(*) FROM visible)" if "most" in values else "0"
     text = _part("hits", build, where, found=found, matching=sql.SQL(matching))
     rows: list[Any] = connection.execute(text, {**values, **where[1]}).fetchall()
@@ -245,7 +246,7 @@ def _operator(build: Build) -> dict[str, sql.SQL]:
 
 
 def _quoted(lexeme: str) -> str:
-    """As tsquery reads it."""
+    """A lexeme in the syntax of tsquery."""
     return "'" + lexeme.replace("\\", "\\\\").replace("'", "''") + "'"
 
 

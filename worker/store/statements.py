@@ -1,6 +1,6 @@
-"""SQL kept as SQL: files of named statements, loaded once.
+"""SQL files of named statements, loaded once.
 
-A statement begins with a line `-- name: what it does`; names in braces are tables of a build.
+A statement begins with a line `-- name: NAME: DESCRIPTION`. Names in braces stand for the tables of a build.
 """
 
 from functools import cache
@@ -14,7 +14,7 @@ BUILD_TABLES = ("chunks", "embeddings", "pending", "served")
 
 @cache
 def statements(file: str) -> dict[str, str]:
-    """All statements of a file of worker/store/sql, by name."""
+    """The statements of a file in worker/store/sql, by name."""
     found: dict[str, str] = {}
     name = ""
     for line in read(file).splitlines():
@@ -28,7 +28,7 @@ def statements(file: str) -> dict[str, str]:
 
 @cache
 def statement(file: str, name: str, build: int | None = None) -> sql.Composed:
-    """One statement, with the tables of `build` in place of {chunks}, {embeddings}, {pending}, {served}."""
+    """A statement, with the tables of `build` for {chunks}, {embeddings}, {pending} and {served}."""
     text = sql.SQL(statements(file)[name])
     return text.format(**({} if build is None else tables(build)))
 
@@ -39,5 +39,5 @@ def tables(build: int) -> dict[str, sql.Identifier]:
 
 
 def read(file: str) -> str:
-    """The text of a file below worker/store/sql."""
+    """The text of a file in worker/store/sql."""
     return resources.files("worker.store").joinpath("sql", *file.split("/")).read_text(encoding="utf-8")

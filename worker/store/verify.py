@@ -1,8 +1,8 @@
-"""What must be, compared with what is; and the repairs that need neither a text split nor a task sent.
+"""Check that the tables of a build are consistent, and repair them as far as the store alone can.
 
-A check walks a table in slices; each is one statement, so one snapshot, in which what commits together is seen
-together. A repair asks again, in the statement that mends and under the locks of the protocol: what was mended
-meanwhile is left alone.
+A check walks a table in slices. Each slice is one statement, so one snapshot: it sees what commits together, together.
+A repair checks again, in the statement that changes rows and under the locks of the protocol. It skips rows that were
+repaired meanwhile.
 """
 
 import re
@@ -19,7 +19,7 @@ from worker.store.connection import Connection, retry_on_deadlock
 from worker.store.garbage import Key
 from worker.store.statements import BUILD_TABLES, SCHEMA, statement, statements
 
-LOST = "the stored text is gone: send the document again"
+TEXT_IS_MISSING = "the stored text is missing: send the document again"
 REPAIRED_AT_ONCE = 500  # keys of one transaction
 
 Find = Callable[[Connection, Build], Iterator[dict[Key, str]]]
@@ -28,41 +28,40 @@ Repair = Callable[[Connection, Build, Sequence[Any]], object]
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One thing that must be so in a build."""
+    """A rule for the rows of a build, with what to do about rows that break it."""
 
-    name: str  # of its statement in verify.sql, unless `find` is given
-    problem: str  # what is wrong with what it finds
-    remedy: str  # what a repair does
-    over: tuple[str, str] | None = None  # the table that is walked, and by which key
+    name: str  # also of its statement in verify.sql, unless it has `find`
+    problem: str  # what it finds, in the plural
+    remedy: str  # what a repair does about it
+    over: tuple[str, str] | None = None  # the table to walk in slices, and its key
     find: Find | None = None
-    repair: Repair | None = None  # None: it takes more than the store
-    collect: Callable[[Connection, Build], int] | None = (
-        None  # of garbage: delete all of it, and say how much
-    )
-    live_only: bool = False  # not of a build that is still being filled
+    repair: Repair | None = None  # None: the repair is in worker/indexing/verification.py
+    # of garbage only: delete all of it; the number of rows
+    collect: Callable[[Connection, Build], int] | None = None
+    live_only: bool = False  # skips builds that are still being filled
 
     @property
     def fault(self) -> bool:
-        """Whether it must not be; else it is garbage, as any run leaves some."""
+        """Whether a finding is an error. If not, it is garbage, which every index has."""
         return self.collect is None
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoredRevision:
-    """The newest revision of a document."""
+    """The newest revision of a document, as far as it is stored."""
 
     doc: int
     id: str
     head_rev: int | None
     title: str
     metadata: dict[str, Any]
-    text: str | None  # None: it is not stored
+    text: str | None  # None: not stored
 
 
 def find(
     connection: Connection, build: Build, check: Check, *, max_attempts: int
 ) -> Iterator[dict[Key, str]]:
-    """What a check finds, some at a time: key, and what to call it. `max_attempts` of one content."""
+    """Run a check: the name to show by key, slice by slice. `max_attempts` is the limit of attempts at a content."""
     values = {
         "max_attempts": max_attempts,
         "dimensions": build.dimensions,
@@ -74,11 +73,13 @@ def find(
     elif check.over is None:
         yield dict(connection.execute(build.sql("verify.sql", check.name), values).fetchall())
     else:
-        yield from garbage.found(connection, build, build.sql("verify.sql", check.name), *check.over, values)
+        yield from garbage.find_in_slices(
+            connection, build, build.sql("verify.sql", check.name), *check.over, values
+        )
 
 
 def stored_revision(connection: Connection, doc: int) -> StoredRevision | None:
-    """The newest revision of a document, as far as it is there; None once it is deleted."""
+    """The newest revision of a document; None if the document is deleted."""
     row = connection.execute(statement("verify.sql", "stored_revision"), {"doc": doc}).fetchone()
     if row is None:
         return None
@@ -90,13 +91,13 @@ def stored_revision(connection: Connection, doc: int) -> StoredRevision | None:
 
 @retry_on_deadlock
 def fail_without_text(connection: Connection, index_id: int, docs: Sequence[int]) -> None:
-    """Fail the documents whose newest text is not stored, in every build; whoever sends them again mends them."""
+    """Fail the documents whose newest text is not stored, in every build. Sending them again repairs them."""
     with builds.locked(connection, index_id, exclusive=False):
         connection.execute(statement("verify.sql", "lock_documents"), {"keys": list(docs)})
         rows = connection.execute(
             statement("verify.sql", "clear_content_hash"), {"keys": list(docs)}
         ).fetchall()
-        lost = {"keys": [row[0] for row in rows], "docs": [row[0] for row in rows], "error": LOST}
+        lost = {"keys": [row[0] for row in rows], "docs": [row[0] for row in rows], "error": TEXT_IS_MISSING}
         for build in builds.writable(connection, index_id):
             served = connection.execute(build.sql("writing.sql", "lock_served"), lost).fetchall()
             connection.execute(build.sql("verify.sql", "fail_documents"), lost)
@@ -105,7 +106,7 @@ def fail_without_text(connection: Connection, index_id: int, docs: Sequence[int]
 
 
 def _find_wrong_chunks(connection: Connection, build: Build) -> Iterator[dict[Key, str]]:
-    """Documents with a revision whose chunks are not those of its text; a text is in memory one at a time."""
+    """Find documents with a revision whose chunks do not match its text. Holds one text in memory at a time."""
     prefix = build.recipe["document_prefix"]
     text = build.sql("verify.sql", "wrong_chunks")
     for after, until in garbage.slices(connection, build, "served", "doc"):
@@ -117,7 +118,7 @@ def _find_wrong_chunks(connection: Connection, build: Build) -> Iterator[dict[Ke
 
 
 def _fits(text: str, columns: Sequence[Sequence[Any] | None], prefix: str) -> bool:
-    """Whether chunks, given as columns, are numbered from 0, are what they say, and cover all but white space."""
+    """Whether chunks, given as columns, are numbered from 0, match the text and cover all of it but white space."""
     chunks = zip(*columns, strict=True) if all(columns) else ()
     covered = 0
     for at, (ordinal, start, end, hash, heading, body) in enumerate(chunks):
@@ -130,6 +131,7 @@ def _fits(text: str, columns: Sequence[Sequence[Any] | None], prefix: str) -> bo
 
 @retry_on_deadlock
 def _delete_served(connection: Connection, build: Build, docs: Sequence[int]) -> None:
+    """Stop serving documents that are deleted or do not exist."""
     with builds.locked(connection, build.index_id, exclusive=False):
         keys = {"keys": list(docs), "docs": list(docs)}
         connection.execute(statement("verify.sql", "lock_documents"), keys)
@@ -141,23 +143,26 @@ def _delete_served(connection: Connection, build: Build, docs: Sequence[int]) ->
 
 @retry_on_deadlock
 def _delete_orphan_chunks(connection: Connection, build: Build, revs: Sequence[int]) -> None:
-    """Without a lock: a revision that was left is never taken up again."""
+    """Delete chunks without a lock, as a revision that is not wanted any more is never wanted again."""
     connection.execute(build.sql("verify.sql", "delete_orphan_chunks"), {"keys": list(revs)})
 
 
 @retry_on_deadlock
 def _queue_documents(connection: Connection, build: Build, docs: Sequence[int]) -> None:
+    """Queue the contents without a vector of documents."""
     with builds.locked(connection, build.index_id, exclusive=False):
         connection.execute(build.sql("verify.sql", "queue_documents"), {"keys": list(docs)})
 
 
 @retry_on_deadlock
 def _reset_attempts(connection: Connection, build: Build, hashes: Sequence[bytes]) -> None:
+    """Set the attempts of queued contents to 0."""
     connection.execute(build.sql("verify.sql", "reset_attempts"), {"keys": list(hashes)})
 
 
 @retry_on_deadlock
 def _embed_again(connection: Connection, build: Build, hashes: Sequence[bytes]) -> None:
+    """Delete bad vectors and queue their contents."""
     keys = {"keys": list(hashes), "dimensions": build.dimensions}
     with builds.locked(connection, build.index_id, exclusive=True):
         connection.execute(build.sql("verify.sql", "delete_bad_vectors"), keys)
@@ -165,120 +170,121 @@ def _embed_again(connection: Connection, build: Build, hashes: Sequence[bytes]) 
 
 
 def _rebuild_indexes(connection: Connection, build: Build, names: Sequence[str]) -> None:
+    """Rebuild invalid indexes, or drop what an interrupted REINDEX left."""
     for name in names:
-        left = re.search(r"_cc(new|old)\d*$", name)  # as Postgres names what an interrupted REINDEX leaves
-        text = statements("verify.sql")["drop_index" if left else "rebuild_index"]
+        leftover = re.search(r"_cc(new|old)\d*$", name)  # the name of what an interrupted REINDEX leaves
+        text = statements("verify.sql")["drop_index" if leftover else "rebuild_index"]
         connection.execute(sql.SQL(text).format(index=sql.Identifier(SCHEMA, name)))
 
 
 def repair(connection: Connection, build: Build, check: Check, keys: Sequence[Key]) -> None:
-    """Mend what a check found, as far as it is still so."""
+    """Repair the findings of a check that are still true."""
     assert check.repair is not None, check.name
     for at in range(0, len(keys), REPAIRED_AT_ONCE):
         check.repair(connection, build, keys[at : at + REPAIRED_AT_ONCE])
 
 
-# In the order in which they are mended: what a repair leaves behind, a later one takes up.
+# In the order of their repairs: a later repair may build on an earlier one.
 CHECKS = (
     Check(
         name="missing_documents",
-        problem="documents neither shown, nor wanted, nor failed",
+        problem="documents that are neither live, nor pending, nor failed",
         remedy="stage the stored text again",
         over=("documents", "doc"),
         live_only=True,
     ),
     Check(
         name="deleted_but_served",
-        problem="deleted documents that are served",
-        remedy="serve them no longer",
+        problem="deleted documents that are still served",
+        remedy="stop serving them",
         over=("served", "doc"),
         repair=_delete_served,
     ),
     Check(
         name="missing_text",
-        problem="documents whose text is gone",
+        problem="documents without a stored text",
         remedy="stage the newest text, or fail them",
         over=("served", "doc"),
     ),
     Check(
         name="wrong_chunks",
-        problem="documents whose chunks are not those of their text",
+        problem="documents whose chunks do not match their text",
         remedy="stage the stored text again",
         find=_find_wrong_chunks,
     ),
     Check(
         name="orphan_chunks",
-        problem="revisions with chunks that nothing serves",
+        problem="revisions with chunks that are not served",
         remedy="delete the chunks",
         over=("chunks", "rev"),
         repair=_delete_orphan_chunks,
     ),
     Check(
         name="bad_vectors",
-        problem="vectors of another length, of zeros or NaN",
-        remedy="delete them, and queue their contents",
+        problem="vectors of the wrong length, of zeros or NaN",
+        remedy="delete them and queue their contents",
         over=("embeddings", "hash"),
         repair=_embed_again,
     ),
     Check(
         name="missing_vectors",
-        problem="searchable documents that lack a vector",
-        remedy="queue what they lack",
+        problem="searchable documents with a missing vector",
+        remedy="queue the missing contents",
         over=("served", "doc"),
         repair=_queue_documents,
     ),
     Check(
         name="missing_queue_entries",
-        problem="waiting documents for which nothing is queued",
-        remedy="queue what they lack",
+        problem="pending documents with contents that are not queued",
+        remedy="queue the missing contents",
         over=("served", "doc"),
         repair=_queue_documents,
     ),
     Check(
         name="exhausted_attempts",
-        problem="queued contents whose attempts are spent",
-        remedy="count their attempts from nothing",
+        problem="queued contents without attempts left",
+        remedy="reset their attempts",
         over=("pending", "hash"),
         repair=_reset_attempts,
     ),
     Check(
         name="unpublished_documents",
-        problem="complete documents that readers do not see",
+        problem="complete documents that are not searchable",
         remedy="publish them",
         over=("served", "doc"),
         repair=publishing.publish,
     ),
     Check(
         name="invalid_indexes",
-        problem="invalid indexes of Postgres",
-        remedy="build them again",
+        problem="invalid Postgres indexes",
+        remedy="rebuild them",
         repair=_rebuild_indexes,
     ),
     Check(
         name="unreported_jobs",
-        problem="jobs that are done and that nobody reports",
+        problem="finished jobs whose result was not reported",
         remedy="send their waiting task again",
         live_only=True,
     ),
     Check(
         name="unreferenced_vectors",
-        problem="vectors that no chunk refers to",
+        problem="vectors without a chunk",
         remedy="delete them",
-        find=garbage.embeddings,
+        find=garbage.unreferenced_embeddings,
         collect=garbage.delete_embeddings,
     ),
     Check(
         name="unreferenced_queue_entries",
-        problem="queued contents that no chunk has",
+        problem="queued contents without a chunk",
         remedy="delete them",
-        find=garbage.pending,
+        find=garbage.unreferenced_pending,
         collect=garbage.delete_pending,
     ),
     Check(
         name="unreferenced_revisions",
-        problem="revisions that nothing refers to",
+        problem="old revisions that nothing refers to",
         remedy="delete them",
-        find=garbage.revisions,
+        find=garbage.unreferenced_revisions,
         collect=garbage.delete_revisions,
         live_only=True,
     ),

@@ -1,6 +1,7 @@
-"""Write the rows of new revisions: what staging a document changes, whoever sent it.
+"""Stage documents: write new revisions with their chunks, and queue the contents that have no vector.
 
-Inside a transaction of the caller, which holds the shared lock of the index and has made sure that it runs once.
+`stage` is for messages and `write` for any transaction that holds the shared lock of the index and can run only once.
+The lock of the index comes first, then rows in one order, as docs/internals/protocol.md says. No provider is called.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,26 +23,25 @@ DOCUMENTS_PER_TRANSACTION = 100
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """A document with everything that is computed before the transaction."""
+    """A document with everything that was computed before the transaction."""
 
     document: Document
     content_hash: bytes  # 32 bytes
-    chunks: Mapping[int, Sequence[Chunk]]  # by build; none when the head had this content already
+    chunks: Mapping[int, Sequence[Chunk]]  # by build; empty if the newest revision has this content
 
 
 @dataclass(frozen=True, kw_only=True)
 class Written:
-    """What a transaction wrote."""
+    """The result of `write`."""
 
-    waited: Sequence[
-        tuple[int, int | None, str]
-    ]  # doc, revision, and what it counts as once that is searchable
-    accepted: Sequence[tuple[str, int | None]]  # id and version of what is not stale
+    # document, revision, and its outcome once that revision is live: indexed or unchanged
+    waited: Sequence[tuple[int, int | None, str]]
+    accepted: Sequence[tuple[str, int | None]]  # id and version of documents that are not stale
     counts: StageCounts
 
     @property
     def docs(self) -> list[int]:
-        """Some of them may be complete."""
+        """The written documents. Publish them, as some may be complete."""
         return [doc for doc, _, _ in self.waited]
 
 
@@ -55,12 +55,12 @@ class Retried:
 
 
 class StalePreparation(Exception):
-    """Something moved while the documents were being chunked: prepare them again."""
+    """The builds or a document changed while the documents were being chunked: prepare them again."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LockedDocument:
-    """A locked row of documents."""
+    """A locked row of `documents`."""
 
     doc: int
     id: str
@@ -70,12 +70,13 @@ class LockedDocument:
     deleted: bool
 
     def is_newer_than(self, version: int | None) -> bool:
+        """Whether an update or deletion with this version is stale."""
         return version is not None and self.version is not None and version < self.version
 
 
 @dataclass(frozen=True, kw_only=True)
 class LockedServed:
-    """A locked row of served."""
+    """A locked row of `served`."""
 
     doc: int
     live_rev: int | None
@@ -110,7 +111,7 @@ def stage(
         if not jobs.begin_slice(connection, job):
             return []
         written = write(connection, job.index_id, prepared, expected, priority=priority, heads=heads)
-        forget_rejected(connection, job.index_id, written.accepted)
+        delete_rejections(connection, job.index_id, written.accepted)
         jobs.add_documents(connection, job, written.waited)
         stale = written.counts.stale + job.superseded
         jobs.set_counts(connection, job, replace(written.counts, stale=stale, unchanged=job.unchanged))
@@ -146,12 +147,12 @@ def write(
     priority: int = 0,
     heads: Mapping[str, int] | None = None,
 ) -> Written:
-    """Write documents inside a transaction that holds the shared lock and cannot be run twice.
+    """Write documents inside a transaction that holds the shared lock and can run only once.
 
-    With `heads`, the newest revisions that say the same: a new one takes the place of each that is still the newest.
+    `heads`, by id: the newest revisions with the same content; each is replaced if it is still the newest one.
 
-    Raises StalePreparation when `expected`, the builds that the documents were chunked for, are no longer the
-    writable ones, or when a document that was unchanged has changed.
+    Raises StalePreparation when `expected`, the builds that the documents were chunked for, are no longer the writable
+    ones, or when an unchanged document, which was not chunked, has changed.
     """
     by_id = {item.document.id: item for item in prepared}
     parameters: dict[str, Any] = {"index_id": index_id, "ids": list(by_id)}
@@ -185,26 +186,28 @@ def write(
 
 
 def lock_documents(connection: Connection, parameters: Mapping[str, Any]) -> list[LockedDocument]:
+    """Lock the rows of documents by doc."""
     with connection.cursor(row_factory=class_row(LockedDocument)) as cursor:
         return cursor.execute(statement("writing.sql", "lock_documents"), parameters).fetchall()
 
 
 def lock_served(connection: Connection, build: Build, docs: Sequence[int]) -> list[LockedServed]:
+    """Lock the served rows of documents by doc."""
     with connection.cursor(row_factory=class_row(LockedServed)) as cursor:
         return cursor.execute(build.sql("writing.sql", "lock_served"), {"docs": list(docs)}).fetchall()
 
 
-def forget_rejected(
+def delete_rejections(
     connection: Connection,
     index_id: int,
     accepted: Sequence[tuple[str, int | None]],
     *,
     before: Mapping[str, int] | None = None,
 ) -> None:
-    """Of documents by id and version that are accepted, drop what the outbox keeps of older rows that were not.
+    """Delete rejected outbox rows that are older than accepted documents, given as id and version.
 
-    Their versions count from then on, as if they had been staged before.
-    `before`: by id, the number of the row that was accepted; None: it was sent, and is behind all of them.
+    The versions of the rows count from then on, as if the rows had been staged before. `before`: the number of the
+    accepted row by id; None: the document was sent, so it comes after all rows.
     """
     ids = [id for id, _ in accepted]
     parameters = {
@@ -213,13 +216,13 @@ def forget_rejected(
         "versions": [version for _, version in accepted],
         "before": [before and before[id] for id in ids],
     }
-    connection.execute(statement("outbox.sql", "forget_rejected"), parameters)
+    connection.execute(statement("outbox.sql", "delete_rejections"), parameters)
 
 
 def _sort(
     rows: Sequence[LockedDocument], by_id: Mapping[str, Prepared]
 ) -> tuple[int, list[tuple[LockedDocument, Prepared]], list[tuple[LockedDocument, Prepared]]]:
-    """How many are older than what is known, which say the same again, and which are new."""
+    """The number of stale documents, the unchanged ones, and the new ones."""
     stale, same, new = 0, [], []
     for row in rows:
         item = by_id[row.id]
@@ -235,7 +238,7 @@ def _sort(
 def _insert_revisions(
     connection: Connection, new: Sequence[tuple[LockedDocument, Prepared]]
 ) -> list[_Staged]:
-    """The revisions of documents that changed, by doc; the heads move to them."""
+    """Insert the revisions of changed documents and make them the newest ones; by doc."""
     numbers = connection.execute(statement("writing.sql", "next_revisions"), {"count": len(new)}).fetchall()
     staged = [
         _Staged(doc=row.doc, rev=number, item=item)
@@ -272,7 +275,7 @@ def _raise_versions(connection: Connection, same: Sequence[tuple[LockedDocument,
 def want(
     connection: Connection, build: Build, staged: Sequence[_Staged], unchanged: Sequence[int]
 ) -> list[int]:
-    """Let the build want the new revisions; which unchanged documents had failed in it and are tried again."""
+    """Let a build want the new revisions; the unchanged documents that had failed in it, which are pending again."""
     docs = [entry.doc for entry in staged]
     rows = lock_served(connection, build, [*docs, *unchanged])
     superseded = [row.want_rev for row in rows if row.want_rev is not None and row.doc in set(docs)]
@@ -292,7 +295,7 @@ def want(
 
 
 def queue(connection: Connection, build: Build, docs: Sequence[int], priority: int) -> list[int]:
-    """Queue what these documents lack, all at once and by hash; the tokens of each content that is new."""
+    """Queue the contents without a vector of these documents, by hash; the tokens of each newly queued content."""
     parameters = {"docs": list(docs), "priority": priority}
     rows = connection.execute(build.sql("writing.sql", "queue_chunks"), parameters).fetchall()
     connection.execute(build.sql("writing.sql", "raise_priority"), parameters)

@@ -114,5 +114,5 @@ def _checked(owner: str, key: str, value: Any, kind: type, wanted: str) -> Any:
 
 def _fragments(owner: str, key: str, values: Any) -> Sequence[str]:
     if not isinstance(values, (list, tuple)) or not all(isinstance(value, str) for value in values):
-        raise SettingsError(f"{owner} has {key} that is not a list of strings: set it to one")
+        raise SettingsError(f"{owner} has {key!r}, which is not a list of strings: set it to one")
     return list(values)

@@ -1,1 +1,1 @@
-"""Drain: claim queued chunks, send them to the provider, save the vectors, publish complete documents."""
+"""Drain: claim queued chunks, send them to the provider, save their vectors, publish complete documents."""

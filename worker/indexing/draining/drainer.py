@@ -1,134 +1,124 @@
-"""Drain: slot, budget, claim, request, save, publish.
+"""The threads of an embedding worker process that drain the queue: claim, send, save, publish.
 
-Belongs to the embedding worker process. Each thread of a backend is one slot: when work waits and the backend's
-budget allows a request, it claims what fills it, sends it at once, saves the vectors, and publishes the documents
-that became complete. The queue stands in Postgres, so threads of any number of processes share it, and a process
-that dies loses at most what it had in flight.
+Each thread of a backend is one slot. It claims the inputs of one request, sends them at once, saves the vectors, and
+publishes the documents that are complete. The queue is in Postgres, so any number of processes share it, and a process
+that dies loses only the requests it had in flight.
 """
 
 import logging
 import random
 import threading
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from uuid import UUID
 
-from worker.backends.budgets import MAX_PAUSE_SECONDS, Budget
+from worker.backends.budgets import Budget
 from worker.configuration import EmbeddingBackendSettings
-from worker.errors import Bug, BuildDropped, TemporaryError
-from worker.indexing.draining.provider import NOT_ASKED, PAUSE_SECONDS, Provider
+from worker.errors import BuildDropped, TemporaryError
+from worker.indexing.background import BackgroundThread
+from worker.indexing.draining.claiming import Claimer
+from worker.indexing.draining.provider import NOT_ASKED, Provider
 from worker.indexing.draining.sending import Sender
 from worker.indexing.draining.settlement import Settlement
-from worker.indexing.packing import fill
-from worker.observability import events
 from worker.observability.logs import log_fields
 from worker.protocols import EmbeddingBackend
-from worker.store import builds, connection, queue
-from worker.store.builds import Build
+from worker.store import connection, queue
 from worker.store.queue import Claim
 
-MIN_SHARE = 64  # inputs of a request below which sharing out costs more than it gains
-POLL_SECONDS = 0.25  # how long an idle process sleeps between looks at the queue
-BUILDS_SECONDS = 2.0  # how long the list of builds is trusted; documents of a known build are seen at once
+POLL_SECONDS = 0.25  # how long an idle process sleeps between two looks at the queue
 
 logger = logging.getLogger("vector_index.drain")
 
 
 class Drainer:
-    """The threads of one embedding backend in this process."""
+    """Drains the queued inputs of one embedding backend, in threads of this process or step by step."""
 
     def __init__(
         self,
-        url: str,
+        url: str,  # of Postgres
         settings: EmbeddingBackendSettings,
         backend: EmbeddingBackend,
         budget: Budget | None = None,  # None: no limits
     ) -> None:
+        self.provider = Provider(settings, backend, budget or Budget("", settings.name))
         self._url = url
-        self._settings = settings
-        self._backend = backend
-        self._budget = budget or Budget("", settings.name)
-        self._heavy_tokens = 0  # of the next input, where it is more than the budget's share of a request
-        self._held: dict[UUID, Claim] = {}  # requests under way
-        self._looking = threading.Lock()  # one thread looks for work, the others stand behind it
         self._stopping = threading.Event()
-        self._provider = Provider(settings.name, backend, self._budget)
-        self._settlement = Settlement(
-            url=url,
-            timeout_seconds=settings.timeout_seconds,
-            provider=self._provider,
-            sender=Sender(
-                backend=backend, provider=self._provider, budget=self._budget, stopping=self._stopping
-            ),
+        self._in_flight: dict[UUID, Claim] = {}
+        self._claiming = threading.Lock()  # one slot looks for work; the others queue behind it
+        self._settlement = Settlement(url=url, sender=Sender(provider=self.provider, stopping=self._stopping))
+        self._claimer = Claimer(
+            url, self.provider, lease_seconds=self._settlement.lease_seconds, stopping=self._stopping
         )
-        self._builds: tuple[float, list[Build]] = (0.0, [])
-        self._turn = 0  # which of them is looked at first
-        self._threads = [
-            threading.Thread(target=self._run, name=f"drain-{settings.name}-{slot}", daemon=True)
+        self._slots = [
+            BackgroundThread(
+                f"drain-{settings.name}-{slot}",
+                self._serve,
+                stopping=self._stopping,
+                on_unreachable=self._await_postgres,
+                logger=logger,
+                failure="a slot failed; the lease of its claim ends by itself",
+            )
             for slot in range(settings.concurrency)
         ]
 
+    @property
+    def in_flight(self) -> int:
+        """The number of claims that are being sent or settled."""
+        return len(self._in_flight)
+
     def start(self) -> None:
-        """Ask the provider, and start the threads; they end with `stop` or with the process."""
-        self._provider.failure = NOT_ASKED
-        for thread in self._threads:
-            thread.start()
+        """Start the threads. They probe the provider first, and end with `stop` or with the process."""
+        self.provider.failure = NOT_ASKED
+        for slot in self._slots:
+            slot.start()
 
     def stop(self, timeout_seconds: float) -> bool:
-        """Claim and send nothing more, give back what is not sent, and wait for what is in flight.
-
-        False when some of it is still under way.
-        """
+        """Stop claiming and sending, and wait for the requests in flight. False if some outlast the timeout."""
         self._stopping.set()
         deadline = time.monotonic() + timeout_seconds
-        for thread in self._threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
-        return not any(thread.is_alive() for thread in self._threads)
+        return all(slot.join(deadline - time.monotonic()) for slot in self._slots)
 
-    def let_go(self) -> None:
-        """Give back what is in flight: this process ends before the answers come. It is no attempt.
+    def release_in_flight(self) -> None:
+        """Release the claims in flight, uncounted: this process ends before their responses come.
 
-        Not earlier: whoever claims it pays for it a second time. Without Postgres the leases end by themselves.
+        Call it last: whoever claims these inputs next pays for them again. Without Postgres their leases end by
+        themselves.
         """
-        for claim in list(self._held.values()):
+        for claim in list(self._in_flight.values()):
             with suppress(TemporaryError), connection.checkout(self._url) as conn:
                 queue.release(conn, claim, counted=False)
 
-    def drain(self) -> int:
-        """Work in the calling thread; the number of claims. For scripts and tests.
+    def step(self) -> bool:
+        """Claim, send and settle one request in the calling thread. Returns whether there was a claim."""
+        claim = self._claim()
+        if claim is None:
+            return False
+        self._settle(claim, alone=True)
+        return True
 
-        Until nothing is claimable, or the provider cannot be used.
-        """
+    def drain(self) -> int:
+        """Step until the queue is empty, or the provider is unusable. Returns the number of claims."""
         claims = 0
-        while (claim := self._claim()) is not None:
-            self._settle(claim, alone=True)
+        while self.step():
             claims += 1
-            if self._provider.failure is not None:
+            if self.provider.failure is not None:
                 break
         return claims
 
-    def _run(self) -> None:
-        while not self._stopping.is_set():
-            try:
-                with self._looking:
-                    claim = self._next()
-                    if claim is not None and (claim.suspect or self._provider.window):
-                        self._settle_alone(claim)  # nobody claims meanwhile
-                        continue
-                if claim is not None:
-                    self._settle(claim)
-            except TemporaryError as error:
-                logger.warning("postgres_unreachable", extra=log_fields(error=str(error)))
-                self._stopping.wait(random.uniform(0.5, 2.0))  # noqa: S311
-            except Exception as error:  # the thread is the slot: a bug must not take it away for good
-                logger.error("a claim was left to its lease", exc_info=Bug.of(error))
-                self._stopping.wait(PAUSE_SECONDS)
+    def _serve(self) -> None:
+        """Wait for a claim and settle it: one round of a slot."""
+        with self._claiming:
+            claim = self._wait_for_claim()
+            if claim is not None and (claim.suspect or self.provider.window):
+                self._settle_alone(claim)  # under the lock: no other slot claims meanwhile
+                return
+        if claim is not None:
+            self._settle(claim, alone=False)
 
-    def _next(self) -> Claim | None:
-        """Wait for work; None when stopping. Whoever finds some lets the next thread look at once."""
+    def _wait_for_claim(self) -> Claim | None:
+        """Look for work until there is some; `None` while stopping."""
         while not self._stopping.is_set():
-            paused = self._provider.paused_seconds
+            paused = self.provider.paused_seconds
             if paused > 0:
                 self._stopping.wait(min(paused, 1.0))
             elif (claim := self._claim()) is not None:
@@ -138,118 +128,25 @@ class Drainer:
         return None
 
     def _claim(self) -> Claim | None:
-        """The next claim, when the provider takes requests and the budget allows one; None when nothing waits."""
-        while not self._stopping.is_set():
-            try:
-                if not self._is_usable() or (found := self._look()) is None:
-                    return None
-                if (claim := self._claim_of(*found)) is not None:
-                    return claim
-            except BuildDropped:
-                self._builds = (0.0, [])
-        return None
-
-    def _is_usable(self) -> bool:
-        """Whether the provider takes requests: at the start, and for as long as it took none, one word is asked for.
-
-        So a provider that is away gets no texts, is paid for none, and nothing is claimed in vain.
-        """
-        if self._provider.failure is None:
-            return True
-        failure = self._provider.ask()
-        with connection.checkout(self._url) as conn:
-            for build in self._written(conn):
-                builds.note_error(conn, build, str(failure) if failure else None)
-        return failure is None
-
-    def _look(self) -> tuple[Build, int, int] | None:
-        """A build for which contents wait, and how many the next request takes of them, with how many tokens, at most.
-
-        Not many more than it will have: tokens that are taken and given back keep other processes waiting meanwhile.
-        """
-        with connection.checkout(self._url) as conn:
-            written = self._written(conn)
-            for at in range(len(written)):  # in turn: an index with a backlog does not hold up the others
-                build = written[(self._turn + at) % len(written)]
-                limit, tokens = self._share(conn, build)
-                if limit > 0:
-                    self._turn += at + 1
-                    return build, limit, limit * tokens
-        return None
-
-    def _claim_of(self, build: Build, limit: int, most_tokens: int) -> Claim | None:
-        """Take from the budget, then claim what it covers; None: look again.
-
-        The budget comes first, as nothing may be held while it is waited for.
-        """
-        tokens, share = self._backend.batch_token_limit, self._budget.request_tokens
-        if share is not None:
-            tokens = max(min(tokens, share, most_tokens), self._heavy_tokens)
-        patience = MAX_PAUSE_SECONDS if self._heavy_tokens else 0.0  # it would find others before it for ever
-        wait = self._budget.take(tokens, max_wait_seconds=patience)
-        wait_now = wait if wait <= patience else min(wait, 1.0)
-        events.budget_wait(self._budget.name, wait_now)
-        self._stopping.wait(wait_now)
-        if wait > patience:
-            return None
-        taken = time.monotonic()
-
-        def covered(counts: Sequence[int]) -> int:
-            if share and counts and counts[0] > tokens:
-                self._heavy_tokens = counts[0]
-                return 0
-            return fill(counts, token_limit=tokens, size_limit=self._backend.batch_size)
-
-        claim = None
-        try:
-            if self._stopping.is_set():
-                return None
-            with connection.checkout(self._url) as conn:
-                claim = queue.claim(
-                    conn, build, limit=limit, fill=covered, lease_seconds=self._settlement.lease_seconds
-                )
-        finally:
-            inputs = claim.inputs if claim else ()
-            self._budget.refund(
-                requests=0 if inputs else 1,
-                tokens=tokens - sum(item.tokens for item in inputs),
-                held_seconds=time.monotonic() - taken,
-            )
+        claim = self._claimer.claim()
         if claim is not None:
-            events.expired(build.index, claim.expired)
-            self._heavy_tokens = 0
-            self._held[claim.token] = claim
+            self._in_flight[claim.token] = claim
         return claim
 
-    def _share(self, conn: connection.Connection, build: Build) -> tuple[int, int]:
-        """Inputs of the next request, and the tokens of the largest.
-
-        What waits is shared out to all slots; a large backlog fills requests.
-        """
-        slots = self._settings.concurrency
-        waiting, tokens = queue.waiting(conn, build, limit=slots * self._backend.batch_size)
-        share = self._provider.window or max(MIN_SHARE, -(-waiting // slots))
-        return min(waiting, share, self._backend.batch_size), tokens
-
-    def _written(self, conn: connection.Connection) -> list[Build]:
-        """The builds of this backend, but for those of paused indexes."""
-        read_at, found = self._builds
-        if time.monotonic() - read_at > BUILDS_SECONDS or not found:
-            found = [b for b in builds.active(conn) if b.recipe["backend"] == self._settings.name]
-            self._builds = (time.monotonic(), found)
-        return found
-
     def _settle_alone(self, claim: Claim) -> None:
-        """Settle a claim while nothing else is in flight: should it end this process, or take the provider down, it
-        costs no other an attempt."""
-        while len(self._held) > 1 and not self._stopping.is_set():
+        """Settle a claim while it is the only one in flight: it may crash this process, or the provider."""
+        while self.in_flight > 1 and not self._stopping.is_set():
             self._stopping.wait(POLL_SECONDS)
         self._settle(claim, alone=True)
 
-    def _settle(self, claim: Claim, *, alone: bool = False) -> None:
+    def _settle(self, claim: Claim, *, alone: bool) -> None:
         try:
             self._settlement.settle(claim, alone=alone)
-        except BuildDropped:  # nobody wants it any more
+        except BuildDropped:  # nobody wants its inputs any more
             pass
         finally:
-            self._held.pop(claim.token, None)
+            self._in_flight.pop(claim.token, None)
+
+    def _await_postgres(self, error: TemporaryError) -> None:
+        logger.warning("postgres_unreachable", extra=log_fields(error=str(error)))
+        self._stopping.wait(random.uniform(0.5, 2.0))  # noqa: S311

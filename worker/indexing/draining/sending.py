@@ -1,117 +1,103 @@
-"""Request: one of a claim, or more where it must be halved. No connection to Postgres is held meanwhile."""
+"""Send the inputs of a claim: one request, or more when it must be halved. Runs without a connection to Postgres."""
 
 import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
-from worker.backends.budgets import Budget
 from worker.chunking import MIN_TOKENS, chunk
 from worker.documents import Chunk, embedding_text
-from worker.errors import ProviderUnavailable, Refused, SettingsError, TooLarge, VectorIndexError
+from worker.errors import ProviderUnavailable, Refused, SettingsError, TooLarge
+from worker.indexing.draining.outcomes import Response
 from worker.indexing.draining.provider import Provider
 from worker.observability import events
-from worker.protocols import EmbeddingBackend
 from worker.recipes import Recipe
 from worker.store.queue import Claim, Input
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sent:
-    """How one request of one claim ended for some of its inputs; without vectors and error it was not made."""
-
-    inputs: Sequence[Input]
-    vectors: NDArray[np.float32] | None = None  # a row per input
-    error: VectorIndexError | None = None
-    pieces: Sequence[Chunk] = ()  # of a single input that is too large: what takes its place
-
-
-@dataclass(frozen=True, kw_only=True)
 class Sender:
-    """Sends what was claimed."""
+    """Sends the inputs of claims to a provider."""
 
-    backend: EmbeddingBackend
-    provider: Provider
-    budget: Budget  # of which the first request of each claim has taken its share already
+    provider: Provider  # its budget has allowed the first request of each claim already
     stopping: threading.Event  # when set, nothing more is sent
 
-    def send(self, claim: Claim, last_start: float) -> list[Sent]:
-        """One request; one that is too large, or holds a refused input, is halved until the guilty input is alone.
+    def send(self, claim: Claim, last_start: float) -> list[Response]:
+        """Send the inputs in one request. A request that is too large or refused is halved, down to the guilty input.
 
-        Unless the provider refuses everything: then it is not halved, and nothing is guilty.
-        Each begins before `last_start`, in monotonic seconds: the lease covers it.
+        If the provider refuses even one word, the inputs are innocent and go back unsent. Every request begins before
+        `last_start`, in monotonic seconds, so that the lease covers it.
         """
         recipe = Recipe.stored(claim.build.recipe)
-        ended: list[Sent] = []
+        ended: list[Response] = []
         waiting: list[Sequence[Input]] = [claim.inputs]
-        takes_words = False
+        is_up = False
         while waiting:
             inputs = waiting.pop()
             try:
                 if self.stopping.is_set() or not self._may_send(claim, inputs, last_start):
-                    return [*ended, Sent(inputs=inputs)]
+                    return [*ended, Response(inputs=inputs)]
                 texts = [embedding_text(recipe.document_prefix, item.heading, item.text) for item in inputs]
-                with self._counted(inputs):
-                    vectors = self.backend.embed(texts)
+                with self._measured(inputs):
+                    vectors = self.provider.backend.embed(texts)
                 self.provider.answered()
                 events.embedded(claim.build.index, len(inputs))
-                ended.append(Sent(inputs=inputs, vectors=vectors))
+                ended.append(Response(inputs=inputs, vectors=vectors))
             except (TooLarge, Refused) as error:
-                takes_words = takes_words or self.takes_words(last_start - time.monotonic())
-                if not takes_words:
-                    return [*ended, Sent(inputs=_all([inputs, *waiting]))]
+                is_up = is_up or self.provider_is_up(last_start - time.monotonic())
+                if not is_up:
+                    return [*ended, Response(inputs=_flat([inputs, *waiting]))]
                 half = len(inputs) // 2
                 if half:
                     waiting += [inputs[half:], inputs[:half]]
                 else:
                     pieces = self._cut(recipe, inputs[0]) if isinstance(error, TooLarge) else ()
-                    ended.append(Sent(inputs=inputs, error=error, pieces=pieces))
-            except (ProviderUnavailable, SettingsError) as error:  # of no use to the others either
-                return [*ended, Sent(inputs=_all([inputs, *waiting]), error=error)]
+                    ended.append(Response(inputs=inputs, error=error, pieces=pieces))
+            except (ProviderUnavailable, SettingsError) as error:  # would fail the other inputs, too
+                return [*ended, Response(inputs=_flat([inputs, *waiting]), error=error)]
         return ended
 
-    def takes_words(self, patience_seconds: float) -> bool:
-        """Whether a request that has just failed tells something of its inputs: the provider takes one word after it.
+    def provider_is_up(self, max_wait_seconds: float) -> bool:
+        """Probe the provider after a failed request: if it takes one word, the inputs are to blame.
 
-        So long it may have to wait for the budget. False when stopping, as nothing more is sent.
+        Waits at most `max_wait_seconds` for the budget. False while stopping.
         """
         failed_at = time.monotonic()
         return not self.stopping.is_set() and (
-            self.provider.ask_after(failed_at, patience_seconds=max(0.0, patience_seconds)) is None
+            self.provider.probe_after(failed_at, max_wait_seconds=max(0.0, max_wait_seconds)) is None
         )
 
     def _may_send(self, claim: Claim, inputs: Sequence[Input], last_start: float) -> bool:
-        """Wait until the budget allows a further request of this claim; false when stopping.
+        """Whether a request may begin now; waits for the budget of a second or later request of the claim.
 
-        False too where the lease does not last for the first, which the budget allowed when it was claimed: what came
-        before it took too long. Raises ProviderUnavailable where it does not last for a further one.
+        False while stopping, and when the lease is too short for the first request, as the steps before it took too
+        long. Raises ProviderUnavailable when the lease is too short for a later one.
         """
         if inputs is claim.inputs:
             return time.monotonic() < last_start
+        budget = self.provider.budget
         left = last_start - time.monotonic()
-        wait = self.budget.take(sum(item.tokens for item in inputs), max_wait_seconds=left)
+        wait = budget.take(sum(item.tokens for item in inputs), max_wait_seconds=left)
         if wait > left:
             raise ProviderUnavailable(
-                f"{self.backend.model_id}: halving a request that is too large, or holds what is refused, "
-                "took too long for its lease; the rest is tried again later"
+                f"{self.provider.backend.model_id}: halving a request that is too large, or contains refused inputs, "
+                "took longer than its lease; the remaining inputs are retried later"
             )
-        events.budget_wait(self.budget.name, wait)
+        events.budget_wait(budget.name, wait)
         return not self.stopping.wait(wait)
 
-    def _counted(self, inputs: Sequence[Input]) -> events.ProviderRequest:
-        """Around a request of these inputs."""
+    def _measured(self, inputs: Sequence[Input]) -> events.ProviderRequest:
+        """Measure a request of these inputs, for the log and the metrics."""
+        backend = self.provider.backend
         tokens = sum(item.tokens for item in inputs)
-        fill = max(tokens / self.backend.batch_token_limit, len(inputs) / self.backend.batch_size)
+        fill = max(tokens / backend.batch_token_limit, len(inputs) / backend.batch_size)
         return events.ProviderRequest(
-            self.budget.name, "documents", inputs=len(inputs), tokens=tokens, fill=fill
+            self.provider.budget.name, "documents", inputs=len(inputs), tokens=tokens, fill=fill
         )
 
     def _cut(self, recipe: Recipe, item: Input) -> Sequence[Chunk]:
-        """An input in pieces of half its tokens; none when it has no room for two chunks."""
-        count = self.backend.count_tokens
+        """Cut an input into pieces of half its tokens; `()` if it is too short for two chunks."""
+        count = self.provider.backend.count_tokens
         try:
             pieces = chunk(
                 item.text,
@@ -126,5 +112,5 @@ class Sender:
         return pieces if len(pieces) > 1 else ()
 
 
-def _all(requests: Sequence[Sequence[Input]]) -> Sequence[Input]:
+def _flat(requests: Sequence[Sequence[Input]]) -> Sequence[Input]:
     return [item for inputs in requests for item in inputs]

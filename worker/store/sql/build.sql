@@ -1,6 +1,6 @@
--- The tables of one build. {vector} is vector(n) or halfvec(n), {language} a text search configuration; the other names
--- carry the build's number.
--- pending and served change all the time: small pages left free and an eager vacuum keep them short.
+-- The tables of one build. {vector} is vector(n) or halfvec(n), {language} a text search configuration. The names in
+-- braces are the tables, with the number of the build.
+-- Rows of pending and served change often: free space in their pages and an eager vacuum keep the tables small.
 
 CREATE TABLE {chunks} (
     rev     bigint NOT NULL,
@@ -11,31 +11,31 @@ CREATE TABLE {chunks} (
     tokens  integer NOT NULL,
     heading text NOT NULL,
     text    text NOT NULL,
-    -- cut, as a tsvector takes no more than 1 MB: 100,000 characters never come to more
+    -- a tsvector has at most 1 MB, which 100,000 characters never exceed
     lexemes tsvector NOT NULL GENERATED ALWAYS AS
         (to_tsvector({language}::regconfig, left(heading || ' ' || text, 100000))) STORED,
     PRIMARY KEY (rev, ordinal)
 );
 CREATE INDEX ON {chunks} (hash);
 CREATE INDEX ON {chunks} USING gin (lexemes);
-COMMENT ON TABLE {chunks} IS 'The chunks of every revision that this build serves or is about to serve.';
-COMMENT ON COLUMN {chunks}.rev IS 'The revision.';
-COMMENT ON COLUMN {chunks}.ordinal IS 'Place among the chunks of the revision, from 0.';
+COMMENT ON TABLE {chunks} IS 'Chunks of every revision that this build serves or is about to serve.';
+COMMENT ON COLUMN {chunks}.rev IS 'Revision of the chunk.';
+COMMENT ON COLUMN {chunks}.ordinal IS 'Position among the chunks of the revision, from 0.';
 COMMENT ON COLUMN {chunks}.hash IS 'BLAKE2b of exactly the string that is embedded.';
-COMMENT ON COLUMN {chunks}.start IS 'First code point of the text.';
-COMMENT ON COLUMN {chunks}."end" IS 'Code point after the last.';
+COMMENT ON COLUMN {chunks}.start IS 'Position of the first code point in the text of the revision.';
+COMMENT ON COLUMN {chunks}."end" IS 'Position after the last code point.';
 COMMENT ON COLUMN {chunks}.tokens IS 'Tokens of the string that is embedded.';
-COMMENT ON COLUMN {chunks}.heading IS 'What is embedded in front of the text: title, important fields and the headings above.';
-COMMENT ON COLUMN {chunks}.text IS 'The text between start and end.';
-COMMENT ON COLUMN {chunks}.lexemes IS 'The words of heading and text, stemmed in the language of the build.';
+COMMENT ON COLUMN {chunks}.heading IS 'Embedded in front of the text: title, important fields and the headings above.';
+COMMENT ON COLUMN {chunks}.text IS 'Text of the revision from start to end.';
+COMMENT ON COLUMN {chunks}.lexemes IS 'Words of heading and text, stemmed in the language of the build.';
 
 CREATE TABLE {embeddings} (
     hash      bytea PRIMARY KEY,
     embedding {vector} NOT NULL
 );
-COMMENT ON TABLE {embeddings} IS 'One vector per distinct content, never updated.';
+COMMENT ON TABLE {embeddings} IS 'One vector per distinct content; never updated.';
 COMMENT ON COLUMN {embeddings}.hash IS 'BLAKE2b of the string that was embedded.';
-COMMENT ON COLUMN {embeddings}.embedding IS 'Its vector.';
+COMMENT ON COLUMN {embeddings}.embedding IS 'Vector of that string.';
 
 CREATE TABLE {pending} (
     hash       bytea PRIMARY KEY,
@@ -47,13 +47,13 @@ CREATE TABLE {pending} (
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000,
         autovacuum_vacuum_cost_delay = 0);
 CREATE INDEX ON {pending} (priority, visible_at);
-COMMENT ON TABLE {pending} IS 'Contents that still need a vector: the queue.';
-COMMENT ON COLUMN {pending}.hash IS 'BLAKE2b of the string to embed; the string is rebuilt from a chunk that has it.';
+COMMENT ON TABLE {pending} IS 'Queue of contents that need a vector.';
+COMMENT ON COLUMN {pending}.hash IS 'BLAKE2b of the string to embed; the string is read from a chunk with this hash.';
 COMMENT ON COLUMN {pending}.tokens IS 'Tokens of that string.';
-COMMENT ON COLUMN {pending}.priority IS '0 jobs, 1 reindexing, 2 rebuilding: the lowest goes first.';
-COMMENT ON COLUMN {pending}.visible_at IS 'From when it may be claimed, by the clock of this server; also the order.';
-COMMENT ON COLUMN {pending}.token IS 'The claim that holds it: fences a late failure.';
-COMMENT ON COLUMN {pending}.attempts IS 'Claims so far: a crash counts, waiting for a rate limit does not.';
+COMMENT ON COLUMN {pending}.priority IS '0 jobs, 1 reindexing, 2 rebuilding; the lowest is claimed first.';
+COMMENT ON COLUMN {pending}.visible_at IS 'Not claimable before, by the clock of this server: end of a lease or a backoff. Also the order of the queue.';
+COMMENT ON COLUMN {pending}.token IS 'Token of the claim that holds the row; fences a late failure.';
+COMMENT ON COLUMN {pending}.attempts IS 'Claims so far; a crash counts, waiting for a rate limit does not.';
 
 CREATE TABLE {served} (
     doc        bigint PRIMARY KEY,
@@ -68,11 +68,11 @@ CREATE TABLE {served} (
 CREATE UNIQUE INDEX ON {served} (live_rev);
 CREATE INDEX ON {served} (want_rev) WHERE want_rev IS NOT NULL;
 CREATE INDEX ON {served} (checked_at) WHERE want_rev IS NOT NULL AND state = 'pending';
-COMMENT ON TABLE {served} IS 'What this build shows of each document: publishing moves live_rev.';
-COMMENT ON COLUMN {served}.doc IS 'The document.';
-COMMENT ON COLUMN {served}.live_rev IS 'The revision that readers see; NULL: none yet.';
-COMMENT ON COLUMN {served}.want_rev IS 'The revision that is to become live; NULL: nothing is wanted.';
-COMMENT ON COLUMN {served}.state IS 'Of the newest revision: pending, live or failed.';
-COMMENT ON COLUMN {served}.error IS 'Why it failed, one sentence.';
-COMMENT ON COLUMN {served}.since IS 'Since when something has been wanted without a break.';
-COMMENT ON COLUMN {served}.checked_at IS 'When the sweep looked last.';
+COMMENT ON TABLE {served} IS 'What searches see of each document in this build; publishing moves live_rev.';
+COMMENT ON COLUMN {served}.doc IS 'Document.';
+COMMENT ON COLUMN {served}.live_rev IS 'Revision that searches see; NULL: none yet.';
+COMMENT ON COLUMN {served}.want_rev IS 'Revision that becomes live when its vectors are complete; NULL: none.';
+COMMENT ON COLUMN {served}.state IS 'State of the newest revision: pending, live or failed.';
+COMMENT ON COLUMN {served}.error IS 'Why it failed, one sentence; NULL unless failed.';
+COMMENT ON COLUMN {served}.since IS 'Since when the document has been waiting without a break.';
+COMMENT ON COLUMN {served}.checked_at IS 'When the sweep last checked the document.';

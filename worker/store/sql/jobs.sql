@@ -1,27 +1,27 @@
 -- The ledger of jobs: what each slice of a message came to, and which documents its result waits for.
 
--- name: insert_slice: the ledger row of one slice; none when the slice was staged before
+-- name: insert_slice: insert the ledger row of a slice; no row if it exists
 INSERT INTO vector_index.jobs (task_id, slice, slices, index_id, counts, rejected)
 VALUES (%(task_id)s, %(slice)s, %(slices)s, %(index_id)s, '{{}}', %(rejected)s) ON CONFLICT DO NOTHING
 
--- name: slice_counts: what a slice came to
+-- name: slice_counts: the counts of a slice
 SELECT counts FROM vector_index.jobs WHERE task_id = %(task_id)s AND slice = %(slice)s
 
--- name: set_slice_counts: what the slice came to, and whether nothing is left to wait for
+-- name: set_slice_counts: set the counts of a slice, and whether its job is finished
 UPDATE vector_index.jobs
 SET counts = %(counts)s, finished_at = CASE WHEN %(finished)s THEN clock_timestamp() END
 WHERE task_id = %(task_id)s AND slice = %(slice)s
 
--- name: insert_job_documents: what the job waits for
+-- name: insert_job_documents: insert the documents and revisions that the job waits for
 INSERT INTO vector_index.job_documents (task_id, slice, doc, rev, outcome)
 SELECT %(task_id)s, %(slice)s, * FROM unnest(%(docs)s::bigint[], %(revs)s::bigint[], %(outcomes)s::text[])
 
--- name: touch_job: its waiting task is alive
+-- name: touch_job: note that the waiting task of a job is alive; at most every 15 s
 UPDATE vector_index.jobs SET touched_at = clock_timestamp()
 WHERE task_id = %(task_id)s AND slice = 0 AND touched_at < clock_timestamp() - interval '15 seconds'
 
--- name: job_states: how many documents of a job stand where in the live build, and which have failed; a run that was
--- begun again staged some twice
+-- name: job_states: number of documents of a job by state in the live build, and the failed ones. A restarted run may
+-- have staged a document twice
 WITH mine AS (
     SELECT doc, max(rev) AS rev, min(outcome) AS outcome  -- indexed before unchanged
     FROM vector_index.job_documents WHERE task_id = %(task_id)s GROUP BY doc
@@ -39,16 +39,16 @@ SELECT state, outcome, count(*) AS documents,
     )) FILTER (WHERE state = 'failed'), '[]') AS failed
 FROM standing GROUP BY state, outcome
 
--- name: job_counts: what the slices of a job came to
+-- name: job_counts: the ledger rows of a job, in order
 SELECT slices, counts, rejected, report,
     extract(epoch FROM coalesce(finished_at, clock_timestamp()) - created_at)::float AS seconds
 FROM vector_index.jobs JOIN vector_index.indexes USING (index_id)
 WHERE task_id = %(task_id)s AND dropped_at IS NULL ORDER BY slice
 
--- name: finish_job: its result is being reported
+-- name: finish_job: note that the result is being reported
 UPDATE vector_index.jobs SET finished_at = clock_timestamp() WHERE task_id = %(task_id)s AND finished_at IS NULL
 
--- name: quiet_jobs: unfinished, and nobody has looked for a while; touched, so that one sweep takes each
+-- name: quiet_jobs: unfinished jobs whose waiting task is quiet; touched, so that each is given to one sweep
 UPDATE vector_index.jobs j SET touched_at = clock_timestamp()
 FROM vector_index.indexes i
 WHERE i.index_id = j.index_id AND (j.task_id, j.slice) IN (
@@ -61,7 +61,7 @@ WHERE i.index_id = j.index_id AND (j.task_id, j.slice) IN (
 )
 RETURNING j.task_id, i.name
 
--- name: delete_expired: those that no redelivery can reach any more, and for whose result nobody waits
+-- name: delete_expired: delete jobs that no redelivery can reach and whose result nobody waits for
 DELETE FROM vector_index.jobs j WHERE created_at < clock_timestamp() - %(days)s * interval '1 day' AND NOT EXISTS (
     SELECT FROM vector_index.jobs f WHERE f.task_id = j.task_id AND f.slice = 0 AND f.finished_at IS NULL
         AND f.touched_at > clock_timestamp() - %(days)s * interval '1 day')

@@ -1,10 +1,10 @@
--- Publishing: make complete revisions live.
+-- Publication of complete revisions.
 
--- name: lock_wanted: by doc; waits for whoever stages or publishes the same document
+-- name: lock_wanted: lock documents that have a wanted revision, by doc; waits for others that stage or publish them
 SELECT doc FROM {served} WHERE doc = ANY(%(docs)s) AND want_rev IS NOT NULL ORDER BY doc FOR UPDATE
 
--- name: publish: the locked documents whose wanted revision has every vector; its own statement, so that it
--- sees what was committed while it waited for the locks
+-- name: publish: make the wanted revision live if it has every vector. A statement of its own, to see what others
+-- committed while it waited for the locks
 WITH published AS (
     UPDATE {served} s SET live_rev = s.want_rev, want_rev = NULL, state = 'live', error = NULL
     FROM {served} former
@@ -17,5 +17,5 @@ WITH published AS (
 )
 SELECT id FROM published JOIN vector_index.documents USING (doc) ORDER BY id
 
--- name: documents_waiting_for: documents that want one of these hashes
+-- name: documents_waiting_for: documents whose wanted revision has one of these contents
 SELECT DISTINCT s.doc FROM {chunks} c JOIN {served} s ON s.want_rev = c.rev WHERE c.hash = ANY(%(hashes)s) ORDER BY s.doc

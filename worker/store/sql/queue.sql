@@ -1,38 +1,38 @@
 -- The queue of contents that need a vector.
 
--- In what is looked for, `(SELECT clock_timestamp())` is asked once, so that the index ends where the leased begin: else
--- each look walks all of them (1,000,000 that wait for a later attempt: 300 ms, 4 times a second, in every process).
+-- `(SELECT clock_timestamp())` is evaluated once per statement, so that an index scan ends where the leased rows begin.
+-- Otherwise each look walks all of them (with 1,000,000 rows in backoff: 300 ms, 4 times a second, in every process).
 
--- name: count_waiting: contents that nobody holds, as far as `limit`, and the tokens of the largest of them
+-- name: count_waiting: number of claimable contents, up to a limit, and the tokens of the largest of them
 SELECT count(*), coalesce(max(tokens), 0) FROM (
     SELECT tokens FROM unnest(%(priorities)s::smallint[]) AS of CROSS JOIN LATERAL (
         SELECT tokens FROM {pending} WHERE priority = of AND visible_at <= (SELECT clock_timestamp())
         ORDER BY visible_at LIMIT %(limit)s) AS each
     LIMIT %(limit)s) AS waiting
 
--- name: claimable: the next contents of one priority, in order, that nobody holds
+-- name: claimable: the next claimable contents of one priority, in order
 SELECT hash, tokens, attempts, token IS NOT NULL AS abandoned FROM {pending}
 WHERE priority = %(priority)s AND visible_at <= (SELECT clock_timestamp())
 ORDER BY visible_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 
--- name: drop_embedded: claimed contents that somebody else has saved meanwhile
+-- name: drop_embedded: remove claimed contents that another worker has saved meanwhile
 DELETE FROM {pending} p WHERE p.hash = ANY(%(hashes)s) AND EXISTS (SELECT FROM {embeddings} e WHERE e.hash = p.hash)
 RETURNING p.hash
 
--- name: lease: hold the rest; the attempt counts now, so that a crash counts
+-- name: lease: lease contents; the attempt counts now, so that a crash counts
 UPDATE {pending} SET visible_at = clock_timestamp() + %(seconds)s * interval '1 second', token = %(token)s,
     attempts = attempts + 1
 WHERE hash = ANY(%(hashes)s)
 
--- name: renew: what a claim still holds; from now on
+-- name: renew: begin the lease of a claim again, for contents that it still holds
 UPDATE {pending} SET visible_at = clock_timestamp() + %(seconds)s * interval '1 second'
 WHERE hash = ANY(%(hashes)s) AND token = %(token)s
 
--- name: inputs: the strings behind the claimed contents
+-- name: inputs: the strings of claimed contents
 SELECT DISTINCT ON (hash) hash, heading, text FROM {chunks} WHERE hash = ANY(%(hashes)s)
 
--- name: save_embeddings: vectors by hash, never updated, of what is queued still: what is not was saved, or erased
--- meanwhile. Arrays in binary are as fast as COPY into a staging table
+-- name: save_embeddings: insert vectors by hash, without updates, for contents that are still queued; others were saved
+-- or deleted meanwhile. Binary arrays are as fast as COPY into a staging table
 WITH queued AS (
     SELECT hash FROM {pending} WHERE hash = ANY(%(hashes)b::bytea[]) ORDER BY hash FOR UPDATE
 )
@@ -40,33 +40,33 @@ INSERT INTO {embeddings} (hash, embedding)
 SELECT hash, embedding FROM unnest(%(hashes)b::bytea[], %(embeddings)b::{column}[]) AS n (hash, embedding)
 JOIN queued USING (hash) ORDER BY hash ON CONFLICT DO NOTHING
 
--- name: drop_saved: no longer pending, by hash
+-- name: drop_saved: remove saved contents from the queue, by hash
 DELETE FROM {pending} WHERE hash IN (
     SELECT hash FROM {pending} WHERE hash = ANY(%(hashes)s) ORDER BY hash FOR UPDATE)
 
--- name: release: a claim ends without a result; only what it still holds, by hash
+-- name: release: end a claim without a result, for contents that it still holds, by hash
 UPDATE {pending} SET visible_at = clock_timestamp() + %(seconds)s * interval '1 second', token = NULL,
     attempts = attempts - %(uncounted)s
 WHERE hash IN (
     SELECT hash FROM {pending} WHERE hash = ANY(%(hashes)s) AND token = %(token)s ORDER BY hash FOR UPDATE)
 
--- name: give_up: contents leave the queue that the claim still holds, by hash
+-- name: give_up: remove contents that the claim still holds from the queue, by hash
 DELETE FROM {pending} WHERE hash IN (
     SELECT hash FROM {pending} WHERE hash = ANY(%(hashes)s) AND token = %(token)s ORDER BY hash FOR UPDATE)
 RETURNING hash, priority
 
--- name: lock_wanting: documents that want one of the contents, by doc
+-- name: lock_wanting: lock documents that want one of the contents, by doc
 SELECT s.doc FROM {served} s WHERE s.want_rev IN (SELECT rev FROM {chunks} WHERE hash = ANY(%(hashes)s))
 ORDER BY s.doc FOR UPDATE
 
--- name: mark_failed: those that still want it; their ids
+-- name: mark_failed: fail the documents that still want the content; returns their ids
 WITH failed AS (
     UPDATE {served} SET state = 'failed', error = %(error)s
     WHERE doc = ANY(%(docs)s) AND want_rev IN (SELECT rev FROM {chunks} WHERE hash = ANY(%(hashes)s)) RETURNING doc)
 SELECT id FROM failed JOIN vector_index.documents USING (doc) ORDER BY id
 
--- name: put_pieces: in what the locked documents want, each large chunk gives way to its pieces, and what stands behind
--- it moves on. The window reads all that is deleted before the first row is inserted, so no two have one place.
+-- name: replace_chunks: replace each large chunk by its pieces in the wanted revisions of locked documents, and
+-- renumber the chunks behind it. The window reads every deleted row before the first insert, so ordinals stay unique
 WITH large AS (
     SELECT * FROM unnest(%(hashes)s::bytea[], %(headings)s::text[], %(texts)s::text[], %(sizes)s::int[])
         AS l (hash, heading, text, size)
@@ -90,12 +90,12 @@ UNION ALL
 SELECT m.rev, m.ordinal + m.added + p.at, p.hash, m.start + p.start, m.start + p."end", p.tokens, p.heading, p.text
 FROM moved m JOIN pieces p ON p.of = m.hash WHERE m.is_large
 
--- name: queue_pieces: contents of these that the documents want and that have no vector, by hash
+-- name: queue_pieces: queue the pieces that documents want and that have no vector, by hash
 INSERT INTO {pending} (hash, tokens, priority, visible_at)
 SELECT c.hash, min(c.tokens), %(priority)s, min(s.since)
 FROM {served} s JOIN {chunks} c ON c.rev = s.want_rev
 WHERE s.doc = ANY(%(docs)s) AND c.hash = ANY(%(wanted)s) AND NOT EXISTS (SELECT FROM {embeddings} e WHERE e.hash = c.hash)
 GROUP BY c.hash ORDER BY c.hash ON CONFLICT DO NOTHING
 
--- name: delete_orphans: contents that no chunk has any more
+-- name: delete_orphans: remove contents from the queue that have no chunk
 DELETE FROM {pending} p WHERE p.hash = ANY(%(hashes)s) AND NOT EXISTS (SELECT FROM {chunks} c WHERE c.hash = p.hash)

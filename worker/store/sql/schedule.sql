@@ -1,19 +1,20 @@
--- When the sources of indexes are due, and who sends that.
+-- Schedules of sources: when they are due, and who sends the run.
 
--- name: now: by the clock that all of this goes by
+-- name: now: the clock that schedules use
 SELECT clock_timestamp()
 
--- name: set: of one index; what is the same keeps its due time
+-- name: upsert: set the schedule of an index; an unchanged one keeps its due time
 INSERT INTO vector_index.schedules AS s (index_name, schedule, timezone, due_at)
 VALUES (%(index)s, %(schedule)s, %(timezone)s, %(due_at)s)
 ON CONFLICT (index_name) DO UPDATE
 SET schedule = excluded.schedule, timezone = excluded.timezone, due_at = excluded.due_at, claimed_until = NULL
 WHERE (s.schedule, s.timezone) <> (excluded.schedule, excluded.timezone)
 
--- name: remove: of indexes that the settings name, and without a schedule; those of others may be another deployment's
+-- name: delete: delete the schedules of indexes that the settings name without one; others may belong to another
+-- deployment
 DELETE FROM vector_index.schedules WHERE index_name = ANY(%(indexes)s)
 
--- name: claim: of these indexes, what is due, and what was sent a while ago; each is given to one of those who ask, for a while
+-- name: claim: claim schedules that are due, or whose run was sent long ago; each is given to one caller for a while
 UPDATE vector_index.schedules s SET claimed_until = clock_timestamp() + %(seconds)s * interval '1 second'
 WHERE s.index_name IN (
     SELECT index_name FROM vector_index.schedules
@@ -29,13 +30,13 @@ RETURNING s.index_name AS index, s.schedule, s.timezone, s.due_at, s.claimed_unt
     EXISTS (SELECT FROM vector_index.indexes i
         WHERE i.name = s.index_name AND i.paused_at IS NOT NULL) AS paused
 
--- name: settle: a claim, unless the settings have changed or it has run out
+-- name: settle: end a claim, unless the settings changed or the claim expired
 UPDATE vector_index.schedules SET due_at = %(next_due)s, claimed_until = NULL,
     task_id = %(task_id)s, scheduled_for = %(scheduled_for)s,
     sent_at = CASE WHEN %(sent)s THEN clock_timestamp() WHEN %(waits)s THEN sent_at END
 WHERE index_name = %(index)s AND claimed_until = %(claimed_until)s
 
--- name: skip: a run that will not be; in a row, for the same reason, they are one row of the history
+-- name: skip: record a skipped run; consecutive runs that were skipped for one reason share a row
 WITH newest AS (
     SELECT run, outcome, message FROM vector_index.runs WHERE index_name = %(index)s ORDER BY run DESC LIMIT 1
 ), again AS (
@@ -46,7 +47,7 @@ INSERT INTO vector_index.runs (index_name, task_id, scheduled_for, finished_at, 
 SELECT %(index)s, %(task_id)s, %(due_at)s, clock_timestamp(), 'skipped', %(message)s
 WHERE NOT EXISTS (SELECT FROM again) ON CONFLICT DO NOTHING
 
--- name: list: the schedules of these indexes, with the newest run that was not skipped, and what was skipped since
+-- name: list: schedules with their newest run that was not skipped, and with a later skipped one
 SELECT s.index_name AS index, s.schedule, s.timezone, s.due_at,
     extract(epoch FROM s.due_at - clock_timestamp())::float AS due_in_seconds, last.run AS last_run, skipped.run AS skipped
 FROM vector_index.schedules s

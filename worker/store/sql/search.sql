@@ -1,13 +1,13 @@
--- Readers. One statement is one snapshot: readers follow live_rev and see whole revisions.
--- {operator} is the build's distance, {vector} its column type, {filter} a compiled condition over r.metadata, and
--- {revisions} the join that it needs: nothing where everything passes.
+-- Searches. One statement is one snapshot: it follows live_rev and sees whole revisions. {operator} is the distance
+-- operator of the build, {vector} the type of its column, {filter} a compiled condition over r.metadata, and
+-- {revisions} the join that the filter needs, empty without a filter.
 
--- name: time_limit: of each statement, to the end of the transaction
+-- name: time_limit: limit the time of each statement until the transaction ends
 SELECT set_config('statement_timeout', %(seconds)s || 's', true)
 
--- name: hits: the chunks that have the contents of {found}, and of one text, whatever it is titled, only so many;
--- one row without a chunk when there is none. LIMIT 1, so that no plan reads these tables from end to end; + 0, as {found}
--- may come out of order, and Postgres 17 believes its ORDER BY
+-- name: hits: the chunks of the contents of {found}, at most %(per_content)s per content and per text, whatever its
+-- title; one row without a chunk if there are none. LIMIT 1 keeps plans from scanning the tables. + 0 because {found}
+-- may be out of order, and Postgres 17 relies on its ORDER BY
 WITH {found}, hits AS (
     SELECT c.*, f.distance, f.rank, row_number() OVER (
         PARTITION BY md5(c.text) ORDER BY f.rank DESC, f.distance + 0, c.doc, c.ordinal) AS copy
@@ -25,7 +25,7 @@ LEFT JOIN LATERAL (SELECT id FROM vector_index.documents WHERE doc = h.doc LIMIT
 LEFT JOIN LATERAL (SELECT title, metadata FROM vector_index.revisions WHERE rev = h.rev LIMIT 1) r ON true
 ORDER BY h.rank DESC, h.distance + 0, h.doc, h.ordinal
 
--- name: nearest: the nearest contents that a visible chunk has, by the vector index where there is one
+-- name: nearest: the nearest contents that have a visible chunk, by the vector index if there is one
 found AS MATERIALIZED (
     SELECT e.hash, e.embedding {operator} %(query)b::{vector} AS distance, 0.0 AS rank
     FROM {embeddings} e
@@ -34,8 +34,9 @@ found AS MATERIALIZED (
     ORDER BY distance LIMIT %(candidates)s
 )
 
--- name: exact: the same by looking at every chunk that passes the filter; nothing when those are more than %(most)s.
--- Materialized, so that no plan walks the vector index and filters what comes; LIMIT 1, so that none reads every vector
+-- name: exact: the same by comparing every chunk that passes the filter; nothing if there are more than %(most)s.
+-- MATERIALIZED keeps plans from walking the vector index and filtering its rows; LIMIT 1 keeps them from reading every
+-- vector
 visible AS MATERIALIZED (
     SELECT c.hash FROM {served} s JOIN {chunks} c ON c.rev = s.live_rev {revisions}
     WHERE {filter} LIMIT %(most)s::bigint + 1
@@ -57,21 +58,21 @@ found AS MATERIALIZED (
     ) m JOIN {embeddings} e USING (hash)
 )
 
--- name: lexemes: of a question, in their order; and about how many chunks there are
+-- name: lexemes: lexemes of a question, in order, and an estimate of the number of chunks
 SELECT lexeme, (SELECT reltuples FROM pg_class WHERE oid = %(table)s::regclass) AS total
 FROM unnest(to_tsvector(%(language)s::regconfig, %(text)s)) ORDER BY positions[1], lexeme LIMIT %(lexemes)s
 
--- name: frequency: how many chunks have a lexeme, up to a bound. A parameter of its own, as Postgres then knows how
--- frequent it is; from a row of a table it would not, and scan the chunks
+-- name: frequency: number of chunks with a lexeme, up to a bound. As a parameter, Postgres knows how frequent it is; as
+-- a column of a table it would not, and would scan the chunks
 (SELECT count(*) FROM (SELECT FROM {chunks} WHERE lexemes @@ {lexeme}::tsquery LIMIT %(most)s) AS bounded)
 
--- name: spans: what is written between two places of revisions
+-- name: spans: texts between two positions of revisions
 SELECT n.rev, n.start, substr(r.text, n.start + 1, n."end" - n.start)
 FROM unnest(%(revs)s::bigint[], %(starts)s::int[], %(ends)s::int[]) AS n (rev, start, "end")
 JOIN vector_index.revisions r USING (rev)
 
--- name: reference_document: a document that has a live revision or waits for one, if it passes the tenant's filter, and the mean of
--- the vectors of what readers see of it; NULL without any
+-- name: reference_document: a document that has a live or a wanted revision and passes the tenant's filter, and the
+-- mean of its visible vectors; NULL if it has none
 SELECT d.doc, avg(e.embedding) AS embedding
 FROM vector_index.documents d JOIN {served} s USING (doc)
 JOIN vector_index.revisions r ON r.rev = coalesce(s.live_rev, s.want_rev)

@@ -1,7 +1,7 @@
 -- Documents that a deletion by filter takes. {filter} is a compiled condition over r.metadata.
 
--- name: enqueued: documents of which an enqueued text passes a filter, in order: those rows, whether the newest is among
--- them, and what of the document is the newest revision now
+-- name: enqueued: a page of documents with an enqueued text that passes a filter, by id: those rows, the newest
+-- revision, and whether the newest enqueued text is among the rows
 SELECT m.id, m.seqs, (
         SELECT head_rev FROM vector_index.documents d WHERE d.index_id = %(index_id)s AND d.id = m.id), m.seqs @> ARRAY(
     SELECT n.seq FROM vector_index.outbox n
@@ -16,6 +16,6 @@ FROM (
 ) m
 ORDER BY m.id
 
--- name: newest_revisions: documents whose newest revision passes a filter, and that revision
+-- name: newest_revisions: a page of documents whose newest revision passes a filter, by id, with that revision
 SELECT d.id, d.head_rev FROM vector_index.documents d JOIN vector_index.revisions r ON r.rev = d.head_rev
 WHERE d.index_id = %(index_id)s AND d.id > %(after)s AND {filter} ORDER BY d.id LIMIT %(limit)s

@@ -1,42 +1,42 @@
--- The figures that `status` and the metrics show, and the states of documents.
+-- Figures of `status` and of the metrics, and the states of documents.
 
--- name: count_documents: by state in one build
+-- name: count_documents: documents of a build by state, and the age of the oldest pending one
 SELECT count(*) FILTER (WHERE state = 'pending') AS pending, count(*) FILTER (WHERE state = 'live') AS live,
     count(*) FILTER (WHERE state = 'failed') AS failed,
     coalesce(extract(epoch FROM clock_timestamp() - min(since) FILTER (WHERE state = 'pending')), 0)::float AS oldest_seconds
 FROM {served}
 
--- name: count_pending: contents that need a vector
+-- name: count_pending: contents that need a vector, and their tokens
 SELECT count(*) AS chunks, coalesce(sum(tokens), 0)::bigint AS tokens FROM {pending}
 
--- name: count_embedded: contents that got a vector; from Postgres's own statistics, which lag by a second or so and
--- begin anew after a crash: good for a rate, and as cheap for millions
+-- name: count_embedded: contents that got a vector, from the statistics of Postgres: they lag by about a second and
+-- restart after a crash, but cost the same for millions. Good for a rate
 SELECT pg_stat_get_tuples_inserted(to_regclass(%(table)s)) AS embedded
 
--- name: list_builds: of one index
+-- name: list_builds: builds of one index
 SELECT build, state, recipe, error, jsonb_build_object('published', swept_published, 'queued', swept_queued) AS repairs
 FROM vector_index.builds WHERE index_id = %(index_id)s ORDER BY build
 
--- name: limit_time: of each statement of this transaction
+-- name: limit_time: limit the time of each statement of this transaction
 SET LOCAL statement_timeout = '30s'
 
--- name: list_indexes: each with its live build, those that are being written, and what the sweep had to mend in all
+-- name: list_indexes: every index with its live build, the builds that are being written, and the repairs of the sweep
 SELECT i.name, i.live_build, i.paused_at IS NOT NULL AS paused,
     coalesce(sum(b.swept_published), 0)::bigint AS published, coalesce(sum(b.swept_queued), 0)::bigint AS queued,
     coalesce(array_agg(b.build) FILTER (WHERE b.state IN ('filling', 'closing', 'live')), ARRAY[]::bigint[]) AS written
 FROM vector_index.indexes i LEFT JOIN vector_index.builds b USING (index_id)
 WHERE i.dropped_at IS NULL GROUP BY i.index_id ORDER BY i.name
 
--- name: count_outbox: what applications enqueued: rows that wait, and rows that no worker can take
+-- name: count_outbox: outbox rows that wait, and rows that cannot be staged
 SELECT count(*) FILTER (WHERE error IS NULL) AS waiting, count(*) FILTER (WHERE error IS NOT NULL) AS failed
 FROM vector_index.outbox
 
--- name: document_states: of some ids, in one build
+-- name: document_states: states of documents in one build
 SELECT d.id, d.version, s.state, s.live_rev IS NOT NULL AS searchable, s.error
 FROM vector_index.documents d LEFT JOIN {served} s USING (doc)
 WHERE d.index_id = %(index_id)s AND d.id = ANY(%(ids)s) AND NOT d.deleted
 
--- name: failed_documents: documents above an id, in order, that failed or whose newest change cannot be staged
+-- name: failed_documents: a page of documents, by id, that failed or whose newest change cannot be staged
 SELECT DISTINCT ON (id) id, error, since, searchable FROM (
     SELECT d.id, s.error, s.since, s.live_rev IS NOT NULL AS searchable, 0 AS seq
     FROM {served} s JOIN vector_index.documents d USING (doc)

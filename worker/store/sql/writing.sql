@@ -1,29 +1,29 @@
 -- The rows of new revisions. Every transaction takes its locks in one order: index, documents by doc, served by doc,
 -- pending by hash.
 
--- name: unchanged: ids whose head has the content already
+-- name: unchanged: ids whose newest revision has this content
 SELECT d.id FROM vector_index.documents d
 JOIN unnest(%(ids)s::text[], %(hashes)s::bytea[]) AS n (id, content_hash) ON d.id = n.id
 WHERE d.index_id = %(index_id)s AND d.content_hash = n.content_hash AND NOT d.deleted
 
--- name: insert_documents: rows for ids that are new
+-- name: insert_documents: insert rows for new ids
 INSERT INTO vector_index.documents (index_id, id)
 SELECT %(index_id)s, id FROM unnest(%(ids)s::text[]) AS id ORDER BY id ON CONFLICT DO NOTHING
 
--- name: lock_documents: by doc
+-- name: lock_documents: lock documents, by doc
 SELECT doc, id, head_rev, version, content_hash, deleted FROM vector_index.documents
 WHERE index_id = %(index_id)s AND id = ANY(%(ids)s) ORDER BY doc FOR UPDATE
 
--- name: next_revisions: as many numbers as asked for, rising
+-- name: next_revisions: as many new revision numbers as needed, rising
 SELECT nextval('vector_index.revision_numbers') FROM generate_series(1, %(count)s)
 
--- name: copy_revisions: binary
+-- name: copy_revisions: copy revisions, binary
 COPY vector_index.revisions (rev, doc, title, metadata, text) FROM STDIN (FORMAT BINARY)
 
--- name: copy_chunks: binary
+-- name: copy_chunks: copy chunks, binary
 COPY {chunks} (rev, ordinal, hash, start, "end", tokens, heading, text) FROM STDIN (FORMAT BINARY)
 
--- name: move_heads: the documents become the new revisions
+-- name: move_heads: make the new revisions the newest ones
 UPDATE vector_index.documents d
 SET head_rev = n.rev, version = coalesce(n.version, d.version), content_hash = n.content_hash, deleted = false,
     changed_at = clock_timestamp()
@@ -31,28 +31,28 @@ FROM unnest(%(docs)s::bigint[], %(revs)s::bigint[], %(versions)s::bigint[], %(ha
     AS n (doc, rev, version, content_hash)
 WHERE d.doc = n.doc
 
--- name: raise_versions: the content is the same, the fence moves
+-- name: raise_versions: raise the versions of documents whose content is unchanged
 UPDATE vector_index.documents d SET version = n.version
 FROM unnest(%(docs)s::bigint[], %(versions)s::bigint[]) AS n (doc, version)
 WHERE d.doc = n.doc AND (d.version IS NULL OR d.version < n.version)
 
--- name: lock_served: by doc
+-- name: lock_served: lock served rows, by doc
 SELECT doc, live_rev, want_rev, state FROM {served} WHERE doc = ANY(%(docs)s) ORDER BY doc FOR UPDATE
 
--- name: delete_chunks: of revisions that are no longer wanted or served
+-- name: delete_chunks: delete the chunks of revisions that are no longer wanted or served
 DELETE FROM {chunks} WHERE rev = ANY(%(revs)s)
 
--- name: want: a revision is to become live; `since` stays while something was wanted already
+-- name: want: want a revision; `since` stays if another one was wanted
 INSERT INTO {served} (doc, want_rev, state, since)
 SELECT doc, rev, 'pending', clock_timestamp() FROM unnest(%(docs)s::bigint[], %(revs)s::bigint[]) AS n (doc, rev)
 ORDER BY doc
 ON CONFLICT (doc) DO UPDATE SET want_rev = excluded.want_rev, state = 'pending', error = NULL,
     since = CASE WHEN {served}.want_rev IS NULL THEN excluded.since ELSE {served}.since END
 
--- name: want_again: a failed revision gets another chance
+-- name: want_again: make failed documents pending again
 UPDATE {served} SET state = 'pending', error = NULL WHERE doc = ANY(%(docs)s) AND state = 'failed'
 
--- name: queue_chunks: what the wanted revisions of these documents lack, each content once, by hash
+-- name: queue_chunks: queue what the wanted revisions lack, each content once, by hash
 INSERT INTO {pending} (hash, tokens, priority, visible_at)
 SELECT c.hash, min(c.tokens), %(priority)s, min(s.since)
 FROM {served} s JOIN {chunks} c ON c.rev = s.want_rev
@@ -60,7 +60,7 @@ WHERE s.doc = ANY(%(docs)s) AND NOT EXISTS (SELECT FROM {embeddings} e WHERE e.h
 GROUP BY c.hash ORDER BY c.hash
 ON CONFLICT DO NOTHING RETURNING tokens
 
--- name: raise_priority: contents that wait for less urgent work too, by hash
+-- name: raise_priority: raise the priority of queued contents that also wait for less urgent work, by hash
 UPDATE {pending} SET priority = %(priority)s WHERE hash IN (
     SELECT p.hash FROM {pending} p
     WHERE p.priority > %(priority)s AND p.hash IN (

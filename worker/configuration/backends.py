@@ -1,0 +1,238 @@
+"""The entries of EMBEDDING_BACKENDS and CHAT_BACKENDS; None means that the backend decides by model."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from worker.configuration.rules import Amount, Count, Name
+from worker.reference import Setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingBackendSettings:
+    """One entry of EMBEDDING_BACKENDS."""
+
+    name: Name
+    class_path: Annotated[
+        str,
+        Setting(
+            name="CLASS",
+            type="dotted path of a class",
+            default='`"worker.backends.llm.LLMEmbeddingBackend"`',
+            meaning="The class that makes vectors. The shipped one serves every embedding model of `llm`; "
+            "[your own](../../examples/own_backend.py) follows the protocol `EmbeddingBackend` of `worker.protocols`. "
+            "The classes of wagtail-vector-index and wagtail-ai for `llm` are read as the shipped one.",
+            example='"myapp.search.Backend"',
+        ),
+    ]
+    model_id: Annotated[
+        Name,
+        Setting(
+            meaning="The embedding model, by its id or alias in `llm`. `vector-index models` lists what is installed. "
+            "An index keeps the model of its first document: another model needs an index of another name.",
+            example='"3-small"',
+        ),
+    ] = "ada-002"
+    # keys of providers travel here: never in a repr
+    init_kwargs: Annotated[
+        Mapping[str, Any],
+        Setting(
+            default="`{}`",
+            meaning="Attributes that are set on the model object of `llm`: `key` for a key of its own, `api_base` for "
+            "the address of its server, `headers` for more HTTP headers, and whatever else the model has. An unknown "
+            "attribute is an error that lists the known ones. Values appear in no log, error or result.",
+            example='{"api_base": "http://litellm:4000/v1", "key": "sk-..."}',
+        ),
+    ] = field(default_factory=dict, repr=False, hash=False)
+    token_limit: Annotated[
+        Count | None,
+        Setting(
+            unit="tokens",
+            default="the known limit of the model, as `vector-index models` shows it; required for other models",
+            meaning="The longest input that the model takes. No chunk is longer than this.",
+            example="8191",
+        ),
+    ] = None
+    batch_token_limit: Annotated[
+        Count | None,
+        Setting(
+            unit="tokens",
+            default="the known limit of the model, else `TOKEN_LIMIT`; `TOKEN_LIMIT` too where that is set",
+            meaning="The most that one request may hold, over all its inputs; at least `TOKEN_LIMIT`.",
+            example="300_000",
+        ),
+    ] = None
+    batch_size: Annotated[
+        Count | None,
+        Setting(
+            unit="inputs",
+            default="the known limit of the model, else that of its `llm` plugin, else 100",
+            meaning="The most inputs in one request. Lower it for a server that takes fewer: 32 for TEI.",
+            example="32",
+        ),
+    ] = None
+    dimensions: Annotated[
+        Count | None,
+        Setting(
+            name="EMBEDDING_OUTPUT_DIMENSIONS",
+            unit="dimensions",
+            default="the known length, else that of one small request",
+            meaning="The length of a vector. A model that can shorten its vectors, such as `3-small`, is asked for "
+            "this length. For other models, set it to the length that they return. An index keeps the length of its "
+            "first document.",
+            example="512",
+        ),
+    ] = None
+    tokenizer: Annotated[
+        Name | None,
+        Setting(
+            default="the tokenizer of a known model, else `estimate`",
+            meaning="How tokens are counted before anything is sent: `cl100k_base` or `o200k_base` of OpenAI; "
+            "`package:path/in/package.json` for a tokenizer file inside an installed package; the path of such a file; "
+            "or `estimate`, which needs no file and never counts too few. An index keeps the tokenizer of its first "
+            "document.",
+            example='"cl100k_base"',
+        ),
+    ] = None
+    document_prefix: Annotated[
+        str,
+        Setting(
+            meaning="Text that the model wants in front of every chunk, with the space at its end. An index keeps the "
+            "prefix of its first document.",
+            example='"passage: "',
+        ),
+    ] = ""
+    query_prefix: Annotated[
+        str,
+        Setting(
+            meaning="Text that the model wants in front of every question, with the space at its end. An index keeps "
+            "the prefix of its first document.",
+            example='"query: "',
+        ),
+    ] = ""
+    concurrency: Annotated[
+        Count,
+        Setting(
+            unit="requests",
+            meaning="How many requests each embedding worker process sends at once.",
+            example="16",
+        ),
+    ] = 8
+    requests_per_minute: Annotated[
+        Count | None,
+        Setting(
+            unit="requests per minute",
+            default="no limit",
+            meaning="The provider's rate limit. It holds over all processes that share a broker, and no window of 60 "
+            "seconds exceeds it.",
+            example="3_000",
+        ),
+    ] = None
+    tokens_per_minute: Annotated[
+        Count | None,
+        Setting(
+            unit="tokens per minute",
+            default="no limit",
+            meaning="The provider's rate limit. It holds over all processes that share a broker, and no window of 60 "
+            "seconds exceeds it.",
+            example="1_000_000",
+        ),
+    ] = None
+    timeout_seconds: Annotated[
+        Amount,
+        Setting(
+            unit="seconds",
+            meaning="The time limit of one request. A request that takes longer is retried later.",
+            example="30",
+        ),
+    ] = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatBackendSettings:
+    """One entry of CHAT_BACKENDS."""
+
+    name: Name
+    class_path: Annotated[
+        str,
+        Setting(
+            name="CLASS",
+            type="dotted path of a class",
+            default='`"worker.backends.llm.LLMChatBackend"`',
+            meaning="The class that answers. The shipped one serves every chat model of `llm`; "
+            "[your own](../../examples/own_backend.py) follows the protocol `ChatBackend` of `worker.protocols`. "
+            "The classes of wagtail-vector-index and wagtail-ai for `llm` are read as the shipped one.",
+            example='"myapp.search.Chat"',
+        ),
+    ]
+    model_id: Annotated[
+        Name,
+        Setting(
+            meaning="The chat model, by its id or alias in `llm`. `vector-index models` lists what is installed.",
+            example='"gpt-4o-mini"',
+        ),
+    ] = "gpt-3.5-turbo"
+    init_kwargs: Annotated[
+        Mapping[str, Any],
+        Setting(
+            default="`{}`",
+            meaning="Attributes that are set on the model object of `llm`: `key` for a key of its own, `api_base` for "
+            "the address of its server, `headers` for more HTTP headers, and whatever else the model has. An unknown "
+            "attribute is an error that lists the known ones. Options of a prompt, such as `temperature`, belong in "
+            "`PROMPT_KWARGS`. Values appear in no log, error or result.",
+            example='{"api_base": "http://vllm:8000/v1", "key": "sk-..."}',
+        ),
+    ] = field(default_factory=dict, repr=False, hash=False)
+    prompt_kwargs: Annotated[
+        Mapping[str, Any],
+        Setting(
+            default="`{}`",
+            meaning="What every prompt is sent with: the options of the model, as `llm models --options` lists them, "
+            "and these keys. `max_tokens` (of some models `max_output_tokens` or `num_predict`) bounds the answer and "
+            "keeps that much of `TOKEN_LIMIT` free; without it 1,024 tokens, or a quarter of a small window, are kept "
+            "free. `system` replaces the `QUERY_PROMPT` of every index. `system_fragments` and `fragments` are "
+            "lists of texts in front of the system message and of the question. `stream: False` asks for answers in "
+            "one piece. An option that the model does not take is an error that lists the ones it takes. Values appear "
+            "in no log, error or result.",
+            example='{"temperature": 0, "max_tokens": 800, "system": "Answer in German, in two sentences."}',
+        ),
+    ] = field(default_factory=dict, repr=False, hash=False)
+    token_limit: Annotated[
+        Count | None,
+        Setting(
+            unit="tokens",
+            default="the known limit of the model, as `vector-index models` shows it; required for other models, and "
+            "for all models of Ollama",
+            meaning="The context window of the model: prompt and answer together.",
+            example="128_000",
+        ),
+    ] = None
+    timeout_seconds: Annotated[
+        Amount,
+        Setting(
+            unit="seconds",
+            meaning="How long a request may be silent: until the first piece of the answer, and between two pieces. "
+            "Raise it for a model that thinks for longer.",
+            example="120",
+        ),
+    ] = 60.0
+    requests_per_minute: Annotated[
+        Count | None,
+        Setting(
+            unit="requests per minute",
+            default="no limit",
+            meaning="The provider's rate limit. It holds over all processes that share a broker, and no window of 60 "
+            "seconds exceeds it. A chat that would have to wait for more than 5 seconds fails and says so.",
+            example="500",
+        ),
+    ] = None
+    tokens_per_minute: Annotated[
+        Count | None,
+        Setting(
+            unit="tokens per minute",
+            default="no limit",
+            meaning="The provider's rate limit. It holds over all processes that share a broker, and no window of 60 "
+            "seconds exceeds it. A chat that would have to wait for more than 5 seconds fails and says so.",
+            example="200_000",
+        ),
+    ] = None

@@ -1,0 +1,125 @@
+"""A read-only connection to the application's Postgres, which survives the loss of a connection."""
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+import stamina
+from psycopg import errors as pg
+from psycopg import sql
+from psycopg.rows import DictRow, dict_row
+
+from worker.errors import SourceFailed
+
+CONNECT_TIMEOUT_SECONDS = 5
+ATTEMPTS = 4  # of a page, when the connection is lost
+TYPES = (
+    "SELECT format_type(oid, -1) AS name FROM unnest(%s::oid[]) WITH ORDINALITY AS t (oid, at) ORDER BY at"
+)
+# first characters of SQLSTATEs whose messages are about the server or the query; other messages may quote rows
+HARMLESS = ("08", "0A", "25", "28", "3D", "3F", "42", "53", "55", "57", "58")
+LOST = ("08", "57P")
+
+Row = dict[str, Any]
+
+
+class ReadOnlyConnection:
+    """A read-only connection; each statement is a transaction, retried on a new connection when one is lost."""
+
+    def __init__(self, dsn: str, where: str, timeout_seconds: float, attempts: int) -> None:
+        self._dsn, self._where, self._timeout_seconds, self._most_attempts = (
+            dsn,
+            where,
+            timeout_seconds,
+            attempts,
+        )
+        self._open: psycopg.Connection[DictRow] | None = None
+
+    def columns(self, statement: sql.Composed, values: Mapping[str, Any] | None = None) -> dict[str, sql.SQL]:
+        """Return the columns of the result, each with its SQL type."""
+        with self._translated():
+            for attempt in self._attempts():
+                with attempt, self._transaction() as connection:
+                    found = connection.execute(statement, values or {}).description or []
+                    rows = connection.execute(TYPES, [[column.type_code for column in found]]).fetchall()
+                    types = (sql.SQL(row["name"].replace("%", "%%")) for row in rows)
+                    return dict(zip((column.name for column in found), types, strict=True))
+        raise AssertionError("an attempt returns or raises")
+
+    def rows(self, statement: sql.Composed, values: Mapping[str, Any]) -> list[Row]:
+        with self._translated():
+            for attempt in self._attempts():
+                with attempt, self._transaction() as connection:
+                    return connection.execute(statement, values).fetchall()
+        raise AssertionError("an attempt returns or raises")
+
+    def stream(self, statement: sql.Composed, values: Mapping[str, Any], page: int) -> Iterator[Row]:
+        """Yield the rows through a server-side cursor."""
+        with self._translated(), self._transaction() as connection:
+            # indexing a page may take longer than the server's limit for idle transactions
+            connection.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
+            with connection.cursor("vector_index_source") as cursor:
+                cursor.itersize = page
+                yield from cursor.execute(statement, values)
+
+    def close(self) -> None:
+        if self._open is not None:
+            self._open.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[psycopg.Connection[DictRow]]:
+        if self._open is None or self._open.closed:
+            self._open = psycopg.connect(
+                self._dsn,
+                autocommit=True,
+                row_factory=dict_row,
+                prepare_threshold=None,
+                connect_timeout=CONNECT_TIMEOUT_SECONDS,
+                application_name="vector-index-source",
+            )
+            self._open.read_only = True
+        limit = sql.SQL("SET LOCAL statement_timeout = {}").format(math.ceil(1000 * self._timeout_seconds))
+        with self._open.transaction():
+            self._open.execute(limit)
+            yield self._open
+
+    def _attempts(self) -> Any:
+        return stamina.retry_context(
+            on=is_lost, attempts=self._most_attempts, wait_initial=0.2, wait_max=2.0, timeout=20.0
+        )
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Turn errors of Postgres into one sentence that quotes neither a password nor a row."""
+        try:
+            yield
+        except pg.QueryCanceled as error:
+            raise SourceFailed(
+                f"Postgres at {self._where} says: {error.diag.message_primary}; raise TIMEOUT_SECONDS "
+                f"({self._timeout_seconds:g} s), or set KEY to a column with an index"
+            ) from None
+        except psycopg.Error as error:
+            if error.sqlstate is None:
+                lines = [line for line in str(error).splitlines() if line.strip() and not line[0].isspace()]
+                said = lines[-1] if lines else type(error).__name__
+            else:
+                said = type(error).__name__
+                if error.sqlstate.startswith(HARMLESS):
+                    said = error.diag.message_primary or said
+            # no cause: its traceback, with Postgres' own message, would be logged and kept with the result
+            raise SourceFailed(f"Postgres at {self._where} says: {said}") from None
+
+
+def is_lost(error: Exception) -> bool:
+    """Return whether the connection was lost, rather than the statement refused."""
+    return isinstance(error, psycopg.OperationalError) and (
+        error.sqlstate is None or error.sqlstate.startswith(LOST)
+    )
+
+
+def place(dsn: str) -> str:
+    """Return host, port and database for messages. Raises psycopg.ProgrammingError."""
+    info = psycopg.conninfo.conninfo_to_dict(dsn)
+    return f"{info.get('host', 'localhost')}:{info.get('port', 5432)}/{info.get('dbname', '')}"
