@@ -1,4 +1,4 @@
-"""chat: an answer from an index, with its sources."""
+"""chat: answer a question from an index, with citations."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

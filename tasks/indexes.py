@@ -1,23 +1,23 @@
-"""pause, resume, drop: an index as a whole, whether the settings still name it or not."""
+"""pause, resume, drop: manage a whole index, in the settings or not."""
 
 from datetime import UTC, datetime
 from typing import Any
 
 from celery import Task
 
-from tasks.indexing import WAIT_FOR_SERVICES
 from worker import configuration, wiring
 from worker.celery.application import app
+from worker.celery.retries import WAIT_FOR_SERVICES
 from worker.errors import InvalidQuery
 from worker.store import connection, indexes
 
 
 @app.task(name="tasks.pause", bind=True, **WAIT_FOR_SERVICES)
 def pause(self: Task, index: str = "default") -> dict[str, Any]:
-    """Send nothing of the index to its provider until it is resumed; what is in flight ends.
+    """Pause embedding for an index; search, chat and deletes still work.
 
-    What applications send is accepted and waits; search, chat and deletes go on. Run again it changes nothing.
-    Final: an index that is not there.
+    Requests in flight end. New documents are accepted and wait. A second run finds the index paused. Final error: an
+    index that does not exist.
     """
     _check(index)
     with connection.checkout(wiring.addresses().database_url) as conn:
@@ -26,7 +26,7 @@ def pause(self: Task, index: str = "default") -> dict[str, Any]:
 
 @app.task(name="tasks.resume", bind=True, **WAIT_FOR_SERVICES)
 def resume(self: Task, index: str = "default") -> dict[str, Any]:
-    """Go on with what waits in a paused index. Run again it changes nothing. Final: an index that is not there."""
+    """Resume embedding for an index. A second run finds it resumed. Final error: an index that does not exist."""
     _check(index)
     with connection.checkout(wiring.addresses().database_url) as conn:
         return _state(index, indexes.resume(conn, index, self.request.id))
@@ -34,10 +34,10 @@ def resume(self: Task, index: str = "default") -> dict[str, Any]:
 
 @app.task(name="tasks.drop", bind=True, **WAIT_FOR_SERVICES)
 def drop(self: Task, index: str = "default") -> dict[str, Any]:
-    """Delete an index with everything of it. The next document for an index of the settings makes it anew.
+    """Delete an index with all its documents. The next document for an index of the settings creates it again.
 
-    Run again it completes what was begun, and drops no second index of the name. An index that readers or writers
-    hold for long is tried again.
+    A second run completes the first, and leaves a new index of this name alone. If readers or writers hold the index
+    for long, the task retries.
     """
     _check(index)
     configured = index in configuration.current().indexes

@@ -1,19 +1,19 @@
-"""outbox: stage what applications enqueued in their own transactions."""
+"""outbox: stage documents that applications enqueued in their own transactions."""
 
 import time
 
 from worker.celery.application import app
-from worker.celery.lifecycle import stage_page
+from worker.celery.background_threads import stage_page
 
-SLICE_SECONDS = 3.0  # how long it keeps its process before other messages get a turn
+SLICE_SECONDS = 3.0  # that it keeps its pool process before other messages get it
 
 
 @app.task(name="tasks.outbox", ignore_result=True)
 def outbox(index: str = "default") -> None:
-    """Stage what waits in the outbox, page by page, until nothing does or others are due.
+    """Stage rows of the outbox, page by page, until none wait or the slice is over.
 
-    Any number may run at once, and none need to: the pollers, which send it when more than a page waits, stage by
-    themselves, and send it again.
+    Any number may run at once: each locks its own rows. The outbox pollers send it while more than a page waits, and
+    stage pages themselves, so a lost message is harmless.
     """
     deadline = time.monotonic() + SLICE_SECONDS
     while stage_page(index) and time.monotonic() < deadline:

@@ -1,38 +1,36 @@
-"""reindex: bring an index up to its source."""
+"""reindex: sync an index with its source."""
 
 from datetime import datetime
 from typing import Any
 
 from celery import Task
 
-from tasks.indexing import WAIT_FOR_SERVICES, embed
+from tasks.indexing import await_indexing
 from tasks.schedule import SCHEDULED_FOR
 from worker import configuration, wiring
 from worker.celery.application import app
+from worker.celery.retries import WAIT_FOR_SERVICES
 from worker.errors import InvalidQuery, SourceFailed
 from worker.indexing import reindexing
 from worker.store.reindexing import ReindexRequest
+
+COUNTS = ("indexed", "unchanged", "stale", "chunks", "embedded", "tokens", "deleted")
 
 
 @app.task(name="tasks.reindex", bind=True, dont_autoretry_for=(SourceFailed,), **WAIT_FOR_SERVICES)
 def reindex(
     self: Task, full: bool = False, allow_shrink: bool = False, index: str = "default"
 ) -> dict[str, Any]:
-    """Stage all documents of the index's source, delete those that it has no longer, then become `tasks.embed`.
+    """Stage all documents of the index's source, delete those that it no longer has, then become `await_indexing`.
 
-    Run again it reads the source anew, until it came to the end once; two runs of one index at a time are one too
-    many: the second ends with a warning. `full` reads a source that keeps a cursor from its beginning, and deletes
-    what it has no longer; others are always read so. Final: a source that fails, an index without a source, wrong
-    settings.
+    A second run reads the source again, until one has reached its end; staging skips unchanged documents. While one
+    run of an index is active, another ends with a warning. A source with a cursor is read from there; `full` reads
+    it from its beginning, as all other sources are, and finds deleted documents. Final errors: a source that fails,
+    an index without a source, wrong settings.
     """
-    for name, value in {"full": full, "allow_shrink": allow_shrink}.items():
-        if not isinstance(value, bool):
-            raise InvalidQuery(f"{name} must be true or false, not {value!r}")
-    configuration.current().index(index)
-    due = self.request.get(SCHEDULED_FOR)
-    scheduled_for = datetime.fromisoformat(due) if due else None
-    request = ReindexRequest(index=index, task_id=self.request.id, scheduled_for=scheduled_for)
-    # a run without a row waits for a worker, as far as the schedule knows
+    _check(full=full, allow_shrink=allow_shrink)
+    request = _request(self, configuration.current().index(index).name)
+    # for the schedule, a run without a row still waits for a worker
     with reindexing.recorded_failure(wiring.addresses().database_url, request):
         target = wiring.index(index)
     skipped = reindexing.reindex(
@@ -47,8 +45,17 @@ def reindex(
         ),
     )
     if skipped is not None:
-        counts = dict.fromkeys(
-            ("indexed", "unchanged", "stale", "chunks", "embedded", "tokens", "deleted"), 0
-        )
-        return {"index": index, **counts, "failed": [], "seconds": 0.0, "warning": skipped}
-    raise self.replace(embed.si(index=index))
+        return {"index": index, **dict.fromkeys(COUNTS, 0), "failed": [], "seconds": 0.0, "warning": skipped}
+    raise self.replace(await_indexing.si(index=index))
+
+
+def _check(**flags: object) -> None:
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise InvalidQuery(f"{name} must be true or false, not {value!r}")
+
+
+def _request(task: Task, index: str) -> ReindexRequest:
+    due = task.request.get(SCHEDULED_FOR)
+    scheduled_for = datetime.fromisoformat(due) if due else None
+    return ReindexRequest(index=index, task_id=task.request.id, scheduled_for=scheduled_for)

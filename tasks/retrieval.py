@@ -1,4 +1,4 @@
-"""search and find_similar: the passages nearest to a question, or to a document."""
+"""search and find_similar: find the passages nearest to a question, or to a document."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""due, schedule: the reindexing that nobody asks for, and what there is of it."""
+"""due, schedule: start scheduled reindexing, and show the schedules."""
 
 from typing import Any
 
@@ -9,12 +9,13 @@ from worker.store import connection, schedule
 SCHEDULED_FOR = "scheduled_for"  # a header of tasks.reindex: when the run was due, ISO 8601
 
 
-# of no interest to a monitor: the runs that it sends are
+# no events: monitors see the runs that it sends
 @app.task(name="tasks.due", ignore_result=True, send_events=False)
 def due() -> None:
-    """Send tasks.reindex for each index whose source is due. Any number may run at once, and die at any point.
+    """Send tasks.reindex for each index whose source is due.
 
-    A run that is sent twice has one id: its second delivery does nothing.
+    Any number may run at once, and crash at any point: a run that is sent twice has one id, so the second delivery
+    does nothing.
     """
     indexes = list(configuration.current().indexes)
     for run in schedule.runs_to_send(wiring.addresses().database_url, indexes):
@@ -28,7 +29,7 @@ def due() -> None:
 
 @app.task(name="tasks.schedule")
 def listed(index: str | None = None) -> dict[str, Any]:
-    """The schedules: when each is due next, its last run, and what was skipped since. Changes nothing."""
+    """List the schedules: the next due time, the last run, and the runs skipped since. Changes nothing."""
     known = configuration.current()
     indexes = list(known.indexes) if index is None else [known.index(index).name]
     with connection.checkout(wiring.addresses().database_url) as conn:

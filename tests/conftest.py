@@ -8,6 +8,7 @@ pytest_plugins = [
     "tests.fixtures.provider",
     "tests.fixtures.services",
     "tests.fixtures.system",
+    "tests.fixtures.upstream",
 ]
 
 # So that failed assertions in these modules show their values.

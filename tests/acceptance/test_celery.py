@@ -14,15 +14,15 @@ from tests.fixtures.system import CHAT, PATIENCE_SECONDS, STAGING, eventually
 pytestmark = pytest.mark.slow
 
 VISIBILITY_SECONDS, LONG_SECONDS = 5, 16
-STUCK_SECONDS = 4  # more than STUCK_LOOKS heartbeats
+STUCK_SECONDS = 4  # more than STUCK_HEARTBEATS
 
 # `vector-index`, with times that a test can wait for and tasks of its own
 PROGRAM = f"""
 import os, sys, time
-from worker.celery import broker
-broker.HEARTBEAT_SECONDS = 0.3
-from worker.celery import application, lifecycle
-lifecycle.STOP_SECONDS = 2.0
+from worker.celery import heartbeat
+heartbeat.HEARTBEAT_SECONDS = 0.3
+from worker.celery import application, shutdown
+shutdown.STOP_SECONDS = 2.0
 options = application.STATIC["broker_transport_options"]
 options.update(visibility_timeout={VISIBILITY_SECONDS}, unacked_restore_interval=1)
 

@@ -26,10 +26,10 @@ LONG = BUSY_SECONDS >= 60
 BACKEND = """
 import time
 import numpy as np
-import worker.celery.broker
+import worker.celery.heartbeat
 from kombu.asynchronous import get_event_loop
 
-worker.celery.broker.HEARTBEAT_SECONDS = 1
+worker.celery.heartbeat.HEARTBEAT_SECONDS = 1
 
 class Odd:
     model_id, tokenizer, token_limit, batch_token_limit, batch_size = "odd", "words", 100, 1000, 10

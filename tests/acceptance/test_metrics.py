@@ -83,7 +83,7 @@ def test_each_pool_counts_all_that_its_processes_do_and_a_dead_one_takes_no_coun
         assert len(folders) == 1
         assert len(names) <= 2 * (PROCESSES + 1), "one of each kind per place in the pool, however many die"
 
-        done = "tasks_total", "success", "tasks.embed"
+        done = "tasks_total", "success", "tasks.await_indexing"
         embed = eventually(lambda: (now := scrape(ports["embed"]))[done] == 12 and now)
         assert embed["documents_published_total", "default"] == 36
         assert embed["chunks_embedded_total", "default"] == 36

@@ -14,7 +14,7 @@ import redis
 
 from tests.fixtures.system import CHAT, EMBED, PATIENCE_SECONDS, PROCESSES, STAGING, System, eventually
 from tests.provider import Provider
-from worker.celery.lifecycle import STOP_SECONDS
+from worker.celery.shutdown import STOP_SECONDS
 from worker.cli.supervision import GRACE_SECONDS
 from worker.recipes import PROBE
 
@@ -172,6 +172,6 @@ def test_up_ends_in_time_with_requests_under_way(start: Callable[..., Any], slow
         took = seconds_to_end(up, signal.SIGTERM)
         assert up.returncode == 0
         assert took < GRACE_SECONDS
-        assert "what is not done yet is given back" in system.log("up")
+        assert "grace period over; returning unfinished work to the queue" in system.log("up")
         assert_given_back(system)
         print(f"up, no answer: ended after {took:.1f} s")

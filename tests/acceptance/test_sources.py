@@ -61,8 +61,8 @@ def documents():
 # `vector-index`, with a visibility timeout that a test can wait for
 PROGRAM = """
 import sys
-from worker.celery import broker
-broker.HEARTBEAT_SECONDS = 0.3
+from worker.celery import heartbeat
+heartbeat.HEARTBEAT_SECONDS = 0.3
 from worker.celery import application
 application.STATIC["broker_transport_options"].update(visibility_timeout=3, unacked_restore_interval=1)
 from worker.cli import main

@@ -10,7 +10,7 @@ from celery import Celery
 from celery.events import EventDispatcher
 
 from tests.fixtures.proxy import Proxy
-from worker.celery.broker import HiddenTask
+from worker.celery.task import BaseTask
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def proxy(broker_url: str) -> Iterator[Proxy]:
 def task(broker_url: str, proxy: Proxy) -> Iterator[Any]:
     """A task in this process; its result goes to the broker directly, its events through the proxy."""
     through = broker_url.replace(f":{urlsplit(broker_url).port}/", f":{proxy.port}/")
-    app = Celery("away", task_cls=HiddenTask, broker=through, backend=broker_url, set_as_current=False)
+    app = Celery("away", task_cls=BaseTask, broker=through, backend=broker_url, set_as_current=False)
     app.conf.update(worker_send_task_events=True, result_expires=None)
 
     @app.task(name="tasks.tell", shared=False)  # type: ignore[untyped-decorator]

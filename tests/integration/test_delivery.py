@@ -1,4 +1,4 @@
-"""Messages on their way from the broker to a worker: taken in one step, delivered again where the way ends."""
+"""Delivery of messages to workers: claimed in one step, and delivered again if the worker dies."""
 
 import time
 from collections.abc import Iterator
@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import redis
-from kombu import Connection, Consumer, Message, Queue
-from kombu.transport.redis import Channel, Mutex
+from kombu import Consumer, Message, Queue
 
 from tests.fixtures.system import eventually
-from worker.celery import broker
-from worker.celery.upstream import delivery
+from worker.celery import leases
+from worker.celery.heartbeat import HeartbeatThread
+from worker.celery.upstream import consuming
+from worker.celery.upstream.channel import Connection
 
 QUEUES = [Queue("first"), Queue("second")]
 
@@ -24,11 +25,7 @@ def client(broker_url: str) -> Iterator["redis.Redis"]:
 
 
 @pytest.fixture
-def connection(broker_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Connection]:
-    monkeypatch.setattr(Channel, "_brpop_start", delivery.start)
-    monkeypatch.setattr(Channel, "_brpop_read", delivery.read)
-    monkeypatch.setattr(Channel, "QoS", delivery.InHand)
-    monkeypatch.setattr(Channel, "QoS", delivery.InHand)
+def connection(broker_url: str) -> Iterator[Connection]:
     with Connection(broker_url, transport_options={"visibility_timeout": 0}) as connection:
         yield connection
 
@@ -40,7 +37,7 @@ def got() -> list[Any]:
 
 @pytest.fixture
 def consumer(connection: Connection, got: list[Any]) -> Iterator[Consumer]:
-    """Of both queues; what comes is kept in `got`, each body behind its message."""
+    """A consumer of both queues; it appends each body and its message to `got`."""
 
     def keep(body: Any, message: Message) -> None:
         got.append((body, message))
@@ -55,13 +52,13 @@ def send(connection: Connection, body: Any, queue: str = "first", priority: int 
 
 
 def drain(connection: Connection, got: list[Any], number: int) -> list[Any]:
-    """The bodies of the messages so far, once there are so many."""
+    """Wait for this many messages, and return the bodies of all so far."""
     while len(got) < number:
         connection.drain_events(timeout=10)
     return [body for body, _ in got]
 
 
-def test_a_message_that_was_taken_and_never_arrived_is_delivered_again(
+def test_a_message_whose_claim_is_never_read_is_delivered_again(
     connection: Connection, consumer: Consumer, got: list[Any], client: "redis.Redis"
 ) -> None:
     send(connection, "a text — тест")
@@ -77,21 +74,10 @@ def test_a_message_that_was_taken_and_never_arrived_is_delivered_again(
     assert drain(connection, got, 1) == ["a text — тест"]
 
 
-def test_no_lock_of_a_killed_worker_holds_up_who_gives_messages_back(
+def test_an_acknowledgement_covers_its_own_delivery_only(
     connection: Connection, consumer: Consumer, got: list[Any], client: "redis.Redis"
 ) -> None:
-    channel = connection.default_channel
-    Mutex(channel.client, channel.unacked_mutex_key, 300).__enter__()  # kombu's, and it comes to no end
-    send(connection, "x")
-    drain(connection, got, 1)
-    channel.qos.restore_visible()
-    assert client.llen("first") == 1
-
-
-def test_who_has_the_first_copy_of_a_message_acknowledges_that_copy_only(
-    connection: Connection, consumer: Consumer, got: list[Any], client: "redis.Redis"
-) -> None:
-    """Else the second copy would be lost with the worker that has it."""
+    """Else the second delivery would be lost if its worker dies."""
     send(connection, "x")
     drain(connection, got, 1)
     connection.default_channel.qos.restore_visible()
@@ -104,7 +90,7 @@ def test_who_has_the_first_copy_of_a_message_acknowledges_that_copy_only(
 
 
 @pytest.mark.parametrize(("leftmost", "order"), [(False, ["x", "other"]), (True, ["other", "x"])])
-def test_a_message_goes_back_in_front_or_at_the_end(
+def test_a_message_returns_to_the_front_or_the_end_of_its_queue(
     connection: Connection, consumer: Consumer, got: list[Any], leftmost: bool, order: list[str]
 ) -> None:
     send(connection, "x", priority=3)
@@ -115,7 +101,7 @@ def test_a_message_goes_back_in_front_or_at_the_end(
     assert drain(connection, got, 3)[1:] == order
 
 
-def test_a_message_in_hand_is_noted_once_and_gone_when_it_is_acknowledged(
+def test_a_held_message_is_recorded_once_until_it_is_acknowledged(
     connection: Connection, consumer: Consumer, got: list[Any], client: "redis.Redis"
 ) -> None:
     send(connection, {"a": 1})
@@ -126,7 +112,7 @@ def test_a_message_in_hand_is_noted_once_and_gone_when_it_is_acknowledged(
     assert client.keys("unacked*") == []
 
 
-def test_the_urgent_come_first_then_the_old_and_queues_take_turns(
+def test_messages_come_by_priority_then_by_age_and_queues_take_turns(
     connection: Connection, consumer: Consumer, got: list[Any]
 ) -> None:
     for body in ("old", "new"):
@@ -140,7 +126,7 @@ def test_the_urgent_come_first_then_the_old_and_queues_take_turns(
 
 
 @pytest.mark.parametrize("queue", ["first", "second"])
-def test_who_waits_is_woken_and_changes_nothing(
+def test_a_new_message_wakes_a_waiting_worker(
     connection: Connection,
     consumer: Consumer,
     got: list[Any],
@@ -149,17 +135,17 @@ def test_who_waits_is_woken_and_changes_nothing(
     queue: str,
 ) -> None:
     channel = connection.default_channel
-    if queue == "first":  # which the server waits for, and nothing but the message ends it
-        monkeypatch.setattr(delivery, "TURN_SECONDS", 300.0)
+    if queue == "first":  # the server waits for this one: only the message ends the wait
+        monkeypatch.setattr(consuming, "TURN_SECONDS", 300.0)
     with pytest.raises(TimeoutError):
         connection.drain_events(timeout=0.2)
-    channel.connection.cycle._register_BRPOP(channel)  # asks, and waits
+    channel.connection.cycle._register_BRPOP(channel)  # sends the request
     send(connection, "x", queue)
     assert drain(connection, got, 1) == ["x"]
     assert client.llen(queue) == 0
 
 
-def test_of_many_who_wait_one_gets_the_message(
+def test_one_of_many_waiting_workers_gets_the_message(
     connection: Connection, consumer: Consumer, got: list[Any], broker_url: str
 ) -> None:
     others = [Connection(broker_url) for _ in range(5)]
@@ -185,26 +171,26 @@ def test_of_many_who_wait_one_gets_the_message(
         other.close()
 
 
-def test_what_was_found_and_waits_to_be_read_is_leased_and_given_back_at_the_end(
+def test_a_claim_that_is_not_read_yet_is_renewed_and_released(
     connection: Connection,
     consumer: Consumer,
     client: "redis.Redis",
     broker_url: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As where all slots filled meanwhile: it waits for one, for longer than the visibility timeout too."""
+    """It waits for a slot of the pool, perhaps for longer than the visibility timeout."""
     send(connection, "x")
     channel = connection.default_channel
     channel.connection.cycle._register_BRPOP(channel)
     eventually(lambda: client.llen("first") == 0)
-    client.zadd("unacked_index", {channel.look: 1})
-    broker._renew(client, channel)
-    assert client.zscore("unacked_index", channel.look) > 1
+    client.zadd("unacked_index", {channel.claim: 1})
+    leases.renew(client, channel)
+    assert client.zscore("unacked_index", channel.claim) > 1
 
-    app = SimpleNamespace(conf=SimpleNamespace(broker_url=broker_url))
-    holder = SimpleNamespace(app=app, task_consumer=SimpleNamespace(channel=channel))
-    monkeypatch.setattr(broker.LeaseHeartbeat, "_consumer", holder)
-    broker.LeaseHeartbeat.let_go()
+    conf = SimpleNamespace(broker_url=broker_url, broker_transport_options={})
+    holder = SimpleNamespace(app=SimpleNamespace(conf=conf), task_consumer=SimpleNamespace(channel=channel))
+    monkeypatch.setattr(HeartbeatThread, "_consumer", holder)
+    HeartbeatThread.release_in_flight()
     assert client.llen("first") == 1
     assert client.keys("unacked*") == []
 
@@ -219,10 +205,10 @@ def test_what_was_found_and_waits_to_be_read_is_leased_and_given_back_at_the_end
         '{"properties": {"delivery_tag": "x", "body_encoding": "?"}, "body": "a"}',
     ],
 )
-def test_what_is_no_message_ends_no_worker_and_does_not_come_back(
+def test_an_unreadable_message_is_dropped(
     connection: Connection, consumer: Consumer, got: list[Any], client: "redis.Redis", garbage: str
 ) -> None:
-    """Its note could not be restored: each worker would end at that, one after the other."""
+    """It could not be restored either: one worker after the other would end."""
     client.lpush("first", garbage)
     send(connection, "x")
     assert drain(connection, got, 1) == ["x"]
@@ -242,7 +228,7 @@ def test_what_is_no_message_ends_no_worker_and_does_not_come_back(
         '[{"properties": {"delivery_tag": "secret", "delivery_info": []}},"","first"]',
     ],
 )
-def test_a_note_of_a_dead_worker_that_is_no_message_ends_no_worker_and_holds_up_no_other(
+def test_an_unreadable_entry_of_a_dead_worker_is_dropped_and_others_are_restored(
     connection: Connection,
     consumer: Consumer,
     got: list[Any],
@@ -263,10 +249,10 @@ def test_a_note_of_a_dead_worker_that_is_no_message_ends_no_worker_and_holds_up_
     assert "secret" not in str([vars(record) for record in said])
 
 
-def test_what_the_server_refuses_leaves_no_answer_for_the_next_look(
+def test_a_refused_claim_leaves_no_answer_for_the_next_one(
     connection: Connection, consumer: Consumer, got: list[Any], client: "redis.Redis"
 ) -> None:
-    """BLMOVE is refused where a rule forbids it, and the message has been taken none the less."""
+    """If an access rule forbids BLMOVE, the claim behind it still takes a message."""
     client.set("first", "no list")
     with pytest.raises(redis.ResponseError):
         connection.drain_events(timeout=10)
@@ -275,14 +261,36 @@ def test_what_the_server_refuses_leaves_no_answer_for_the_next_look(
     assert drain(connection, got, 1) == ["x"]
 
 
-def test_an_acknowledgement_that_is_cut_off_half_way_leaves_nothing_for_ever(
-    connection: Connection, consumer: Consumer, got: list[Any], client: "redis.Redis"
+def test_a_global_key_prefix_is_part_of_every_key(
+    broker_url: str, got: list[Any], client: "redis.Redis"
 ) -> None:
-    send(connection, "x")
-    drain(connection, got, 1)
-    channel = connection.default_channel
-    commands = channel.qos._remove_from_indices(got[0][1].delivery_tag)
-    del commands.command_stack[1:]
-    commands.execute()
-    channel.qos.restore_visible()
-    assert (client.hlen("unacked"), client.zcard("unacked_index"), client.llen("first")) == (0, 0, 0)
+    """From the queue to the lease, its renewal, its return and the acknowledgement."""
+
+    def keep(body: Any, message: Message) -> None:
+        got.append((body, message))
+
+    options = {"visibility_timeout": 0, "global_keyprefix": "ours:"}
+    with (
+        Connection(broker_url, transport_options=options) as connection,
+        Consumer(connection.default_channel, QUEUES, callbacks=[keep], accept=["json"]),
+    ):
+        channel = connection.default_channel
+        channel.is_full = True  # so that it waits in both ways
+        with pytest.raises(TimeoutError):
+            connection.drain_events(timeout=0.2)
+        send(connection, "x", "first")
+        assert drain(connection, got, 1) == ["x"]
+        [tag] = client.zrange("ours:unacked_index", 0, -1)
+        client.zadd("ours:unacked_index", {tag: 1})
+        conf = SimpleNamespace(broker_url=broker_url, broker_transport_options=options)
+        with leases.connect(SimpleNamespace(conf=conf)) as heartbeat:
+            leases.renew(heartbeat, channel)
+            assert client.zscore("ours:unacked_index", tag) > 1
+            leases.release(heartbeat, channel)
+        assert client.llen("ours:first") == 1
+        assert drain(connection, got, 2) == ["x", "x"]
+        channel.qos.restore_visible()
+        assert drain(connection, got, 3) == ["x", "x", "x"]
+        got[-1][1].ack()
+        assert client.keys("ours:unacked*") == []
+    assert [key for key in client.keys("*") if not key.startswith(b"ours:")] == []

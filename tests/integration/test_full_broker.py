@@ -1,4 +1,4 @@
-"""What a worker does with its messages on a broker that is full: it takes, keeps, gives back, and tells results."""
+"""Messages and results on a broker over its memory limit: queues drain, and new work is refused."""
 
 import traceback
 from collections.abc import Iterator
@@ -7,15 +7,13 @@ from typing import Any
 import pytest
 import redis
 from celery import Celery
-from celery.backends.redis import RedisBackend
-from kombu import Connection, Consumer, Message, Queue
-from kombu.transport import redis as transport
-from kombu.transport.redis import Channel
+from kombu import Consumer, Message, Queue
 from redis.exceptions import OutOfMemoryError
 
 from tests.fixtures.services import BROKERS, own_valkey
-from worker.celery import broker
-from worker.celery.upstream import delivery, full_broker
+from worker.celery import leases
+from worker.celery.upstream.channel import Connection
+from worker.celery.upstream.memory_limit import past_memory_limit
 from worker.chat.stream import AnswerStream
 from worker.errors import ServiceUnreachable
 
@@ -35,15 +33,7 @@ def client(url: str) -> Iterator["redis.Redis"]:
 
 
 @pytest.fixture
-def channel(url: str, client: "redis.Redis", monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """As in a worker."""
-    for cls, name in (
-        (Channel, "_brpop_start"), (Channel, "_brpop_read"), (Channel, "QoS"), (Channel, "_put"),
-        (Channel, "_queue_bind"), (Channel, "_get_client"), (RedisBackend, "_set"), (transport, "REFRESH_BINDING"),
-    ):  # fmt: skip
-        monkeypatch.setattr(cls, name, getattr(cls, name))
-    delivery.take_whole()
-    full_broker.guard_full()
+def channel(url: str, client: "redis.Redis") -> Iterator[Any]:
     with Connection(url, transport_options={"visibility_timeout": 0}) as connection:
         yield connection.default_channel
 
@@ -63,7 +53,7 @@ def got(channel: Any) -> Iterator[list[Message]]:
         yield got
 
 
-def test_messages_are_taken_renewed_given_back_and_acknowledged(
+def test_messages_are_claimed_renewed_returned_and_acknowledged(
     channel: Any, client: "redis.Redis", got: list[Message]
 ) -> None:
     send(channel, "x")
@@ -73,7 +63,7 @@ def test_messages_are_taken_renewed_given_back_and_acknowledged(
     client.config_set("maxmemory", 0)
     client.zadd("unacked_index", {tag: 1})
     fill(client)
-    broker._renew(client, channel)
+    leases.renew(client, channel)
     assert client.zscore("unacked_index", tag) > 1
 
     channel.qos.restore_visible()
@@ -86,22 +76,22 @@ def test_messages_are_taken_renewed_given_back_and_acknowledged(
     assert client.keys("*first*") == client.keys("unacked*") == []
 
 
-def test_who_waits_there_looks_once_a_second_says_so_once_and_is_woken_again_when_there_is_room(
+def test_a_waiting_worker_polls_once_a_second_and_logs_it_once_until_there_is_room(
     channel: Any, client: "redis.Redis", got: list[Message], caplog: pytest.LogCaptureFixture
 ) -> None:
     connection = channel.connection.client
     caplog.set_level("INFO", "vector_index.broker")
     fill(client)
 
-    def looks(seconds: float) -> int:
+    def claims(seconds: float) -> int:
         client.config_resetstat()
         with pytest.raises(TimeoutError):
             connection.drain_events(timeout=seconds)
         return int(client.info("commandstats")["cmdstat_eval"]["calls"])
 
-    assert looks(3.5) <= 5
+    assert claims(3.5) <= 5
     client.config_set("maxmemory", 0)
-    looks(3)
+    claims(3)
     assert not channel.is_full
     said = [record.getMessage() for record in caplog.records if record.name == "vector_index.broker"]
     assert said == ["broker_full", "broker_has_room"]
@@ -112,22 +102,22 @@ def test_who_waits_there_looks_once_a_second_says_so_once_and_is_woken_again_whe
 
 @pytest.mark.filterwarnings("ignore:Call to deprecated setex")  # by Celery
 def test_results_and_successors_pass_and_nothing_else(channel: Any, client: "redis.Redis", url: str) -> None:
-    app = Celery(broker=url, backend=url, set_as_current=False)
+    loader = "worker.celery.upstream.results:Loader"
+    app = Celery(broker=url, backend=url, loader=loader, set_as_current=False)
     fill(client)
     app.backend.store_result("id", {"indexed": 1}, "SUCCESS")
     assert app.AsyncResult("id").get(timeout=60) == {"indexed": 1}
     assert 0 < client.ttl("celery-task-meta-id") <= 86_400
     with pytest.raises(OutOfMemoryError, match="maxmemory"):
         send(channel, "new")
-    with full_broker.in_place():
+    with past_memory_limit():
         send(channel, "instead")
     with pytest.raises(OutOfMemoryError, match="maxmemory"):
         send(channel, "new")
     assert client.llen("first") == 1
 
 
-def test_the_names_of_queues_pass(channel: Any, client: "redis.Redis") -> None:
-    """A worker that starts writes them."""
+def test_a_worker_can_declare_its_queues(channel: Any, client: "redis.Redis") -> None:
     fill(client)
     Queue("first", exchange="one", routing_key="first", channel=channel).declare()
     Queue("second", exchange="two", routing_key="second", expires=10, channel=channel).declare()
@@ -142,9 +132,3 @@ def test_a_stream_that_cannot_be_written_quotes_no_text(client: "redis.Redis", u
         AnswerStream(url, "7").write("token", text)
     assert "Marrakesh" not in "".join(traceback.format_exception(caught.value))
     assert "XADD" not in str(caught.value)
-
-
-def test_the_guards_are_put_on_once(channel: Any) -> None:
-    before = Channel._put, RedisBackend._set, transport.REFRESH_BINDING
-    full_broker.guard_full()
-    assert (Channel._put, RedisBackend._set, transport.REFRESH_BINDING) == before

@@ -19,8 +19,9 @@ from tests.fixtures.echo import Echo
 from tests.fixtures.proxy import Proxy
 from tests.fixtures.system import eventually
 from worker.backends.budgets import Budget
-from worker.celery import lifecycle
-from worker.celery.broker import HiddenTask, lengths
+from worker.celery.metrics_endpoint import count_task, start_timer
+from worker.celery.queue_lengths import queue_lengths
+from worker.celery.task import BaseTask
 from worker.chat.answering import ask
 from worker.chat.questions import ChatQuestion
 from worker.errors import InvalidQuery, ProviderUnavailable, Refused, SettingsError, VectorIndexError
@@ -47,7 +48,7 @@ def value(monkeypatch: pytest.MonkeyPatch) -> Value:
 def test_nobody_counts_and_the_client_is_not_imported_until_it_is_asked_for() -> None:
     code = (
         "import sys, worker.celery.application, worker.cli.worker, worker.cli.up\n"
-        "import tasks.chat, tasks.indexing, tasks.retrieval, tasks.upkeep\n"
+        "import tasks.chat, tasks.indexing, tasks.retrieval, tasks.maintenance, tasks.status\n"
         "from worker.observability import events\n"
         "with events.ProviderRequest('embedding:default', 'probe'), events.search('default', 'text'): pass\n"
         "events.staged('default', None, ['1'], 1); events.task('tasks.search', 'SUCCESS', 0.1)\n"
@@ -172,19 +173,19 @@ def test_an_answer_is_counted_with_its_tokens(application: Application, value: V
 
 def test_a_run_of_a_task_is_timed_by_one_clock(value: Value) -> None:
     """Monitors take the time of day when it begins, for which this one was taken once: runs took minus 56 years."""
-    app = Celery("timed", task_cls=HiddenTask, set_as_current=False)
+    app = Celery("timed", task_cls=BaseTask, set_as_current=False)
 
     @app.task(name="pause")  # type: ignore[untyped-decorator]
     def pause() -> None:
         time.sleep(0.05)
 
-    signals.task_prerun.connect(lifecycle.begin_task)
-    signals.task_postrun.connect(lifecycle.count_task)
+    signals.task_prerun.connect(start_timer)
+    signals.task_postrun.connect(count_task)
     try:
         pause.apply()
     finally:
-        signals.task_prerun.disconnect(lifecycle.begin_task)
-        signals.task_postrun.disconnect(lifecycle.count_task)
+        signals.task_prerun.disconnect(start_timer)
+        signals.task_postrun.disconnect(count_task)
     assert value("tasks_total", task="pause", state="success") == 1
     seconds = value("task_seconds_sum", task="pause")
     assert seconds is not None
@@ -193,10 +194,10 @@ def test_a_run_of_a_task_is_timed_by_one_clock(value: Value) -> None:
 
 def test_arguments_that_a_task_does_not_take_are_a_mistake_of_the_sender() -> None:
     """One sentence with what it takes, and no traceback of a bug."""
-    app = Celery("asked", task_cls=HiddenTask, set_as_current=False)
+    app = Celery("asked", task_cls=BaseTask, set_as_current=False)
 
     @app.task(name="tasks.find", bind=True, autoretry_for=(OSError,))  # type: ignore[untyped-decorator]
-    def find(self: HiddenTask, query: str, limit: int = 5) -> str:
+    def find(self: BaseTask, query: str, limit: int = 5) -> str:
         return query * limit
 
     assert find.apply(kwargs={"query": "x", "limit": 2}).get() == "xx"
@@ -323,7 +324,7 @@ def scrape(url: str, broker_url: str) -> dict[tuple[str, ...], float]:
 
 
 def state_of(url: str, broker_url: str) -> scraping.ServiceState:
-    return scraping.ServiceState(url, lambda: lengths(broker_url, QUEUES))
+    return scraping.ServiceState(url, lambda: queue_lengths(broker_url, QUEUES))
 
 
 def samples_of(state: scraping.ServiceState) -> dict[tuple[str, ...], float]:

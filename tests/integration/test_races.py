@@ -215,7 +215,7 @@ def test_threads_that_come_first_wait_until_the_pool_is_open(
 @pytest.mark.parametrize("state", ["53100", "25P03", "40P01", "57014"])
 def test_errors_that_pass_are_retried_by_tasks(url: str, state: str) -> None:
     with (
-        pytest.raises(ServiceUnreachable, match=r"unable for now: no more room$"),
+        pytest.raises(ServiceUnreachable, match=r"cannot do this now: no more room$"),
         connection.checkout(url) as conn,
     ):
         conn.execute(
@@ -259,7 +259,7 @@ def test_an_unknown_job_is_an_error(application: Application) -> None:
 
 
 def test_a_retry_that_the_broker_rejects_keeps_the_message() -> None:
-    app = Celery("application", task_cls="worker.celery.broker:HiddenTask", set_as_current=False)
+    app = Celery("application", task_cls="worker.celery.task:BaseTask", set_as_current=False)
     app.conf.update(broker_url="redis://127.0.0.1:1/0", task_publish_retry=False)
 
     @app.task(bind=True, name="waits")  # type: ignore[untyped-decorator]

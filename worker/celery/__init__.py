@@ -1,10 +1,10 @@
-"""Everything that serves only Celery and Redis: the app, the task base, leases, the life of a worker process."""
+"""Celery and Redis: the app, the base of tasks and requests, leases, and the life of a worker process."""
 
 from typing import Any
 
 
 def __getattr__(name: str) -> Any:
-    """The app for `celery -A worker`, loaded on first use: the other modules here are imported without it."""
+    """Load the app for `celery -A worker` on first use: the other modules can be imported without it."""
     if name == "app":
         from worker.celery.application import app
 

@@ -1,9 +1,10 @@
-"""Pulse: a file per worker process that says when it was alive last, for `vector-index live` on the same machine.
+"""Liveness: one heartbeat file per worker process, for `vector-index live` on the same machine.
 
-No broker and no database is asked: what is away with them is not mended by killing the worker.
+The check asks neither the broker nor the database: restarting a worker cannot fix an outage of theirs.
 """
 
 import json
+import logging
 import os
 import time
 from collections.abc import Iterator
@@ -12,11 +13,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from worker.errors import SettingsError
+from worker.observability.logs import log_fields
+
+logger = logging.getLogger("vector_index.worker")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pulse:
-    """What a worker wrote when it was alive last."""
+class Heartbeat:
+    """The last heartbeat of a worker process."""
 
     worker: str  # its node name: embed@host
     pid: int
@@ -24,12 +28,12 @@ class Pulse:
 
     @property
     def age_seconds(self) -> float:
-        """Since it was written; below 0 when the machine was started again since."""
+        """Seconds since it was written; negative if the machine was restarted since."""
         return time.monotonic() - self.at
 
     @property
-    def runs(self) -> bool:
-        """Whether the process is still there, stopped or not."""
+    def process_exists(self) -> bool:
+        """Whether the process exists, suspended or not."""
         try:
             os.kill(self.pid, 0)
         except ProcessLookupError:
@@ -39,40 +43,70 @@ class Pulse:
         return True
 
 
-def beat(home: Path, worker: str) -> None:
-    """Write the pulse of this process. Raises OSError."""
-    kept = _kept(home, worker)
-    kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    new = kept.with_suffix(f".{os.getpid()}")
-    new.write_text(json.dumps(asdict(Pulse(worker=worker, pid=os.getpid(), at=time.monotonic()))))
-    new.replace(kept)
+class HeartbeatFile:
+    """The heartbeat file of this process, from its start until `remove`."""
+
+    def __init__(self) -> None:
+        self._home: Path | None = None
+        self._worker = ""
+
+    def start(self, home: Path, worker: str) -> None:
+        """Set the folder and the node name, and write the first heartbeat."""
+        self._home, self._worker = home, worker
+        self.write()
+
+    def write(self) -> None:
+        """Write a heartbeat. Does nothing before `start` and after `remove`; logs an unwritable folder."""
+        if (home := self._home) is not None:
+            try:
+                write(home, self._worker)
+            except OSError as error:
+                logger.warning(
+                    "pulse_not_written", extra=log_fields(error=str(error), mend="set VECTOR_INDEX_HOME")
+                )
+
+    def remove(self) -> None:
+        """Remove the file at a clean shutdown; the heartbeat thread may still call `write`."""
+        home, self._home = self._home, None
+        if home is not None:
+            with suppress(OSError):
+                remove(home, self._worker)
 
 
-def end(home: Path, worker: str) -> None:
-    """This process ends as it should: nobody is to miss it. The file of one that took its name stays."""
-    kept = _kept(home, worker)
-    with suppress(FileNotFoundError, ValueError, KeyError, TypeError):  # there is none, or it is damaged
-        if _read(kept).pid == os.getpid():
-            kept.unlink()
+def write(home: Path, worker: str) -> None:
+    """Write the heartbeat of this process. Raises OSError."""
+    file = _file(home, worker)
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    new = file.with_suffix(f".{os.getpid()}")
+    new.write_text(json.dumps(asdict(Heartbeat(worker=worker, pid=os.getpid(), at=time.monotonic()))))
+    new.replace(file)
 
 
-def read(home: Path) -> Iterator[Pulse]:
-    """The pulses of the workers of this home, those of dead ones too. Raises SettingsError for a damaged file."""
-    for kept in sorted((home / "alive").glob("*.json")):
+def remove(home: Path, worker: str) -> None:
+    """Remove the file of this process. The file of another process of the same name stays."""
+    file = _file(home, worker)
+    with suppress(FileNotFoundError, ValueError, KeyError, TypeError):  # missing or damaged
+        if _read(file).pid == os.getpid():
+            file.unlink()
+
+
+def read(home: Path) -> Iterator[Heartbeat]:
+    """Read the heartbeats of a home, those of dead workers too. Raises SettingsError for a damaged file."""
+    for file in sorted((home / "alive").glob("*.json")):
         try:
-            yield _read(kept)
-        except FileNotFoundError:  # it has just ended
+            yield _read(file)
+        except FileNotFoundError:  # its worker has just ended
             continue
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise SettingsError(
-                f"{kept} cannot be read ({error}): delete it, its worker writes it anew"
+                f"cannot read the heartbeat file {file} ({error}): delete it; its worker writes a new one"
             ) from error
 
 
-def _read(kept: Path) -> Pulse:
-    values = json.loads(kept.read_text())
-    return Pulse(worker=str(values["worker"]), pid=int(values["pid"]), at=float(values["at"]))
+def _read(file: Path) -> Heartbeat:
+    values = json.loads(file.read_text())
+    return Heartbeat(worker=str(values["worker"]), pid=int(values["pid"]), at=float(values["at"]))
 
 
-def _kept(home: Path, worker: str) -> Path:
+def _file(home: Path, worker: str) -> Path:
     return home / "alive" / f"{worker.replace('/', '_')}.json"

@@ -1,70 +1,55 @@
-"""Start a worker: check the settings, install the schema, make the backends and their drainers."""
+"""Start of a worker process: check everything before the first message, then start the background work."""
 
-from collections.abc import Sequence
+import logging
+from functools import partial
+from typing import Any
 
-from worker import configuration, wiring
-from worker.configuration import EmbeddingBackendSettings
-from worker.indexing.draining.drainer import Drainer
-from worker.store import connection, schedule, schema
+from celery import signals
 
+from worker import configuration
+from worker.celery import background_threads, metrics_endpoint, shutdown, startup_checks
+from worker.celery.exits import exit_with, exit_with_error
+from worker.celery.heartbeat import HeartbeatThread
+from worker.celery.log_filters import RedactMessageBodies
+from worker.celery.upstream.memory_limit import past_memory_limit
+from worker.errors import VectorIndexError
+from worker.keyspace import EMBED
+from worker.observability.logs import log_fields
+from worker.store import connection
 
-def prepare() -> Sequence[str]:
-    """Check everything that a worker needs: the settings, Postgres and its schema, sources, llm and its plugins.
+SWEEP_SECONDS = 30.0
+STUCK = 75  # exit code of a worker whose consumer is stuck: EX_TEMPFAIL, start it again
 
-    Returns notices for the operator. Raises SettingsError or ServiceUnreachable before any task is taken.
-    """
-    take_over_schedules()
-    check_sources()
-    check_models()
-    return configuration.current().notices
-
-
-def take_over_schedules() -> None:
-    """Install the schema, and store the schedules of the settings. Raises SettingsError, ServiceUnreachable."""
-    url = wiring.addresses().database_url
-    schema.install(url)
-    with connection.checkout(url) as conn:
-        indexes = configuration.current().indexes
-        schedule.sync(conn, dict.fromkeys(indexes) | schedules(), configuration.current().timezone)
+logger = logging.getLogger("vector_index.worker")
 
 
-def schedules() -> dict[str, str]:
-    """Return the SCHEDULE of each index that has one."""
-    indexes = configuration.current().indexes.items()
-    return {name: str(index.schedule) for name, index in indexes if index.schedule is not None}
+@signals.worker_init.connect
+def check(sender: Any, **_: Any) -> None:
+    """Check settings, services and models, in the parent of all pool processes. Exits with code 2 or 3."""
+    logging.getLogger("celery.worker.consumer.consumer").addFilter(RedactMessageBodies())
+    if EMBED in sender.app.amqp.queues.consume_from and "thread" not in str(sender.pool_cls):
+        exit_with(
+            f"the queue {EMBED} needs --pool=threads: its requests run in threads of the worker process", 2
+        )
+    try:
+        for notice in startup_checks.prepare():
+            logger.warning(notice)
+        metrics_endpoint.serve(forks="prefork" in str(sender.pool_cls))
+    except VectorIndexError as error:
+        exit_with_error(error)
+    connection.close_pools()  # a forked process opens its own
 
 
-def check_sources() -> None:
-    """Make the source of every index, without connecting to it. Raises SettingsError for the first that fails."""
-    for name, settings in configuration.current().indexes.items():
-        if settings.source is not None:
-            wiring.source(name)
-
-
-def check_models() -> Sequence[str]:
-    """Make the backends of all indexes. Returns their models. Raises SettingsError for the first that fails."""
-    embedding = [wiring.embedding_backend(used.name).model_id for used in _embedding_backends()]
-    chat = [wiring.chat_backend(index).model_id for index in configuration.current().indexes.values()]
-    return list(dict.fromkeys(embedding + chat))
-
-
-def metric_labels() -> tuple[list[str], list[str], list[str]]:
-    """Return the labels of all metrics: the names of indexes, embedding backends and chat backends."""
-    settings = configuration.current()
-    embedding = [wiring.embedding_budget(used.name).name for used in _embedding_backends()]
-    return list(settings.indexes), embedding, [f"chat:{name}" for name in settings.chat_backends]
-
-
-def drainers() -> list[Drainer]:
-    """Make a drainer for each embedding backend in use, without starting it."""
-    url = wiring.addresses().database_url
-    return [
-        Drainer(url, used, wiring.embedding_backend(used.name), wiring.embedding_budget(used.name))
-        for used in _embedding_backends()
-    ]
-
-
-def _embedding_backends() -> list[EmbeddingBackendSettings]:
-    """The embedding backends that at least one index uses."""
-    indexes = configuration.current().indexes.values()
-    return list({index.embedding_backend.name: index.embedding_backend for index in indexes}.values())
+@signals.worker_ready.connect
+def start_background_work(sender: Any, **_: Any) -> None:
+    """Start heartbeats and, in a worker that serves the embed queue, drainers, outbox poller and the first sweep."""
+    shutdown.heartbeat_file.start(configuration.current().home, sender.hostname)
+    HeartbeatThread.on_stuck = partial(shutdown.leave, STUCK)
+    HeartbeatThread.on_alive = shutdown.heartbeat_file.write
+    if EMBED in sender.app.amqp.queues.consume_from:
+        background_threads.start(sender.app)
+        with past_memory_limit():  # a worker also starts while the broker is full
+            sender.app.send_task("tasks.sweep", expires=SWEEP_SECONDS)
+    logger.info(
+        "ready", extra=log_fields(worker=sender.hostname, queues=list(sender.app.amqp.queues.consume_from))
+    )

@@ -3,7 +3,7 @@
 import click
 
 from worker.celery import liveness
-from worker.celery.liveness import Pulse
+from worker.celery.liveness import Heartbeat
 from worker.configuration import load
 
 # a worker sends a heartbeat every 10 s, or every 20 s while its broker is unreachable
@@ -42,9 +42,9 @@ def live(worker: str | None, seconds: float) -> int:
     return 1 if problems else 0
 
 
-def _problem(last: Pulse, seconds: float) -> str | None:
+def _problem(last: Heartbeat, seconds: float) -> str | None:
     """Return the reason why a worker fails the check, or None."""
-    if not last.runs:
+    if not last.process_exists:
         return (
             f"worker {last.worker} (pid {last.pid}) is gone: start it again, or delete its file in the folder "
             "`alive` of the home if you removed this worker"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from worker.celery import startup
+from worker.celery import startup_checks
 from worker.cli.client import Client
 from worker.cli.flower import Access
 from worker.cli.interruption import Interruption
@@ -39,7 +39,7 @@ def up(services_only: bool, loglevel: str, as_json: bool) -> None:
     for notice in configuration.notices:
         _notify(notice)
     if not services_only:
-        startup.check_models()  # reports a wrong model once, before anything starts, and not from each worker
+        startup_checks.check_models()  # reports a wrong model once, before anything starts, and not from each worker
     interruption = Interruption()
     interruption.install()
     try:

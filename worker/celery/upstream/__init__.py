@@ -1,1 +1,1 @@
-"""Changes to code of Celery, kombu, billiard and Flower, one module per subject."""
+"""Changes to Celery, kombu and Flower. `registry.py` lists each with its reason; the other modules hold the code."""

@@ -40,11 +40,13 @@ PETS = [{"id": 1, "text": "x" * 7_000}, {"id": 2, "text": "é" * 3_500}, {"id": 
         ((), {}, "no arguments"),
     ],
 )
-def test_it_counts_and_measures(parameters: tuple[str, ...], kwargs: dict[str, Any], shown: str) -> None:
+def test_a_summary_counts_and_measures_arguments(
+    parameters: tuple[str, ...], kwargs: dict[str, Any], shown: str
+) -> None:
     assert summary(parameters, (), kwargs, INDEXES) == shown
 
 
-def test_arguments_may_come_by_position() -> None:
+def test_a_summary_covers_positional_arguments() -> None:
     assert summary(INDEXING, [PETS, "articles"], {}, INDEXES) == "3 documents, 14 kB, index articles"
     assert summary(INDEXING, [PETS], {"index": "articles"}, INDEXES) == "3 documents, 14 kB, index articles"
 
@@ -66,11 +68,11 @@ def test_arguments_may_come_by_position() -> None:
         (None, ["secret"], "index default"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_said_to_be_odd_and_not_shown(args: Any, kwargs: Any, shown: str) -> None:
+def test_wrong_values_are_called_odd_and_not_shown(args: Any, kwargs: Any, shown: str) -> None:
     assert summary(SEARCH, args, kwargs, INDEXES) == shown
 
 
-# what JSON can hold: every text in it is one that may not be seen
+# any JSON: every text in it must stay hidden
 PLANTED = st.just("Marrakesh") | st.just("Marrakesh\n\ud800 \x00") | st.just("")
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | PLANTED,
@@ -87,7 +89,7 @@ NAMES = (*dict.fromkeys([*INDEXING, *SEARCH, *CHAT, *DELETION]), "document_id")
     args=st.lists(JSON, max_size=15) | JSON,
     kwargs=st.dictionaries(st.sampled_from(NAMES) | PLANTED, JSON) | JSON,
 )
-def test_whatever_a_message_holds_it_is_one_short_line_without_a_text_of_it(args: Any, kwargs: Any) -> None:
+def test_the_summary_of_any_message_is_one_short_line_without_its_texts(args: Any, kwargs: Any) -> None:
     shown = summary(NAMES, args, kwargs, INDEXES)
     assert re.fullmatch(r"[a-z0-9 ,.]+", shown, re.IGNORECASE)
     assert "marrakesh" not in shown.lower()

@@ -1,0 +1,116 @@
+"""sweep, collect, index_vectors, verify: maintenance that runs by schedule, or when an operator asks."""
+
+import logging
+from contextlib import suppress
+from dataclasses import asdict
+from typing import Any
+
+from worker import wiring
+from worker.celery.application import app
+from worker.celery.queue_lengths import queue_lengths
+from worker.celery.retries import WAIT_FOR_SERVICES
+from worker.errors import BuildDropped, InvalidQuery
+from worker.indexing import verification
+from worker.keyspace import EMBED
+from worker.observability.logs import log_fields
+from worker.store import builds, connection, garbage, hnsw, indexes, jobs
+from worker.store.builds import Build
+from worker.store.sweep import sweep_build
+
+QUIET_SECONDS = 120.0  # without a look at a job, until it gets a new waiting task
+COLLECT_SECONDS = 3600.0  # between two collections of an index
+ERASED_SECONDS = 600.0  # the same after a deletion
+INDEX_VECTORS_SECONDS = 60.0  # after which the message expires: each sweep sends another while it is due
+
+REPAIRED = "contents were neither embedded nor pending: the protocol has no such state"
+
+logger = logging.getLogger("vector_index.sweep")
+
+
+@app.task(name="tasks.sweep", ignore_result=True)
+def sweep() -> None:
+    """Find abandoned work: publish documents, requeue contents, resend waiting tasks, send due maintenance.
+
+    Any number may run at once: each step changes only rows that need it.
+    """
+    url = wiring.addresses().database_url
+    with connection.checkout(url) as conn:
+        written = builds.all_writable(conn)
+    for build in written:
+        with suppress(BuildDropped):  # since they were listed
+            _sweep_build(url, build)
+    with connection.checkout(url) as conn:
+        jobs.delete_expired(conn)
+        due = garbage.collections_due(conn, seconds=COLLECT_SECONDS, erased_seconds=ERASED_SECONDS)
+    resend_waiting_tasks()
+    for index in due:
+        app.send_task("tasks.collect", kwargs={"index": index}, ignore_result=True)
+
+
+def _sweep_build(url: str, build: Build) -> None:
+    with connection.checkout(url) as conn:
+        repairs = sweep_build(conn, build)
+        if repairs.queued:
+            logger.error("repaired", extra=log_fields(index=build.index, inputs=repairs.queued, bug=REPAIRED))
+        if hnsw.is_due(conn, build):
+            app.send_task(
+                "tasks.index_vectors",
+                kwargs={"index": build.index},
+                expires=INDEX_VECTORS_SECONDS,
+                ignore_result=True,
+            )
+
+
+def resend_waiting_tasks() -> None:
+    """Send the lost waiting tasks of jobs again, each with the id of its job.
+
+    A job counts as lost after QUIET_SECONDS, longer if many tasks wait for a slot: with thousands of jobs their turn
+    comes later, and each extra task would delay it further.
+    """
+    addresses = wiring.addresses()
+    waiting = queue_lengths(addresses.broker_url, [EMBED])[EMBED]
+    with connection.checkout(addresses.database_url) as conn:
+        quiet = jobs.quiet(conn, seconds=QUIET_SECONDS, waiting=waiting)
+    for task_id, index in quiet:
+        app.send_task("tasks.await_indexing", task_id=task_id, kwargs={"index": index})
+
+
+@app.task(name="tasks.collect")
+def collect(index: str = "default") -> dict[str, Any]:
+    """Delete what nothing refers to: old revisions, unused vectors, and the remains of dropped indexes.
+
+    The sweep sends it once an hour if unused vectors are more than a fifth, and ten minutes after a deletion, which
+    removes all of them. Rows that cannot be locked within a second stay for the next run. A second run finds nothing.
+    """
+    collected = garbage.Collected()
+    with connection.checkout(wiring.addresses().database_url) as conn:
+        build = builds.live(conn, index)
+        if build is not None:
+            collected = garbage.collect_index(conn, build.index_id)
+        indexes.purge(conn)
+    return {"index": index, **asdict(collected)}
+
+
+@app.task(name="tasks.index_vectors")
+def index_vectors(index: str = "default") -> dict[str, Any]:
+    """Create the vector index of each build that has grown enough.
+
+    The sweep sends it. A second run finds a valid index, or the lease of the first; after a crash the lease expires.
+    """
+    url = wiring.addresses().database_url
+    with connection.checkout(url) as conn:
+        written = [build for build in builds.all_writable(conn) if build.index == index]
+    return {"index": index, "builds": [build.build for build in written if hnsw.create(url, build)]}
+
+
+@app.task(name="tasks.verify", **WAIT_FOR_SERVICES)
+def verify(repair: bool = False, index: str = "default") -> dict[str, Any]:
+    """Compare each document with its chunks and vectors, under any load; with `repair`, fix what is wrong.
+
+    Only `repair` changes anything. A second run checks again, and repairs what is left.
+    """
+    if not isinstance(repair, bool):
+        raise InvalidQuery(f"repair must be true or false, not {repair!r}")
+    target = wiring.index(index)
+    verifier = verification.Verifier(index=target, wake=resend_waiting_tasks)
+    return verifier.verify(repair=repair)

@@ -1,0 +1,70 @@
+"""status, failures, retry: the state of documents, and another attempt at failed ones."""
+
+from datetime import UTC
+from typing import Any
+
+from celery import Task
+
+from worker import configuration, wiring
+from worker.celery.application import app
+from worker.celery.retries import WAIT_FOR_SERVICES
+from worker.documents import document_ids
+from worker.errors import InvalidDocument, InvalidQuery
+from worker.indexing import staging
+from worker.store import builds, connection, indexes, outbox
+from worker.store.status import document_states, failed_documents, index_status
+
+MAX_FAILURES = 1000
+
+
+@app.task(name="tasks.status")
+def status(ids: list[Any] | None = None, index: str = "default") -> dict[str, Any]:
+    """Count searchable, pending and failed documents; with ids, return the state of each. Changes nothing."""
+    target = wiring.index(index)
+    chosen = None if ids is None else _checked(ids)
+    with connection.checkout(target.url) as conn:
+        build = builds.live(conn, index)
+        if chosen is not None:
+            return {"index": index, "documents": document_states(conn, build, chosen)}
+        paused = indexes.paused_at(conn, index)
+        since = paused and paused.astimezone(UTC).isoformat(timespec="seconds")
+        known = list(configuration.current().indexes)
+        unknown = {"unknown_indexes": outbox.rows_of_unknown_indexes(conn, known)}
+        enqueued = outbox.counts(conn, index) | unknown
+        return {"index": index, "paused": since, **index_status(conn, build), "outbox": enqueued}
+
+
+@app.task(name="tasks.failures")
+def failures(limit: int = 100, after: Any = "", index: str = "default") -> dict[str, Any]:
+    """List failed documents by id, a page at a time. Changes nothing.
+
+    `after` is the `next` of the previous page, which is null at the end.
+    """
+    if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= MAX_FAILURES:
+        raise InvalidQuery(f"limit must be a whole number from 1 to {MAX_FAILURES:,}, not {limit!r}")
+    start = "" if after == "" else _checked([after])[0]
+    target = wiring.index(index)
+    with connection.checkout(target.url) as conn:
+        build = builds.live(conn, index)
+        page = [] if build is None else failed_documents(conn, build, after=start, limit=limit)
+    return {"index": index, "failures": page, "next": page[-1]["id"] if len(page) == limit else None}
+
+
+@app.task(name="tasks.retry", bind=True, **WAIT_FOR_SERVICES)
+def retry(self: Task, ids: list[Any] | None = None, index: str = "default") -> dict[str, Any]:
+    """Queue failed documents again, these or all of the index, without waiting for them.
+
+    A second run finds the documents that have failed again, or none.
+    """
+    target = wiring.index(index)
+    chosen = None if ids is None else _checked(ids)
+    found = staging.failed_ids(target) if chosen is None else chosen
+    done = staging.retry(target, found)
+    return {"index": index, "retried": len(done.docs) + done.rows, "chunks": done.chunks}
+
+
+def _checked(ids: list[Any]) -> list[str]:
+    try:
+        return document_ids(ids)
+    except InvalidDocument as error:
+        raise InvalidQuery(str(error)) from error

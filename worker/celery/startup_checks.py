@@ -1,0 +1,53 @@
+"""Checks at the start of a worker: settings, schema, schedules, sources and models."""
+
+from collections.abc import Sequence
+
+from worker import configuration, wiring
+from worker.configuration import EmbeddingBackendSettings
+from worker.store import connection, schedule, schema
+
+
+def prepare() -> Sequence[str]:
+    """Check everything that a worker needs: the settings, Postgres and its schema, sources, llm and its plugins.
+
+    Returns notices for the operator. Raises SettingsError or ServiceUnreachable before any task is taken.
+    """
+    sync_schedules()
+    check_sources()
+    check_models()
+    return configuration.current().notices
+
+
+def sync_schedules() -> None:
+    """Install the schema, and store the schedules of the settings. Raises SettingsError, ServiceUnreachable."""
+    url = wiring.addresses().database_url
+    schema.install(url)
+    with connection.checkout(url) as conn:
+        indexes = configuration.current().indexes
+        schedule.sync(conn, dict.fromkeys(indexes) | schedules(), configuration.current().timezone)
+
+
+def schedules() -> dict[str, str]:
+    """Return the SCHEDULE of each index that has one."""
+    indexes = configuration.current().indexes.items()
+    return {name: str(index.schedule) for name, index in indexes if index.schedule is not None}
+
+
+def check_sources() -> None:
+    """Make the source of every index, without connecting to it. Raises SettingsError for the first that fails."""
+    for name, settings in configuration.current().indexes.items():
+        if settings.source is not None:
+            wiring.source(name)
+
+
+def check_models() -> Sequence[str]:
+    """Make the backends of all indexes. Returns their models. Raises SettingsError for the first that fails."""
+    embedding = [wiring.embedding_backend(used.name).model_id for used in embedding_backends_in_use()]
+    chat = [wiring.chat_backend(index).model_id for index in configuration.current().indexes.values()]
+    return list(dict.fromkeys(embedding + chat))
+
+
+def embedding_backends_in_use() -> list[EmbeddingBackendSettings]:
+    """Return the embedding backends that at least one index uses."""
+    indexes = configuration.current().indexes.values()
+    return list({index.embedding_backend.name: index.embedding_backend for index in indexes}.values())

@@ -1,0 +1,87 @@
+"""The Redis transport of our app: kombu's, with the methods of its channel that the registry lists replaced.
+
+Celery is told by `Celery(amqp=...)`. Other connections of the process use kombu's own transport.
+"""
+
+from collections.abc import Sequence
+from functools import cached_property, partial
+from typing import Any
+
+from celery.app import amqp
+from kombu import connection
+from kombu.transport import redis as stock
+from redis.exceptions import ConnectionError, OutOfMemoryError
+
+from worker.celery.upstream import consuming
+from worker.celery.upstream.memory_limit import (
+    NonTransactional,
+    PrefixedNonTransactional,
+    bind_past_limit,
+    put_past_limit,
+)
+from worker.celery.upstream.redelivery import UnackedMessages
+from worker.celery.upstream.scripts import PAST_LIMIT
+
+
+class Channel(stock.Channel):
+    """A channel that loses no message, and serves a broker over its memory limit."""
+
+    QoS = UnackedMessages
+
+    # state of the request for the next message: see consuming.py
+    claim: str | None = None
+    asked: Sequence[list[Any]] = ()
+    found_none = True
+    is_full = False
+
+    _brpop_start = consuming.start_claim
+    _brpop_read = consuming.read_claim
+
+    def _connparams(self, asynchronous: bool = False) -> Any:
+        # An AttributeError on the next line of kombu would end the worker. This error is expected and handled.
+        if getattr(self.connection, "client", None) is None:
+            raise ConnectionError("the connection to the broker was lost")
+        return super()._connparams(asynchronous=asynchronous)  # type: ignore[no-untyped-call]
+
+    def _get_client(self) -> Any:
+        if self.global_keyprefix:
+            return partial(PrefixedNonTransactional, global_keyprefix=self.global_keyprefix)
+        return NonTransactional
+
+    def _put(self, queue: str, message: Any, **kwargs: Any) -> None:
+        try:
+            super()._put(queue, message, **kwargs)  # type: ignore[no-untyped-call]
+        except OutOfMemoryError:
+            if not put_past_limit(self, queue, message):
+                raise
+
+    def _queue_bind(self, exchange: str, routing_key: str, pattern: str, queue: str) -> None:
+        try:
+            super()._queue_bind(exchange, routing_key, pattern, queue)  # type: ignore[no-untyped-call]
+        except OutOfMemoryError:
+            bind_past_limit(self, exchange, routing_key, pattern, queue)
+
+    @cached_property
+    def _refresh_binding(self) -> Any:
+        # its first key is a binding table, which never has a TTL
+        return self._create_client().register_script(PAST_LIMIT + stock.REFRESH_BINDING)  # type: ignore[no-untyped-call]
+
+
+class Transport(stock.Transport):
+    """kombu's Redis transport with our channel."""
+
+    Channel = Channel
+
+
+class Connection(connection.Connection):
+    """A connection that replaces kombu's Redis transport by ours, for every form of address."""
+
+    def get_transport_cls(self) -> Any:
+        found = super().get_transport_cls()  # type: ignore[no-untyped-call]
+        return Transport if found is stock.Transport else found
+
+
+class AMQP(amqp.AMQP):
+    """What Celery makes connections with."""
+
+    Connection = Connection

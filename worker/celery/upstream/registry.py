@@ -1,0 +1,302 @@
+"""Registry of every change to code of Celery, kombu and Flower.
+
+Two kinds. An *override* is a method of a subclass that our app uses through a supported hook: `Celery(amqp=...)` and
+`Celery(loader=...)`. A *patch* replaces an attribute of the library itself, where there is no such hook. Both depend
+on the code that they replace, so each entry has a fingerprint of it. A change is needed as long as its test fails
+without it: `tests/integration/test_upstream.py`.
+"""
+
+import ast
+import inspect
+import logging
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from worker.celery.upstream import monitors, pool_results, shutdown_notice
+from worker.celery.upstream.channel import Channel
+from worker.celery.upstream.redelivery import UnackedMessages
+from worker.celery.upstream.results import RedisBackend
+from worker.errors import SettingsError
+
+CELERY, KOMBU, FLOWER = "5.7.0", "5.7.0", "2.2.0"  # the versions that the fingerprints are of
+
+logger = logging.getLogger("vector_index.upstream")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """One attribute of a library, and its replacement."""
+
+    owner: str  # module:class, or a module
+    name: str  # of the attribute
+    replacement: object  # the subclass that overrides it, or its new value
+    reason: str  # one clause: without the change, ...
+    upstream: str  # the issue that describes the defect, or "not reported"
+    verified: str  # the version of the library that the tests passed with
+    fingerprint: str  # of the code that is replaced
+
+    @property
+    def library(self) -> str:
+        return self.owner.partition(".")[0]
+
+    @property
+    def label(self) -> str:
+        return f"{self.owner.rpartition(':')[2]}.{self.name}"
+
+    @property
+    def is_patch(self) -> bool:
+        return not isinstance(self.replacement, type)
+
+    def found_owner(self) -> Any:
+        """Find the class or module that has the attribute. Raises ImportError, AttributeError."""
+        module, _, path = self.owner.partition(":")
+        found: Any = import_module(module)
+        return getattr(found, path) if path else found
+
+    def original(self) -> Any:
+        """Find the library's own attribute, patched or not. Raises ImportError, AttributeError."""
+        if self.owner + self.name in _originals:
+            return _originals[self.owner + self.name]
+        return inspect.getattr_static(self.found_owner(), self.name)
+
+
+CHANGES = (
+    Change(
+        owner="kombu.transport.redis:Channel",
+        name="_connparams",
+        replacement=Channel,
+        reason="a restart of the broker ends a worker that holds messages (23 of 50 restarts)",
+        upstream="https://github.com/celery/kombu/issues/582 (closed; back with Celery 5.7.0)",
+        verified=KOMBU,
+        fingerprint="4a5bd4c83252a8eb",
+    ),
+    Change(
+        owner="kombu.transport.redis:Channel",
+        name="_brpop_start",
+        replacement=Channel,
+        reason="a message is lost if its worker dies right after taking it",
+        upstream="https://github.com/celery/celery/issues/4354",
+        verified=KOMBU,
+        fingerprint="91a72825d0b9ec91",
+    ),
+    Change(
+        owner="kombu.transport.redis:Channel",
+        name="_brpop_read",
+        replacement=Channel,
+        reason="an unreadable message ends every worker that takes it",
+        upstream="https://github.com/celery/celery/issues/4308",
+        verified=KOMBU,
+        fingerprint="3e8fc12d0ae906d0",
+    ),
+    Change(
+        owner="kombu.transport.redis:QoS",
+        name="append",
+        replacement=UnackedMessages,
+        reason="a full broker refuses to record a message that was taken, and the worker ends",
+        upstream="https://github.com/celery/celery/issues/5716",
+        verified=KOMBU,
+        fingerprint="0e36f3973fad1faa",
+    ),
+    Change(
+        owner="kombu.transport.redis:QoS",
+        name="_remove_from_indices",
+        replacement=UnackedMessages,
+        reason="an acknowledgement that is cut off leaves the message in Redis for ever",
+        upstream="not reported",
+        verified=KOMBU,
+        fingerprint="5e0f7b9f6911e508",
+    ),
+    Change(
+        owner="kombu.transport.redis:QoS",
+        name="restore_visible",
+        replacement=UnackedMessages,
+        reason="the lock of a killed worker delays redelivery by five minutes",
+        upstream="not reported (an earlier defect of this lock: https://github.com/celery/kombu/issues/1190)",
+        verified=KOMBU,
+        fingerprint="becff38a599c3c52",
+    ),
+    Change(
+        owner="kombu.transport.redis:QoS",
+        name="restore_by_tag",
+        replacement=UnackedMessages,
+        reason="an unreadable entry of a dead worker ends every worker that restores messages",
+        upstream="not reported (for messages: https://github.com/celery/celery/issues/4308)",
+        verified=KOMBU,
+        fingerprint="4b8fc920b7bf13f4",
+    ),
+    Change(
+        owner="kombu.transport.redis:Channel",
+        name="_get_client",
+        replacement=Channel,
+        reason="a full Redis 6.2 or 7.0 refuses every transaction, so no message can be acknowledged",
+        upstream="https://github.com/redis/redis/issues/9926",
+        verified=KOMBU,
+        fingerprint="d6ad6394b1e024f5",
+    ),
+    Change(
+        owner="kombu.transport.redis:Channel",
+        name="_put",
+        replacement=Channel,
+        reason="a full broker refuses a task's successor, and Celery drops the task",
+        upstream="https://github.com/celery/celery/issues/5716",
+        verified=KOMBU,
+        fingerprint="7c59274bf790f04a",
+    ),
+    Change(
+        owner="kombu.transport.redis:Channel",
+        name="_queue_bind",
+        replacement=Channel,
+        reason="no worker can start while the broker is full",
+        upstream="not reported",
+        verified=KOMBU,
+        fingerprint="9ae53dfbbcb23666",
+    ),
+    Change(
+        owner="kombu.transport.redis:Channel",
+        name="_refresh_binding",
+        replacement=Channel,
+        reason="a full broker refuses to renew the binding of a queue that expires",
+        upstream="not reported",
+        verified=KOMBU,
+        fingerprint="c0d92cc692227b6e",
+    ),
+    Change(
+        owner="celery.backends.redis:RedisBackend",
+        name="_set",
+        replacement=RedisBackend,
+        reason="a full broker refuses the result of a finished task",
+        upstream="https://github.com/celery/celery/issues/5716",
+        verified=CELERY,
+        fingerprint="353888ab315cb52f",
+    ),
+    Change(
+        owner="celery.concurrency.asynpool:ResultHandler",
+        name="_recv_message",
+        replacement=pool_results.receive_message,
+        reason="a worker with pool processes ends if the broker goes away while it reads a large result",
+        upstream="https://github.com/celery/celery/issues/1314 (closed)",
+        verified=CELERY,
+        fingerprint="737f1befbaeb1a5a",
+    ),
+    Change(
+        owner="celery.apps.worker",
+        name="safe_say",
+        replacement=shutdown_notice.print_nothing,
+        reason="Celery prints a line of text into JSON logs at a signal",
+        upstream="https://github.com/celery/celery/issues/8101",
+        verified=CELERY,
+        fingerprint="34b24b94493ac022",
+    ),
+    Change(
+        owner="celery.events.receiver:EventReceiver",
+        name="event_from_message",
+        replacement=monitors.event_from_message,
+        reason="Flower shows the texts of an application that sets task_send_sent_event",
+        upstream="https://github.com/mher/flower/issues/1161 (closed: its option hides them in the pages only)",
+        verified=CELERY,
+        fingerprint="725245922f852428",
+    ),
+    Change(
+        owner="flower.api.tasks:TaskResult",
+        name="get",
+        replacement=monitors.refuse_result,
+        reason="Flower's API serves stored passages and answers",
+        upstream="not reported",
+        verified=FLOWER,
+        fingerprint="cc61bb0a3d0c5e4b",
+    ),
+)
+
+_originals: dict[str, Any] = {}  # what a patch has replaced
+
+
+def install() -> None:
+    """Install all patches, once; check that everything exists that is patched or overridden.
+
+    Raises SettingsError for a missing attribute. Flower is patched if this process has imported it, which Celery's
+    command line does with every command.
+    """
+    for change in CHANGES:
+        if change.library == "flower" and change.owner.partition(":")[0] not in sys.modules:
+            continue
+        try:
+            original, owner = change.original(), change.found_owner()
+        except (ImportError, AttributeError) as error:
+            raise SettingsError(_missing(change)) from error
+        if change.is_patch:
+            _originals[change.owner + change.name] = original
+            setattr(owner, change.name, change.replacement)
+
+
+def check() -> Iterator[str]:
+    """Yield a sentence for each change whose library is not the one that it was verified with."""
+    for change in CHANGES:
+        try:
+            installed = version(change.library)
+            original = change.original()
+        except PackageNotFoundError:  # Flower is optional
+            continue
+        except (ImportError, AttributeError):
+            yield _missing(change)
+            continue
+        if fingerprint(original) != change.fingerprint:
+            yield (
+                f"{change.library} {installed} has another {change.label} than {change.library} "
+                f"{change.verified}, which vector-index-worker replaces because {change.reason}: install "
+                f"{change.library}=={change.verified}, or a vector-index-worker that was tested with this version"
+            )
+
+
+def warn() -> None:
+    """Log the sentences of `check`."""
+    for sentence in check():
+        logger.warning(sentence)
+
+
+def _missing(change: Change) -> str:
+    return (
+        f"{change.library} {version(change.library)} has no {change.owner}.{change.name}, which vector-index-worker "
+        f"replaces because {change.reason}: install {change.library}=={change.verified}"
+    )
+
+
+def fingerprint(code: Any) -> str:
+    """Hash a function: comments, docstrings and formatting do not count. "" if it has no source."""
+    try:
+        return sha256(outline(code).encode()).hexdigest()[:16]
+    except (OSError, TypeError, SyntaxError):
+        return ""
+
+
+def outline(code: Any) -> str:
+    """Write out the syntax tree of a function. Raises OSError or TypeError if it has no source."""
+    if isinstance(code, cached_property):
+        code = code.func
+    source = inspect.getsource(code)
+    # The frame makes the indentation of a method valid. Dedenting would not: its docstring may have none.
+    return _outline(ast.parse(f"if True:\n{source}" if source[:1].isspace() else source))
+
+
+def _outline(node: object) -> str:
+    """Write out a node, the same on every version of Python."""
+    if isinstance(node, list):
+        return f"[{','.join(map(_outline, node))}]"
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    fields = dict(ast.iter_fields(node))
+    if (
+        isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+        and ast.get_docstring(node) is not None
+    ):
+        fields["body"] = fields["body"][1:]
+    # newer versions have fields that older ones lack, empty unless their syntax is used
+    written = [
+        f"{name}={_outline(value)}" for name, value in fields.items() if value is not None and value != []
+    ]
+    return f"{type(node).__name__}({','.join(written)})"
