@@ -188,7 +188,7 @@ def fresh_database(url: str) -> Iterator[str]:
 
 def silence() -> None:
     """Mute loggers that would report thousands of injected errors."""
-    for name in ("psycopg.pool", "vector_index"):
+    for name in ("psycopg.pool", "stamina", "vector_index"):
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
 
 

@@ -202,7 +202,7 @@ def watched_load(folder: Path) -> Iterator[tuple[Up, Prometheus]]:
 @pytest.mark.slow
 @pytest.mark.timeout(480)
 @pytest.mark.skipif(not PROMETHEUS and "CI" not in os.environ, reason="no prometheus: apt install prometheus")
-def test_each_query_of_the_dashboard_has_data_under_a_load_with_faults(tmp_path: Path) -> None:
+def test_each_dashboard_query_has_data_under_load_with_faults(tmp_path: Path) -> None:
     with watched_load(tmp_path) as (running, scraping):
         began = time.time()
         eventually(lambda: all(query.has_data(scraping, began) for query in QUERIES), LOAD_SECONDS)
@@ -234,7 +234,7 @@ def test_grafana_can_import_the_dashboard() -> None:
     assert max(x for x, _ in cells) < 24
 
 
-def test_the_dashboard_and_the_docs_name_every_metric_and_no_other() -> None:
+def test_dashboard_and_docs_name_exactly_the_existing_metrics() -> None:
     families = metrics.define_families(prometheus_client.CollectorRegistry())
     counted = {family.describe()[0].name for family in vars(families).values()}
     named = re.findall(r"`(vector_index_\w+)`", DOCS)

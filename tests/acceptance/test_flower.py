@@ -1,4 +1,4 @@
-"""Flower in a browser, as an operator opens it: tasks with states, times and summaries, and no text of anybody."""
+"""Flower in a browser: tasks with states, times and summaries, and without document text."""
 
 import base64
 import json
@@ -57,7 +57,7 @@ def provider() -> Iterator[Provider]:
 def watched(
     start_system: Callable[..., Any], provider: Provider, tmp_path: Path, unused_port: int
 ) -> Iterator[System]:
-    """A system with Flower, whose password is its own; the application tells monitors what it sends, too."""
+    """A system with Flower and its generated password. The application sends task events too."""
     (tmp_path / "ours.py").write_text(SETTINGS)
     variables = {"VECTOR_INDEX_SETTINGS": str(tmp_path / "ours.py"), "OPENAI_BASE_URL": provider.url}
     processes = {**PROCESSES, "flower": ["flower", "--port", str(unused_port)]}
@@ -68,7 +68,7 @@ def watched(
 
 @dataclass(frozen=True, kw_only=True)
 class Flower:
-    """Where Flower stands, and what it answers to one who has its password."""
+    """Flower's URL and password, and its responses."""
 
     url: str
     user: str
@@ -77,7 +77,7 @@ class Flower:
 
     @classmethod
     def of(cls, system: System) -> "Flower":
-        """As it said itself when it started."""
+        """Read both from its output at start."""
         said = re.compile(r"(http://127\.0\.0\.1:\d+)  user (\w+), password (\S+) \(stored in (.+)\)\n")
         printed = eventually(lambda: said.match(system.log("flower")))
         url, user, password, kept = printed.groups()
@@ -85,7 +85,7 @@ class Flower:
         return cls(url=url, user=user, password=password, kept=Path(kept))
 
     def page(self, path: str) -> str:
-        """For the address bar of a browser."""
+        """The URL of a page with the credentials."""
         return self.url.replace("//", f"//{self.user}:{self.password}@") + path
 
     def read(self, path: str) -> Any:
@@ -102,7 +102,7 @@ class Flower:
 
 
 def status(url: str, password: str | None = None) -> int:
-    """Of an answer to a stranger, or to one who tries a password."""
+    """The HTTP status of a response, with or without a password."""
     credentials = base64.b64encode(f"vector_index:{password}".encode()).decode()
     headers = {} if password is None else {"Authorization": f"Basic {credentials}"}
     try:
@@ -113,7 +113,7 @@ def status(url: str, password: str | None = None) -> int:
 
 
 def planted_tasks(system: System) -> "dict[str, AsyncResult[Any]]":
-    """One of each kind, from an application that gives its texts to Celery in every way there is."""
+    """Send each kind of task, with texts in every kind of argument."""
     send, document = system.app.send_task, DOCUMENT
     return {
         "3 documents, 144 B, index default": system.send(
@@ -142,29 +142,29 @@ def planted_tasks(system: System) -> "dict[str, AsyncResult[Any]]":
     }
 
 
-def test_an_operator_sees_tasks_with_states_times_and_summaries_and_no_text_of_anybody(
+def test_flower_shows_states_times_and_summaries_but_no_text(
     watched: System, provider: Provider, browser: Any
 ) -> None:
-    """Neither texts, titles, metadata, ids, questions nor keys: in no page, also while tasks run, and no answer."""
+    """No page and no API response has texts, titles, metadata, ids, questions or keys, even while tasks run."""
     flower = Flower.of(watched)
     eventually(lambda: len(flower.read("/workers?json=1")["data"]) == 3)
     first = watched.call("tasks.index_documents", documents=[DOCUMENT])
     assert first["indexed"] == 1
-    provider.latency_seconds = 50.0  # less than the timeout; none once its page was seen
+    provider.latency_seconds = 50.0  # below the timeout; 0 after the page was seen
     running = watched.send(
         "tasks.index_documents", documents=[DOCUMENT, {"id": 2, "text": TITLE}], index="articles"
     )
     waiting = watched.app.send_task(
         "tasks.index_documents", queue=STAGING, kwargs={"documents": [DOCUMENT]}, countdown=600
     )
-    # of this one there is only what the application itself tells
+    # an unknown task has only the event of the application
     unserved = watched.app.send_task("tasks.index_documents", [[DOCUMENT]], {"index": TEXT}, queue="unserved")
     sent = planted_tasks(watched)
     ended = {task.id: task.get(timeout=PATIENCE_SECONDS, propagate=False) for task in sent.values()}
-    assert TEXT in str(ended)  # of search and chat, for those who asked
+    assert TEXT in str(ended)  # the callers of search and chat get the text
     eventually(lambda: flower.state(running.id) == "PROGRESS")
 
-    # while a task runs: of its progress, and of its worker
+    # progress and worker of a running task
     shown = {"running": opened(browser, flower, f"/task/{running.id}")}
     assert fields(browser)["Arguments"] == "2 documents, 53 B, index articles"
     assert fields(browser)["Status"] == "PROGRESS"
@@ -188,14 +188,14 @@ def test_an_operator_sees_tasks_with_states_times_and_summaries_and_no_text_of_a
         assert row["state"] == ("FAILURE" if isinstance(ended[result.id], Exception) else "SUCCESS")
         assert row["routing_key"] in (STAGING, EMBED, CHAT)
         assert row["state"] == "FAILURE" or re.fullmatch(r"[\d.]+ m?s", row["runtime"]), row
-    # as it was sent, though other tasks waited for it, on other workers, since
+    # the time sent is kept, though tasks on other workers waited for it since
     assert rows[running.id]["name"] == "tasks.index_documents"
     assert float(rows[running.id]["runtime"].removesuffix(" s")) > 4
     assert rows[running.id]["routing_key"] == STAGING
     assert rows[waiting.id]["state"] == "RECEIVED"
     shown["tasks"] = browser.page_source
     browser.find_element("css selector", "input[type=search]").send_keys(WORDS[0])
-    eventually(lambda: not table(browser))  # nor is it found by what is not shown
+    eventually(lambda: not table(browser))  # a search for hidden text finds no task
 
     assert flower.state(unserved.id) == "PENDING"
     for path in [f"/task/{id}" for id in (unserved.id, waiting.id, running.id, *ended)] + [
@@ -219,7 +219,7 @@ def test_an_operator_sees_tasks_with_states_times_and_summaries_and_no_text_of_a
 
 
 def opened(browser: Any, flower: Flower, path: str) -> str:
-    """A page, once its scripts have filled it; what it is made of came from Flower itself."""
+    """Open a page and wait until its scripts have filled it; all its resources must come from Flower."""
     browser.get(flower.page(path))
     eventually(lambda: browser.execute_script("return document.readyState === 'complete' && !jQuery.active"))
     loaded = browser.execute_script(
@@ -230,7 +230,7 @@ def opened(browser: Any, flower: Flower, path: str) -> str:
 
 
 def fields(browser: Any) -> dict[str, str]:
-    """What a task's page tells, by name."""
+    """The fields of a task's page by name."""
     script = """
     return Object.fromEntries([...document.querySelectorAll('.detail-row')].map(
         row => [row.querySelector('dt').innerText.trim(), row.querySelector('dd').innerText.trim()]))
@@ -239,7 +239,7 @@ def fields(browser: Any) -> dict[str, str]:
 
 
 def table(browser: Any) -> dict[str, dict[str, str]]:
-    """The list of tasks: by id, the columns by name."""
+    """The list of tasks by id, each with its columns by name."""
     script = """
     const names = [...document.querySelectorAll('#tasks-table thead th')].map(cell => cell.dataset.column)
     const rows = [...document.querySelectorAll('#tasks-table tbody tr[id]')]
@@ -249,8 +249,8 @@ def table(browser: Any) -> dict[str, dict[str, str]]:
     return dict(browser.execute_script(script))
 
 
-def test_who_has_no_password_sees_nothing_and_it_is_printed_once(watched: System) -> None:
-    """Flower's own metrics, names and counts of tasks, are open to all on the loopback interface."""
+def test_flower_requires_the_password_that_it_printed_once(watched: System) -> None:
+    """Only Flower's own metrics (names and counts of tasks) are public on the loopback interface."""
     flower = Flower.of(watched)
     closed = ["/", "/tasks", "/workers", "/broker", "/tasks/datatable", "/api/tasks", "/api/workers"]
     assert {path: status(flower.url + path) for path in closed} == dict.fromkeys(closed, 401)

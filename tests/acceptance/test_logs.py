@@ -1,4 +1,4 @@
-"""What the workers log of a load: each line an event, at any level, and no word of it from a document."""
+"""Each line that workers log under load is an event without document text."""
 
 import json
 from collections.abc import Callable
@@ -19,8 +19,10 @@ QUESTION = "Where is Quetzaltenango?"
 
 
 @pytest.fixture(scope="module")
-def told(start_system: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """All lines of all processes, at level DEBUG."""
+def logged(
+    start_system: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
+) -> list[dict[str, Any]]:
+    """All log events of all processes at level DEBUG."""
     folder = tmp_path_factory.mktemp("logs")
     loud = {name: [*arguments, "--loglevel", "DEBUG"] for name, arguments in PROCESSES.items()}
     with start_system(folder, loud, VECTOR_INDEX_LOG_FORMAT="json") as system:
@@ -41,37 +43,37 @@ def load(system: System) -> None:
             system.call("tasks.search", CHAT, **wrong)
 
 
-def test_every_line_is_an_event_with_the_same_first_keys(told: list[dict[str, Any]]) -> None:
-    assert told
-    for event in told:
+def test_every_line_is_an_event_with_the_same_first_keys(logged: list[dict[str, Any]]) -> None:
+    assert logged
+    for event in logged:
         assert list(event)[:4] == ["time", "level", "logger", "event"]
 
 
-def test_a_document_is_followed_by_its_id_from_the_message_to_the_reader(told: list[dict[str, Any]]) -> None:
+def test_a_document_id_appears_in_every_step_from_message_to_search(logged: list[dict[str, Any]]) -> None:
     ids = [document["id"] for document in DOCUMENTS]
     steps = {
         "documents_staged": {"index": "default", "task_id": "the-job", "ids": ids, "accepted": 3},
         "documents_published": {"index": "default", "ids": ids},
     }
     for step, keys in steps.items():
-        (event,) = [event for event in told if event["event"] == step]
+        (event,) = [event for event in logged if event["event"] == step]
         assert keys.items() <= event.items()
-    ends = {(event["event"], event.get("task")) for event in told if event.get("task_id") == "the-job"}
+    ends = {(event["event"], event.get("task")) for event in logged if event.get("task_id") == "the-job"}
     assert {("task_received", "tasks.index_documents"), ("task_succeeded", "tasks.index_documents")} <= ends
 
 
-def test_requests_searches_and_answers_say_how_long_they_took(told: list[dict[str, Any]]) -> None:
+def test_requests_searches_and_answers_have_their_duration(logged: list[dict[str, Any]]) -> None:
     for name, keys in {
         "request": {"backend": "embedding:default", "purpose": "documents", "inputs": 3, "outcome": "ok"},
         "search": {"index": "default", "mode": "hybrid", "outcome": "ok"},
         "chat": {"index": "default", "outcome": "ok"},
     }.items():
-        events = [event for event in told if event["event"] == name and keys.items() <= event.items()]
+        events = [event for event in logged if event["event"] == name and keys.items() <= event.items()]
         assert events, name
         assert all(0 < event["seconds"] < 60 for event in events)
 
 
-def test_a_refused_task_says_why_in_one_line(told: list[dict[str, Any]]) -> None:
-    failed = [event for event in told if event["event"] == "task_failed"]
+def test_a_failed_task_has_its_reason_in_one_line(logged: list[dict[str, Any]]) -> None:
+    failed = [event for event in logged if event["event"] == "task_failed"]
     assert len(failed) == 3
     assert all(event["task"] == "tasks.search" and "Invalid" in event["error"] for event in failed)

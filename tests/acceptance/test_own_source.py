@@ -12,7 +12,7 @@ import psycopg
 EXAMPLE = Path(__file__).parents[2] / "examples" / "own_source.py"
 
 
-def test_the_example_is_checked_and_read_incrementally(
+def test_example_source_is_checked_and_read_incrementally(
     start_system: Callable[..., Any], tmp_path: Path
 ) -> None:
     """A second run reads only what changed; a full one deletes; `doctor` says what a run would read."""

@@ -1,4 +1,4 @@
-"""An application's own Celery and ours on one broker and one database number: neither touches the other's work."""
+"""An application's own Celery workers and ours share a broker database and leave each other's messages alone."""
 
 import time
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ def pack(path, seconds):
 
 @pytest.fixture
 def shop(system: System) -> Iterator[System]:
-    """A worker of the application's own, on Celery's default queue, with Celery's default settings."""
+    """The application's own worker, with Celery's default queue and default settings."""
     (system.folder / "shop.py").write_text(SHOP.format(broker=system.environment["BROKER_URL"]))
     shop = System(folder=system.folder, environment=system.environment)
     shop.start("shop", ["-A", "shop", "worker", "--pool=threads", "--loglevel=INFO"], program=CELERY)
@@ -41,7 +41,7 @@ def shop(system: System) -> Iterator[System]:
         shop.stop()
 
 
-def test_each_worker_runs_its_own_tasks_and_leaves_the_others(
+def test_workers_of_both_applications_run_their_own_tasks_only(
     shop: System, system: System, index: str
 ) -> None:
     app: Celery = shop.app
@@ -56,11 +56,11 @@ def test_each_worker_runs_its_own_tasks_and_leaves_the_others(
     assert all(isinstance(result.get(timeout=PATIENCE_SECONDS), list) for result in searched)
     assert system.call("tasks.status", index=index)["documents"]["live"] == MESSAGES
     assert "ignored and discarded" not in shop.log("shop")
-    for name in ("staging", "embed", "chat"):  # their logs have other tests in them
+    for name in ("staging", "embed", "chat"):  # other tests write to these logs too
         assert "shop." not in system.log(name), name
 
 
-def test_a_long_task_of_the_application_is_not_delivered_again_by_our_shorter_timeout(
+def test_our_visibility_timeout_does_not_redeliver_tasks_of_the_application(
     shop: System, system: System
 ) -> None:
     """All workers of a broker keep what they hold under the same keys, unless they name their own.
@@ -71,7 +71,7 @@ def test_a_long_task_of_the_application_is_not_delivered_again_by_our_shorter_ti
     packed = shop.app.send_task("shop.pack", (str(runs), 16))
     eventually(runs.exists)
     with redis.Redis.from_url(system.environment["BROKER_URL"]) as broker:
-        # as if it had been running for two minutes; our workers look every ten seconds
+        # as if the task had run for two minutes; our workers check every ten seconds
         held = broker.zrange("unacked_index", 0, -1)
         assert held
         broker.zadd("unacked_index", dict.fromkeys(held, time.time() - 120))

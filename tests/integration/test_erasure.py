@@ -1,4 +1,4 @@
-"""What is deleted is gone: from every table, from the files of the tables, and from what is still to come."""
+"""Deleted text is gone from every table, from the files of the tables, and from the outbox."""
 
 import random
 import string
@@ -24,11 +24,11 @@ from worker.store import builds, connection, deletion, garbage, jobs
 from worker.store.filters import compile_filter
 from worker.store.statements import statements
 
-MARKER = "xqjzkvw"  # a word that no stemmer changes, in no other word
+MARKER = "xqjzkvw"  # a word that no stemmer changes and no other word contains
 FORGET = {"user": MARKER}
 
 TABLES = "SELECT relname FROM pg_class WHERE relnamespace = 'vector_index'::regnamespace AND relkind = 'r' ORDER BY 1"
-# tables, their indexes, and what stands out of line with its index
+# tables with their indexes, and TOAST tables with theirs
 FILES = """
 WITH ours AS (
     SELECT oid, reltoastrelid FROM pg_class WHERE relnamespace = 'vector_index'::regnamespace
@@ -69,14 +69,14 @@ def tables_with_marker(application: Application) -> set[str]:
 
 
 def vacuum(application: Application) -> None:
-    """It keeps what somebody may still see: an autovacuum that began before, for one."""
+    """Vacuum until no dead row is left; an older transaction, such as an autovacuum, keeps dead rows alive."""
     with connection.checkout(application.url) as conn:
         for (table,) in conn.execute(TABLES).fetchall():
             conn.execute(f"VACUUM (FULL, ANALYZE) vector_index.{table}".encode())
 
 
 def files_with_marker(application: Application) -> set[str]:
-    """Relations of the schema, indexes and what is out of line too, whose files have the marker."""
+    """Tables, indexes and TOAST tables of the schema whose files contain the marker."""
     with connection.checkout(application.url) as conn:
         conn.execute("CHECKPOINT")
         folder = conn.execute("SHOW data_directory").fetchone()
@@ -88,13 +88,13 @@ def files_with_marker(application: Application) -> set[str]:
 
 
 def noise(characters: int) -> str:
-    """Words that do not compress."""
+    """Random text that does not compress."""
     draw = random.Random(7)
     return " ".join("".join(draw.choices(string.ascii_letters, k=9)) for _ in range(characters // 10))
 
 
 def secret(id: str, *, words: str = "", large: bool = False) -> dict[str, Any]:
-    """A document with the marker wherever one can stand."""
+    """A document with the marker in every field."""
     text = f"# About {MARKER}\n\nWhat {MARKER} said. {words}\n\n" + (noise(6_000) if large else "")
     return {
         "id": id,
@@ -106,7 +106,7 @@ def secret(id: str, *, words: str = "", large: bool = False) -> dict[str, Any]:
 
 @pytest.fixture
 def plain(application: Application) -> Application:
-    """Nothing is compressed: what stands in a file can be found there."""
+    """An application whose tables are not compressed, so that text can be found in their files."""
     with connection.checkout(application.url) as conn:
         builds.ensure(conn, "default", lambda: Recipe.of(application.index, application.backend).as_json())
         for table, columns in {
@@ -121,8 +121,8 @@ def plain(application: Application) -> Application:
     return application
 
 
-def test_a_marker_of_deleted_documents_is_found_in_no_table_and_in_no_file(plain: Application) -> None:
-    """Live, replaced, pending, failed, in a retired build, refused and enqueued: all of it goes, and nothing else."""
+def test_deleted_text_is_in_no_table_and_in_no_file(plain: Application) -> None:
+    """Live, replaced, pending, failed, retired, rejected and enqueued texts are deleted, and nothing else."""
     shared = "These words are of two tenants."
     plain.put(
         secret("live", words=shared), secret("large", large=True), secret("replaced"), secret("emptied")
@@ -144,7 +144,9 @@ def test_a_marker_of_deleted_documents_is_found_in_no_table_and_in_no_file(plain
     assert any(name.startswith("chunks_1_lexemes") for name in in_files)
 
     assert delete_matching(plain, FORGET) == staging.Deleted(deleted=6)
-    assert tables_with_marker(plain) == {"jobs"}  # what was refused has no metadata to be found by: by its id
+    assert tables_with_marker(plain) == {
+        "jobs"
+    }  # a rejected document has no metadata: the filter misses it, its id does not
     plain.delete("bad")
     assert tables_with_marker(plain) == set()
     eventually(lambda: [vacuum(plain), files_with_marker(plain)][1] == set())
@@ -155,17 +157,17 @@ def test_a_marker_of_deleted_documents_is_found_in_no_table_and_in_no_file(plain
     requests = len(plain.backend.requests)
     plain.drainer.drain()
     assert plain.search("words of two tenants") == ["other"]
-    assert len(plain.backend.requests) == requests + 1  # the question
+    assert len(plain.backend.requests) == requests + 1  # the one of the question
     assert set(found(verify(plain))) <= {
         "unreferenced_vectors"
-    }  # the vectors of replaced texts: a collection takes them
+    }  # vectors of replaced texts; a collection deletes them
     with connection.checkout(plain.url) as conn:
         garbage.collect_index(conn, builds.index_key(conn, "default"))
     assert found(verify(plain)) == {}
 
 
 def retire(application: Application) -> None:
-    """A retired build that shows what the live one does."""
+    """Add a retired build with the rows of the live one."""
     with connection.checkout(application.url) as conn:
         live = builds.live(conn, "default")
         assert live is not None
@@ -178,7 +180,7 @@ def retire(application: Application) -> None:
             conn.execute(f"{into} SELECT {chosen} FROM vector_index.{table}_1".encode())
 
 
-def test_the_vector_goes_with_the_last_document_that_has_the_content(application: Application) -> None:
+def test_the_vector_is_deleted_with_the_last_document_of_its_content(application: Application) -> None:
     application.put({"id": "a", "text": "Shared words."}, {"id": "b", "text": "Shared words."})
     application.delete("a")
     assert application.search("shared words") == ["b"]
@@ -186,7 +188,7 @@ def test_the_vector_goes_with_the_last_document_that_has_the_content(application
     assert application.rows("SELECT count(*) FROM vector_index.embeddings_1") == [(0,)]
 
 
-def test_a_vector_that_comes_after_the_deletion_is_not_kept(application: Application) -> None:
+def test_a_vector_that_arrives_after_the_deletion_is_not_kept(application: Application) -> None:
     application.stage({"id": "a", "text": "Words of one."}, {"id": "b", "text": "Words of the other."})
 
     def delete() -> None:
@@ -197,12 +199,12 @@ def test_a_vector_that_comes_after_the_deletion_is_not_kept(application: Applica
     assert application.drainer.step()
     assert application.rows("SELECT count(*) FROM vector_index.embeddings_1") == [(1,)]
     assert application.search("words") == ["b"]
-    # and what is sent again is embedded again
+    # a document that is sent again is embedded again
     assert application.put({"id": "a", "text": "Words of one."})["indexed"] == 1
 
 
-def test_vectors_of_earlier_texts_go_with_the_next_collection(application: Application) -> None:
-    """Which is due ten minutes after a deletion, whatever their share, and leaves them be where nothing was deleted."""
+def test_the_next_collection_deletes_vectors_of_replaced_texts(application: Application) -> None:
+    """A collection is due ten minutes after a deletion. Without one, it keeps the vectors for reuse."""
     application.put(*[{"id": n, "text": f"Words number {n}."} for n in range(10)])
     application.put({"id": 1, "text": "Words number 2."})
 
@@ -217,7 +219,7 @@ def test_vectors_of_earlier_texts_go_with_the_next_collection(application: Appli
     assert application.rows("SELECT erased_at IS NULL FROM vector_index.indexes") == [(True,)]
 
 
-def test_a_tombstone_is_forgotten_after_thirty_days(application: Application) -> None:
+def test_a_tombstone_is_deleted_after_thirty_days(application: Application) -> None:
     application.put(
         {"id": "a", "text": "Words."}, {"id": "b", "text": "Words."}, {"id": "c", "text": "Words."}
     )
@@ -237,32 +239,34 @@ def test_a_tombstone_is_forgotten_after_thirty_days(application: Application) ->
     assert application.search("words") == ["c"]
 
 
-# What is enqueued
+# Deletions and the outbox
 
 
 def enqueued(application: Application) -> list[tuple[Any, ...]]:
     return application.rows("SELECT id, text FROM vector_index.outbox WHERE NOT deleted ORDER BY seq")
 
 
-def test_what_is_enqueued_goes_with_its_document_unless_it_is_newer_by_its_version(
+def test_a_deletion_removes_enqueued_texts_of_the_document_unless_their_version_is_newer(
     application: Application,
 ) -> None:
     application.put({"id": "a", "text": "Words."})
     for id, version in (("a", 3), ("a", 5), ("a", None), ("b", None), ("other", None)):
         enqueue(application, id, f"{id} {version}", {}, version=version)
     application.delete("a", "b", version=4)
-    # what has no version follows what is before it
+    # a row without a version takes that of the row before it
     assert enqueued(application) == [("a", "a 5"), ("a", "a None"), ("other", "other None")]
     application.delete("a")
     assert enqueued(application) == [("other", "other None")]
 
 
-def test_a_filter_takes_the_newest_enqueued_text_with_its_document_and_an_older_one_alone(
+def test_a_filter_that_matches_the_newest_enqueued_text_deletes_the_document_too(
     application: Application,
 ) -> None:
     mine, yours = {"user": 1}, {"user": 2}
     application.put(*[{"id": id, "text": "Words.", "metadata": yours} for id in ("moves", "stays", "moved")])
-    enqueue(application, "moves", "newest and mine", mine)  # it becomes mine, and so goes
+    enqueue(
+        application, "moves", "newest and mine", mine
+    )  # the newest text matches the filter, so the document is deleted
     enqueue(application, "stays", "was mine for a moment", mine)
     enqueue(application, "stays", "newest and yours", yours)
     enqueue(application, "new", "not there yet", mine)
@@ -276,8 +280,10 @@ def test_a_filter_takes_the_newest_enqueued_text_with_its_document_and_an_older_
 
 
 @pytest.mark.parametrize("by", ["id", "filter"])
-def test_an_enqueued_text_that_is_deleted_fences_what_is_older(application: Application, by: str) -> None:
-    """As if it had been staged before: neither a document that is known nor another comes back as it was earlier."""
+def test_deleting_an_enqueued_text_leaves_a_tombstone_for_older_versions(
+    application: Application, by: str
+) -> None:
+    """As if it had been staged: no older text replaces it, for known and unknown documents."""
     mine = {"user": 1}
     application.put({"id": "known", "text": "Words.", "version": 5, "metadata": mine})
     for id in ("known", "new"):
@@ -291,7 +297,7 @@ def test_an_enqueued_text_that_is_deleted_fences_what_is_older(application: Appl
     assert application.put(*[document | {"version": 7} for document in late])["indexed"] == 2
 
 
-def test_a_deletion_by_filter_leaves_what_is_enqueued_in_a_newer_version(application: Application) -> None:
+def test_a_deletion_by_filter_keeps_enqueued_texts_of_a_newer_version(application: Application) -> None:
     mine = {"user": 1}
     application.put({"id": "a", "text": "Words.", "version": 3, "metadata": mine})
     for version in (4, 6):
@@ -300,7 +306,7 @@ def test_a_deletion_by_filter_leaves_what_is_enqueued_in_a_newer_version(applica
     assert enqueued(application) == [("a", "Version 6.")]
 
 
-def test_a_deletion_that_comes_too_late_leaves_what_is_enqueued_behind_a_newer_text(
+def test_a_stale_deletion_keeps_enqueued_texts(
     application: Application,
 ) -> None:
     application.put({"id": "a", "text": "Words.", "version": 9})
@@ -311,7 +317,7 @@ def test_a_deletion_that_comes_too_late_leaves_what_is_enqueued_behind_a_newer_t
 
 @pytest.fixture
 def crowded(application: Application) -> Application:
-    """3,000 rows wait in an outbox of which Postgres has no statistics."""
+    """3,000 rows in an outbox without statistics in Postgres."""
     with connection.checkout(application.url) as conn:
         builds.register(conn, "default")
         conn.execute("ALTER TABLE vector_index.outbox SET (autovacuum_enabled = off)")
@@ -328,7 +334,7 @@ def plan(application: Application, text: sql.Composable, values: dict[str, Any])
 
 
 @pytest.mark.parametrize("key", ["id", "seq"])
-def test_deleting_what_is_enqueued_reads_no_more_than_those_rows(crowded: Application, key: str) -> None:
+def test_deleting_enqueued_texts_reads_only_their_rows(crowded: Application, key: str) -> None:
     text = sql.SQL(statements("deletion.sql")["delete_enqueued"]).format(key=sql.Identifier(key))
     keys = [1, 2] if key == "seq" else ["1", "2"]
     told = plan(crowded, text, {"index_id": 1, "keys": keys, "version": None})
@@ -336,8 +342,8 @@ def test_deleting_what_is_enqueued_reads_no_more_than_those_rows(crowded: Applic
     assert "BitmapAnd" not in told
 
 
-def test_a_filter_looks_for_the_newest_row_of_a_document_by_its_id_alone(crowded: Application) -> None:
-    """200,000 rows took 54 s where each look walked all rows of the index, and 0.7 s now."""
+def test_a_filter_finds_the_newest_row_of_a_document_by_its_id(crowded: Application) -> None:
+    """With a scan of all rows per document, 200,000 rows took 54 s; now they take 0.7 s."""
     condition, parameters = compile_filter({"user": 1}, tenant_field=None)
     text = sql.SQL(statements("selection.sql")["enqueued"]).format(filter=condition)
     told = plan(crowded, text, {"index_id": 1, "name": "default", "after": "", "limit": 100, **parameters})
@@ -345,7 +351,7 @@ def test_a_filter_looks_for_the_newest_row_of_a_document_by_its_id_alone(crowded
     assert looks.count("Index Cond: ((index_name = 'default'::text) AND (id = m.id))") == 2
 
 
-def test_what_is_enqueued_for_an_index_that_is_not_there_yet_is_deleted_too(application: Application) -> None:
+def test_a_deletion_removes_texts_enqueued_before_the_index_exists(application: Application) -> None:
     enqueue(application, "a", "Words.", {"user": 1})
     enqueue(application, "b", "Words.", {"user": 2})
     assert delete_matching(application, {"user": 1}) == staging.Deleted()
@@ -354,8 +360,8 @@ def test_what_is_enqueued_for_an_index_that_is_not_there_yet_is_deleted_too(appl
     assert enqueued(application) == []
 
 
-def test_what_a_reindexing_deletes_leaves_what_is_enqueued(application: Application) -> None:
-    """It was enqueued after the source was read."""
+def test_deletions_of_a_reindexing_keep_enqueued_texts(application: Application) -> None:
+    """They were enqueued after the source was read."""
     application.put({"id": "a", "text": "Words."})
     enqueue(application, "a", "Newer words.", {})
     with connection.checkout(application.url) as conn:
@@ -366,10 +372,10 @@ def test_what_a_reindexing_deletes_leaves_what_is_enqueued(application: Applicat
     assert enqueued(application) == [("a", "Newer words.")]
 
 
-# All at once
+# Races
 
 
-def test_a_deletion_of_thousands_that_died_goes_on_where_it_was(
+def test_a_redelivered_deletion_continues_where_it_was_interrupted(
     application: Application,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -392,11 +398,11 @@ def test_a_deletion_of_thousands_that_died_goes_on_where_it_was(
 
 
 @pytest.mark.parametrize("seconds", [3, pytest.param(60, marks=pytest.mark.slow)])
-def test_nothing_is_left_however_deleting_meets_staging_and_saving(
+def test_concurrent_staging_and_saving_leave_no_deleted_text(
     application: Application,
     seconds: int,
 ) -> None:
-    """Few contents, in many documents: each deletion meets a staging that relies on what it takes away."""
+    """Few contents in many documents: each deletion meets a staging that reuses the deleted vectors."""
     texts = [f"Phrase {n} that many documents share." for n in range(4)]
     over = time.monotonic() + seconds
     errors: list[Exception] = []
@@ -406,7 +412,7 @@ def test_nothing_is_left_however_deleting_meets_staging_and_saving(
         try:
             while time.monotonic() < over or (min(done.values()) < 20 and time.monotonic() < over + 60):
                 step()
-        except Exception as error:  # noqa: BLE001 whatever it is, it must not be
+        except Exception as error:  # noqa: BLE001 any error fails the test
             errors.append(error)
 
     def stage() -> None:
@@ -438,19 +444,21 @@ def test_nothing_is_left_however_deleting_meets_staging_and_saving(
     for thread in threads:
         thread.join(seconds + 90)
     assert not errors
-    assert min(done.values()) >= 20  # on a machine that is busy with other things too
+    assert min(done.values()) >= 20  # reached on a busy machine too
     application.drainer.drain()
     alarms = [row["check"] for row in verify(application)["checks"] if row["fault"] and row["found"]]
     assert not alarms
     delete_matching(application, {"n": 1})
     for table in ("pending_1", "chunks_1", "served_1", "revisions"):
         assert application.rows(f"SELECT count(*) FROM vector_index.{table}") == [(0,)], table
-    with connection.checkout(application.url) as conn:  # of texts that were replaced before they were deleted
+    with connection.checkout(
+        application.url
+    ) as conn:  # delete vectors of texts that were replaced before their deletion
         garbage.collect_index(conn, builds.index_key(conn, "default"))
     assert application.rows("SELECT count(*) FROM vector_index.embeddings_1") == [(0,)]
 
 
-def test_a_tenant_deletes_only_what_is_his(application: Application) -> None:
+def test_a_tenant_deletes_only_its_own_documents(application: Application) -> None:
     application.index = replace(application.index, tenant_field="user")
     enqueue(application, "b", "Words.", {"user": 2})
     application.put({"id": "a", "text": "Words.", "metadata": {"user": 1}})
@@ -463,7 +471,7 @@ def _seeded() -> None:
     random.seed(20261123)
 
 
-def test_a_deletion_during_a_collection_has_the_next_one_look_again(
+def test_a_deletion_during_a_collection_makes_the_next_collection_due(
     application: Application,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -1,4 +1,4 @@
-"""What failed, listed and tried again, on real Postgres."""
+"""Listing and retrying failed documents, on real Postgres."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from worker.store import builds, connection, status
 
 @pytest.fixture
 def refusing(application: Application) -> set[str]:
-    """Words that the provider refuses, for as long as they stand here."""
+    """The words that the provider refuses; tests change the set."""
     words: set[str] = set()
     faulty(
         application.backend,
@@ -35,7 +35,7 @@ def retry(application: Application, ids: list[str] | None = None) -> tuple[int, 
     return len(done.docs), done.chunks
 
 
-def test_a_failure_is_listed_with_its_reason_its_time_and_what_is_served(
+def test_a_failure_is_listed_with_its_reason_time_and_served_revision(
     application: Application,
     refusing: set[str],
 ) -> None:
@@ -51,7 +51,7 @@ def test_a_failure_is_listed_with_its_reason_its_time_and_what_is_served(
     assert [row["id"] for row in failures(application, after="a", limit=1)] == ["b"]
 
 
-def test_a_retry_brings_all_that_failed_to_life(
+def test_a_retry_indexes_all_failed_documents(
     application: Application,
     refusing: set[str],
 ) -> None:
@@ -65,7 +65,7 @@ def test_a_retry_brings_all_that_failed_to_life(
     assert retry(application) == (0, 0)
 
 
-def test_a_retry_of_some_leaves_the_others_failed_and_live_ones_alone(
+def test_a_retry_of_some_ids_leaves_other_documents_unchanged(
     application: Application,
     refusing: set[str],
 ) -> None:
@@ -76,14 +76,14 @@ def test_a_retry_of_some_leaves_the_others_failed_and_live_ones_alone(
     assert [row["id"] for row in failures(application)] == ["b"]
 
 
-def test_what_fails_again_is_listed_again(application: Application, refusing: set[str]) -> None:
+def test_a_document_that_fails_again_is_listed_again(application: Application, refusing: set[str]) -> None:
     refusing.add("poison")
     application.put({"id": "a", "text": "A poison."})
     assert retry(application) == (1, 1)
     assert [row["error"] for row in failures(application)] == ["not this one"]
 
 
-def test_a_document_that_shares_what_failed_ends_the_failure_once_it_is_embedded(
+def test_embedding_a_failed_content_for_another_document_ends_the_failure(
     application: Application,
     refusing: set[str],
 ) -> None:

@@ -1,4 +1,4 @@
-"""Pausing, resuming and dropping an index: what stops, what goes on, and what is left."""
+"""Pausing, resuming and dropping an index."""
 
 import threading
 import time
@@ -17,7 +17,7 @@ from worker.indexing import staging
 from worker.indexing.draining.drainer import Drainer
 from worker.store import builds, connection, deletion, garbage, indexes, sweep, writing
 
-# rows of the schema that belong to the index "default", by table; the tables of its builds are not there any more
+# number of rows of the index "default" by table, without the tables of its builds
 LEFT = """
 SELECT 'documents', count(*) FROM vector_index.documents
 UNION ALL SELECT 'revisions', count(*) FROM vector_index.revisions
@@ -43,7 +43,7 @@ def drop(application: Application, task_id: str = "", name: str = "default", **o
         return indexes.drop(conn, name, task_id or str(uuid4()), **{"configured": False, **options})
 
 
-def left(application: Application) -> dict[str, int]:
+def remaining(application: Application) -> dict[str, int]:
     return {table: rows for table, rows in application.rows(LEFT) if rows}
 
 
@@ -56,8 +56,8 @@ def execute(application: Application, *statements: str) -> None:
 # Pausing
 
 
-def test_what_is_sent_to_a_paused_index_is_accepted_and_waits(application: Application) -> None:
-    """Search and delete go on, nothing counts as stuck, and once it is resumed all becomes live."""
+def test_documents_for_a_paused_index_are_accepted_and_wait(application: Application) -> None:
+    """Search and delete still work, no job counts as stuck, and all documents become live after resume."""
     application.put(*PETS)
     since = change(application, "pause")
     assert since is not None
@@ -80,7 +80,7 @@ def test_what_is_sent_to_a_paused_index_is_accepted_and_waits(application: Appli
     assert (application.result(task_id) or {})["indexed"] == 1
 
 
-def test_a_drainer_that_runs_takes_notice_within_the_time_that_it_trusts_its_list(
+def test_a_running_drainer_notices_a_pause_within_its_refresh_time(
     application: Application,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -93,7 +93,7 @@ def test_a_drainer_that_runs_takes_notice_within_the_time_that_it_trusts_its_lis
     assert application.drainer.drain() == 1
 
 
-def test_another_index_of_the_backend_goes_on(application: Application) -> None:
+def test_a_pause_does_not_affect_other_indexes_of_the_backend(application: Application) -> None:
     application.put(*PETS)
     change(application, "pause")
     application.index = replace(application.index, name="other")
@@ -103,7 +103,7 @@ def test_another_index_of_the_backend_goes_on(application: Application) -> None:
     assert application.state("ships")["state"] == "live"
 
 
-def test_a_late_message_does_not_undo_a_later_one(application: Application) -> None:
+def test_a_late_pause_message_does_not_undo_a_newer_one(application: Application) -> None:
     application.put(*PETS)
     since = change(application, "pause", "first")
     assert change(application, "pause", "again") == since
@@ -114,7 +114,7 @@ def test_a_late_message_does_not_undo_a_later_one(application: Application) -> N
 
 
 @pytest.mark.parametrize("what", ["pause", "resume"])
-def test_an_index_that_is_not_there_cannot_be_paused(application: Application, what: str) -> None:
+def test_an_unknown_index_cannot_be_paused_or_resumed(application: Application, what: str) -> None:
     with pytest.raises(
         InvalidQuery, match="index 'default' does not exist: it is created with its first document"
     ):
@@ -125,7 +125,7 @@ def test_an_index_that_is_not_there_cannot_be_paused(application: Application, w
 
 
 def fill(application: Application) -> None:
-    """Something of an index in every table."""
+    """Create rows of an index in every table."""
     application.put(*PETS)
     application.put(PETS[0] | {"text": "Cats purr."})
     application.stage({"id": "ships", "text": "Ships cross the sea."}, {"id": "bad"})
@@ -141,11 +141,11 @@ def fill(application: Application) -> None:
     )
 
 
-def test_a_dropped_index_leaves_nothing_and_another_stands(application: Application) -> None:
+def test_drop_deletes_all_rows_of_the_index_and_none_of_another(application: Application) -> None:
     fill(application)
-    assert len(left(application)) == 9
+    assert len(remaining(application)) == 9
     assert drop(application) == {"documents": 4, "builds": 1, "enqueued": 1}
-    assert left(application) == {}
+    assert remaining(application) == {}
     assert application.rows(TABLES.format(build=1)) == [(0,)]
     assert application.search("cats") == []
 
@@ -154,16 +154,16 @@ def test_a_dropped_index_leaves_nothing_and_another_stands(application: Applicat
     application.index = default
     application.stage(*PETS)
     assert drop(application, name="other") == {"documents": 1, "builds": 1, "enqueued": 0}
-    assert left(application)["documents"] == 2
+    assert remaining(application)["documents"] == 2
 
 
-def test_the_schedule_of_an_index_that_the_settings_name_goes_on(application: Application) -> None:
+def test_drop_keeps_the_schedule_of_a_configured_index(application: Application) -> None:
     fill(application)
     drop(application, configured=True)
-    assert left(application) == {"schedules": 1}
+    assert remaining(application) == {"schedules": 1}
 
 
-def test_a_name_is_free_once_its_index_is_dropped_and_a_late_message_drops_no_second_one(
+def test_a_redelivered_drop_does_not_drop_a_new_index_of_the_same_name(
     application: Application,
 ) -> None:
     application.put(*PETS)
@@ -171,7 +171,7 @@ def test_a_name_is_free_once_its_index_is_dropped_and_a_late_message_drops_no_se
     assert application.put(*PETS)["indexed"] == 2
     assert drop(application, "first") == {"documents": 2, "builds": 1, "enqueued": 0}
     assert application.search("dogs bark")[0] == "dogs"
-    # nor one that found nothing
+    # the same holds for a drop that found no index
     drop(application, "second")
     assert drop(application, "third") == {"documents": 0, "builds": 0, "enqueued": 0}
     application.put(*PETS)
@@ -179,11 +179,11 @@ def test_a_name_is_free_once_its_index_is_dropped_and_a_late_message_drops_no_se
     assert application.search("dogs bark")[0] == "dogs"
 
 
-def test_who_died_while_dropping_is_followed_by_the_next(
+def test_the_next_drop_or_collection_completes_an_interrupted_drop(
     application: Application,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """From the first transaction on nobody sees the index; the rest goes with any later drop or collection."""
+    """The first transaction hides the index; a later drop or collection deletes the remaining rows."""
     application.put(*[{"id": n, "text": f"Words number {n}."} for n in range(7)])
     monkeypatch.setattr(indexes, "SLICE", 2)
 
@@ -195,10 +195,10 @@ def test_who_died_while_dropping_is_followed_by_the_next(
         with pytest.raises(SystemExit):
             drop(application, "died")
     assert application.search("words") == []
-    assert left(application)["documents"] == 7
+    assert remaining(application)["documents"] == 7
     application.stage(*PETS)
     assert drop(application, "died") == {"documents": 7, "builds": 1, "enqueued": 0}
-    assert left(application)["documents"] == 2
+    assert remaining(application)["documents"] == 2
     with connection.checkout(application.url) as conn:
         assert garbage.collections_due(conn, seconds=0, erased_seconds=0) == ["default"]
         conn.execute(
@@ -208,7 +208,7 @@ def test_who_died_while_dropping_is_followed_by_the_next(
         assert conn.execute("SELECT name FROM vector_index.indexes").fetchall() == [("default",)]
 
 
-def test_whoever_holds_the_index_is_waited_for_and_nothing_is_dropped_by_halves(
+def test_drop_waits_for_readers_and_is_never_partial(
     application: Application,
 ) -> None:
     application.put(*PETS)
@@ -221,8 +221,8 @@ def test_whoever_holds_the_index_is_waited_for_and_nothing_is_dropped_by_halves(
     assert drop(application, "patient") == {"documents": 2, "builds": 1, "enqueued": 0}
 
 
-def test_what_is_enqueued_goes_also_where_a_worker_is_just_looking_at_it(application: Application) -> None:
-    """Left behind, it would make the index anew."""
+def test_drop_deletes_outbox_rows_that_a_worker_has_locked(application: Application) -> None:
+    """A remaining row would create the index again."""
     execute(application, "SELECT vector_index.enqueue_document('default', 'a', 'Words.')")
     with psycopg.connect(application.url) as looking:
         looking.execute("SELECT FROM vector_index.outbox FOR UPDATE")
@@ -230,10 +230,10 @@ def test_what_is_enqueued_goes_also_where_a_worker_is_just_looking_at_it(applica
         over.start()
         assert drop(application)["enqueued"] == 1
         over.join()
-    assert left(application) == {}
+    assert remaining(application) == {}
 
 
-def test_what_is_in_flight_for_a_dropped_index_ends_quietly_and_others_go_on(
+def test_a_request_in_flight_for_a_dropped_index_ends_without_an_error(
     application: Application,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -254,7 +254,7 @@ def test_what_is_in_flight_for_a_dropped_index_ends_quietly_and_others_go_on(
     assert not caplog.records
 
 
-def test_a_search_under_way_is_told_so_in_one_sentence(
+def test_a_search_during_a_drop_raises_build_dropped(
     application: Application,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -272,21 +272,21 @@ def test_a_search_under_way_is_told_so_in_one_sentence(
 
 
 @pytest.mark.parametrize("what", ["stage", "delete", "delete matching"])
-def test_who_writes_meanwhile_is_asked_to_try_again_and_finds_what_is_there_then(
+def test_a_write_during_a_drop_raises_build_dropped_and_succeeds_when_retried(
     application: Application,
     monkeypatch: pytest.MonkeyPatch,
     what: str,
 ) -> None:
     application.put(*PETS)
-    room = writing if what == "stage" else deletion  # the last step before the transaction
-    write = getattr(room, "stage" if what == "stage" else "delete")
+    module = writing if what == "stage" else deletion  # patch the last step before the transaction
+    write = getattr(module, "stage" if what == "stage" else "delete")
 
     def late(*args: Any, **options: Any) -> Any:
         monkeypatch.undo()
         drop(application)
         return write(*args, **options)
 
-    monkeypatch.setattr(room, write.__name__, late)
+    monkeypatch.setattr(module, write.__name__, late)
     steps: dict[str, Any] = {
         "stage": lambda: application.stage({"id": "ships", "text": "Ships cross the sea."}, task_id="late"),
         "delete": lambda: application.delete("cats"),
@@ -300,22 +300,24 @@ def test_who_writes_meanwhile_is_asked_to_try_again_and_finds_what_is_there_then
         assert application.search("ships") == ["ships"]
     else:
         assert done == staging.Deleted()
-    assert left(application).get("documents", 0) == (what == "stage")
+    assert remaining(application).get("documents", 0) == (what == "stage")
 
 
-def test_who_waits_for_documents_of_a_dropped_index_is_told(
+def test_a_job_of_a_dropped_index_is_unknown(
     application: Application,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     task_id = application.stage(*PETS)
-    monkeypatch.setattr(indexes, "purge", lambda _: None)  # at once, not when the last row is gone
+    monkeypatch.setattr(
+        indexes, "purge", lambda _: None
+    )  # the job is unknown at once, before its rows are deleted
     drop(application)
     with pytest.raises(InvalidQuery, match=f"job {task_id} is unknown"):
         application.result(task_id)
 
 
-def test_an_index_made_and_dropped_at_once_has_one_build_or_none(application: Application) -> None:
-    """Threads stage, drain, search and drop: nobody meets anything but what asks him to try again."""
+def test_concurrent_writes_and_drops_leave_at_most_one_build(application: Application) -> None:
+    """Threads stage, drain, search and drop; they meet temporary errors only."""
     over = time.monotonic() + 3
     errors: list[Exception] = []
 
@@ -325,7 +327,7 @@ def test_an_index_made_and_dropped_at_once_has_one_build_or_none(application: Ap
                 step()
             except (BuildDropped, ServiceUnreachable):
                 continue
-            except Exception as error:  # noqa: BLE001 whatever it is, it must not be
+            except Exception as error:  # noqa: BLE001 any other error fails the test
                 errors.append(error)
                 return
 
@@ -353,7 +355,7 @@ def test_an_index_made_and_dropped_at_once_has_one_build_or_none(application: Ap
     assert application.rows("SELECT count(*) FROM vector_index.indexes WHERE dropped_at IS NOT NULL") > [(1,)]
     assert found(verify(application)) == {}
     drop(application)
-    assert left(application) == {}
+    assert remaining(application) == {}
     assert application.rows(
         "SELECT count(*) FROM pg_class WHERE relnamespace = 'vector_index'::regnamespace AND relname ~ '_[0-9]+$'"
     ) == [(0,)]

@@ -1,4 +1,4 @@
-"""The recipe of triggers: exactly the file that the documentation gives, one statement of an application at a time."""
+"""The trigger recipe of the documentation, tested with the file that it shows."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +18,7 @@ INSERT INTO pages VALUES (2, 'Two', 'The second.', 'Ann'), (3, NULL, NULL, NULL)
 
 @pytest.fixture
 def pages(application: Application) -> Iterator[Database]:
-    """A table with two rows, in step with the index."""
+    """A table with two rows that the index has too."""
     with psycopg.connect(application.url, autocommit=True) as conn:
         conn.execute(PAGES)
         conn.execute(RECIPE.encode())
@@ -31,7 +31,7 @@ def rows(pages: Database) -> dict[str, str]:
     return dict(pages.conn.execute("SELECT id::text, coalesce(body, '') FROM pages").fetchall())
 
 
-def test_the_rows_that_were_there_before_are_indexed(pages: Database) -> None:
+def test_existing_rows_are_indexed(pages: Database) -> None:
     assert pages.texts() == {"2": "The second.", "3": ""}
     assert pages.application.search("second", filter={"author": "Ann"}) == ["2"]
 
@@ -70,7 +70,7 @@ def test_the_rows_that_were_there_before_are_indexed(pages: Database) -> None:
         ),
     ],
 )
-def test_a_statement_enqueues_what_it_changes_and_nothing_else(
+def test_a_statement_enqueues_exactly_the_rows_that_it_changes(
     pages: Database, statement: str, changed: set[int]
 ) -> None:
     pages.conn.execute(statement.encode())
@@ -80,7 +80,7 @@ def test_a_statement_enqueues_what_it_changes_and_nothing_else(
     assert pages.texts() == rows(pages)
 
 
-def test_copy_enqueues_what_it_brings(pages: Database) -> None:
+def test_copy_enqueues_its_rows(pages: Database) -> None:
     with pages.conn.cursor().copy("COPY pages (id, body) FROM STDIN") as copy:
         for id in range(100, 350):
             copy.write_row((id, f"Number {id}."))
@@ -89,8 +89,8 @@ def test_copy_enqueues_what_it_brings(pages: Database) -> None:
     assert pages.texts() == rows(pages)
 
 
-def test_rows_are_enqueued_while_others_change_and_no_change_is_overtaken(pages: Database) -> None:
-    """The last statement of the recipe, run again beside an open transaction: it waits, and reads what that commits."""
+def test_enqueueing_existing_rows_waits_for_open_transactions(pages: Database) -> None:
+    """The last statement of the recipe waits for an open transaction and reads its changes."""
     last = RECIPE[RECIPE.index("SELECT count(vector_index") :]
     with psycopg.connect(pages.application.url) as other:
         other.execute("UPDATE pages SET body = 'Newer.' WHERE id = 2")

@@ -1,4 +1,4 @@
-"""The plans of what readers ask, at a size at which the indexes are used."""
+"""Query plans of searches, at a size at which Postgres uses the indexes."""
 
 import json
 import re
@@ -37,7 +37,7 @@ VACUUM ANALYZE
 
 @pytest.fixture(scope="module")
 def loaded(services: Any, administrator: Any, template: str) -> Iterator[str]:
-    """20,000 chunks with the vector index, which the task makes."""
+    """20,000 chunks with the vector index that the task builds."""
     from tests.fixtures.services import fresh_database
     from worker import configuration
 
@@ -53,7 +53,7 @@ def loaded(services: Any, administrator: Any, template: str) -> Iterator[str]:
             assert not hnsw.is_due(conn, build)
             patch.setattr(hnsw, "MIN_NUMBERS", DOCUMENTS * CHUNKS * DIMENSIONS)
             assert hnsw.is_due(conn, build)
-            # as a task that died left it
+            # as an interrupted task leaves it
             conn.execute(
                 "CREATE INDEX embeddings_1_hnsw ON vector_index.embeddings_1 USING btree (hash) WHERE false"
             )
@@ -76,7 +76,7 @@ def live(conn: Connection) -> Build:
 
 
 def plans(conn: Connection, monkeypatch: pytest.MonkeyPatch, ask: Any) -> list[str]:
-    """The plans of all statements that a function runs on a connection."""
+    """Run a function; return the plans of all its statements."""
     found: list[str] = []
     execute = type(conn).execute
 
@@ -92,7 +92,7 @@ def plans(conn: Connection, monkeypatch: pytest.MonkeyPatch, ask: Any) -> list[s
 
 
 def scanned(plan: str) -> set[str]:
-    """The tables that are read from one end to the other."""
+    """The tables with a sequential scan."""
     return set(re.findall(r'"Node Type": "Seq Scan".*?"Relation Name": "(\w+)"', plan))
 
 
@@ -100,7 +100,7 @@ VECTOR = np.sin(np.arange(DIMENSIONS)).astype(np.float32)
 ALL = compile_filter(None)
 
 
-def test_the_vector_index_is_walked_without_a_filter(
+def test_search_without_a_filter_scans_the_vector_index(
     conn: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [plan] = plans(
@@ -110,7 +110,7 @@ def test_the_vector_index_is_walked_without_a_filter(
     assert not scanned(plan)
 
 
-def test_a_narrow_filter_is_served_by_the_inverted_index_and_exact(
+def test_a_narrow_filter_uses_the_inverted_index_and_is_exact(
     conn: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for filter in ({"tenant": 7}, {"tenant": {"$in": list(range(10))}}):
@@ -125,7 +125,7 @@ def test_a_narrow_filter_is_served_by_the_inverted_index_and_exact(
         monkeypatch.undo()
 
 
-def test_words_are_found_by_the_inverted_index(conn: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_text_search_uses_the_inverted_index(conn: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     def ask() -> None:
         words = search.lexemes(conn, live(conn), "word77 n4711")
         assert len(words) == 2

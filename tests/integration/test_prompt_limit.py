@@ -25,7 +25,7 @@ ANSWER_TOKENS = 200
 QUESTIONS = 200
 
 
-def test_random_questions_with_long_histories_and_twenty_large_passages(provider: Provider) -> None:
+def test_a_prompt_with_long_history_and_large_passages_stays_within_the_limit(provider: Provider) -> None:
     """gpt-4 and the provider count in cl100k, so prompts are counted exactly and come close to the limit."""
     chance = random.Random(3)
     sizes = []

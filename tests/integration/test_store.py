@@ -23,7 +23,7 @@ from worker.store.statements import BUILD_TABLES
 
 RECIPE = {"dimensions": 8, "distance": "cosine", "language": "english"}
 
-# name and comment of everything in the schema that can have one
+# names of everything in the schema that can have a comment, with the comment
 COMMENTS = """
 SELECT c.relname AS name, obj_description(c.oid, 'pg_class') AS comment FROM pg_class c
 WHERE c.relnamespace = 'vector_index'::regnamespace AND c.relkind = 'r'
@@ -44,7 +44,7 @@ def conn(database_url: str) -> Iterator[connection.Connection]:
     connection.close_pools()
 
 
-def test_ten_processes_that_start_at_once_install_the_schema_once(empty_database_url: str) -> None:
+def test_ten_concurrent_processes_install_the_schema_once(empty_database_url: str) -> None:
     with multiprocessing.get_context("spawn").Pool(10) as pool:
         assert pool.map(schema.install, [empty_database_url] * 10) == [max(schema.migrations())] * 10
     with psycopg.connect(empty_database_url) as conn:
@@ -53,15 +53,15 @@ def test_ten_processes_that_start_at_once_install_the_schema_once(empty_database
         )
 
 
-def test_a_schema_of_a_later_release_is_left_alone(database_url: str) -> None:
+def test_a_schema_of_a_later_release_is_rejected_unchanged(database_url: str) -> None:
     with psycopg.connect(database_url, autocommit=True) as conn:
         conn.execute("INSERT INTO vector_index.migrations VALUES (999)")
     with pytest.raises(SettingsError, match="has version 999, this release knows"):
         schema.install(database_url)
 
 
-def test_a_role_that_owns_the_schema_alone_installs_it(empty_database_url: str) -> None:
-    """Least privilege: an owner of the database creates the extension and the schema once, as the sentence says."""
+def test_a_role_that_owns_only_the_schema_installs_it(empty_database_url: str) -> None:
+    """Least privilege: the database's owner creates the extension and the schema once, as the error says."""
     role = f"worker_{uuid4().hex}"
     url = psycopg.conninfo.make_conninfo(empty_database_url, user=role, password="worker")
     with psycopg.connect(empty_database_url, autocommit=True) as owner:
@@ -79,8 +79,8 @@ def test_a_role_that_owns_the_schema_alone_installs_it(empty_database_url: str) 
             owner.execute(f"DROP ROLE {role}")
 
 
-def test_tables_of_an_application_do_not_come_among_ours(empty_database_url: str) -> None:
-    """With the address that `up` prints, whose role has the name of our schema."""
+def test_tables_of_an_application_stay_out_of_our_schema(empty_database_url: str) -> None:
+    """With the URL that `up` prints: its role has the same name as the schema."""
     schema.install(empty_database_url)
     with psycopg.connect(empty_database_url, autocommit=True) as conn:
         assert conn.info.user == schema.SCHEMA
@@ -93,7 +93,7 @@ def test_every_table_column_and_function_has_a_comment(conn: connection.Connecti
     assert [name for name, comment in conn.execute(COMMENTS) if not comment] == []
 
 
-def test_a_build_from_before_the_comments_gets_those_of_a_new_one(
+def test_an_older_build_gets_the_comments_of_a_new_one(
     conn: connection.Connection, database_url: str
 ) -> None:
     builds.ensure(conn, "old", lambda: RECIPE)
@@ -115,7 +115,7 @@ def test_a_build_from_before_the_comments_gets_those_of_a_new_one(
 @pytest.mark.parametrize(
     ("dimensions", "column"), [(8, "vector(8)"), (2000, "vector(2000)"), (2001, "halfvec(2001)")]
 )
-def test_a_column_has_the_type_that_an_index_takes(
+def test_the_vector_column_has_a_type_that_an_index_supports(
     conn: connection.Connection, dimensions: int, column: str
 ) -> None:
     [build] = builds.ensure(conn, "default", lambda: {**RECIPE, "dimensions": dimensions})
@@ -127,13 +127,13 @@ def test_a_column_has_the_type_that_an_index_takes(
     assert found == (column,)
 
 
-def test_more_dimensions_than_a_vector_can_have_are_refused(conn: connection.Connection) -> None:
+def test_too_many_dimensions_are_rejected(conn: connection.Connection) -> None:
     with pytest.raises(SettingsError, match="16001 dimensions; pgvector stores 1 to 16,000"):
         builds.ensure(conn, "default", lambda: {**RECIPE, "dimensions": 16_001})
 
 
 def test_connections_commit_each_statement_and_end_idle_transactions(conn: connection.Connection) -> None:
-    """Without autocommit a stray SELECT keeps locks; the protocol needs READ COMMITTED whatever the default is."""
+    """Without autocommit, a stray SELECT would keep locks. The protocol needs READ COMMITTED under any default."""
     assert conn.autocommit
     conn.execute("SET default_transaction_isolation = 'repeatable read'")
     with conn.transaction():
@@ -142,7 +142,7 @@ def test_connections_commit_each_statement_and_end_idle_transactions(conn: conne
     assert conn.execute("SHOW synchronous_commit").fetchone() == ("on",)
 
 
-def test_an_unreachable_server_is_one_sentence_without_the_password() -> None:
+def test_an_unreachable_server_is_reported_without_the_password() -> None:
     with (
         pytest.raises(ServiceUnreachable) as caught,
         connection.connect("postgresql://u:secret@127.0.0.1:1/d"),
@@ -152,7 +152,7 @@ def test_an_unreachable_server_is_one_sentence_without_the_password() -> None:
     assert "secret" not in str(caught.value)
 
 
-def test_a_wrong_password_is_a_mistake_in_the_settings(database_url: str) -> None:
+def test_a_wrong_password_raises_a_settings_error(database_url: str) -> None:
     wrong = psycopg.conninfo.make_conninfo(database_url, password="wrong")
     with pytest.raises(
         SettingsError, match=r"refused the connection: .*authentication failed.*; check DATABASE_URL"
@@ -161,7 +161,7 @@ def test_a_wrong_password_is_a_mistake_in_the_settings(database_url: str) -> Non
 
 
 class Older(Postgres):
-    """PostgreSQL 16, which the same wheel carries; its initdb lacks the built-in locales of 17."""
+    """PostgreSQL 16 from the same wheel; its initdb lacks the built-in locales of 17."""
 
     def _run(self, program: str, *arguments: str | Path, text: str = "") -> None:
         newer = ("--locale-provider", "builtin", "--builtin-locale", "C.UTF-8")
@@ -243,7 +243,9 @@ METADATA = [
         ({"n' OR true --": {"$exists": True}}, []),
     ],
 )
-def test_filters_choose_what_they_say(conn: connection.Connection, filter: Any, expected: list[int]) -> None:
+def test_filters_select_the_matching_documents(
+    conn: connection.Connection, filter: Any, expected: list[int]
+) -> None:
     assert matching(conn, filter) == expected
 
 
@@ -262,7 +264,7 @@ def test_filters_choose_what_they_say(conn: connection.Connection, filter: Any, 
         ({"n": object()}, "filter has a value that JSON cannot hold"),
     ],
 )
-def test_a_wrong_filter_is_one_sentence(filter: Any, sentence: str) -> None:
+def test_an_invalid_filter_raises_one_sentence(filter: Any, sentence: str) -> None:
     with pytest.raises(InvalidQuery) as caught:
         compile_filter(filter)
     assert sentence in str(caught.value)
@@ -271,19 +273,19 @@ def test_a_wrong_filter_is_one_sentence(filter: Any, sentence: str) -> None:
 @pytest.mark.parametrize(
     "filter", [None, {}, {"$or": [{"team": 1}]}, {"team": {"$ne": 1}}, {"team": [1]}, {"team": None}]
 )
-def test_a_tenant_must_be_named_at_the_top_by_one_value(filter: Any) -> None:
+def test_a_filter_without_one_tenant_at_its_top_level_is_rejected(filter: Any) -> None:
     with pytest.raises(InvalidQuery, match="needs its TENANT_FIELD in every filter"):
         compile_filter(filter, tenant_field="team")
 
 
 @pytest.mark.parametrize("filter", [{"team": 1}, {"team": {"$eq": 1}, "$or": [{"a": 1}, {"a": 2}]}])
-def test_a_named_tenant_passes(filter: Any) -> None:
+def test_a_filter_with_one_tenant_is_accepted(filter: Any) -> None:
     compile_filter(filter, tenant_field="team")
 
 
 @given(filter=filters)
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_filter_runs_or_is_a_clear_error(conn: connection.Connection, filter: Any) -> None:
+def test_any_filter_runs_or_raises_invalid_query(conn: connection.Connection, filter: Any) -> None:
     try:
         compiled = compile_filter(filter)
     except InvalidQuery:

@@ -1,4 +1,4 @@
-"""A deleted document fences late messages for 30 days, and is forgotten then."""
+"""Tombstones reject late messages for 30 days after a deletion."""
 
 from uuid import uuid4
 
@@ -14,44 +14,44 @@ DOCUMENTS = "SELECT id FROM vector_index.documents ORDER BY id"
 
 
 def age(application: Application, days: float) -> None:
-    """Let all that was deleted, and all that was not, have changed so long ago."""
+    """Move the last change of all documents into the past."""
     application.rows(
         f"UPDATE vector_index.documents SET changed_at = now() - {days} * interval '1 day' RETURNING 1"
     )
 
 
-def forgotten(application: Application) -> int:
+def deleted_tombstones(application: Application) -> int:
     with connection.checkout(application.url) as conn:
         build = builds.live(conn, "default")
         assert build is not None
         return garbage.collect_index(conn, build.index_id).tombstones
 
 
-def test_a_deleted_document_is_forgotten_after_thirty_days_and_one_that_is_there_never(
+def test_only_tombstones_are_deleted_after_thirty_days(
     application: Application,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """With more of them than a slice holds, and one of which only the deletion was ever seen."""
+    """More tombstones than a slice holds, and one for a document that never arrived."""
     monkeypatch.setattr(garbage, "SLICE", 2)
     application.put(*[{"id": n, "text": f"Words of {n}.", "version": 1} for n in range(5)])
     application.delete("0", "1", "3", "4", "unknown", version=2)
     age(application, TOMBSTONE_DAYS - 1)
-    assert forgotten(application) == 0
+    assert deleted_tombstones(application) == 0
     assert application.put({"id": "0", "text": "Late words.", "version": 1})["stale"] == 1
     age(application, TOMBSTONE_DAYS + 1)
-    assert forgotten(application) == 5
+    assert deleted_tombstones(application) == 5
     assert application.rows(DOCUMENTS) == [("2",)]
     assert application.search("words") == ["2"]
     assert application.put({"id": "0", "text": "New words.", "version": 1})["indexed"] == 1
 
 
 @pytest.mark.parametrize("deleted_again", [False, True])
-def test_a_document_that_comes_back_just_before_it_is_forgotten_stays(
+def test_a_document_that_returns_during_the_deletion_of_its_tombstone_stays(
     application: Application,
     monkeypatch: pytest.MonkeyPatch,
     deleted_again: bool,
 ) -> None:
-    """The collection has found it, and looks again under the lock."""
+    """The collection has found the tombstone, and checks it again under the lock."""
     application.put({"id": "a", "text": "Words.", "version": 1})
     application.delete("a", version=2)
     age(application, TOMBSTONE_DAYS + 1)
@@ -85,11 +85,11 @@ def enqueue(application: Application, id: str, version: int) -> None:
 
 
 @pytest.mark.parametrize("way", ["by id", "of an enqueued text, by id", "of an enqueued text, by a filter"])
-def test_a_deletion_before_there_is_an_index_fences_as_one_behind_it(
+def test_a_deletion_before_the_index_exists_leaves_a_tombstone(
     application: Application,
     way: str,
 ) -> None:
-    """It needs no provider for that: only a document makes the tables."""
+    """The deletion needs no provider, because only a document creates the tables."""
     if way == "by id":
         application.delete("a", version=7)
     else:
@@ -106,15 +106,15 @@ def test_a_deletion_before_there_is_an_index_fences_as_one_behind_it(
     assert application.search("words") == ["a"]
 
 
-def test_a_deletion_before_there_is_an_index_is_done_once(application: Application) -> None:
-    """Delivered again behind the document that came back, it leaves that."""
+def test_a_redelivered_deletion_before_the_index_exists_is_ignored(application: Application) -> None:
+    """The redelivery arrives after the document returned, and must keep it."""
     first = staging.delete(application.target, "task", ["a"], 5)
     application.put(LATE)
     assert staging.delete(application.target, "task", ["a"], 9) == first
     assert application.state("a")["state"] == "live"
 
 
-def test_dropping_an_index_that_is_nothing_but_fences_lifts_them(application: Application) -> None:
+def test_drop_deletes_the_tombstones_of_an_index_without_documents(application: Application) -> None:
     application.delete("a", version=7)
     with connection.checkout(application.url) as conn:
         report = indexes.drop(conn, "default", "task", configured=True)

@@ -1,4 +1,4 @@
-"""A line of the log: one event, its keys, and nothing that a reader of lines has to guess."""
+"""Each line of the log is one event with its keys, as JSON."""
 
 import json
 import logging
@@ -35,8 +35,10 @@ def test_an_event_is_one_json_object_with_its_keys() -> None:
     }
 
 
-def test_a_retry_tells_what_failed_and_when_it_is_tried_again(caplog: pytest.LogCaptureFixture) -> None:
-    """The class of the error alone: its words may be those of Postgres, which quote rows."""
+def test_a_retry_event_has_the_error_class_and_the_time_of_the_next_attempt(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Without the message, because Postgres quotes rows in its messages."""
     for attempt in stamina.retry_context(on=ValueError, attempts=2, wait_initial=0.001, wait_jitter=0):
         with attempt:
             if attempt.num == 1:
@@ -49,7 +51,7 @@ def test_a_retry_tells_what_failed_and_when_it_is_tried_again(caplog: pytest.Log
 @pytest.mark.parametrize(
     "value", ["one", "two words", 'a "quoted" one', "new\nline", "", "a=b", "café", "\\"]
 )
-def test_whatever_a_value_holds_an_event_is_one_line(value: str) -> None:
+def test_an_event_is_one_line_for_any_value(value: str) -> None:
     told = record("request_failed", log_fields(error=value, inputs=3))
     line = Text(EVENTS).format(told)
     assert line.splitlines() == [line]
@@ -59,13 +61,13 @@ def test_whatever_a_value_holds_an_event_is_one_line(value: str) -> None:
     assert json.loads(JSONLines(EVENTS).format(told))["error"] == value
 
 
-def test_a_sentence_without_keys_stands_for_itself() -> None:
+def test_a_message_without_keys_is_an_event_of_its_own() -> None:
     told = record("%d seconds are left", {}, 3)
     assert Text(EVENTS).format(told).endswith(" WARNING vector_index.test: 3 seconds are left")
     assert json.loads(JSONLines(EVENTS).format(told))["message"] == "3 seconds are left"
 
 
-def test_what_celery_says_of_a_task_has_its_id_and_neither_arguments_nor_result() -> None:
+def test_celery_events_have_the_task_id_without_arguments_and_result() -> None:
     (message,) = EVENTS
     data = {
         "name": "tasks.chat",
@@ -82,7 +84,7 @@ def test_what_celery_says_of_a_task_has_its_id_and_neither_arguments_nor_result(
     assert "secret" not in Text(EVENTS).format(told) + str(values)
 
 
-def test_a_bug_has_its_traceback_in_the_same_line() -> None:
+def test_a_traceback_is_in_the_line_of_its_event() -> None:
     try:
         raise ZeroDivisionError("of a bug")
     except ZeroDivisionError:
@@ -94,6 +96,6 @@ def test_a_bug_has_its_traceback_in_the_same_line() -> None:
     assert "ZeroDivisionError: of a bug" in Text(EVENTS).format(told).splitlines()[-1]
 
 
-def test_of_many_documents_some_are_named_and_all_are_counted() -> None:
+def test_an_event_of_many_documents_names_some_and_counts_all() -> None:
     ids = [str(number) for number in range(1000)]
     assert logs.document_fields(ids) == {"documents": 1000, "ids": ids[: logs.SHOWN_IDS]}
