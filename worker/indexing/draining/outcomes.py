@@ -161,9 +161,8 @@ def _retry(outcome: Outcome, sent: Response, error: VectorIndexError, max_pause_
 
 
 def _pause(error: VectorIndexError, max_pause_seconds: float) -> Pause | None:
-    if isinstance(
-        error, SettingsError
-    ):  # only a probe shows whether they are fixed, and costs less than a request
+    if isinstance(error, SettingsError):
+        # a probe shows whether they are fixed, and costs less than a request
         return Pause(seconds=backoff.PAUSE_SECONDS, unusable=error)
     if isinstance(error, ProviderUnavailable) and error.rate_limited:
         # without a time, or with one that is over, it would refuse the next request at once

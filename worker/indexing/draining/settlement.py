@@ -74,9 +74,8 @@ class Settlement:
         """How the claim ends without a request; `None`: send it."""
         if (exhausted := outcomes.exhausted(claim.inputs)) is not None:
             return exhausted
-        if (
-            alone and self.sender.provider.failure is not None
-        ):  # down since: a request would count as an attempt
+        # the provider went down since the claim: a request would count as an attempt
+        if alone and self.sender.provider.failure is not None:
             return outcomes.NOT_SENT
         return None
 
