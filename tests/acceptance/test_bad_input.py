@@ -44,7 +44,7 @@ def only_line(done: "subprocess.CompletedProcess[str]") -> str:
         (["search", "x", "--index", "defalt"], {}, 2, "there is no index 'defalt': did you mean 'default'?"),
         (["index", "no-such-file"], {}, 2, "no-such-file does not exist"),
         (["plan", "no-such-file"], {}, 2, "no-such-file does not exist"),
-        (["models"], {"LLM_USER_PATH": "/dev/null/llm"}, 2, "set LLM_USER_PATH to one that can be written"),
+        (["models"], {"LLM_USER_PATH": "/dev/null/llm"}, 2, "set LLM_USER_PATH to a writable folder"),
         (["status"], {}, 3, "run `vector-index up`"),
         (["search", "x"], BROKER, 3, "the broker 'redis://***@127.0.0.1:1/0' cannot be reached"),
         (["worker"], POSTGRES | BROKER, 3, "Postgres at 127.0.0.1:1/x is unreachable"),
@@ -100,7 +100,7 @@ def test_flower_exits_for_a_port_in_use_or_an_invalid_port(tmp_path: Path) -> No
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         code, line = failed(tmp_path, ["flower", "--port", port], **POSTGRES, **BROKER)
-    assert f"Flower cannot listen on 127.0.0.1:{port} (Address already in use): end the program" in line
+    assert f"Flower cannot listen on 127.0.0.1:{port} (Address already in use): stop the program" in line
     assert code == 2
     code, line = failed(tmp_path, ["flower"], **POSTGRES, **BROKER, FLOWER_PORT="http")
     assert "a FLOWER_* variable has a wrong value" in line

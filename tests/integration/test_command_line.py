@@ -166,6 +166,7 @@ def test_doctor_reports_missing_workers(
     found = checks(capsys, code=3)
     assert {name: check["ok"] for name, check in found.items()} == {
         "settings": True,
+        "libraries": True,
         "llm": True,
         "embedding default": True,
         "chat default": True,

@@ -137,7 +137,7 @@ def test_a_run_whose_worker_died_for_good_is_closed_by_the_next(shop: Applicatio
         reindex(shop, DyingSource(large), "one")
     run(shop, shelf, "two")
     assert history(shop, "task_id, outcome") == [("one", "failed"), ("two", "done")]
-    assert "its worker died or was stuck" in history(shop, "message")[0][0]
+    assert "its worker died or hung" in history(shop, "message")[0][0]
 
 
 def test_runs_are_deleted_from_the_history_after_ninety_days(shop: Application, shelf: Shelf) -> None:

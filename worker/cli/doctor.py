@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import click
 
 from worker import backends, wiring
+from worker.celery.upstream import registry
 from worker.cli.client import Client
 from worker.cli.models import llm_installation
 from worker.cli.options import json_option
@@ -73,6 +74,7 @@ def doctor(offline: bool, as_json: bool) -> int:
 def diagnoses(configuration: Configuration, offline: bool) -> Iterator[Diagnosis]:
     """Run the checks in order. A check that depends on a failed one is left out."""
     yield _diagnose("settings", partial(_settings, configuration))
+    yield _diagnose("libraries", _libraries)
     plugins = _diagnose("llm", _llm)
     yield plugins
     # when a plugin fails to load, llm finds no model at all
@@ -112,6 +114,12 @@ def _settings(configuration: Configuration) -> str:
         f"Python {platform.python_version()}, indexes {', '.join(configuration.indexes)}, "
         f"home {configuration.home}{notices}"
     )
+
+
+def _libraries() -> str:
+    if found := list(registry.check()):
+        raise SettingsError("; ".join(found))
+    return registry.verified()
 
 
 def _llm() -> str:
