@@ -88,7 +88,7 @@ def test_invalid_document_fails_alone_with_its_reason(system: System, index: str
     result = system.call("tasks.index_documents", documents=[*bad, *PETS], index=index)
     assert result["indexed"] == 3
     assert [entry["error"] for entry in result["failed"]] == [
-        "id is missing: give every document a string or an integer",
+        "id is missing: give every document a string or an integer as its id",
         "metadata must be an object, not a list",
         "id must be a string or an integer, not a boolean",
         "text must be a string, not missing",
@@ -135,7 +135,7 @@ def test_progress_counts_documents_and_chunks(system: System, remote: Provider) 
         ("search", {"query": "x", "per_document": 0}, "InvalidQuery", "per_document"),
         ("index_documents", {"documents": {"id": 1}}, "InvalidQuery", "documents must be a list of objects"),
         ("index_documents", {"documents": [], "index": "x"}, "UnknownIndex", "there is no index 'x'"),
-        ("delete_documents", {}, "InvalidQuery", "give ids or filter"),
+        ("delete_documents", {}, "InvalidQuery", "give either ids or filter"),
         ("delete_documents", {"ids": [None]}, "InvalidQuery", "id is missing"),
         ("status", {"ids": "abc"}, "InvalidQuery", "ids must be a list"),
     ],

@@ -157,7 +157,7 @@ def test_unavailable_provider_is_tried_three_times_before_the_task_fails(
 ) -> None:
     provider.inject("unavailable", times=3)
     task = chats.send("tasks.chat", CHAT, question=BIRDS, stream=True, index="remote")
-    with pytest.raises(Exception, match=r"^gpt-3.5-turbo: HTTP 503 .* to be tried again later$") as error:
+    with pytest.raises(Exception, match=r"^gpt-3.5-turbo: HTTP 503 .*: retry later$") as error:
         task.get(timeout=PATIENCE_SECONDS)
     assert type(error.value).__name__ == "ProviderUnavailable"
     assert len(provider.prompts) == 3

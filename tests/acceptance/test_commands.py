@@ -111,7 +111,7 @@ def test_reindex_of_a_failing_source_prints_one_line_and_exits_3(reader: System)
 def test_reindex_of_an_index_without_a_source_names_the_setting(reader: System) -> None:
     done = reader.command("reindex", "--index", "plain")
     assert done.returncode == 2
-    assert "index 'plain' has no source" in done.stderr
+    assert "index 'plain' has no SOURCE" in done.stderr
 
 
 def test_find_similar_by_name(reader: System, docs: Path) -> None:

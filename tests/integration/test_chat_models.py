@@ -140,7 +140,7 @@ def test_an_answer_cut_off_by_max_tokens_is_returned_with_a_warning_in_the_log(
     assert reply.text == provider.answer
     (told,) = [record for record in caplog.records if record.name == "vector_index.chat"]
     assert told.getMessage() == "answer_cut_off"
-    assert told.keys["model"] == model_id  # type: ignore[attr-defined]
+    assert told.fields["model"] == model_id  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("abruptly", [True, False])

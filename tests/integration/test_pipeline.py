@@ -204,7 +204,7 @@ def test_an_overtaken_document_counts_as_stale_once_the_newer_one_is_live(applic
         ({"id": "a", "text": "é" * 5_001}, "10,002 bytes"),
         ({"id": "a", "text": "x", "metadata": [1]}, "metadata must be an object"),
         ({"id": "a", "text": "x", "metadata": {"a": float("nan")}}, "metadata.a is nan"),
-        ({"id": "a", "text": "x", "metadata": {"a": object()}}, "not JSON"),
+        ({"id": "a", "text": "x", "metadata": {"a": object()}}, "not a JSON value"),
         ({"id": "a", "text": "x", "version": "3"}, "version must be an integer"),
         ({"id": "a", "text": "x", "version": 2**63}, "64 bits"),
         ({"id": "a", "text": "x", "body": "y"}, "unknown field 'body'"),
@@ -447,7 +447,7 @@ def test_a_search_blocked_by_a_lock_times_out_with_a_sentence(
     with connection.connect(application.url) as conn, conn.transaction():
         conn.execute("LOCK TABLE vector_index.chunks_1 IN ACCESS EXCLUSIVE MODE")
         with pytest.raises(
-            ServiceUnreachable, match="unable for now: canceling statement due to statement timeout"
+            ServiceUnreachable, match="cannot do this now: canceling statement due to statement timeout"
         ):
             application.search("words")
     assert application.search("words") == ["a"]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from worker.celery import startup
+from worker.celery import startup_checks
 from worker.celery.application import beat_entries
 from worker.sources.scheduling import next_due
 from worker.store import connection, schedule
@@ -75,7 +75,7 @@ def beat(url: str) -> Beat:
 def test_beat_polls_only_if_an_index_has_a_schedule(
     schedules: dict[str, str], seconds: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(startup, "schedules", lambda: schedules)
+    monkeypatch.setattr(startup_checks, "schedules", lambda: schedules)
     found = beat_entries().get("due")
     assert (found and found["schedule"]) == seconds
 

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import redis
+from celery import current_app
 from celery.apps import worker as celery_worker
 from celery.concurrency.asynpool import ResultHandler
 from kombu import Consumer, Message, Queue
@@ -276,8 +277,10 @@ def test_a_monitor_gets_no_arguments_from_the_sender(library: Library, broker_ur
 
 
 @needs("TaskResult.get", raises=AssertionError)
-def test_flower_serves_no_results(library: Library) -> None:
+def test_flower_serves_no_results(library: Library, broker_url: str) -> None:
     pytest.importorskip("flower")
+    before = current_app._get_current_object()
+    library.app(broker_url).set_current()  # Flower asks the current app for its result backend
     answered: list[Any] = []
 
     async def stored(*_: Any, **__: Any) -> Any:
@@ -294,9 +297,12 @@ def test_flower_serves_no_results(library: Library) -> None:
         finish=answered.append,
         write=answered.append,
     )
-    answer = library.attribute("TaskResult.get")(handler, "7")
-    if inspect.isawaitable(answer):
-        asyncio.run(answer)  # type: ignore[arg-type]
+    try:
+        answer = library.attribute("TaskResult.get")(handler, "7")
+        if inspect.isawaitable(answer):
+            asyncio.run(answer)  # type: ignore[arg-type]
+    finally:
+        before.set_current()
     assert answered[0] == 404
 
 
