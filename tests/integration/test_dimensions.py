@@ -124,7 +124,7 @@ def test_the_probe_at_the_start_finds_wrong_dimensions(
     provider.inject("wrong_dimension", times=None)
     application.drainer.start()
     try:
-        eventually(lambda: "returns vectors of length 511, where 512" in last_error(application))
+        eventually(lambda: "returns vectors of length 511 instead of 512" in last_error(application))
         task_id = application.stage({"id": "b", "text": "More words."})
         eventually(lambda: provider.stats().requests > 6)
         assert {text for request in provider.requests for text in request.body["input"]} == {PROBE}
