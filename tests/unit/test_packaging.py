@@ -10,7 +10,9 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
+from worker.celery.upstream.registry import CHANGES
 from worker.cli import cli
 
 ROOT = Path(__file__).parents[2]
@@ -66,6 +68,15 @@ def test_lock_satisfies_the_requirements_of_the_project(lock: str, extras: list[
         found = versions.get(canonicalize_name(requirement.name), [])
         assert found, f"{requirement} is not in {lock}: run make lock"
         assert all(requirement.specifier.contains(version) for version in found), f"{requirement} and {found}"
+
+
+@pytest.mark.parametrize("library", sorted({change.library for change in CHANGES}))
+def test_a_changed_library_is_pinned_to_its_tested_minor_version(library: str) -> None:
+    """The next minor version may rename what a change replaces, and messages would be lost without a word."""
+    [pin] = [requirement for requirement in required("flower") if requirement.name == library]
+    tested = Version({change.verified for change in CHANGES if change.library == library}.pop())
+    assert pin.specifier.contains(tested)
+    assert not pin.specifier.contains(f"{tested.major}.{tested.minor + 1}.0")
 
 
 def test_image_has_the_tested_versions() -> None:
