@@ -182,7 +182,7 @@ FAULTS = [
         name="document that crashes the worker",
         inject=lambda rig: None,
         trigger_words=["lethal"],
-        failed="the worker died each time",
+        failed="the worker process died each time",
         index="deadly",
         embedded_again=IN_FLIGHT,
     ),

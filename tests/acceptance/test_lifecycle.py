@@ -25,7 +25,7 @@ def test_jobs_of_a_paused_index_finish_after_resume(system: System, index: str) 
     assert "paused since" in system.command("status", "--index", index).stdout
     assert system.call("tasks.search", CHAT, query="ships", index=index)[0]["document_id"] == "a"
     resumed = system.command("resume", "--index", index)
-    assert (resumed.returncode, resumed.stdout) == (0, f"{index}: goes on\n")
+    assert (resumed.returncode, resumed.stdout) == (0, f"{index}: resumed\n")
     assert waiting.get(timeout=PATIENCE_SECONDS)["indexed"] == 1
     assert system.call("tasks.status", CHAT, index=index)["paused"] is None
 
@@ -52,8 +52,8 @@ def test_drop_asks_for_the_name_of_the_index(system: System, index: str) -> None
     assert (right.returncode, right.stdout.splitlines()) == (
         0,
         [
-            f"{index}: dropped with 1 documents in 1 builds",
-            f"the settings name {index}: the next document for it makes it anew",
+            f"{index}: dropped 1 document in 1 build",
+            f"the settings still name {index}: its next document creates it again",
         ],
     )
     assert system.call("tasks.search", CHAT, query="ships", index=index) == []

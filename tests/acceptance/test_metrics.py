@@ -103,6 +103,6 @@ def test_each_pool_counts_all_that_its_processes_do_and_a_dead_one_takes_no_coun
         second = system.command("worker", "--name", "second", "--metrics-port", str(ports["embed"]))
         assert second.returncode == 2
         assert second.stderr.splitlines()[-1].startswith(
-            f"vector-index: METRICS_PORT: cannot listen on 127.0.0.1:{ports['embed']} (Address already in use): end"
+            f"vector-index: METRICS_PORT: cannot listen on 127.0.0.1:{ports['embed']} (Address already in use); stop"
         )
     assert not list((tmp_path / "tmp").glob("vector-index-metrics-*"))

@@ -169,7 +169,7 @@ def test_doctor_reports_missing_keys_and_unreachable_providers(
     found = checks(run("doctor", "--json", VECTOR_INDEX=models, **keys))
     for name in (*gemini, *mistral):
         assert found[name]["code"] == 3
-        assert "the provider does not answer; check its address, or wait" in found[name]["detail"]
+        assert "the provider does not answer; check its URL, or wait" in found[name]["detail"]
         assert "geheim" not in found[name]["detail"]
 
 

@@ -18,7 +18,8 @@ import redis
 from celery import current_app
 from celery.apps import worker as celery_worker
 from celery.concurrency.asynpool import ResultHandler
-from kombu import Consumer, Message, Queue
+from kombu import Consumer, Message, Queue, pools
+from kombu.exceptions import OperationalError
 from kombu.transport.redis import Mutex
 from redis.exceptions import OutOfMemoryError, ResponseError
 
@@ -190,6 +191,24 @@ def test_a_full_broker_takes_the_successor_of_a_task(
             producer.publish("x", routing_key="first", serializer="json")
     assert own.llen("first") == 1
     assert 0 < own.ttl("first") <= 60
+
+
+@needs("ConnectionPool.new", raises=OperationalError)
+def test_a_full_broker_takes_the_successor_that_an_app_sends(
+    library: Library, own_url: str, own: "redis.Redis"
+) -> None:
+    """An app sends through a pool of connections, which must have our channel like a connection by itself."""
+    app = library.app(own_url)
+    with app.connection_for_write() as connection:
+        Queue("celery", channel=connection.default_channel).declare()
+    fill(own)
+    try:
+        with past_memory_limit():
+            app.send_task("tasks.any", retry=False)
+    finally:
+        app.close()
+        pools.reset()
+    assert own.llen("celery") == 1
 
 
 @needs("Channel._queue_bind", raises=OutOfMemoryError)

@@ -73,12 +73,31 @@ class Transport(stock.Transport):
     Channel = Channel
 
 
-class Connection(connection.Connection):
-    """A connection that replaces kombu's Redis transport by ours, for every form of address."""
+class OwnTransport(connection.Connection):
+    """Replaces kombu's Redis transport by ours, for every form of address."""
 
     def get_transport_cls(self) -> Any:
         found = super().get_transport_cls()  # type: ignore[no-untyped-call]
         return Transport if found is stock.Transport else found
+
+
+class PooledConnection(OwnTransport, connection.PooledConnection):
+    """A connection of a pool: everything that a worker sends goes through one."""
+
+
+class ConnectionPool(connection.ConnectionPool):
+    """A pool of our connections. kombu's makes connections of its own class, whichever class asked for the pool."""
+
+    def new(self) -> PooledConnection:
+        info = dict(self.connection._info(resolve=False))
+        return PooledConnection(self, **info)  # type: ignore[no-untyped-call]
+
+
+class Connection(OwnTransport):
+    """A connection of our app, by itself or as the model of a pool."""
+
+    def Pool(self, limit: int | None = None, **kwargs: Any) -> ConnectionPool:
+        return ConnectionPool(self, limit, **kwargs)  # type: ignore[no-untyped-call]
 
 
 class AMQP(amqp.AMQP):

@@ -20,7 +20,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from worker.celery.upstream import monitors, pool_results, shutdown_notice
-from worker.celery.upstream.channel import Channel
+from worker.celery.upstream.channel import Channel, ConnectionPool
 from worker.celery.upstream.redelivery import UnackedMessages
 from worker.celery.upstream.results import RedisBackend
 from worker.errors import SettingsError
@@ -166,6 +166,15 @@ CHANGES = (
         upstream="not reported",
         verified=KOMBU,
         fingerprint="c0d92cc692227b6e",
+    ),
+    Change(
+        owner="kombu.connection:ConnectionPool",
+        name="new",
+        replacement=ConnectionPool,
+        reason="connections of a pool have kombu's own channel, so that a full broker refuses a task's successor",
+        upstream="not reported",
+        verified=KOMBU,
+        fingerprint="bbcc5059247fe5a4",
     ),
     Change(
         owner="celery.backends.redis:RedisBackend",
