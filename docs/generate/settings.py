@@ -2,7 +2,6 @@
 
 import dataclasses
 import inspect
-import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -18,6 +17,8 @@ from worker.reference import Setting, described
 from worker.sources.callable import CallableSource
 from worker.sources.files import FolderSource
 from worker.sources.sql import SQLSource
+
+from .text import bullets, first_sentence, wrapped
 
 # fields that are not settings of their own: names of entries, sections, and what is derived
 NOT_SETTINGS = {
@@ -139,7 +140,7 @@ and the options of that class under `CONFIG`. [How to use them](../how-to/source
 """
 
 
-def page() -> str:
+def text() -> str:
     """Return the page. Raises ValueError for a setting without a description."""
     return "\n".join(_parts()).rstrip() + "\n"
 
@@ -165,7 +166,7 @@ def _parts() -> Iterator[str]:
         for field, setting, hint, default in fields_of(cls):
             yield _entry(key(cls, field), setting, hint, default)
     for cls in SOURCES:
-        yield f"### `CONFIG` of {cls.__name__}\n\n`{cls.__module__}.{cls.__name__}`: {_first_sentence(cls)}\n"
+        yield f"### `CONFIG` of {cls.__name__}\n\n`{cls.__module__}.{cls.__name__}`: {first_sentence(cls)}\n"
         for name, setting, hint, default in arguments_of(cls):
             yield _entry(name.upper(), setting, hint, default, level=4)
 
@@ -211,23 +212,7 @@ def _entry(
         f"Default: {setting.default or _literal(default)}",
         f"Example: `{assignment.format(name=name, example=setting.example)}`",
     ]
-    described = "\n".join(_wrapped(line, "- ") for line in lines)
-    return f"{'#' * level} `{name}`\n\n{_wrapped(setting.meaning)}\n\n{described}\n"
-
-
-def _wrapped(text: str, bullet: str = "") -> str:
-    return textwrap.fill(
-        text,
-        120,
-        initial_indent=bullet,
-        subsequent_indent=" " * len(bullet),
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
-
-
-def _first_sentence(cls: type) -> str:
-    return (inspect.getdoc(cls) or "").partition(". ")[0].split("\n")[0].rstrip(".") + "."
+    return f"{'#' * level} `{name}`\n\n{wrapped(setting.meaning)}\n\n{bullets(lines)}\n"
 
 
 def _literal(value: object) -> str:

@@ -9,11 +9,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
+import click
 import pytest
 
 import settings
 from docs import generate
+from docs.generate import command_line
 from docs.generate.settings import SOURCES, arguments_of, fields_of
+from worker.cli import COMMANDS
 from worker.configuration import (
     ChatBackendSettings,
     Configuration,
@@ -39,7 +42,9 @@ PAGE = generate.PAGES["settings.md"]()
 
 @pytest.mark.parametrize("name", generate.PAGES)
 def test_each_page_equals_what_the_code_says(name: str) -> None:
-    assert (generate.FOLDER / name).read_text(encoding="utf-8") == generate.text_of(name), "run `make docs`"
+    assert generate.is_current(name), (
+        f"docs/reference/{name} differs from the code: run `make docs`, commit it"
+    )
 
 
 def test_check_names_the_page_that_drifted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +99,21 @@ def test_every_key_of_a_section_is_on_the_page() -> None:
             assert field.name == "name" or f"### `{key(cls, field.name)}`" in PAGE
 
 
-# The examples
+# The command line
+
+
+def test_a_new_option_is_on_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    grown = click.Option(["--new-option"], help="Do something new.")
+    monkeypatch.setattr(command_line.command("up"), "params", [*command_line.command("up").params, grown])
+    assert re.search(r"--new-option TEXT +Do something new\.", command_line.text())
+    assert generate.drifted() == ["command-line.md"]
+
+
+def test_every_command_is_on_the_page() -> None:
+    assert re.findall(r"^### (\w+)$", command_line.text(), re.MULTILINE) == list(COMMANDS)
+
+
+# The examples of the settings
 
 
 @pytest.mark.parametrize("name", list(layers.SCALARS))
