@@ -105,6 +105,50 @@ def test_celery_broker_url_is_read_as_broker_url() -> None:
     assert "BROKER_URL is 'redis://***@b/0' and CELERY_BROKER_URL is 'redis://***@a/0'" in message
 
 
+def test_address_of_another_broker_is_left_to_the_application(tmp_path: Path) -> None:
+    """A shared environment, or a Django settings module, may name a RabbitMQ and a database for results."""
+    theirs = {"CELERY_BROKER_URL": "amqp://u:geheim@mq//", "CELERY_RESULT_BACKEND": "rpc://"}
+    ours = load({**theirs, "BROKER_URL": "redis://a:1/0"})
+    assert (ours.broker_url, ours.result_backend) == ("redis://a:1/0", "redis://a:1/0")
+    assert "CELERY_BROKER_URL is 'amqp://***@mq//', which is no address of a Redis" in ours.notices[0]
+    text = "CELERY_BROKER_URL = ['amqp://mq//', 'amqp://mq2//']\nCELERY_RESULT_BACKEND = 'django-db'\n"
+    embedded = load(given(tmp_path, text))
+    assert (embedded.broker_url, embedded.result_backend, len(embedded.notices)) == ("", "", 2)
+
+
+def test_result_backend_of_a_django_settings_module_is_read(tmp_path: Path) -> None:
+    text = "CELERY_BROKER_URL = 'redis://a:1/0'\nCELERY_RESULT_BACKEND = 'redis://a:1/1'\n"
+    configuration = load(given(tmp_path, text))
+    assert (configuration.broker_url, configuration.result_backend) == ("redis://a:1/0", "redis://a:1/1")
+
+
+@pytest.mark.parametrize("line", ["from .base import *", "from shop.base import *"])
+def test_settings_file_inside_a_package_is_told_its_dotted_name(tmp_path: Path, line: str) -> None:
+    (tmp_path / "shop").mkdir()
+    path = tmp_path / "shop/production.py"
+    path.write_text(line)
+    message = sentence({"VECTOR_INDEX_SETTINGS": str(path)})
+    assert f"set VECTOR_INDEX_SETTINGS to 'shop.production' and start the workers in {tmp_path}" in message
+
+
+def test_settings_file_changes_neither_the_import_path_nor_our_tasks(tmp_path: Path) -> None:
+    """Its folders stay importable, after ours."""
+    (tmp_path / "apps").mkdir()
+    (tmp_path / "apps/tasks.py").write_text("")
+    before = list(sys.path)
+    ours = sys.modules.pop("tasks", None)
+    try:
+        folder = str(tmp_path / "apps")
+        load(given(tmp_path, f"import sys\nsys.path.insert(0, {folder!r})\nimport tasks\n"))
+        assert sys.path[: len(before)] == before
+        assert sys.path[-1] == folder
+        assert "tasks" not in sys.modules
+    finally:
+        sys.path[:] = before
+        if ours is not None:
+            sys.modules["tasks"] = ours
+
+
 def test_shorthands_set_the_models_of_the_default_backends() -> None:
     default = load({"EMBEDDING_MODEL": "3-small", "CHAT_MODEL": "gpt-4o-mini"}).index("default")
     assert (default.embedding_backend.model_id, default.chat_backend.model_id) == ("3-small", "gpt-4o-mini")
@@ -361,7 +405,14 @@ def test_prompt_option_in_init_kwargs_is_rejected() -> None:
     [
         ("DEBUG = True\nX = = 1\n", "line 2 of {path} is not Python"),
         ("import os\n\nX = os.environ['NO_SUCH_VARIABLE']\n", "line 3 of {path} raised KeyError"),
+        (
+            "import os\nX = os.environ['NOT_SET']\n",
+            "set the environment variable 'NOT_SET' for the workers too",
+        ),
         ("import no_such_module\n", "line 1 of {path} raised ModuleNotFoundError"),
+        ("import no_such_module.part\n", "install 'no_such_module' into the environment of the workers"),
+        ("import json.no_such_part\n", "fix that import"),
+        ("import sys\nsys.exit('no database')\n", "line 2 of {path} raised SystemExit (no database)"),
     ],
 )
 def test_error_in_the_settings_file_names_its_line(tmp_path: Path, text: str, expected: str) -> None:

@@ -2,8 +2,9 @@
 
 from importlib import import_module
 from threading import Lock
-from traceback import walk_tb
+from traceback import extract_tb, walk_tb
 
+from worker import application_code
 from worker.errors import SettingsError, VectorIndexError
 
 # raised by a plugin or a file of models that Python cannot read
@@ -17,14 +18,23 @@ def load_class(path: str) -> type:
     """Import the class of a dotted path, such as a user's own. Raises SettingsError if there is none."""
     module, _, name = path.rpartition(".")
     try:
-        found = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise SettingsError(
-            f"CLASS {path!r} cannot be imported ({error}): set it to a class, as package.module.Class"
-        ) from error
+        with application_code.isolated():
+            found = getattr(import_module(module), name)
+    except Exception as error:
+        raise SettingsError(f"CLASS {path!r} cannot be imported ({_problem(module, error)}") from error
     if not isinstance(found, type):
         raise SettingsError(f"CLASS {path!r} is not a class: set it to one, as package.module.Class")
     return found
+
+
+def _problem(module: str, error: Exception) -> str:
+    missing = error.name if isinstance(error, ModuleNotFoundError) else None
+    if missing and not f"{module}.".startswith(f"{missing}."):
+        return f"{error}): {application_code.advice(missing)}"
+    if isinstance(error, ImportError | AttributeError | ValueError):
+        return f"{error}): set it to a class, as package.module.Class"
+    at = extract_tb(error.__traceback__)[-1]
+    return f"line {at.lineno} of {at.filename} raised {type(error).__name__}: {error}): fix that line"
 
 
 def load_plugins() -> None:

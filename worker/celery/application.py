@@ -20,6 +20,7 @@ from worker.celery.exits import exit_with, exit_with_error
 from worker.celery.heartbeat import HeartbeatThread
 from worker.celery.leases import RESTORE_SECONDS, VISIBILITY_TIMEOUT_SECONDS
 from worker.celery.log_filters import ShortenSchedulingErrors
+from worker.celery.own_addresses import OwnAddresses
 from worker.celery.shutdown import StopInTime
 from worker.celery.startup import SWEEP_SECONDS
 from worker.celery.upstream import registry
@@ -105,7 +106,7 @@ TASK_EVENTS = {
     trace.LOG_RETRY: "task_retried",
 }
 
-app = Celery(
+app = OwnAddresses(
     "vector_index",
     task_cls="worker.celery.task:BaseTask",
     amqp="worker.celery.upstream.channel:AMQP",
@@ -136,6 +137,7 @@ def configure(sender: Celery, **_: Any) -> None:
     except VectorIndexError as error:
         exit_with_error(error)
     entries = STATIC["beat_schedule"] | beat_entries()
+    sender.backend_cls = results
     sender.config_from_object(
         {
             **STATIC,

@@ -33,7 +33,7 @@ def check(sender: Any, **_: Any) -> None:
         )
     try:
         for notice in startup_checks.prepare():
-            logger.warning(notice)
+            logger.info(notice)  # `up` has printed it
         metrics_endpoint.serve(forks="prefork" in str(sender.pool_cls))
     except VectorIndexError as error:
         exit_with_error(error)

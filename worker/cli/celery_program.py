@@ -16,7 +16,9 @@ def run_celery(command: str, *arguments: str) -> int:
     # Celery warns of pickle when it runs as root; our workers refuse pickle
     warnings.filterwarnings("ignore", message="You're running the worker with superuser")
     app = import_module("worker.celery.application").app
-    return int(app.start(["--quiet", command, *arguments]) or 0)
+    # --app: without it, Celery would use the variable APP, which an image may set for its application
+    ours = ["--app", "worker.celery.application:app", "--quiet"]
+    return int(app.start([*ours, command, *arguments]) or 0)
 
 
 def _import_tasks() -> None:

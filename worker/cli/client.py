@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from celery import Celery
 from celery.result import AsyncResult
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
+from worker.celery.own_addresses import OwnAddresses
 from worker.configuration import Configuration
 from worker.configuration.addresses import redacted
 from worker.errors import ServiceUnreachable, VectorIndexError
@@ -36,12 +36,9 @@ class Client:
             self.broker_url = configuration.broker_url
         else:
             self.broker_url = attach(configuration.home, postgres=False).broker_url
-        self.app = Celery(
-            broker=self.broker_url,
-            backend=configuration.result_backend or self.broker_url,
-            set_as_current=False,
-            fixups=(),
-        )
+        results = configuration.result_backend or self.broker_url
+        self.app = OwnAddresses(broker=self.broker_url, backend=results, set_as_current=False, fixups=())
+        self.app.backend_cls = results
         self.app.conf.update(
             broker_transport_options={"socket_connect_timeout": 5, "socket_timeout": 30},
             redis_socket_connect_timeout=5,

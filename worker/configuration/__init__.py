@@ -47,8 +47,8 @@ def environment() -> MutableMapping[str, str]:
 def load(environ: Mapping[str, str] | None = None) -> Configuration:
     """Read the settings under this environment (None: the process's own); raises SettingsError."""
     environ = environment() if environ is None else environ
-    values = layers.merged(environ)
     notices: list[str] = []
+    values = layers.merged(environ, notices)
     embedding, overlaps = sections.embedding_backends(values["EMBEDDING_BACKENDS"], notices)
     chat = sections.chat_backends(values["CHAT_BACKENDS"], notices)
     broker = broker_url("BROKER_URL", values["BROKER_URL"])

@@ -6,6 +6,8 @@ from urllib.parse import urlsplit
 
 from worker.errors import SettingsError
 
+REDIS_SCHEMES = ("redis", "rediss", "redis+socket")
+
 
 def database_url(value: object) -> str:
     return _url(
@@ -19,8 +21,7 @@ def broker_url(name: str, value: object) -> str:
             f"{name} is {redacted(value)}, but Redis Sentinel is not supported; set it to the address of the master, "
             "or of a proxy that follows it, as redis://:password@host:6379/0"
         )
-    schemes = ("redis", "rediss", "redis+socket")
-    url = _url(name, value, schemes, "redis://:password@host:6379/0")
+    url = _url(name, value, REDIS_SCHEMES, "redis://:password@host:6379/0")
     number = urlsplit(url).path.strip("/")
     if not url.startswith("redis+socket:") and number and not number.isdecimal():
         raise SettingsError(
@@ -28,6 +29,11 @@ def broker_url(name: str, value: object) -> str:
             "redis://:password@host:6379/0"
         )
     return url
+
+
+def is_redis(value: object) -> bool:
+    """Whether it is the address of a Redis; an application may use another broker, such as amqp://."""
+    return isinstance(value, str) and value.partition("://")[0] in REDIS_SCHEMES
 
 
 def redis_url(url: str) -> str:

@@ -12,7 +12,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from worker.configuration.addresses import redacted
+from worker import application_code
+from worker.configuration.addresses import is_redis, redacted
 from worker.configuration.messages import KINDS, key, keys, mapping, shown
 from worker.configuration.objects import Configuration
 from worker.errors import SettingsError
@@ -22,9 +23,9 @@ from worker.reference import Setting, described
 SHORTHANDS = {"EMBEDDING_MODEL": "EMBEDDING_BACKENDS", "CHAT_MODEL": "CHAT_BACKENDS"}
 # The names that an environment or an override file may set; FOREIGN are those of other projects.
 SCALARS = (*(key(Configuration, field) for field in described(Configuration)), *SHORTHANDS)
-FOREIGN = ("CELERY_BROKER_URL", "WAGTAIL_VECTOR_INDEX", "WAGTAIL_VECTOR_INDEX_QUERY_PROMPT")
-# Celery lets these variables win over its own configuration, so they must mean the same as ours
+# An application's own names of our addresses. They stand in for ours if they are a Redis.
 CELERY_NAMES = {"CELERY_BROKER_URL": "BROKER_URL", "CELERY_RESULT_BACKEND": "RESULT_BACKEND"}
+FOREIGN = (*CELERY_NAMES, "WAGTAIL_VECTOR_INDEX", "WAGTAIL_VECTOR_INDEX_QUERY_PROMPT")
 SECTIONS = ("EMBEDDING_BACKENDS", "CHAT_BACKENDS", "INDEXES", "SOURCES")
 # an empty address in the environment means the embedded service; any other empty variable counts as absent
 ADDRESSES = ("DATABASE_URL", "BROKER_URL", "RESULT_BACKEND")
@@ -62,13 +63,13 @@ DESCRIPTIONS = {
 }
 
 
-def merged(environ: Mapping[str, str]) -> dict[str, Any]:
+def merged(environ: Mapping[str, str], notices: list[str]) -> dict[str, Any]:
     """Return the value of every setting and of every section of VECTOR_INDEX; raises SettingsError."""
     values: dict[str, Any] = {}
     for layer in (
         _from_ours(),
-        _from_file(environ.get(OVERRIDE, "")),
-        _from_environment(environ),
+        _from_file(environ.get(OVERRIDE, ""), notices),
+        _from_environment(environ, notices),
     ):
         values |= layer | _own_sections(layer)
         for shorthand, section in SHORTHANDS.items():
@@ -92,7 +93,7 @@ def shipped() -> ModuleType:
     return module
 
 
-def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+def _from_environment(environ: Mapping[str, str], notices: list[str]) -> dict[str, Any]:
     given = {name: environ[name].strip() for name in (*SCALARS, *CELERY_NAMES) if name in environ}
     layer: dict[str, Any] = {name: value for name, value in given.items() if value or name in ADDRESSES}
     if environ.get("VECTOR_INDEX"):
@@ -104,10 +105,10 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
                 f"VECTOR_INDEX in the environment is not JSON ({error.msg} at character {error.pos}); "
                 "set it to a JSON object, or move it to the file that VECTOR_INDEX_SETTINGS names"
             ) from None
-    return _renamed(layer)
+    return _renamed(layer, notices)
 
 
-def _from_file(name: str) -> dict[str, Any]:
+def _from_file(name: str, notices: list[str]) -> dict[str, Any]:
     """Read our settings from a Python file or dotted module; raises SettingsError with the line that fails."""
     if not name:
         return {}
@@ -117,10 +118,10 @@ def _from_file(name: str) -> dict[str, Any]:
     if folder not in sys.path:
         sys.path.append(folder)
     try:
-        namespace = (
-            runpy.run_path(str(Path(name).expanduser())) if is_path else vars(importlib.import_module(name))
-        )
-    except Exception as error:
+        with application_code.isolated():
+            path = str(Path(name).expanduser())
+            namespace = runpy.run_path(path) if is_path else vars(importlib.import_module(name))
+    except (Exception, SystemExit) as error:
         raise SettingsError(f"VECTOR_INDEX_SETTINGS is {name!r}: {_failure(name, is_path, error)}") from error
     if namespace.get("__file__") == shipped().__file__:
         raise SettingsError(
@@ -128,7 +129,7 @@ def _from_file(name: str) -> dict[str, Any]:
             "file, as in ./settings.py"
         )
     known = (*SCALARS, "VECTOR_INDEX", *FOREIGN)
-    return _renamed({key: namespace[key] for key in known if namespace.get(key) is not None})
+    return _renamed({key: namespace[key] for key in known if namespace.get(key) is not None}, notices)
 
 
 def own_folder(name: str) -> Path:
@@ -140,33 +141,74 @@ def _is_path(name: str) -> bool:
     return name.endswith(".py") or "/" in name
 
 
-def _failure(name: str, is_path: bool, error: Exception) -> str:
+def _failure(name: str, is_path: bool, error: BaseException) -> str:
+    """Say why the file or module cannot be read, and what to do."""
     if is_path and Path(name).expanduser().is_dir():
         return "it is a folder; set it to the path of a readable Python file"
     if isinstance(error, FileNotFoundError | IsADirectoryError | PermissionError) and error.filename:
         return f"{error.strerror}; set it to the path of a readable Python file"
-    missing = error.name if isinstance(error, ModuleNotFoundError) and not is_path else None
-    if missing and f"{name}.".startswith(f"{missing}."):
+    missing = error.name if isinstance(error, ModuleNotFoundError) else None
+    if missing and not is_path and f"{name}.".startswith(f"{missing}."):
         return "there is no such module; set it to a module on the Python path, or to the path of a .py file"
     if isinstance(error, SyntaxError):
         return f"line {error.lineno} of {error.filename} is not Python ({error.msg}); fix that line"
-    # the line of the file itself, not the one of a library that it calls
+    advice = _advice(name, is_path, error, missing)
+    return f"{_line(name, is_path, error)} raised {type(error).__name__} ({error}); {advice}"
+
+
+def _advice(name: str, is_path: bool, error: BaseException, missing: str | None) -> str:
+    if is_path and isinstance(error, ImportError) and (package := _package(name, error)):
+        return f"the file belongs to a package, so set VECTOR_INDEX_SETTINGS to {package}"
+    if missing:
+        return f"{application_code.advice(missing)}, or write a file that has only settings of the workers"
+    if (
+        isinstance(error, KeyError)
+        and traceback.extract_tb(error.__traceback__)[-1].filename == "<frozen os>"
+    ):
+        return f"set the environment variable {error} for the workers too"
+    return "fix that line"
+
+
+def _line(name: str, is_path: bool, error: BaseException) -> str:
+    """Return the line that failed: of the file itself, else of the project around it, else of a library."""
     own = Path(name).name if is_path else name.replace(".", "/")
     frames = traceback.extract_tb(error.__traceback__)
-    at = next((at for at in reversed(frames) if own in at.filename), frames[-1])
-    return f"line {at.lineno} of {at.filename} raised {type(error).__name__} ({error}); fix that line"
+    libraries = ("<", sys.prefix, sys.base_prefix, str(Path(__file__).parents[1]))
+    outside = [at for at in frames if not at.filename.startswith(libraries)]
+    ours = [at for at in frames if own in at.filename]
+    at = (ours or outside or frames)[-1]
+    return f"line {at.lineno} of {at.filename}"
 
 
-def _renamed(layer: dict[str, Any]) -> dict[str, Any]:
+def _package(name: str, error: ImportError) -> str | None:
+    """Return the dotted name of a file that must be imported as part of its package, and the folder to start in."""
+    path = Path(name).expanduser().absolute()
+    relative = error.name is None and "relative import" in str(error)
+    top = path.parent.name if relative else (error.name or "").partition(".")[0]
+    if top not in path.parts[:-1]:
+        return None
+    at = len(path.parts) - 2 - path.parts[-2::-1].index(top)
+    folder, dotted = Path(*path.parts[:at]), ".".join([*path.parts[at:-1], path.stem])
+    return f"{dotted!r} and start the workers in {folder}"
+
+
+def _renamed(layer: dict[str, Any], notices: list[str]) -> dict[str, Any]:
     """Rename what other projects call differently."""
     for foreign, name in CELERY_NAMES.items():
         theirs, own = layer.pop(foreign, None), layer.get(name)
-        if theirs and own and theirs != own:
+        if not theirs:
+            continue
+        if not is_redis(theirs):
+            notices.append(
+                f"{foreign} is {redacted(theirs)}, which is no address of a Redis, so the workers leave it to your "
+                f"application; set {name} to choose theirs"
+            )
+        elif own and theirs != own:
             raise SettingsError(
                 f"{name} is {redacted(own)} and {foreign} is {redacted(theirs)}; "
                 "set only one of them, or both to the same address"
             )
-        if theirs:
+        else:
             layer[name] = theirs
     wagtail = layer.pop("WAGTAIL_VECTOR_INDEX", None)
     if wagtail is not None:

@@ -161,7 +161,8 @@ class Configuration:
         Setting(
             type="`redis://`, `rediss://` or `redis+socket://` address",
             meaning="Redis 6.2 or later, or Valkey; it carries tasks, leases and budgets. Empty: the embedded Valkey "
-            "that `vector-index up` starts. `CELERY_BROKER_URL` is read as this setting.",
+            "that `vector-index up` starts. `CELERY_BROKER_URL` is read as this setting if it is the address of a "
+            "Redis.",
             example='"redis://:password@host:6379/0"',
         ),
     ] = field(repr=False)
@@ -170,7 +171,7 @@ class Configuration:
         Setting(
             type="`redis://`, `rediss://` or `redis+socket://` address",
             meaning="Redis or Valkey for results of tasks and for streamed answers. Empty: `BROKER_URL`. "
-            "`CELERY_RESULT_BACKEND` is read as this setting.",
+            "`CELERY_RESULT_BACKEND` is read as this setting if it is the address of a Redis.",
             example='"redis://:password@host:6379/1"',
         ),
     ] = field(repr=False)
