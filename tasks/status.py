@@ -19,7 +19,7 @@ MAX_FAILURES = 1000
 
 @app.task(name="tasks.status")
 def status(ids: list[Any] | None = None, index: str = "default") -> dict[str, Any]:
-    """Count searchable, pending and failed documents; with ids, return the state of each. Changes nothing."""
+    """Count searchable, pending, failed and refused documents; with ids, return the state of each. Changes nothing."""
     target = wiring.index(index)
     chosen = None if ids is None else _checked(ids)
     with connection.checkout(target.url) as conn:
@@ -36,9 +36,10 @@ def status(ids: list[Any] | None = None, index: str = "default") -> dict[str, An
 
 @app.task(name="tasks.failures")
 def failures(limit: int = 100, after: Any = "", index: str = "default") -> dict[str, Any]:
-    """List failed documents by id, a page at a time. Changes nothing.
+    """List failed and refused documents by id, a page at a time. Changes nothing.
 
-    `after` is the `next` of the previous page, which is null at the end.
+    The state of a row is `failed`, and `tasks.retry` tries the document again; or `refused`: it was never stored, so
+    correct it and send it again. `after` is the `next` of the previous page, which is null at the end.
     """
     if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= MAX_FAILURES:
         raise InvalidQuery(f"limit must be a whole number from 1 to {MAX_FAILURES:,}, not {limit!r}")
@@ -54,7 +55,8 @@ def failures(limit: int = 100, after: Any = "", index: str = "default") -> dict[
 def retry(self: Task, ids: list[Any] | None = None, index: str = "default") -> dict[str, Any]:
     """Queue failed documents again, these or all of the index, without waiting for them.
 
-    A second run finds the documents that have failed again, or none.
+    Refused documents were never stored, so they are ignored. A second run finds the documents that have failed again,
+    or none.
     """
     target = wiring.index(index)
     chosen = None if ids is None else _checked(ids)

@@ -3,8 +3,11 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date, time
+from decimal import Decimal
 from hashlib import blake2b
 from typing import Any
+from uuid import UUID
 
 from worker.errors import InvalidDocument
 
@@ -35,6 +38,9 @@ class Document:
 
         Removes NUL characters from `text` and `title`, and replaces lone surrogates by U+FFFD. Offsets of passages
         count code points of this text. `max_bytes` is the limit of the text in UTF-8.
+
+        Celery carries more than JSON does: a UUID, or a whole Decimal, can be an id. In metadata, dates, times, UUIDs
+        and Decimals become strings (dates and times in ISO 8601), as those of a CallableSource do.
         """
         if not isinstance(value, Mapping):
             raise InvalidDocument(f"a document is an object with id and text, not {_type(value)}")
@@ -127,7 +133,8 @@ def check_size(size: int, max_bytes: int) -> None:
 
 
 def document_id(value: object) -> str:
-    """Return the id as a string; an integer becomes its decimal string. Raises InvalidDocument."""
+    """Return the id as a string; a whole number becomes its decimal string. Raises InvalidDocument."""
+    value = _plain_id(value)
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if value is None or value == "":
@@ -141,6 +148,14 @@ def document_id(value: object) -> str:
     return value
 
 
+def document_label(document: object) -> str | None:
+    """Return the id that names a document in its errors, also if it is too long; None if it has no usable one."""
+    id = _plain_id(document.get("id")) if isinstance(document, Mapping) else None
+    if isinstance(id, bool) or not isinstance(id, str | int) or id == "":
+        return None
+    return clean(str(id))[:MAX_ID_CHARACTERS]
+
+
 def document_ids(values: object) -> list[str]:
     """Return a list of ids in order, without repeats. Raises InvalidDocument."""
     if isinstance(values, (str, bytes)) or not isinstance(values, Sequence):
@@ -152,6 +167,7 @@ def document_version(value: object) -> int | None:
     """Return the version, a 64-bit integer or None. Raises InvalidDocument."""
     if value is None:
         return None
+    value = _whole(value)
     if isinstance(value, bool) or not isinstance(value, int):
         raise InvalidDocument(
             f"version must be an integer that the application increases, not {_type(value)}"
@@ -170,6 +186,24 @@ def clean(text: str) -> str:
         # surrogatepass joins pairs that JSON escapes left apart; single surrogates are not text
         return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return text
+
+
+def plain(value: object) -> object:
+    """Return the string that stands for a date, a time, a UUID or a Decimal in JSON; other values unchanged."""
+    if isinstance(value, date | time):
+        return value.isoformat()
+    return str(value) if isinstance(value, UUID | Decimal) else value
+
+
+def _plain_id(value: object) -> object:
+    return str(value) if isinstance(value, UUID) else _whole(value)
+
+
+def _whole(value: object) -> object:
+    """Return a Decimal without a fraction as an integer; databases return whole numbers as Decimals."""
+    if isinstance(value, Decimal) and value.is_finite() and value == value.to_integral_value():
+        return int(value)
+    return value
 
 
 def _clean(value: object, name: str) -> str:
@@ -206,6 +240,7 @@ def clean_json(value: object, path: str, depth: int = 0) -> Any:
                 f"{path} is {value}, and JSON has no such number: send null or a finite number"
             )
         return value
+    value = plain(value)
     if isinstance(value, str):
         return clean(value)
     if isinstance(value, Mapping):

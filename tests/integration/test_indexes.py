@@ -28,6 +28,7 @@ UNION ALL SELECT 'reindexing', count(*) FROM vector_index.reindexing
 UNION ALL SELECT 'runs', count(*) FROM vector_index.runs
 UNION ALL SELECT 'schedules', count(*) FROM vector_index.schedules
 UNION ALL SELECT 'outbox', count(*) FROM vector_index.outbox
+UNION ALL SELECT 'refusals', count(*) FROM vector_index.refusals
 """
 TABLES = "SELECT count(*) FROM pg_class WHERE relnamespace = 'vector_index'::regnamespace AND relname ~ '_{build}(_|$)'"
 PETS = [{"id": "cats", "text": "Cats sleep."}, {"id": "dogs", "text": "Dogs bark."}]
@@ -143,7 +144,7 @@ def fill(application: Application) -> None:
 
 def test_drop_deletes_all_rows_of_the_index_and_none_of_another(application: Application) -> None:
     fill(application)
-    assert len(remaining(application)) == 9
+    assert len(remaining(application)) == 10
     assert drop(application) == {"documents": 4, "builds": 1, "enqueued": 1}
     assert remaining(application) == {}
     assert application.rows(TABLES.format(build=1)) == [(0,)]

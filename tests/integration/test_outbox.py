@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -76,6 +77,16 @@ def test_an_id_may_be_text_an_integer_or_a_uuid(database: Database, id: Any) -> 
     database.consume()
     assert database.texts() == {str(id): "Others."}
     database.conn.execute("SELECT vector_index.enqueue_delete(id => %s, index_name => 'default')", [id])
+    database.consume()
+    assert database.texts() == {}
+
+
+def test_a_numeric_id_is_the_whole_number_that_a_message_makes_of_it(database: Database) -> None:
+    database.application.put({"id": Decimal("7.00"), "text": "Words."})
+    database.conn.execute("SELECT vector_index.enqueue_document('default', 7.00::numeric, 'Others.')")
+    database.consume()
+    assert database.texts() == {"7": "Others."}
+    database.conn.execute("SELECT vector_index.enqueue_delete('default', 7.0::numeric)")
     database.consume()
     assert database.texts() == {}
 

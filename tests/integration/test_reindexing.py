@@ -99,7 +99,7 @@ def test_a_rejected_document_of_the_source_stays_in_the_index(shop: Application,
     shelf.texts[id] = "x" * 10_001
     result = run(shop, shelf)
     assert [failure["id"] for failure in result["failed"]] == [id]
-    assert (result["deleted"], shop.state(id)["state"]) == (0, "live")
+    assert (result["deleted"], shop.state(id)["state"], shop.state(id)["searchable"]) == (0, "refused", True)
 
 
 def test_a_redelivered_run_completes_a_run_that_died(

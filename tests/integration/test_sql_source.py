@@ -9,6 +9,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from worker.documents import Document
 from worker.errors import SettingsError, SourceFailed
 from worker.sources.reading import Reading
 from worker.sources.sql import SQLSource
@@ -71,9 +72,11 @@ def test_columns_become_a_document(source: Any) -> None:
     """A uuid and a numeric version are accepted, NULL columns are absent, and the key may differ from the id."""
     query = "SELECT uid AS id, body AS text, NULL AS title, about AS metadata, revision AS version, id AS pk FROM page"
     [document] = source(f"{query} WHERE id = 7", key="pk").documents()
-    id = document.pop("id")
-    assert (len(id), type(id)) == (36, str)
-    assert document == {"text": "Text 7", "metadata": {"n": 7}, "version": 7}
+    taken = Document.from_json(document, max_bytes=100)
+    assert (taken.id, taken.version) == (str(document["id"]), 7)
+    assert len(taken.id) == 36
+    assert (document["text"], document["metadata"]) == ("Text 7", {"n": 7})
+    assert "title" not in document
 
 
 @pytest.mark.parametrize(

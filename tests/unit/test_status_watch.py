@@ -13,7 +13,7 @@ RED, GREEN, YELLOW = "\x1b[31m", "\x1b[32m", "\x1b[33m"
 
 def state(**values: Any) -> dict[str, Any]:
     return {
-        "index": "default", "documents": {"pending": 0, "live": 0, "failed": 0}, "pending_chunks": 0,
+        "index": "default", "documents": {"pending": 0, "live": 0, "failed": 0}, "refused": 0, "pending_chunks": 0,
         "pending_tokens": 0, "embedded_chunks": 0, "oldest_seconds": 0.0, "paused": None, "last_error": None,
     } | values  # fmt: skip
 

@@ -45,7 +45,7 @@ SECTIONS = {
         "doctor": "Diagnose settings, models, services, sources and workers.",
         "models": "List the models that MODEL_ID may name, with limits and keys.",
         "status": "Show document counts and pending work, or single documents.",
-        "failures": "List documents that failed, with their errors.",
+        "failures": "List documents that failed or were refused, with their errors.",
         "retry": "Retry failed documents: those you name, or all of the index.",
         "verify": "Check an index for inconsistencies; --repair fixes them.",
         "pause": "Pause embedding for an index; indexing and search still work.",

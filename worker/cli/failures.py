@@ -1,4 +1,4 @@
-"""`failures`: list documents that failed."""
+"""`failures`: list documents that failed or were refused."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -17,10 +17,10 @@ PAGE_ROWS = 1000
 @click.command()
 @index_and_json
 def failures(index: str, as_json: bool) -> None:
-    """List documents that failed, with their errors.
+    """List documents that failed or were refused, with their errors.
 
     Each line has the id, the error, since when, and whether an older revision is searchable. Fix the cause, then run
-    `vector-index retry`.
+    `vector-index retry`. A refused document was never stored: correct it, and let your application send it again.
     """
     configuration = load()
     configuration.index(index)
@@ -38,4 +38,5 @@ def _lines(rows: list[dict[str, Any]], index: str) -> Iterator[str]:
         yield f"no failed documents in {index}"
     for row in rows:
         served = "an older revision is searchable" if row["searchable"] else "not searchable"
-        yield f"{row['id']}: {' '.join(row['error'].split())} (since {row['since']}, {served})"
+        again = "refused, send it again; " if row["state"] == "refused" else ""
+        yield f"{row['id']}: {' '.join(row['error'].split())} ({again}since {row['since']}, {served})"

@@ -18,7 +18,8 @@ MESSAGE_IDS = 1000
 def retry(ids: tuple[str, ...], index: str, as_json: bool) -> None:
     """Retry failed documents: those you name, or all of the index.
 
-    Returns when they are queued. Follow them with `vector-index status`.
+    Returns when they are queued. Follow them with `vector-index status`. Refused documents were never stored: your
+    application must send them again.
     """
     configuration = load()
     configuration.index(index)

@@ -22,7 +22,7 @@ from worker.configuration import load
 from worker.keyspace import CHAT
 
 RATE_SECONDS = 10.0  # rates are averages over this time
-COLOURS = {"live": "green", "pending": "yellow", "failed": "red"}  # for figures above 0
+COLOURS = {"live": "green", "pending": "yellow", "failed": "red", "refused": "red"}  # for figures above 0
 ERROR_WIDTH = 48  # characters, so that the tables of several indexes fit side by side
 
 
@@ -46,8 +46,9 @@ ERROR_WIDTH = 48  # characters, so that the tables of several indexes fit side b
 def status(ids: tuple[str, ...], watch: bool, interval: float, index: str | None, as_json: bool) -> None:
     """Show document counts and pending work, or single documents.
 
-    A document is pending until all its chunks are embedded, then live, or failed. While a new revision is pending or
-    failed, the older one stays searchable. Pass ids to see single documents.
+    A document is pending until all its chunks are embedded, then live, or failed. A refused document was never stored.
+    While a new revision is pending, failed or refused, the older one stays searchable. Pass ids to see single
+    documents.
     """
     if ids and watch:
         raise click.UsageError("--watch shows whole indexes: leave out the ids")
@@ -120,6 +121,7 @@ def _watch(client: Client, indexes: Sequence[str], interval: float, as_json: boo
 
 def _figures(state: dict[str, Any], rates: dict[str, float | None]) -> dict[str, str]:
     figures = {name: f"{count:,}" for name, count in state["documents"].items()}
+    figures["refused"] = f"{state['refused']:,}"
     figures["pending chunks"] = f"{state['pending_chunks']:,}"
     figures["pending tokens"] = f"{state['pending_tokens']:,}"
     figures["documents/s"] = _number(rates["documents_per_second"])
@@ -165,6 +167,8 @@ def _index_state(state: dict[str, Any]) -> Iterator[str]:
             f"the oldest for {state['oldest_seconds'] or 0:.0f} s"
         )
     yield from _outbox(state["outbox"])
+    if state["refused"]:
+        yield f"refused: {counted(state['refused'], 'document')}: see `vector-index failures`"
     if state["last_error"]:
         yield f"last error: {state['last_error']}"
     for build in state["builds"]:

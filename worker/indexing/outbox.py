@@ -18,6 +18,7 @@ from worker.errors import Bug, InputError, InvalidDocument, SettingsError, Tempo
 from worker.index import Index
 from worker.indexing.background import BackgroundThread
 from worker.indexing.staging import ensure_index, prepare_and_commit, sliced
+from worker.observability import events
 from worker.store import connection, outbox
 from worker.store.outbox import Change, Content
 from worker.store.writing import StalePreparation
@@ -142,6 +143,7 @@ class _ChangeStager:
     def _reject(self, changes: Sequence[Change], errors: Mapping[str, str]) -> None:
         with connection.checkout(self._index.url) as conn:
             outbox.reject(conn, self._index.name, changes, errors)
+        events.refused(self._index.name, None, list(errors.items()))
         self.uncovered_older_rows |= any(len(change.seqs) > 1 for change in changes)
 
     def _documents(self, updates: dict[str, Change]) -> tuple[list[Document], dict[str, str]]:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.documents import Document, clean
+from worker.documents import Document, clean, document_label
 from worker.errors import BuildDropped, TemporaryError, VectorIndexError
 from worker.index import Index
 from worker.indexing.packing import batches
@@ -26,8 +26,9 @@ from worker.indexing.staging import SLICE_CHARACTERS, ensure_index, sliced, sort
 from worker.observability.logs import log_fields
 from worker.protocols import Skipped, Source
 from worker.sources.reading import Reading
-from worker.store import builds, connection, deletion, indexes, jobs, reindexing
+from worker.store import builds, connection, deletion, indexes, jobs, refusals, reindexing
 from worker.store.jobs import JobSlice
+from worker.store.refusals import Refusal
 from worker.store.reindexing import (
     DOCUMENTS_AT_ONCE,
     LEASE_SECONDS,
@@ -178,14 +179,21 @@ class _Sync:
             warning = self._reason_to_delete_nothing(len(met) + self._rejected, before, held, allow_shrink)
             if warning is None:
                 self._delete_missing(_distinct(met, self._spared))
+                with connection.checkout(self._index.url) as conn:
+                    refusals.clear_before(conn, self._run.index_id, self._run.since)
         self._finish(reading, since, len(met), warning)
 
     def _stage_page(self, page: Sequence[object]) -> None:
         """Stage those documents of a page that differ from the indexed ones."""
         skipped = [item for item in page if isinstance(item, Skipped)]
-        message = sort([item for item in page if not isinstance(item, Skipped)], max_bytes=self._max_bytes)
-        unread = [{"id": clean(item.id or item.path), "error": item.reason} for item in skipped]
-        rejected = [*message.rejected, *unread]
+        message = sort(
+            [item for item in page if not isinstance(item, Skipped)],
+            max_bytes=self._max_bytes,
+            origin="the source",
+            first=self._taken + self._rejected,
+        )
+        unread = [Refusal(id=clean(item.id or item.path), error=item.reason) for item in skipped]
+        rejected = [*message.rejected, *({"id": item.id, "error": item.error} for item in unread)]
         with connection.checkout(self._index.url) as conn:
             self._renew_lease(conn)
             build = builds.live(conn, self._index.name)
@@ -194,20 +202,34 @@ class _Sync:
             known = reindexing.known_documents(
                 conn, build, message.documents, [entry["id"] for entry in rejected]
             )
-        changed = []
+        changed: list[Document] = []
+        settled: list[Document] = []
         for document in message.documents:
             found = known.get(document.id)
             if found is not None:
                 (self._settled if found.settled else self._changed).append(found.doc)
-            if found is None or not found.settled:
-                changed.append(document)
+            (settled if found is not None and found.settled else changed).append(document)
+        self._clear_refusals(settled)
         self._spared.extend(known[entry["id"]].doc for entry in rejected if entry["id"] in known)
         self._taken += len(message.documents) + message.superseded
         self._rejected += len(rejected)
         self._unidentified += sum(not _is_identified(item) for item in page)
         slices: list[list[Document]] = list(sliced(changed, lambda document: len(document.text)))
-        for at, some in enumerate(slices or [[]] * bool(rejected)):
-            self._stage(some, rejected=rejected if at == 0 else ())
+        slices = slices or [[]] * bool(rejected)
+        for at, some in enumerate(slices, start=1):
+            last = at == len(slices)
+            self._stage(
+                some,
+                rejected=rejected if last else (),
+                refusals=[*message.refusals, *unread] if last else (),
+            )
+
+    def _clear_refusals(self, settled: Sequence[Document]) -> None:
+        """Delete the refusals of documents that are searchable as the source has them; staging does so for others."""
+        with connection.checkout(self._index.url) as conn:
+            refusals.clear(
+                conn, self._run.index_id, [(document.id, document.version) for document in settled]
+            )
 
     def _reason_to_delete_nothing(
         self, returned: int, before: int | None, held: int, allow_shrink: bool
@@ -288,8 +310,7 @@ def _is_identified(item: object) -> bool:
     """Whether the item has a usable id: text or a whole number. 42.0 is unusable, as it may mean the document 42."""
     if isinstance(item, Skipped):
         return item.id is not None
-    id = item.get("id") if isinstance(item, Mapping) else None
-    return isinstance(id, str | int) and id != ""
+    return document_label(item) is not None
 
 
 def _characters(item: object) -> int:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from worker.chunking import chunk, embedding_title
-from worker.documents import MAX_ID_CHARACTERS, Chunk, Document, clean
+from worker.documents import Chunk, Document, document_label, document_version
 from worker.errors import BuildDropped, InputError, InvalidDocument, TemporaryError, VectorIndexError
 from worker.index import Index
 from worker.indexing.packing import batches
@@ -22,6 +22,7 @@ from worker.store.builds import Build
 from worker.store.connection import Connection
 from worker.store.filters import compile_filter
 from worker.store.jobs import JobSlice
+from worker.store.refusals import Refusal
 from worker.store.writing import DOCUMENTS_PER_TRANSACTION, Prepared, Retried, StalePreparation
 from worker.tokens import ESTIMATE, estimate
 
@@ -38,6 +39,7 @@ class Sorted:
 
     documents: Sequence[Document]  # each id once
     rejected: Sequence[Mapping[str, str]]  # id and error
+    refusals: Sequence[Refusal]  # those among them that no later document with the same id replaces
     superseded: int  # documents that another one of the same message, with the same id, replaces
 
 
@@ -57,7 +59,7 @@ def stage(
     A bad document is rejected with its reason; the others are staged. Raises TemporaryError when Postgres did not
     answer, or the provider when the index is created (its first document): send the same message again.
     """
-    message = sort(documents, max_bytes=max_bytes)
+    message = sort(documents, max_bytes=max_bytes, origin=f"task {task_id}")
     slices = list(sliced(message.documents, lambda document: len(document.text))) or [[]]
     index_id = ensure_index(index)
     for number, documents_of_slice in enumerate(slices):
@@ -67,6 +69,9 @@ def stage(
             slices=len(slices),
             index_id=index_id,
             rejected=message.rejected if number == 0 else (),
+            refusals=message.refusals
+            if number == len(slices) - 1
+            else (),  # later than what they are newer than
             superseded=message.superseded if number == 0 else 0,
         )
         stage_slice(index, job, documents_of_slice, priority)
@@ -172,16 +177,24 @@ def failed_ids(index: Index) -> Iterator[str]:
         after = page[-1]["id"]
 
 
-def sort(documents: Sequence[object], *, max_bytes: int) -> Sorted:
-    """Check and clean each document; of several with one id, keep the highest version, else the last."""
+def sort(documents: Sequence[object], *, max_bytes: int, origin: str, first: int = 0) -> Sorted:
+    """Check and clean each document; of several with one id, keep the highest version, else the last.
+
+    A document without a usable id is named by its place, which begins with `first`; `origin` says where that is.
+    """
     kept: dict[str, Document] = {}
     rejected, superseded = [], 0
-    for at, value in enumerate(documents):
+    refused: dict[str, Refusal] = {}
+    for at, value in enumerate(documents, start=first):
         try:
             document = Document.from_json(value, max_bytes=max_bytes)
         except InvalidDocument as error:
-            rejected.append({"id": _label(value, at), "error": str(error)})
+            label = document_label(value)
+            rejected.append({"id": label or f"#{at}", "error": str(error)})
+            key = label or f"#{at} of {origin}"
+            refused[key] = Refusal(id=key, error=str(error), version=_usable_version(value))
             continue
+        refused.pop(document.id, None)
         other = kept.get(document.id)
         superseded += other is not None
         if other is None or other.version is None:
@@ -190,7 +203,12 @@ def sort(documents: Sequence[object], *, max_bytes: int) -> Sorted:
             kept[document.id] = replace(
                 document, version=max(document.version or other.version, other.version)
             )
-    return Sorted(documents=list(kept.values()), rejected=rejected, superseded=superseded)
+    return Sorted(
+        documents=list(kept.values()),
+        rejected=rejected,
+        refusals=list(refused.values()),
+        superseded=superseded,
+    )
 
 
 def split(document: Document, build: Build, backend: EmbeddingBackend) -> list[Chunk]:
@@ -228,7 +246,11 @@ def stage_slice(
     """
 
     def commit(conn: Connection, prepared: Sequence[Prepared], written: Sequence[Build]) -> list[int]:
-        return writing.stage(conn, job, prepared, written, priority=priority, heads=heads)
+        staged = writing.stage(conn, job, prepared, written, priority=priority, heads=heads)
+        if staged is None:
+            return []
+        events.refused(index.name, job.task_id, [(refusal.id, refusal.error) for refusal in job.refusals])
+        return staged
 
     try:
         return prepare_and_commit(
@@ -302,8 +324,9 @@ def _known_dimensions(backend: EmbeddingBackend) -> int | None:
         return None
 
 
-def _label(value: Any, at: int) -> str:
-    """Name a document in an error: by its id, or by its place in the message (#3)."""
-    given = value.get("id") if isinstance(value, Mapping) else None
-    is_known = isinstance(given, (str, int)) and given != ""
-    return clean(str(given))[:MAX_ID_CHARACTERS] if is_known else f"#{at}"
+def _usable_version(document: object) -> int | None:
+    """The version of a rejected document; `None` if it has none, or not a usable one."""
+    try:
+        return document_version(document.get("version") if isinstance(document, Mapping) else None)
+    except InvalidDocument:
+        return None

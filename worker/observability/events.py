@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 DIED = "died"  # reason of a document that killed worker processes; state of a task whose process died
 
+REFUSED = "refused"  # reason of a document that could not be taken
+
 logger = logging.getLogger("vector_index.events")
 
 
@@ -136,6 +138,16 @@ def failed(index: str, ids: Sequence[str], error: VectorIndexError | None) -> No
         logger.warning("documents_failed", extra=fields)
     if families := metrics.counting():
         families.failed.labels(index, reason).inc(len(ids))
+
+
+def refused(index: str, task_id: str | None, refusals: Sequence[tuple[str, str]]) -> None:
+    """Documents could not be taken, given as id and error; the line has the error of the first one."""
+    if refusals:
+        ids = [id for id, _ in refusals]
+        fields = log_fields(index=index, task_id=task_id, **document_fields(ids), error=refusals[0][1])
+        logger.warning("documents_refused", extra=fields)
+    if families := metrics.counting():
+        families.failed.labels(index, REFUSED).inc(len(refusals))
 
 
 def retried(index: str, chunks: int, error: VectorIndexError) -> None:

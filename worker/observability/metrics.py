@@ -18,7 +18,7 @@ Purpose = Literal["documents", "probe", "search", "answer"]  # what a request to
 OUTCOMES = ("ok", "too_large", "input", "settings", "unavailable", "rate_limited", "revoked", "bug")
 EMBEDDING_PURPOSES: tuple[Purpose, ...] = ("documents", "probe", "search")
 CHAT_PURPOSES: tuple[Purpose, ...] = ("answer",)
-FAILURE_REASONS = ("input", "too_large", "unavailable", "died")
+FAILURE_REASONS = ("refused", "input", "too_large", "unavailable", "died")
 RETRY_REASONS = ("settings", "unavailable", "rate_limited")
 
 # seconds: a local model answers in 5 ms; a chat, or a job of many documents, takes minutes
@@ -153,7 +153,7 @@ def define_families(registry: "CollectorRegistry | None") -> Families:
         staged=counter("documents_staged", "Documents accepted: new, changed or unchanged.", "index"),
         embedded=counter("chunks_embedded", "Chunks embedded by the provider.", "index"),
         published=counter("documents_published", "Document revisions that became searchable.", "index"),
-        failed=counter("documents_failed", "Documents that failed.", "index", "reason"),
+        failed=counter("documents_failed", "Documents that failed or were refused.", "index", "reason"),
         retried=counter(
             "chunks_retried", "Chunks whose request failed and will be retried.", "index", "reason"
         ),

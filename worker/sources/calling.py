@@ -45,12 +45,26 @@ def find(target: str) -> Any:
 def write_documents(out: TextIO, documents: Any) -> None:
     for number, document in enumerate(documents, 1):
         try:
-            line = json.dumps({"document": document}, default=plain)
+            line = json.dumps({"document": with_whole_numbers(document)}, default=plain)
         except (TypeError, ValueError, RecursionError) as error:
             given = document.get("id") if isinstance(document, dict) else None
-            id = str(given) if isinstance(given, (str, int)) else None
+            id = str(given) if isinstance(given, (str, int, uuid.UUID)) else None
             line = json.dumps({"skipped": number, "reason": f"it is not JSON: {error}", "id": id})
         out.write(line + "\n")
+
+
+def with_whole_numbers(document: Any) -> Any:
+    """Return the document with an integer for each Decimal without a fraction as its id or version."""
+    if not isinstance(document, dict):
+        return document
+    whole = {
+        name: int(value)
+        for name in ("id", "version")
+        if isinstance(value := document.get(name), decimal.Decimal)
+        and value.is_finite()
+        and value == int(value)
+    }
+    return {**document, **whole}
 
 
 def plain(value: object) -> str:

@@ -12,7 +12,6 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from hashlib import blake2b
 from typing import Annotated, Any, ClassVar
-from uuid import UUID
 
 import psycopg
 from psycopg import errors as pg
@@ -283,11 +282,4 @@ def _column(name: str) -> sql.SQL:
 
 
 def _document(row: Row) -> dict[str, Any]:
-    document = {name: row[name] for name in (*REQUIRED, *OPTIONAL) if row.get(name) is not None}
-    for name in document.keys() & {"id", "version"}:
-        value = document[name]
-        if isinstance(value, Decimal) and value == value.to_integral_value():
-            document[name] = int(value)
-        elif isinstance(value, UUID):
-            document[name] = str(value)
-    return document
+    return {name: row[name] for name in (*REQUIRED, *OPTIONAL) if row.get(name) is not None}

@@ -12,7 +12,7 @@ from typing import Any
 from psycopg import sql
 
 from worker.errors import BuildDropped
-from worker.store import builds, garbage, jobs
+from worker.store import builds, garbage, jobs, refusals
 from worker.store.builds import Build
 from worker.store.connection import DROPPED, Connection, retry_on_deadlock
 from worker.store.jobs import JobSlice, StageCounts
@@ -74,6 +74,7 @@ def remove(
         rows = [row for row in rows if row.head_rev == heads[row.id]]
     named = list(ids) if heads is None else [row.id for row in rows]
     _delete_rejected(connection, index_id, named, version, before=before)
+    refusals.clear(connection, index_id, [(id, version) for id in named])
     fenced = [row for row in rows if row.is_newer_than(version)]
     docs = [row.doc for row in rows if row not in fenced]
     connection.execute(statement("deletion.sql", "mark_deleted"), {"docs": docs, "version": version})

@@ -16,11 +16,12 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from psycopg import sql
 
-from worker.documents import clean, clean_json
+from worker.documents import clean, clean_json, plain
 from worker.errors import InvalidDocument, InvalidQuery
 
 MAX_DEPTH = 16
@@ -97,6 +98,7 @@ class _Compiler:
 
     def _condition(self, field: "_Field", operator: str, value: object) -> sql.Composable:
         if operator in ORDERS:
+            value = value if isinstance(value, Decimal) else plain(value)
             kind = "string" if isinstance(value, str) else "number"
             if isinstance(value, bool) or not isinstance(value, (str, int, float)):
                 raise InvalidQuery(f"{operator} takes a number or a string, not {type(value).__name__}")
@@ -184,6 +186,8 @@ class _Field:
 
 
 def _checked(value: object) -> Any:
+    if isinstance(value, Decimal):
+        raise InvalidQuery("filter has a Decimal: send a number or a string, as the metadata has it")
     try:
         json.dumps(cleaned := clean_json(value, "filter"), allow_nan=False)
     except (InvalidDocument, ValueError) as error:

@@ -12,7 +12,7 @@ from typing import Any
 from psycopg import errors as pg
 from psycopg import sql
 
-from worker.store import builds
+from worker.store import builds, refusals
 from worker.store.builds import Build
 from worker.store.connection import Connection, retry_on_deadlock
 from worker.store.statements import SCHEMA, statement, statements, tables
@@ -49,14 +49,15 @@ def collections_due(connection: Connection, *, seconds: float, erased_seconds: f
 def collect_index(connection: Connection, index_id: int) -> Collected:
     """Collect the garbage of all builds of an index, including retired ones.
 
-    After a deletion of documents, all unreferenced vectors go: a deletion cannot find the vectors of earlier revisions,
-    as those have no chunks any more.
+    Old refusals go too. After a deletion of documents, all unreferenced vectors go: a deletion cannot find the vectors
+    of earlier revisions, as those have no chunks any more.
     """
     row = connection.execute(statement("garbage.sql", "erased_at"), {"index_id": index_id}).fetchone()
     erased_at = row[0] if row else None
     every = builds.every(connection, index_id)
     each = [collect(connection, build, kept_share=0.0 if erased_at else KEPT_SHARE) for build in every]
     total = Collected(**{name: sum(getattr(one, name) for one in each) for name in asdict(Collected())})
+    refusals.delete_expired(connection, index_id)
     if erased_at and not total.kept:
         parameters = {"index_id": index_id, "erased_at": erased_at}
         connection.execute(statement("garbage.sql", "clear_erased"), parameters)

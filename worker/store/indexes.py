@@ -84,8 +84,9 @@ def purge(connection: Connection) -> None:
     """Delete the remaining rows of dropped indexes, in slices. Any number may run at the same time."""
     for (index_id,) in connection.execute(statement("indexes.sql", "dropped_indexes")).fetchall():
         parameters = {"index_id": index_id, "limit": SLICE}
-        while connection.execute(statement("indexes.sql", "delete_documents"), parameters).rowcount:
-            pass
+        for name in ("delete_documents", "delete_refusals"):
+            while connection.execute(statement("indexes.sql", name), parameters).rowcount:
+                pass
         after: str | None = ""
         while after is not None:
             bound = {"after": after, "limit": SLICE - 1}

@@ -14,6 +14,7 @@ from psycopg.types.json import Jsonb
 
 from worker.store.builds import Build
 from worker.store.connection import Connection
+from worker.store.refusals import Refusal
 from worker.store.statements import statement
 
 REDELIVERY_DAYS = 7  # how long the ledger keeps a job: longer than any redelivery
@@ -28,6 +29,7 @@ class JobSlice:
     slices: int  # of the whole message
     index_id: int
     rejected: Sequence[Mapping[str, str]] = ()  # id and error of documents that cannot be staged
+    refusals: Sequence[Refusal] = ()  # those among them that no later document of the message replaces
     superseded: int = 0  # documents of the message that a later one with the same id replaced: stale
     unchanged: int = 0  # documents that are searchable as they came, and are in no slice
 

@@ -161,12 +161,6 @@ def rows_of_unknown_indexes(connection: Connection, known: Sequence[str]) -> dic
     return dict(rows.fetchall())
 
 
-def rejections(connection: Connection, index: str, ids: Sequence[str]) -> dict[str, str]:
-    """The error of the newest rejected row of each document that has one, by id."""
-    parameters = {"index": index, "ids": list(ids)}
-    return dict(connection.execute(statement("outbox.sql", "rejections"), parameters).fetchall())
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Row:
     """An outbox row without its content."""

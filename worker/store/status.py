@@ -9,7 +9,7 @@ from typing import Any
 from psycopg import Cursor
 from psycopg.rows import dict_row
 
-from worker.store import outbox
+from worker.store import refusals
 from worker.store.builds import Build
 from worker.store.connection import Connection
 from worker.store.statements import SCHEMA, statement
@@ -20,7 +20,7 @@ class IndexFigures:
     """The figures of one index."""
 
     index: str  # its name
-    documents: Mapping[str, int]  # by state, in the live build
+    documents: Mapping[str, int]  # by state, in the live build; and those that were refused
     oldest_seconds: float  # age of the oldest pending document; 0: none is pending
     pending_chunks: int  # contents without a vector, in all builds that are being written
     pending_tokens: int  # of those contents
@@ -29,14 +29,14 @@ class IndexFigures:
 
 
 def index_status(connection: Connection, build: Build | None) -> dict[str, Any]:
-    """Documents by state, pending chunks and tokens, the age of the oldest document, and the builds of the index.
+    """Documents by state, refused ones, pending chunks and tokens, the age of the oldest, and the builds of the index.
 
     `build` is the live build; None for an index without documents.
     """
     if build is None:
         documents = {"pending": 0, "live": 0, "failed": 0}
         pending = {"pending_chunks": 0, "pending_tokens": 0, "oldest_seconds": 0.0, "embedded_chunks": 0}
-        return {"documents": documents, **pending, "last_error": None, "builds": []}
+        return {"documents": documents, "refused": 0, **pending, "last_error": None, "builds": []}
     with connection.cursor(row_factory=dict_row) as cursor:
         documents = cursor.execute(build.sql("status.sql", "count_documents")).fetchone() or {}
         pending = cursor.execute(build.sql("status.sql", "count_pending")).fetchone() or {}
@@ -49,6 +49,7 @@ def index_status(connection: Connection, build: Build | None) -> dict[str, Any]:
     errors = [row.pop("error") for row in listed]
     return {
         "documents": documents,
+        "refused": refusals.count(connection, build.index_id),
         "pending_chunks": pending["chunks"],
         "pending_tokens": pending["tokens"],
         "oldest_seconds": round(oldest, 1),
@@ -80,7 +81,7 @@ def _index_figures(cursor: Cursor[dict[str, Any]], row: Mapping[str, Any]) -> In
     return IndexFigures(
         index=row["name"],
         oldest_seconds=documents.pop("oldest_seconds"),
-        documents=documents,
+        documents=documents | {"refused": row["refused"]},
         pending_chunks=pending["chunks"],
         pending_tokens=pending["tokens"],
         paused=row["paused"],
@@ -89,9 +90,10 @@ def _index_figures(cursor: Cursor[dict[str, Any]], row: Mapping[str, Any]) -> In
 
 
 def failed_documents(connection: Connection, build: Build, *, after: str, limit: int) -> list[dict[str, Any]]:
-    """Documents with ids above `after`, in order, that failed or whose outbox row cannot be staged.
+    """Documents with ids above `after`, in order, that failed, whose outbox row cannot be staged, or that were refused.
 
-    Each has its error, the time since when it has waited (UTC, ISO 8601), and whether an older revision is searchable.
+    Each has its state (failed or refused), its error, the time since when it has waited (UTC, ISO 8601), and whether an
+    older revision is searchable.
     """
     parameters = {"after": after, "limit": limit, "index_id": build.index_id, "index": build.index}
     with connection.cursor(row_factory=dict_row) as cursor:
@@ -102,7 +104,10 @@ def failed_documents(connection: Connection, build: Build, *, after: str, limit:
 def document_states(
     connection: Connection, build: Build | None, ids: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
-    """State, version, searchable and error of each id; the state is `absent` for an unknown or deleted document."""
+    """State, version, searchable and error of each id.
+
+    The state is pending, live, failed, refused, or absent for an unknown or deleted document.
+    """
     absent = {"state": "absent", "version": None, "searchable": False, "error": None}
     states: dict[str, dict[str, Any]] = {id: dict(absent) for id in ids}
     if build is None:
@@ -111,6 +116,9 @@ def document_states(
     with connection.cursor(row_factory=dict_row) as cursor:
         rows = cursor.execute(build.sql("status.sql", "document_states"), parameters).fetchall()
     states |= {row.pop("id"): row for row in rows}
-    for id, error in outbox.rejections(connection, build.index, ids).items():
-        states[id] |= {"state": "failed", "error": error}
+    unstaged = connection.execute(
+        statement("status.sql", "unstaged_changes"), parameters | {"index": build.index}
+    )
+    for id, state, error in unstaged:
+        states[id] |= {"state": state, "error": error}
     return states

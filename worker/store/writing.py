@@ -12,7 +12,7 @@ from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
 from worker.documents import Chunk, Document
-from worker.store import builds, jobs
+from worker.store import builds, jobs, refusals
 from worker.store.builds import Build
 from worker.store.connection import Connection, retry_on_deadlock
 from worker.store.jobs import JobSlice, StageCounts
@@ -102,16 +102,17 @@ def stage(
     *,
     priority: int = 0,
     heads: Mapping[str, int] | None = None,
-) -> list[int]:
-    """Write at most 100 documents with distinct ids in one transaction; nothing when the slice was written before.
+) -> list[int] | None:
+    """Write at most 100 documents with distinct ids in one transaction; None when the slice was written before.
 
     Returns the keys of the documents that the job waits for. See `write` for the other arguments and its errors.
     """
     with builds.locked(connection, job.index_id, exclusive=False):
         if not jobs.begin_slice(connection, job):
-            return []
+            return None
         written = write(connection, job.index_id, prepared, expected, priority=priority, heads=heads)
         delete_rejections(connection, job.index_id, written.accepted)
+        refusals.record(connection, job.index_id, job.task_id, job.refusals)
         jobs.add_documents(connection, job, written.waited)
         stale = written.counts.stale + job.superseded
         jobs.set_counts(connection, job, replace(written.counts, stale=stale, unchanged=job.unchanged))
@@ -182,6 +183,7 @@ def write(
     waited: list[tuple[int, int | None, str]] = [(entry.doc, entry.rev, "indexed") for entry in staged]
     waited += [(row.doc, row.head_rev, "indexed" if row.doc in retried else "unchanged") for row, _ in same]
     accepted = [(row.id, item.document.version) for row, item in [*new, *same]]
+    refusals.clear(connection, index_id, accepted)
     return Written(waited=waited, accepted=accepted, counts=counts)
 
 

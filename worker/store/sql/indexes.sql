@@ -55,6 +55,7 @@ SELECT clock_timestamp()
 -- name: dropped_indexes: dropped indexes that may have rows left
 SELECT index_id FROM vector_index.indexes i WHERE dropped_at IS NOT NULL AND (
     EXISTS (SELECT FROM vector_index.documents d WHERE d.index_id = i.index_id)
+    OR EXISTS (SELECT FROM vector_index.refusals r WHERE r.index_id = i.index_id)
     OR EXISTS (SELECT FROM vector_index.jobs j WHERE j.index_id = i.index_id))
 ORDER BY index_id
 
@@ -66,6 +67,10 @@ WITH slice AS (
 )
 DELETE FROM vector_index.documents WHERE doc IN (SELECT doc FROM slice)
 
+-- name: delete_refusals: delete a slice of the refusals of a dropped index
+DELETE FROM vector_index.refusals WHERE ctid = ANY(ARRAY(
+    SELECT ctid FROM vector_index.refusals WHERE index_id = %(index_id)s LIMIT %(limit)s FOR UPDATE SKIP LOCKED))
+
 -- name: jobs_slice_end: the task id that ends a slice of the ledger
 SELECT task_id FROM vector_index.jobs WHERE task_id > %(after)s ORDER BY task_id OFFSET %(limit)s LIMIT 1
 
@@ -76,4 +81,5 @@ DELETE FROM vector_index.jobs WHERE index_id = %(index_id)s AND task_id > %(afte
 -- name: delete_dropped: delete dropped indexes without rows that no redelivered task can reach any more
 DELETE FROM vector_index.indexes i WHERE dropped_at < clock_timestamp() - %(days)s * interval '1 day'
     AND NOT EXISTS (SELECT FROM vector_index.documents d WHERE d.index_id = i.index_id)
+    AND NOT EXISTS (SELECT FROM vector_index.refusals r WHERE r.index_id = i.index_id)
     AND NOT EXISTS (SELECT FROM vector_index.jobs j WHERE j.index_id = i.index_id)

@@ -72,10 +72,6 @@ WHERE d.index_id = %(index_id)s AND d.id = g.id AND g.version IS NOT NULL
 UPDATE vector_index.outbox SET error = NULL, attempts = 0, tried_at = NULL
 WHERE index_name = %(index)s AND error IS NOT NULL AND (%(ids)s::text[] IS NULL OR id = ANY(%(ids)s))
 
--- name: rejections: why the changes of documents could not be staged, newest last
-SELECT id, error FROM vector_index.outbox
-WHERE index_name = %(index)s AND id = ANY(%(ids)s) AND error IS NOT NULL ORDER BY seq
-
 -- name: counts: waiting rows of an index, the age of the oldest, and rejected rows
 SELECT count(*) FILTER (WHERE error IS NULL) AS waiting, count(*) FILTER (WHERE error IS NOT NULL) AS rejected,
     coalesce(extract(epoch FROM clock_timestamp() - min(enqueued_at) FILTER (WHERE error IS NULL)), 0)::float

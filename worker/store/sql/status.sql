@@ -23,7 +23,8 @@ SET LOCAL statement_timeout = '30s'
 -- name: list_indexes: every index with its live build, the builds that are being written, and the repairs of the sweep
 SELECT i.name, i.live_build, i.paused_at IS NOT NULL AS paused,
     coalesce(sum(b.swept_published), 0)::bigint AS published, coalesce(sum(b.swept_queued), 0)::bigint AS queued,
-    coalesce(array_agg(b.build) FILTER (WHERE b.state IN ('filling', 'closing', 'live')), ARRAY[]::bigint[]) AS written
+    coalesce(array_agg(b.build) FILTER (WHERE b.state IN ('filling', 'closing', 'live')), ARRAY[]::bigint[]) AS written,
+    (SELECT count(*) FROM vector_index.refusals r WHERE r.index_id = i.index_id) AS refused
 FROM vector_index.indexes i LEFT JOIN vector_index.builds b USING (index_id)
 WHERE i.dropped_at IS NULL GROUP BY i.index_id ORDER BY i.name
 
@@ -36,14 +37,27 @@ SELECT d.id, d.version, s.state, s.live_rev IS NOT NULL AS searchable, s.error
 FROM vector_index.documents d LEFT JOIN {served} s USING (doc)
 WHERE d.index_id = %(index_id)s AND d.id = ANY(%(ids)s) AND NOT d.deleted
 
--- name: failed_documents: a page of documents, by id, that failed or whose newest change cannot be staged
-SELECT DISTINCT ON (id) id, error, since, searchable FROM (
-    SELECT d.id, s.error, s.since, s.live_rev IS NOT NULL AS searchable, 0 AS seq
+-- name: unstaged_changes: why changes of documents in the outbox or in messages could not be staged, newest last
+SELECT id, state, error FROM (
+    SELECT id, 'failed' AS state, error, enqueued_at AS at FROM vector_index.outbox
+    WHERE index_name = %(index)s AND id = ANY(%(ids)s) AND error IS NOT NULL
+    UNION ALL
+    SELECT id, 'refused', error, refused_at FROM vector_index.refusals WHERE index_id = %(index_id)s AND id = ANY(%(ids)s)
+) unstaged ORDER BY at
+
+-- name: failed_documents: a page of documents, by id, that failed, whose newest change cannot be staged, or that were
+-- refused
+SELECT DISTINCT ON (id) id, state, error, since, searchable FROM (
+    SELECT d.id, 'failed' AS state, s.error, s.since, s.live_rev IS NOT NULL AS searchable, 0 AS newer
     FROM {served} s JOIN vector_index.documents d USING (doc)
     WHERE s.state = 'failed' AND d.id > %(after)s
     UNION ALL
-    SELECT o.id, o.error, o.enqueued_at, s.live_rev IS NOT NULL, o.seq
+    SELECT o.id, 'failed', o.error, o.enqueued_at, s.live_rev IS NOT NULL, 1
     FROM vector_index.outbox o LEFT JOIN vector_index.documents d ON d.index_id = %(index_id)s AND d.id = o.id
         LEFT JOIN {served} s USING (doc)
     WHERE o.index_name = %(index)s AND o.error IS NOT NULL AND o.id > %(after)s
-) failed ORDER BY id, seq DESC LIMIT %(limit)s
+    UNION ALL
+    SELECT r.id, 'refused', r.error, r.refused_at, s.live_rev IS NOT NULL, 1
+    FROM vector_index.refusals r LEFT JOIN vector_index.documents d USING (index_id, id) LEFT JOIN {served} s USING (doc)
+    WHERE r.index_id = %(index_id)s AND r.id > %(after)s
+) failed ORDER BY id, newer DESC, since DESC LIMIT %(limit)s
