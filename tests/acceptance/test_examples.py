@@ -12,6 +12,7 @@ from tests.fixtures.system import PATIENCE_SECONDS, System
 EXAMPLES = Path(__file__).parents[2] / "examples"
 QUEUE_OF = {
     "search": "vector_index.chat",
+    "find_similar": "vector_index.chat",
     "chat": "vector_index.chat",
     "index_documents": "vector_index",
     "delete_documents": "vector_index",
@@ -34,7 +35,7 @@ def test_plain_application_indexes_and_searches(system: System) -> None:
     assert best.endswith("Lending: A book may be kept for four weeks, a film for one.")
 
 
-@pytest.mark.parametrize("name", ["django_pages", "fastapi_pages"])
+@pytest.mark.parametrize("name", ["django_pages", "fastapi_pages", "wagtail_pages"])
 def test_web_examples_send_existing_tasks_to_existing_queues(name: str, system: System) -> None:
     tree = ast.parse((EXAMPLES / f"{name}.py").read_text())
     said = {

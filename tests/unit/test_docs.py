@@ -33,6 +33,7 @@ SHELLS = ("sh", "console", "ini")
 # Capitals in backticks that are no settings of ours.
 OTHERS = re.compile(
     r"(OPENAI|LLM|FLOWER|DJANGO|OLLAMA|PYTHON|POSTGRES|VALKEY|CELERY|PG|VECTOR_INDEX_PROGRAM|APP$)\w*"
+    r"|DEFAULT_PARAMETERS|INSTALLED_APPS"
     r"|SELECT|INSERT|UPDATE|DELETE|TRUNCATE|COPY|COMMIT|NULL|DISTINCT|LIMIT|NOTIFY|LISTEN|DEFERRABLE|EXPLAIN|VACUUM|NOTICE"
     r"|STAGING|EMBED|CHAT|STARTED|PENDING|PROGRESS|SUCCESS|FAILURE|RETRY|REVOKED|SIGTERM|SIGKILL|SIGSTOP|SIGINT|SIGHUP"
     r"|EVAL|BLMOVE|BRPOP|HDEL|ZREM|DEL|LLEN|HNSW|FLUSHALL|README|CHANGELOG|CONTRIBUTING|ENTRYPOINT|UTC|UUID"
@@ -54,6 +55,23 @@ def anchors(page: Path) -> set[str]:
     """The anchors of a page's headings, as GitHub makes them."""
     headings = re.findall(r"^#+ (.+)$", FENCE.sub("", page.read_text()), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def functions(code: str) -> dict[str, str]:
+    """The functions of a file, as code without annotations and docstrings."""
+    tree = ast.parse(code)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.arg):
+            node.annotation = None
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            node.returns = None
+            if ast.get_docstring(node) is not None:
+                del node.body[0]
+    return {
+        node.name: ast.unparse(node)
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
 
 
 def command_lines(text: str) -> list[str]:
@@ -82,6 +100,23 @@ def test_every_python_block_compiles(page: Path) -> None:
     for language, code in blocks(page.read_text()):
         if language == "python":
             ast.parse(code)
+
+
+@each_page
+def test_functions_shown_from_an_example_are_those_of_the_example(page: Path) -> None:
+    """A page that links to a Python file in examples/ may show some of its functions, without their annotations."""
+    text = page.read_text()
+    linked = {name for target in LINK.findall(text) if (name := Path(target).name).endswith(".py")}
+    examples = {path for path in ROOT.glob("examples/*.py") if path.name in linked}
+    theirs = {name: code for path in examples for name, code in functions(path.read_text()).items()}
+    shown = {
+        name: code
+        for language, block in blocks(text)
+        if language == "python"
+        for name, code in functions(block).items()
+    }
+    for name in shown.keys() & theirs.keys():
+        assert shown[name] == theirs[name], f"{name} differs from the example"
 
 
 @each_page
