@@ -158,7 +158,7 @@ def test_an_answer_that_breaks_off_is_never_returned_as_complete(
 def test_a_silent_provider_times_out(provider: Provider, model_id: str, after: int | None) -> None:
     provider.inject("hang", after=after)
     with pytest.raises(ProviderUnavailable):
-        make(provider, model_id, timeout_seconds=0.3).reply(MESSAGES)
+        make(provider, model_id, timeout_seconds=1.0).reply(MESSAGES)
     assert len(provider.requests) == 1
 
 

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import redis
 from tests.fixtures.application import make_index
 from tests.provider import Provider
 from worker import configuration, wiring
+from worker.celery.upstream import registry
 from worker.cli import COMMANDS, cli, client, run
 from worker.indexing.staging import ensure_index
 from worker.store import connection
@@ -192,6 +194,29 @@ def test_doctor_sends_one_request_per_backend_and_prints_the_answer(
     )
     assert asked.stats().inputs == 1
     assert len(asked.prompts) == 1
+
+
+@pytest.mark.parametrize(
+    ("changed", "ok", "sentence"),
+    [
+        ({"fingerprint": "another"}, True, " has another Channel._put than kombu 5.7.0, which "),
+        ({"name": "_put_message"}, False, " has no kombu.transport.redis:Channel._put_message, which "),
+    ],
+)
+def test_doctor_shows_a_library_with_other_code_and_refuses_one_without_it(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    changed: dict[str, str],
+    ok: bool,
+    sentence: str,
+) -> None:
+    for name, value in UNREACHABLE.items():
+        monkeypatch.setenv(name, value)
+    put = next(change for change in registry.CHANGES if change.label == "Channel._put")
+    monkeypatch.setattr(registry, "CHANGES", (replace(put, **changed),))
+    found = checks(capsys, "--offline", code=3)["libraries"]
+    assert found["ok"] is ok
+    assert sentence in found["detail"]
 
 
 def test_doctor_offline_sends_no_request(asked: Provider, capsys: pytest.CaptureFixture[str]) -> None:

@@ -285,7 +285,7 @@ class Older(Broken):
 
 @pytest.mark.parametrize("broken", [Hanging], indirect=True)
 def test_a_plugin_without_a_timeout_ends_after_timeout_seconds(broken: Hanging) -> None:
-    slow = backend("hanging", token_limit=512, dimensions=2, timeout_seconds=0.5)
+    slow = backend("hanging", token_limit=512, dimensions=2, timeout_seconds=1.0)
     started = time.monotonic()
     with pytest.raises(ProviderUnavailable, match="does not answer"):
         slow.embed(["text"])

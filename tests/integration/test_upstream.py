@@ -7,7 +7,11 @@ import asyncio
 import inspect
 import os
 import pickle
+import signal
+import threading
+import time
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +21,7 @@ import pytest
 import redis
 from celery import current_app
 from celery.apps import worker as celery_worker
+from celery.beat import BeatLazyFunc
 from celery.concurrency.asynpool import ResultHandler
 from kombu import Consumer, Message, Queue, pools
 from kombu.exceptions import OperationalError
@@ -282,6 +287,43 @@ def test_a_signal_prints_nothing_beside_the_log(library: Library, tmp_path: Path
     with (tmp_path / "printed").open("w") as printed:
         celery_worker.safe_say("worker: Warm shutdown (MainProcess)", printed)
     assert (tmp_path / "printed").read_text() == ""
+
+
+@needs("Beat.install_sync_handler", raises=AssertionError)
+def test_a_signal_ends_the_beat_while_it_sends(library: Library, broker_url: str) -> None:
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    sent = count(1)
+
+    def stop() -> None:
+        time.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.3)
+        proxy.restore()
+
+    def interrupt() -> str:
+        """Send the first task. Stop the beat while the second one waits for the broker, at the latest at the third."""
+        match next(sent):
+            case 2:
+                proxy.stall()
+                stopping.start()
+            case 3:
+                raise KeyboardInterrupt
+        return "x"
+
+    stopping = threading.Thread(target=stop)
+    with Proxy(urlsplit(broker_url).port or 0) as proxy:
+        app = library.app(broker_url.replace(f":{urlsplit(broker_url).port}/", f":{proxy.port}/"))
+        app.conf.beat_schedule = {"t": {"task": "t", "schedule": 0.05, "args": (BeatLazyFunc(interrupt),)}}
+        beat = app.Beat(scheduler_cls="celery.beat:Scheduler")
+        service = beat.Service(app=app, max_interval=0.05, scheduler_cls=beat.scheduler_cls)
+        try:
+            beat.install_sync_handler(service)
+            service.start()
+            stopping.join()
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+    assert next(sent) == 3
 
 
 @needs("EventReceiver.event_from_message", raises=AssertionError)

@@ -117,9 +117,8 @@ def _settings(configuration: Configuration) -> str:
 
 
 def _libraries() -> str:
-    if found := list(registry.check()):
-        raise SettingsError("; ".join(found))
-    return registry.verified()
+    registry.install()
+    return "; ".join(registry.check()) or registry.verified()
 
 
 def _llm() -> str:

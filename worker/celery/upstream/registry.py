@@ -19,7 +19,7 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from worker.celery.upstream import monitors, pool_results, shutdown_notice
+from worker.celery.upstream import beat_signals, monitors, pool_results, shutdown_notice
 from worker.celery.upstream.channel import Channel, ConnectionPool
 from worker.celery.upstream.redelivery import UnackedMessages
 from worker.celery.upstream.results import RedisBackend
@@ -202,6 +202,15 @@ CHANGES = (
         upstream="https://github.com/celery/celery/issues/8101",
         verified=CELERY,
         fingerprint="34b24b94493ac022",
+    ),
+    Change(
+        owner="celery.apps.beat:Beat",
+        name="install_sync_handler",
+        replacement=beat_signals.end_at_signals,
+        reason="the beat survives a signal that arrives while it sends a task",
+        upstream="not reported",
+        verified=CELERY,
+        fingerprint="2ecb49cb1c3bc810",
     ),
     Change(
         owner="celery.events.receiver:EventReceiver",
