@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
+from threading import Timer
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,8 +24,9 @@ from celery import current_app
 from celery.apps import worker as celery_worker
 from celery.beat import BeatLazyFunc
 from celery.concurrency.asynpool import ResultHandler
+from celery.exceptions import QueueNotFound
 from kombu import Consumer, Message, Queue, pools
-from kombu.exceptions import OperationalError
+from kombu.exceptions import EncodeError, OperationalError
 from kombu.transport.redis import Mutex
 from redis.exceptions import OutOfMemoryError, ResponseError
 
@@ -214,6 +216,111 @@ def test_a_full_broker_takes_the_successor_that_an_app_sends(
         app.close()
         pools.reset()
     assert own.llen("celery") == 1
+
+
+def callbacks_app(library: Library, url: str) -> Any:
+    """An app with one queue of its own, like ours."""
+    app = library.app(url)
+    app.conf.update(
+        task_queues=[Queue("ours")],
+        task_default_queue="ours",
+        task_create_missing_queues=False,
+        result_backend=None,
+    )
+    return app
+
+
+@needs("Router.route", "AMQP.Router", raises=AssertionError)
+def test_a_callback_without_a_queue_goes_to_the_default_queue_of_celery(
+    library: Library, broker_url: str, client: "redis.Redis"
+) -> None:
+    app = callbacks_app(library, broker_url)
+    for name in ("shop.note", "celery.accumulate"):
+        app.signature(name).apply_async()
+    assert (client.llen("celery"), client.llen("ours")) == (2, 0)
+
+
+@needs("AMQP.Router", "Router.route", raises=QueueNotFound)
+@pytest.mark.parametrize(
+    ("options", "queue"),
+    [
+        ({"queue": "shop"}, "shop"),
+        ({"queue": "vector_index.chat"}, "celery"),  # we have no such task
+    ],
+)
+def test_a_callback_goes_to_the_queue_that_it_names_unless_that_is_ours(
+    library: Library, broker_url: str, client: "redis.Redis", options: dict[str, str], queue: str
+) -> None:
+    app = callbacks_app(library, broker_url)
+    app.signature("shop.note").set(**options).apply_async()
+    assert client.llen(queue) == 1
+
+
+@needs("Router.route", "AMQP.Router", raises=AssertionError)
+@pytest.mark.parametrize(
+    "options",
+    [{"exchange": "", "routing_key": "ours"}, {"exchange": "vector_index", "routing_key": "vector_index"}],
+)
+def test_no_exchange_leads_a_callback_into_a_queue_of_ours(
+    library: Library, broker_url: str, client: "redis.Redis", options: dict[str, str]
+) -> None:
+    app = callbacks_app(library, broker_url)
+    app.signature("shop.note").set(**options).apply_async()
+    assert client.llen("celery") == 1
+
+
+def test_a_callback_goes_to_the_exchange_that_it_names(
+    library: Library, broker_url: str, client: "redis.Redis"
+) -> None:
+    with library.connect(broker_url) as connection:
+        bound = Queue("orders", exchange="shop", routing_key="new")
+        bound(connection.default_channel).declare()
+    app = callbacks_app(library, broker_url)
+    app.signature("shop.note").set(exchange="shop", routing_key="new").apply_async()
+    assert client.llen("orders") == 1
+
+
+@needs("AMQP._retry_publish", raises=OperationalError)
+def test_a_full_broker_takes_the_callbacks_of_a_task_that_is_done(
+    library: Library, own_url: str, own: "redis.Redis"
+) -> None:
+    app = callbacks_app(library, own_url)
+    app.signature("shop.note").apply_async()  # declares the queue
+    fill(own)
+    try:
+        app.amqp._retry_publish(app.signature("shop.note").apply_async)
+    finally:
+        app.close()
+        pools.reset()
+    assert own.llen("celery") == 2
+
+
+def test_a_callback_waits_for_a_broker_that_is_away(
+    library: Library, broker_url: str, client: "redis.Redis"
+) -> None:
+    """Celery tries for 0.6 s, and then fails the task that is done."""
+    port = urlsplit(broker_url).port or 0
+    with Proxy(port) as proxy:
+        app = callbacks_app(library, broker_url.replace(f":{port}/", f":{proxy.port}/"))
+        app.signature("shop.note").apply_async()
+        proxy.cut()
+        timer = Timer(3, proxy.restore)
+        timer.start()
+        app.amqp._retry_publish(app.signature("shop.note").apply_async)
+        timer.join()
+    assert client.llen("celery") == 2
+
+
+def test_a_callback_that_cannot_be_sent_fails_its_task_in_a_sentence(
+    library: Library, broker_url: str
+) -> None:
+    app = callbacks_app(library, broker_url)
+    signature = app.signature("shop.note", kwargs={"text": "secret"}).set(serializer="none such")
+    with pytest.raises(
+        EncodeError,
+        match=r"^the task is done, but its callback shop\.note cannot be sent \(\w+\): correct the options of its",
+    ):
+        app.amqp._retry_publish(signature.apply_async)
 
 
 @needs("Channel._queue_bind", raises=OutOfMemoryError)

@@ -3,7 +3,7 @@
 Celery is told by `Celery(amqp=...)`. Other connections of the process use kombu's own transport.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from typing import Any
 
@@ -12,7 +12,7 @@ from kombu import connection
 from kombu.transport import redis as stock
 from redis.exceptions import ConnectionError, OutOfMemoryError
 
-from worker.celery.upstream import consuming
+from worker.celery.upstream import callbacks, consuming
 from worker.celery.upstream.memory_limit import (
     NonTransactional,
     PrefixedNonTransactional,
@@ -101,6 +101,12 @@ class Connection(OwnTransport):
 
 
 class AMQP(amqp.AMQP):
-    """What Celery makes connections with."""
+    """What Celery makes connections and routes with."""
 
     Connection = Connection
+
+    def Router(self, queues: Any = None, create_missing: bool | None = None) -> callbacks.Router:
+        return callbacks.Router(self.routes, queues or self.queues, app=self.app)
+
+    def _retry_publish(self, publish: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return super()._retry_publish(partial(callbacks.publish, publish), *args, **kwargs)

@@ -20,7 +20,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from worker.celery.upstream import beat_signals, monitors, pool_results, shutdown_notice
-from worker.celery.upstream.channel import Channel, ConnectionPool
+from worker.celery.upstream.callbacks import Router
+from worker.celery.upstream.channel import AMQP, Channel, ConnectionPool
 from worker.celery.upstream.redelivery import UnackedMessages
 from worker.celery.upstream.results import RedisBackend
 from worker.errors import SettingsError
@@ -175,6 +176,33 @@ CHANGES = (
         upstream="not reported",
         verified=KOMBU,
         fingerprint="bbcc5059247fe5a4",
+    ),
+    Change(
+        owner="celery.app.routes:Router",
+        name="route",
+        replacement=Router,
+        reason="callbacks of the application go to our queues, or fail a task that is done",
+        upstream="https://github.com/celery/celery/issues/3127 (closed: name the queue of each callback)",
+        verified=CELERY,
+        fingerprint="2e78e5f70f2350a8",
+    ),
+    Change(
+        owner="celery.app.amqp:AMQP",
+        name="Router",
+        replacement=AMQP,
+        reason="callbacks of the application go to our queues, or fail a task that is done",
+        upstream="https://github.com/celery/celery/issues/3127 (closed: name the queue of each callback)",
+        verified=CELERY,
+        fingerprint="f946e707559f0a63",
+    ),
+    Change(
+        owner="celery.app.amqp:AMQP",
+        name="_retry_publish",
+        replacement=AMQP,
+        reason="a full broker refuses the callbacks of a finished task, and the task fails",
+        upstream="https://github.com/celery/celery/issues/5716",
+        verified=CELERY,
+        fingerprint="1ebf8aa0bdb74b4e",
     ),
     Change(
         owner="celery.backends.redis:RedisBackend",
