@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from itertools import cycle
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,12 +23,21 @@ from typing import Any
 
 import psycopg
 
-from tests.simulation import CALM, LATE_REFUSALS, OUTAGES, PROVIDER_CRASHES, STORM, Simulation, Weather
+from tests.simulation import (
+    CALM,
+    LATE_REFUSALS,
+    OUTAGES,
+    PROVIDER_CRASHES,
+    REINDEXING,
+    STORM,
+    Simulation,
+    Weather,
+)
 from worker import configuration
 from worker.indexing.draining import outcomes
 from worker.indexing.draining.settlement import Settlement
 from worker.services import running
-from worker.store import builds, deletion, garbage, jobs, publishing, queue, schema, writing
+from worker.store import builds, deletion, fencing, garbage, jobs, locking, publishing, queue, schema, writing
 from worker.store.connection import Connection
 from worker.store.statements import statements
 
@@ -98,9 +108,40 @@ def never_count_single_inputs() -> None:
     Settlement.settle = lambda self, claim, *, alone: settle(self, claim, alone=False)  # type: ignore[method-assign]
 
 
+def let_runs_overtake() -> None:
+    """Keep the deletions by filter, which are another rule."""
+    hold_back = fencing.Fence.hold_back
+
+    def only_deletions(self: Any, connection: Connection, rows: Any) -> Any:
+        unfenced = replace(self, run=replace(self.run, since=datetime.max.replace(tzinfo=UTC)))
+        return hold_back(unfenced, connection, rows)
+
+    fencing.Fence.hold_back = only_deletions  # type: ignore[method-assign]
+
+
+def delete_what_was_missing() -> None:
+    remove = deletion.remove
+    deletion.remove = lambda *args, **options: remove(*args, **{**options, "unchanged_since": None})
+
+
+def leave_no_tombstones_of_unknown_documents() -> None:
+    remove = deletion.remove
+
+    def remove_known(
+        connection: Connection, index_id: int, ids: Sequence[str], *args: Any, **options: Any
+    ) -> Any:
+        if options.get("heads") is None:
+            known = locking.lock_documents(connection, {"index_id": index_id, "ids": list(ids)})
+            ids = [row.id for row in known]
+        return remove(connection, index_id, ids, *args, **options)
+
+    deletion.remove = remove_known
+
+
 RULES = [
     Rule(
-        name="control: all rules in place", weathers=(CALM, STORM, LATE_REFUSALS, OUTAGES, PROVIDER_CRASHES)
+        name="control: all rules in place",
+        weathers=(CALM, STORM, REINDEXING, LATE_REFUSALS, OUTAGES, PROVIDER_CRASHES),
     ),
     Rule(name="staging, retry and delete hold the index's shared lock", remove=unlock(writing, deletion)),
     Rule(
@@ -113,7 +154,7 @@ RULES = [
     ),
     Rule(
         name="an older version is rejected as stale",
-        remove=lambda: setattr(writing.LockedDocument, "is_newer_than", lambda self, version: False),
+        remove=lambda: setattr(locking.LockedDocument, "is_newer_than", lambda self, version: False),
     ),
     Rule(name="a redelivered message is staged once", remove=stage_redeliveries_again),
     Rule(
@@ -155,6 +196,31 @@ RULES = [
         name="an input that crashes the provider on its own is counted as an attempt",
         remove=never_count_single_inputs,
         weathers=(PROVIDER_CRASHES,),
+    ),
+    Rule(
+        name="a run stages no row of a document that changed since the run began",
+        remove=let_runs_overtake,
+        weathers=(REINDEXING,),
+    ),
+    Rule(
+        name="a document that is sent again unchanged counts as changed for a run",
+        remove=rewrite("writing.sql", "confirm", "OR EXISTS", "OR false AND EXISTS"),
+        weathers=(REINDEXING,),
+    ),
+    Rule(
+        name="a run checks under its locks that a missing document has not changed",
+        remove=delete_what_was_missing,
+        weathers=(REINDEXING,),
+    ),
+    Rule(
+        name="a deletion of an unknown document leaves a tombstone",
+        remove=leave_no_tombstones_of_unknown_documents,
+        weathers=(REINDEXING,),
+    ),
+    Rule(
+        name="a run sees the deletions by filter since it began",
+        remove=rewrite("reindexing.sql", "note_deletion", "WHERE", "WHERE false AND"),
+        weathers=(REINDEXING,),
     ),
     Rule(name="the sweep runs", weathers=(replace(STORM, sweeps=False),)),
 ]

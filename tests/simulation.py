@@ -13,7 +13,7 @@ import time
 import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, LiteralString
 
 import numpy as np
@@ -37,6 +37,10 @@ from worker.store.reindexing import ReindexRequest
 from worker.store.statements import tables
 
 DOCUMENTS = 25
+CATALOGUE = 40  # rows of the application's own table
+ROW_SECONDS = 0.01  # between two rows of a source
+CHANGE_SECONDS = 0.3  # between two changes of a row, at most
+PAGE_DOCUMENTS = 16  # of a run of reindexing
 GROUPS = 5  # a delete by filter matches one group
 PHRASES = 12  # replaced by new ones in each round
 ROUND_SECONDS = 0.3
@@ -64,6 +68,7 @@ class Weather:
     poison: float = 0.1  # share of documents with a content that the provider always refuses
     away: float = 0.3  # share of the time with an outage; an outage lasts longer than six attempts
     fatal: bool = False  # in some rounds poison crashes the provider
+    reindexes: bool = False  # run after run reads the catalogue, and little else happens
     late: bool = False  # refuse one content at a time, after its lease has expired
 
 
@@ -83,6 +88,9 @@ CALM = Weather(
 )
 LATE_REFUSALS = Weather(crashes=0, slow=0, batch_size=1, collects=False, late=True, away=0)
 OUTAGES = replace(CALM, away=0.9)
+REINDEXING = Weather(
+    crashes=0.001, slow=0, poison=0, away=0, pauses=0.05, sweeps=False, collects=False, reindexes=True
+)
 PROVIDER_CRASHES = replace(CALM, poison=0.1, fatal=True)
 
 LIVE = """
@@ -97,6 +105,11 @@ WHERE s.live_rev IS NOT NULL GROUP BY d.id, s.live_rev, r.title, r.metadata, r.t
 HEADS = """
 SELECT d.id, d.version, d.deleted, d.head_rev, s.live_rev, s.state, r.text
 FROM vector_index.documents d LEFT JOIN {served} s USING (doc) LEFT JOIN vector_index.revisions r ON r.rev = d.head_rev
+"""
+
+ROW = """
+SELECT r.text, r.metadata FROM vector_index.documents d JOIN vector_index.revisions r ON r.rev = d.head_rev
+WHERE d.id = %s AND NOT d.deleted
 """
 
 # Triggers record each committed revision, each late failure and each deleted content.
@@ -239,14 +252,109 @@ class UnreliableBackend(HashBackend):
 
 
 class SampledSource:
-    """A source that yields another random sample of the documents at each read."""
+    """A source that has all rows of the catalogue in hand, and yields them among a random sample of the documents."""
 
     def __init__(self, simulation: "Simulation") -> None:
         self.simulation = simulation
 
     def documents(self) -> Iterator[dict[str, Any]]:
-        for n in random.sample(range(DOCUMENTS), random.randint(DOCUMENTS // 2, DOCUMENTS)):
-            yield self.simulation.document(n, versioned=False)
+        items: list[dict[str, Any] | int] = [*self.simulation.catalogue.visible_rows()]
+        if not self.simulation.weather.reindexes:
+            items += random.sample(range(DOCUMENTS), random.randint(DOCUMENTS // 2, DOCUMENTS))
+        random.shuffle(items)
+        for item in items:
+            time.sleep(ROW_SECONDS)
+            yield self.simulation.document(item, versioned=False) if isinstance(item, int) else item
+
+
+@dataclass
+class CatalogueRow:
+    """A row of the application's own table. Its lock is held from a change until the index has been told."""
+
+    id: str
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    document: dict[str, Any] | None = None  # None: deleted
+    is_visible: bool = True  # whether the source returns it
+    is_told: bool = True  # whether the index must have exactly this row
+
+
+class Catalogue:
+    """A table of an application that tells the index of each change before it makes the next one.
+
+    So the index must have the newest text of each row, whatever a run of reindexing has read before.
+    """
+
+    def __init__(self, simulation: "Simulation") -> None:
+        self.simulation = simulation
+        self.rows = [CatalogueRow(id=f"row-{n}") for n in range(CATALOGUE)]
+
+    def visible_rows(self) -> list[dict[str, Any]]:
+        return [row.document for row in self.rows if row.document and row.is_visible]
+
+    def change(self, task_id: str) -> None:
+        """Change a random row two times, some time apart: a run may read it in between."""
+        row = random.choice(self.rows)
+        self.change_row(row, f"{task_id}-1")
+        time.sleep(random.uniform(0, CHANGE_SECONDS))
+        self.change_row(row, f"{task_id}-2")
+
+    def change_row(self, row: CatalogueRow, task_id: str) -> None:
+        """Change a row and tell the index, or change what the source returns without a word."""
+        with row.lock:
+            self.check(row)
+            match random.choice(("write", "insert", "hide", "send again", "delete", "delete by filter")):
+                case "write":
+                    self.write(row)
+                    self.send(row, task_id)
+                case "insert" if not row.document:
+                    row.id = f"{row.id.partition('/')[0]}/{task_id}"
+                    self.write(row)
+                case "hide":
+                    row.is_visible = row.is_told = False
+                case "send again" if row.document:
+                    self.send(row, task_id)
+                case "delete" | "delete by filter" as way if row.document:
+                    self.delete(row, task_id, by_filter=way == "delete by filter")
+
+    def write(self, row: CatalogueRow) -> None:
+        row.is_told, row.is_visible = False, True
+        document = self.simulation.document(0, versioned=False)
+        metadata = {"mark": document["metadata"]["mark"], "row": row.id}
+        row.document = document | {"id": row.id, "metadata": metadata}
+
+    def send(self, row: CatalogueRow, task_id: str) -> None:
+        index, documents = self.simulation.index, [row.document]
+        row.is_visible = True
+        self.simulation.deliver(lambda: staging.stage(index, task_id, documents, max_bytes=10**6))
+        row.is_told = True
+
+    def delete(self, row: CatalogueRow, task_id: str, *, by_filter: bool) -> None:
+        index = self.simulation.index
+        row.document = None
+        if by_filter:
+            where = {"row": row.id}
+            self.simulation.deliver(lambda: staging.delete_matching(index, task_id, where, None))
+        else:
+            self.simulation.deliver(lambda: staging.delete(index, task_id, [row.id], None))
+        row.is_told = True
+
+    def check(self, row: CatalogueRow) -> None:
+        """Compare the index with a row whose lock is held."""
+        if not row.is_told:
+            return
+        self.simulation.done["rows checked"] += 1
+        with psycopg.connect(self.simulation.url, autocommit=True) as conn:
+            found = conn.execute(ROW, [row.id]).fetchone()
+        text, metadata = found if found else (None, None)
+        if row.document is None and text is not None:
+            self.simulation.violations["deleted row brought back"] += 1
+        elif row.document is not None and text is None:
+            self.simulation.violations["row swept away"] += 1
+        elif row.document is not None and (text, metadata) != (
+            row.document["text"],
+            row.document["metadata"],
+        ):
+            self.simulation.violations["old text over a newer one"] += 1
 
 
 class Simulation:
@@ -266,9 +374,13 @@ class Simulation:
         self.recent: deque[Callable[[], None]] = deque(maxlen=30)
         self.serial = 0
         self.lock = threading.Lock()
+        self.catalogue = Catalogue(self)
 
     def run(self, seconds: float, at_least: int = 0) -> None:
-        """Simulate for `seconds` and until `at_least` stagings and crashes happened; then settle and check."""
+        """Simulate for `seconds` and until `at_least` stagings and crashes happened; then settle and check.
+
+        When `reindexes` is set, reindexings count instead of stagings.
+        """
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(
                 "worker.indexing.draining.settlement.LEASE_MARGIN_SECONDS", self.weather.lease_seconds / 2
@@ -276,6 +388,7 @@ class Simulation:
             patch.setattr("worker.indexing.draining.backoff.BACKOFF_SECONDS", 0.02)
             patch.setattr("worker.indexing.draining.claiming.BUILDS_SECONDS", 0.2)
             patch.setattr("worker.store.reindexing.LEASE_SECONDS", 1.0)
+            patch.setattr("worker.indexing.reindexing.DOCUMENTS_AT_ONCE", PAGE_DOCUMENTS)
             patch.setattr(connection, "ConnectionPool", CrashingPool)
             patch.setattr(CrashingConnection, "crashes", 0)
             patch.setattr(threading, "excepthook", self.record_thread_error)
@@ -305,13 +418,14 @@ class Simulation:
     def work(self, seconds: float, at_least: int) -> None:
         steps = [
             *[lambda n=n: self.produce(n) for n in range(PRODUCERS)],
-            *[self.consume] * CONSUMERS,
-            *[self.embed] * EMBEDDERS,
+            *([self.keep_reindexing] if self.weather.reindexes else [self.consume] * CONSUMERS),
+            *[self.embed] * (1 if self.weather.reindexes else EMBEDDERS),
             *[self.sweep] * self.weather.sweeps,
             *[self.collect] * self.weather.collects,
         ]
         threads = [threading.Thread(target=self.repeat, args=(step,)) for step in steps]
-        threads.append(threading.Thread(target=self.read))
+        if not self.weather.reindexes:
+            threads.append(threading.Thread(target=self.read))
         for thread in threads:
             thread.start()
         time.sleep(seconds)
@@ -325,7 +439,7 @@ class Simulation:
 
     def is_enough(self, at_least: int) -> bool:
         return (
-            self.done["stagings"]
+            self.done["reindexings" if self.weather.reindexes else "stagings"]
             >= at_least
             <= (CrashingConnection.crashes if self.weather.crashes else at_least)
         )
@@ -349,7 +463,8 @@ class Simulation:
         task_id = f"{producer}-{self.done['messages']}-{random.random()}"
         chosen = random.sample(range(DOCUMENTS), random.choice((1, 1, 2, 3, 8)))
         match random.choices(
-            ("delete", "filter", "retry", "reindex", "enqueue", "stage"), (8, 2, 5, 1, 20, 64)
+            ("delete", "filter", "retry", "reindex", "enqueue", "catalogue", "stage"),
+            (0, 0, 0, 0, 0, 1, 0) if self.weather.reindexes else (8, 2, 5, 3, 20, 30, 64),
         )[0]:
             case "delete":
                 ids = [str(n) for n in chosen]
@@ -363,6 +478,8 @@ class Simulation:
                 self.deliver(lambda: self.reindex(task_id))
             case "enqueue":
                 self.enqueue(chosen)
+            case "catalogue":
+                self.catalogue.change(task_id)
             case "stage":
                 self.send(task_id, [self.document(n) for n in chosen])
 
@@ -393,6 +510,10 @@ class Simulation:
         )
         if skipped is None:
             self.done["reindexings"] += 1
+
+    def keep_reindexing(self) -> None:
+        task_id = f"reindex-{random.random()}"
+        self.deliver(lambda: self.reindex(task_id))
 
     def send(self, task_id: str, documents: list[dict[str, Any]]) -> None:
         def stage() -> None:
@@ -515,6 +636,8 @@ class Simulation:
     def check_final_state(self) -> None:
         """Check the invariants that hold after all work is done."""
         self.violations["unfinished work"] += self.unfinished()
+        for row in self.catalogue.rows:
+            self.catalogue.check(row)
         with connection.checkout(self.url) as conn:
             self.check_served(conn, {})
             for id, version, deleted, head, live, state, text in conn.execute(self.query(HEADS)):

@@ -1,7 +1,8 @@
 """Reindex: sync an index with its source, on real Postgres."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from tests.fixtures.shelf import DyingSource, Shelf, WorkerKilled, ids, reindex,
 from tests.fixtures.system import eventually
 from worker.errors import SettingsError, SourceFailed, TemporaryError
 from worker.indexing import reindexing as product
+from worker.indexing import staging
 from worker.sources.files import FolderSource
-from worker.store import builds, connection, jobs, reindexing, writing
+from worker.store import builds, connection, deletion, jobs, reindexing, writing
 from worker.store.reindexing import ReindexRequest
 from worker.store.writing import StalePreparation
 
@@ -92,6 +94,113 @@ def test_documents_sent_during_a_run_are_kept(shop: Application, shelf: Shelf) -
     assert "newcomer" in ids(shop)
 
 
+# Rows that were read before a change
+
+
+@dataclass
+class InHand(Shelf):
+    """A source that has all its rows in hand when the application does something; the first row comes before."""
+
+    meanwhile: Callable[[], object] = lambda: None
+
+    def documents(self) -> Iterator[dict[str, Any]]:
+        rows = [{"id": id, "text": text, "metadata": {"shelf": 1}} for id, text in self.texts.items()]
+        yield from rows[:1]
+        self.meanwhile()
+        yield from rows[1:]
+
+
+@pytest.fixture(params=[1, 1000], ids=["pages of one", "one page"])
+def page(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(product, "DOCUMENTS_AT_ONCE", request.param)
+
+
+@pytest.mark.usefixtures("page")
+@pytest.mark.parametrize("is_known", [True, False], ids=["known", "new"])
+@pytest.mark.parametrize("id", ["0", "1"], ids=["staged by the run", "still in hand"])
+def test_a_run_does_not_put_an_old_text_over_a_newer_one(shop: Application, id: str, is_known: bool) -> None:
+    texts = {str(n): f"Old text {n}." for n in range(4)}
+    if is_known:
+        shop.put({"id": id, "text": "An even older text."})
+    sent = {"id": id, "text": "Sent while the run had its row in hand."}
+    result = run(shop, InHand(texts, meanwhile=lambda: shop.put(sent)))
+    assert text_of(shop, id) == sent["text"]
+    assert (result["indexed"] + result["stale"], result["failed"]) == (4, [])
+
+
+@pytest.mark.usefixtures("page")
+@pytest.mark.parametrize("version", [None, 7])
+@pytest.mark.parametrize("way", ["by id", "by filter"])
+@pytest.mark.parametrize("is_known", [True, False], ids=["known", "new"])
+def test_a_run_does_not_bring_back_a_deleted_document(
+    shop: Application, way: str, is_known: bool, version: int | None
+) -> None:
+    if is_known:
+        shop.put({"id": "1", "text": "Known.", "metadata": {"shelf": 1}})
+
+    def delete() -> None:
+        if way == "by id":
+            shop.delete("0", "1", version=version)
+        else:
+            staging.delete_matching(shop.target, "delete", {"shelf": 1}, version)
+
+    result = run(shop, InHand({"0": "Old text.", "1": "Another old text."}, meanwhile=delete))
+    assert ids(shop) == set()
+    assert (result["indexed"], result["stale"]) == (0, 2)
+
+
+def test_a_deletion_by_filter_before_a_run_holds_nothing_back(shop: Application) -> None:
+    source = InHand({"0": "A text.", "1": "Another text."})
+    run(shop, source)
+    staging.delete_matching(shop.target, "delete", {"shelf": 1}, None)
+    assert run(shop, source)["indexed"] == 2
+
+
+@pytest.mark.usefixtures("page")
+def test_of_a_document_that_a_source_returns_twice_the_last_text_counts(shop: Application) -> None:
+    class Changing(Shelf):
+        def documents(self) -> Iterator[dict[str, Any]]:
+            for text in ("Read first.", "Read first.", "Read later."):
+                yield {"id": "a", "text": text}
+
+    run(shop, Changing())
+    assert text_of(shop, "a") == "Read later."
+
+
+def test_a_document_that_is_sent_again_unchanged_during_a_run_is_kept(shop: Application) -> None:
+    texts = {str(n): f"Text {n}." for n in range(4)}
+    run(shop, Shelf(texts))
+    again: list[dict[str, Any]] = []
+    fewer = {id: text for id, text in texts.items() if id != "3"}
+    source = InHand(fewer, meanwhile=lambda: again.append(shop.put({"id": "3", "text": "Text 3."})))
+    assert run(shop, source)["deleted"] == 0
+    assert again[0]["unchanged"] == 1
+    assert ids(shop) == set(texts)
+
+
+def test_a_document_that_is_sent_again_while_missing_ones_are_deleted_is_kept(
+    shop: Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = {str(n): f"Text {n}." for n in range(4)}
+    run(shop, Shelf(texts))
+    delete = deletion.delete
+
+    def overtaken(*args: Any, **options: Any) -> Mapping[str, int]:
+        shop.put({"id": "3", "text": "Text 3."})
+        return delete(*args, **options)
+
+    monkeypatch.setattr(deletion, "delete", overtaken)
+    assert run(shop, Shelf({id: texts[id] for id in ("0", "1")}))["deleted"] == 1
+    assert ids(shop) == {"0", "1", "3"}
+
+
+def text_of(shop: Application, id: str) -> str:
+    [[text]] = shop.rows(
+        f"SELECT text FROM vector_index.documents d JOIN vector_index.revisions ON rev = head_rev WHERE id = '{id}'"
+    )
+    return str(text)
+
+
 @pytest.mark.parametrize("id", ["7", "7" * 512])
 def test_a_rejected_document_of_the_source_stays_in_the_index(shop: Application, id: str) -> None:
     shelf = Shelf({id: "A text.", "8": "Another."})
@@ -152,6 +261,21 @@ def test_a_run_that_lost_its_lease_stops_writing(shop: Application, shelf: Shelf
     with pytest.raises(TemporaryError, match="another run"):
         run(shop, Asleep(), allow_shrink=True)
     assert len(ids(shop)) == 250
+
+
+def test_a_run_that_loses_its_lease_before_a_write_does_not_write(
+    shop: Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split = staging.split
+
+    def suspended(*args: Any) -> Any:
+        take_over(shop)
+        return split(*args)
+
+    monkeypatch.setattr(staging, "split", suspended)
+    with pytest.raises(TemporaryError, match="another run"):
+        run(shop, Shelf({"a": "Read long ago."}))
+    assert ids(shop) == set()
 
 
 def test_a_run_that_lost_its_lease_is_not_recorded_as_done(shop: Application, shelf: Shelf) -> None:

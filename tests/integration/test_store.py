@@ -98,18 +98,19 @@ def test_an_older_build_gets_the_comments_of_a_new_one(
 ) -> None:
     builds.ensure(conn, "old", lambda: RECIPE)
     tables = [f"{table}_1" for table in BUILD_TABLES]
-    described = dict(conn.execute(COMMENTS).fetchall())
-    for name in described:
-        if name.partition(".")[0] in tables:
-            kind = sql.SQL("COLUMN" if "." in name else "TABLE")
-            conn.execute(
-                sql.SQL("COMMENT ON {} {} IS NULL").format(
-                    kind, sql.Identifier("vector_index", *name.split("."))
-                )
-            )
+
+    def described() -> dict[str, str]:
+        return {name: said for name, said in conn.execute(COMMENTS) if name.partition(".")[0] in tables}
+
+    before = described()
+    for name in before:
+        kind = sql.SQL("COLUMN" if "." in name else "TABLE")
+        conn.execute(
+            sql.SQL("COMMENT ON {} {} IS NULL").format(kind, sql.Identifier("vector_index", *name.split(".")))
+        )
     conn.execute("DELETE FROM vector_index.migrations WHERE version = 11")
     schema.install(database_url)
-    assert dict(conn.execute(COMMENTS).fetchall()) == described
+    assert described() == before
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,8 @@ from worker.indexing.staging import SLICE_CHARACTERS, ensure_index, sliced, sort
 from worker.observability.logs import log_fields
 from worker.protocols import Skipped, Source
 from worker.sources.reading import Reading
-from worker.store import builds, connection, deletion, indexes, jobs, refusals, reindexing
+from worker.store import builds, connection, deletion, fencing, indexes, jobs, refusals, reindexing
+from worker.store.fencing import LeaseLost
 from worker.store.jobs import JobSlice
 from worker.store.refusals import Refusal
 from worker.store.reindexing import (
@@ -46,10 +47,6 @@ RENEW_SECONDS = LEASE_SECONDS / 4
 
 OVERLAPS = "another run of reindex is reading the source of index {!r}: this run did nothing"
 PAUSED = "index {!r} is paused: this run did nothing; resume the index and run reindex again"
-
-
-class LeaseLost(TemporaryError):
-    """Another run has taken over the index, and has closed this run in the history."""
 
 
 def reindex(
@@ -195,7 +192,7 @@ class _Sync:
         unread = [Refusal(id=clean(item.id or item.path), error=item.reason) for item in skipped]
         rejected = [*message.rejected, *({"id": item.id, "error": item.error} for item in unread)]
         with connection.checkout(self._index.url) as conn:
-            self._renew_lease(conn)
+            fencing.hold(conn, self._run)
             build = builds.live(conn, self._index.name)
             if build is None:
                 raise BuildDropped(connection.DROPPED)
@@ -262,7 +259,8 @@ class _Sync:
                 job = self._job()
                 with connection.checkout(self._index.url) as conn:
                     heads = {id: gone[id] for id in some}
-                    self._deleted += deletion.delete(conn, job, some, None, heads=heads)["deleted"]
+                    counts = deletion.delete(conn, job, some, None, heads=heads, run=self._run)
+                    self._deleted += counts["deleted"]
 
     def _finish(self, reading: Reading, since: str | None, met: int, warning: str | None) -> None:
         """Record the run in the history, and stage the last slice, which completes the job."""
@@ -277,8 +275,8 @@ class _Sync:
         )
         reached = reading.cursor or since
         cursor = SourceCursor(query=reading.fingerprint, reached=reached) if reached else None
-        with connection.checkout(self._index.url) as conn:
-            self._renew_lease(conn)
+        with connection.checkout(self._index.url) as conn, conn.transaction():
+            fencing.hold(conn, self._run)
             reindexing.finish(
                 conn, self._task_id, figures, incremental=since is not None, message=warning, cursor=cursor
             )
@@ -288,22 +286,18 @@ class _Sync:
         logger.log(logging.INFO if warning is None else logging.WARNING, "reindexed", extra=logged)
 
     def _stage(self, documents: Sequence[Document], **values: Any) -> None:
-        job = self._job(**values)
-        self._staged.extend(stage_slice(self._index, job, documents, PRIORITY))
+        """Write the next slice. Raises LeaseLost."""
+        written = stage_slice(self._index, self._job(**values), documents, PRIORITY, run=self._run)
+        self._staged.extend(written.docs)
+        self._changed.extend(doc for doc, _ in written.overtaken)
 
     def _job(self, *, last: bool = False, **values: Any) -> JobSlice:
-        """The next slice; only the last one states the number of slices. Raises LeaseLost: stop writing."""
-        with connection.checkout(self._index.url) as conn:
-            self._renew_lease(conn)
+        """The next slice; only the last one states the number of slices."""
         number = next(self._numbers)
         slices = number + 1 if last else 0
         return JobSlice(
             task_id=self._task_id, slice=number, slices=slices, index_id=self._run.index_id, **values
         )
-
-    def _renew_lease(self, conn: connection.Connection) -> None:
-        if not reindexing.renew(conn, self._run):
-            raise LeaseLost(f"another run of reindex has taken over index {self._index.name!r}")
 
 
 def _is_identified(item: object) -> bool:

@@ -17,13 +17,25 @@ from worker.indexing.packing import batches
 from worker.observability import events
 from worker.protocols import EmbeddingBackend
 from worker.recipes import Recipe, probe
-from worker.store import builds, connection, deletion, jobs, outbox, publishing, selection, status, writing
+from worker.store import (
+    builds,
+    connection,
+    deletion,
+    fencing,
+    jobs,
+    outbox,
+    publishing,
+    selection,
+    status,
+    writing,
+)
 from worker.store.builds import Build
 from worker.store.connection import Connection
 from worker.store.filters import compile_filter
 from worker.store.jobs import JobSlice
 from worker.store.refusals import Refusal
-from worker.store.writing import DOCUMENTS_PER_TRANSACTION, Prepared, Retried, StalePreparation
+from worker.store.reindexing import ReindexRun
+from worker.store.writing import DOCUMENTS_PER_TRANSACTION, Prepared, Retried, StalePreparation, Written
 from worker.tokens import ESTIMATE, estimate
 
 T = TypeVar("T")
@@ -132,6 +144,7 @@ def delete_matching(index: Index, task_id: str, filter: Mapping[str, Any], versi
         index_id = builds.register(conn, index.name)
         ledger = jobs.ledger(conn, task_id)
         if not ledger.complete:
+            fencing.note_deletion(conn, index_id, filter, version)
             number = ledger.slices
             for chosen in selection.select(conn, index_id, index.name, where):
                 job = JobSlice(task_id=task_id, slice=number, slices=0, index_id=index_id)
@@ -237,18 +250,19 @@ def stage_slice(
     priority: int,
     *,
     heads: Mapping[str, int] | None = None,
-) -> list[int]:
+    run: ReindexRun | None = None,
+) -> Written:
     """Write at most 100 documents with distinct ids as one slice of a job; a second call writes nothing.
 
     `heads` maps each id to its newest revision: these documents are split again even if unchanged, unless a newer
-    revision exists by now. Returns the keys of the documents that the job waits for: all but the stale ones. Raises
-    TemporaryError when builds or documents changed during each of PREPARE_ATTEMPTS attempts, too.
+    revision exists by now. `run` is the run of reindexing that read the documents. Raises TemporaryError when builds or
+    documents changed during each of PREPARE_ATTEMPTS attempts, too.
     """
 
-    def commit(conn: Connection, prepared: Sequence[Prepared], written: Sequence[Build]) -> list[int]:
-        staged = writing.stage(conn, job, prepared, written, priority=priority, heads=heads)
+    def commit(conn: Connection, prepared: Sequence[Prepared], written: Sequence[Build]) -> Written:
+        staged = writing.stage(conn, job, prepared, written, priority=priority, heads=heads, run=run)
         if staged is None:
-            return []
+            return Written()
         events.refused(index.name, job.task_id, [(refusal.id, refusal.error) for refusal in job.refusals])
         return staged
 
@@ -267,15 +281,14 @@ def prepare_and_commit(
     index: Index,
     index_id: int,
     documents: Sequence[Document],
-    commit: Callable[[Connection, Sequence[Prepared], Sequence[Build]], list[int]],
+    commit: Callable[[Connection, Sequence[Prepared], Sequence[Build]], Written],
     *,
     anew: bool = False,
     task_id: str | None = None,
-) -> list[int]:
+) -> Written:
     """Split at most 100 documents with distinct ids, write them with `commit`, and publish complete documents.
 
-    `commit` returns the keys of the documents, and so does this function. Unchanged documents are split only if
-    `anew`. Raises SettingsError when recipe and backend of the index differ.
+    Unchanged documents are split only if `anew`. Raises SettingsError when recipe and backend of the index differ.
     """
     hashes = {document.id: document.content_hash() for document in documents}
     for attempt in range(1, PREPARE_ATTEMPTS + 1):
@@ -301,9 +314,9 @@ def prepare_and_commit(
         try:
             with connection.checkout(index.url) as conn:
                 staged = commit(conn, prepared, written)
-                events.staged(index.name, task_id, list(hashes), len(staged))
+                events.staged(index.name, task_id, list(hashes), len(staged.docs))
                 for build in written:
-                    publishing.publish(conn, build, staged)
+                    publishing.publish(conn, build, staged.docs)
                 return staged
         except StalePreparation:
             if attempt == PREPARE_ATTEMPTS:

@@ -7,17 +7,19 @@ shared lock: it comes before and its rows are deleted here, or it comes after an
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from datetime import datetime
 from typing import Any
 
 from psycopg import sql
 
 from worker.errors import BuildDropped
-from worker.store import builds, garbage, jobs, refusals
+from worker.store import builds, fencing, garbage, jobs, refusals
 from worker.store.builds import Build
 from worker.store.connection import DROPPED, Connection, retry_on_deadlock
 from worker.store.jobs import JobSlice, StageCounts
+from worker.store.locking import lock_documents, lock_served
+from worker.store.reindexing import ReindexRun
 from worker.store.statements import statement, statements
-from worker.store.writing import lock_documents, lock_served
 
 
 @retry_on_deadlock
@@ -29,19 +31,25 @@ def delete(
     *,
     heads: Mapping[str, int | None] | None = None,
     enqueued: Sequence[int] | None = (),
+    run: ReindexRun | None = None,
 ) -> Mapping[str, int]:
     """Delete at most 100 documents in one transaction; for a slice that was written before, return its counts.
 
     `enqueued`: numbers of outbox rows that go too; None: all outbox rows of these documents. See `remove` for `heads`.
+    `run`: the run of reindexing that found them missing. It must hold its lease, and deletes nothing that was sent
+    since it began. Raises LeaseLost.
     """
     with builds.locked(connection, job.index_id, exclusive=True):
+        if run is not None:
+            fencing.hold(connection, run)
         if not jobs.begin_slice(connection, job):
             return jobs.slice_counts(connection, job)
         if enqueued is None:
             _delete_enqueued(connection, job.index_id, "id", ids, version)
         else:
             _delete_enqueued(connection, job.index_id, "seq", enqueued, version)
-        counts = remove(connection, job.index_id, ids, version, heads=heads)
+        since = None if run is None else run.since
+        counts = remove(connection, job.index_id, ids, version, heads=heads, unchanged_since=since)
         jobs.set_counts(connection, job, counts, finished=True)
         return asdict(counts)
 
@@ -54,24 +62,29 @@ def remove(
     *,
     heads: Mapping[str, int | None] | None = None,
     before: Mapping[str, int] | None = None,
+    unchanged_since: datetime | None = None,
 ) -> StageCounts:
     """Delete documents inside a transaction that holds the exclusive lock, with everything that only they refer to.
 
     `heads`: the newest revision for which each document was chosen; a document that has another one by now stays.
+    `unchanged_since`: so does a document that was sent again since then.
     Rejected outbox rows of the documents go too; with `before`, by id, only rows with a lower number.
 
-    With a version, an unknown id becomes a tombstone: it fences an older update that is still on its way.
+    An unknown id becomes a tombstone: with a version, it fences an older update that is still on its way, and always
+    a row that a run of reindexing has read.
 
     The lock is exclusive because vectors go. Raises BuildDropped when the index was dropped.
     """
     if builds.is_dropped(connection, index_id):
         raise BuildDropped(DROPPED)
     parameters: dict[str, Any] = {"index_id": index_id, "ids": list(ids)}
-    if version is not None:
+    if version is not None or heads is None:
         connection.execute(statement("writing.sql", "insert_documents"), parameters)
     rows = lock_documents(connection, parameters)
     if heads is not None:
         rows = [row for row in rows if row.head_rev == heads[row.id]]
+    if unchanged_since is not None:
+        rows = [row for row in rows if not row.has_changed_since(unchanged_since)]
     named = list(ids) if heads is None else [row.id for row in rows]
     _delete_rejected(connection, index_id, named, version, before=before)
     refusals.clear(connection, index_id, [(id, version) for id in named])
@@ -81,12 +94,12 @@ def remove(
     for build in builds.every(connection, index_id):
         _delete_from_build(connection, build, docs)
     connection.execute(statement("deletion.sql", "delete_revisions"), {"docs": docs})
-    if docs:
+    there = sum(1 for row in rows if row not in fenced and row.head_rev is not None)
+    if there:
         connection.execute(statement("deletion.sql", "mark_erased"), parameters)
     gone = set(named) - {row.id for row in fenced}
     parameters |= {"ids": list(gone), "entries": [json.dumps([{"id": id}]) for id in gone]}
     connection.execute(statement("deletion.sql", "redact_errors"), parameters)
-    there = sum(1 for row in rows if row not in fenced and row.head_rev is not None)
     return StageCounts(stale=len(fenced), deleted=there)
 
 

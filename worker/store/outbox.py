@@ -15,7 +15,7 @@ from psycopg.rows import class_row, dict_row
 from worker.store import builds, deletion
 from worker.store.connection import Connection, retry_on_deadlock
 from worker.store.statements import statement
-from worker.store.writing import Prepared, delete_rejections, write
+from worker.store.writing import Prepared, Written, delete_rejections, write
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,17 +104,17 @@ def stage(
     changes: Sequence[Change],
     prepared: Sequence[Prepared],
     expected: Sequence[builds.Build],
-) -> list[int]:
+) -> Written:
     """Stage at most 100 documents and delete their rows, except documents that another worker has locked.
 
-    Returns the keys of the staged documents. Raises StalePreparation as `write` does; then nothing has changed.
+    Raises StalePreparation as `write` does; then nothing has changed.
     """
     with builds.locked(connection, index_id, exclusive=False):
         taken = {change.id: change.seq for change in _take(connection, index, changes)}
         items = [item for item in prepared if item.document.id in taken]
         written = write(connection, index_id, items, expected)
         delete_rejections(connection, index_id, written.accepted, before=taken)
-        return written.docs
+        return written
 
 
 def delete(connection: Connection, index: str, index_id: int, changes: Sequence[Change]) -> None:

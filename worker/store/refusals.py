@@ -23,8 +23,18 @@ class Refusal:
     version: int | None = None  # None: it has none, or not a usable one
 
 
-def record(connection: Connection, index_id: int, task_id: str, refused: Sequence[Refusal]) -> None:
-    """Keep refusals, in the transaction of their slice; each replaces an earlier one of its document."""
+def record(
+    connection: Connection,
+    index_id: int,
+    task_id: str,
+    refused: Sequence[Refusal],
+    *,
+    since: datetime | None = None,
+) -> None:
+    """Keep refusals, in the transaction of their slice; each replaces an earlier one of its document.
+
+    `since`: when the run of reindexing began that read them; a document that changed later is newer.
+    """
     last = {refusal.id: refusal for refusal in refused}.values()
     parameters = {
         "index_id": index_id,
@@ -32,6 +42,7 @@ def record(connection: Connection, index_id: int, task_id: str, refused: Sequenc
         "ids": [refusal.id for refusal in last],
         "versions": [refusal.version for refusal in last],
         "errors": [refusal.error for refusal in last],
+        "since": since,
     }
     if refused:
         connection.execute(statement("refusals.sql", "record"), parameters)

@@ -35,8 +35,14 @@ class ReindexRun:
     """A run that holds the lease of its index."""
 
     index_id: int
+    task_id: str
     token: UUID
     since: datetime  # its start, by the clock of the database
+
+    @property
+    def lease(self) -> Mapping[str, Any]:
+        """The parameters of the statements that renew and release its lease."""
+        return {"index_id": self.index_id, "token": self.token, "seconds": LEASE_SECONDS}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +85,7 @@ def begin(connection: Connection, index_id: int, request: ReindexRequest) -> Rei
         parameters = asdict(request) | {"message": DIED, "days": HISTORY_DAYS}
         for name in ("fail_dead_runs", "start_run", "delete_old_runs"):
             connection.execute(statement("reindexing.sql", name), parameters)
-    return ReindexRun(index_id=index_id, token=token, since=row[0])
+    return ReindexRun(index_id=index_id, task_id=request.task_id, token=token, since=row[0])
 
 
 def holder(connection: Connection, index_id: int) -> str | None:
@@ -90,14 +96,12 @@ def holder(connection: Connection, index_id: int) -> str | None:
 
 def renew(connection: Connection, run: ReindexRun) -> bool:
     """Renew the lease; False if another run has taken it."""
-    parameters = {"index_id": run.index_id, "token": run.token, "seconds": LEASE_SECONDS}
-    return connection.execute(statement("reindexing.sql", "renew_lease"), parameters).rowcount == 1
+    return connection.execute(statement("reindexing.sql", "renew_lease"), run.lease).rowcount == 1
 
 
 def release(connection: Connection, run: ReindexRun) -> None:
     """Release the lease, so that the next run can begin."""
-    parameters = {"index_id": run.index_id, "token": run.token}
-    connection.execute(statement("reindexing.sql", "release_lease"), parameters)
+    connection.execute(statement("reindexing.sql", "release_lease"), run.lease)
 
 
 def abort(connection: Connection, request: ReindexRequest, outcome: str, message: str) -> None:

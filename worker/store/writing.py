@@ -5,17 +5,19 @@ The lock of the index comes first, then rows in one order, as docs/internals/pro
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
 from worker.documents import Chunk, Document
-from worker.store import builds, jobs, refusals
+from worker.store import builds, fencing, jobs, refusals
 from worker.store.builds import Build
 from worker.store.connection import Connection, retry_on_deadlock
+from worker.store.fencing import Fence
 from worker.store.jobs import JobSlice, StageCounts
+from worker.store.locking import LockedDocument, lock_documents, lock_served
+from worker.store.reindexing import ReindexRun
 from worker.store.statements import statement
 
 DOCUMENTS_PER_TRANSACTION = 100
@@ -35,9 +37,10 @@ class Written:
     """The result of `write`."""
 
     # document, revision, and its outcome once that revision is live: indexed or unchanged
-    waited: Sequence[tuple[int, int | None, str]]
-    accepted: Sequence[tuple[str, int | None]]  # id and version of documents that are not stale
-    counts: StageCounts
+    waited: Sequence[tuple[int, int | None, str]] = ()
+    accepted: Sequence[tuple[str, int | None]] = ()  # id and version of documents that are not stale
+    overtaken: Sequence[tuple[int, str]] = ()  # stale documents of a run, which a fence held back: key and id
+    counts: StageCounts = field(default_factory=StageCounts)
 
     @property
     def docs(self) -> list[int]:
@@ -59,32 +62,6 @@ class StalePreparation(Exception):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LockedDocument:
-    """A locked row of `documents`."""
-
-    doc: int
-    id: str
-    head_rev: int | None
-    version: int | None
-    content_hash: bytes | None
-    deleted: bool
-
-    def is_newer_than(self, version: int | None) -> bool:
-        """Whether an update or deletion with this version is stale."""
-        return version is not None and self.version is not None and version < self.version
-
-
-@dataclass(frozen=True, kw_only=True)
-class LockedServed:
-    """A locked row of `served`."""
-
-    doc: int
-    live_rev: int | None
-    want_rev: int | None
-    state: str
-
-
-@dataclass(frozen=True, kw_only=True)
 class _Staged:
     """A new revision of a document."""
 
@@ -102,21 +79,27 @@ def stage(
     *,
     priority: int = 0,
     heads: Mapping[str, int] | None = None,
-) -> list[int] | None:
+    run: ReindexRun | None = None,
+) -> Written | None:
     """Write at most 100 documents with distinct ids in one transaction; None when the slice was written before.
 
-    Returns the keys of the documents that the job waits for. See `write` for the other arguments and its errors.
+    `run`: the run of reindexing that read the documents. It must hold its lease, and replaces nothing that has changed
+    since it began. See `write` for the other arguments and its errors. Raises LeaseLost.
     """
     with builds.locked(connection, job.index_id, exclusive=False):
+        fence = None if run is None else fencing.hold(connection, run)
         if not jobs.begin_slice(connection, job):
             return None
-        written = write(connection, job.index_id, prepared, expected, priority=priority, heads=heads)
+        written = write(
+            connection, job.index_id, prepared, expected, priority=priority, heads=heads, fence=fence
+        )
         delete_rejections(connection, job.index_id, written.accepted)
-        refusals.record(connection, job.index_id, job.task_id, job.refusals)
+        since = None if run is None else run.since
+        refusals.record(connection, job.index_id, job.task_id, job.refusals, since=since)
         jobs.add_documents(connection, job, written.waited)
         stale = written.counts.stale + job.superseded
         jobs.set_counts(connection, job, replace(written.counts, stale=stale, unchanged=job.unchanged))
-        return written.docs
+        return written
 
 
 def unchanged(connection: Connection, index_id: int, hashes: Mapping[str, bytes]) -> set[str]:
@@ -147,10 +130,12 @@ def write(
     *,
     priority: int = 0,
     heads: Mapping[str, int] | None = None,
+    fence: Fence | None = None,
 ) -> Written:
     """Write documents inside a transaction that holds the shared lock and can run only once.
 
     `heads`, by id: the newest revisions with the same content; each is replaced if it is still the newest one.
+    `fence`: documents that it holds back count as stale.
 
     Raises StalePreparation when `expected`, the builds that the documents were chunked for, are no longer the writable
     ones, or when an unchanged document, which was not chunked, has changed.
@@ -166,11 +151,15 @@ def write(
     if heads is not None:
         rows = [replace(row, content_hash=None) for row in rows if row.head_rev == heads[row.id]]
     stale, same, new = _sort(rows, by_id)
+    overtaken: Sequence[LockedDocument] = ()
+    if fence is not None:
+        overtaken = fence.hold_back(connection, [(row, item.document) for row, item in new])
+        new = [(row, item) for row, item in new if row not in overtaken]
     if not all(item.chunks for _, item in new):
         raise StalePreparation
     staged = _insert_revisions(connection, new)
-    _raise_versions(connection, same)
-    counts = StageCounts(stale=stale)
+    _confirm(connection, same)
+    counts = StageCounts(stale=stale + len(overtaken))
     unchanged = [row.doc for row, _ in same]
     retried: set[int] = set()
     for build in writable:
@@ -184,19 +173,9 @@ def write(
     waited += [(row.doc, row.head_rev, "indexed" if row.doc in retried else "unchanged") for row, _ in same]
     accepted = [(row.id, item.document.version) for row, item in [*new, *same]]
     refusals.clear(connection, index_id, accepted)
-    return Written(waited=waited, accepted=accepted, counts=counts)
-
-
-def lock_documents(connection: Connection, parameters: Mapping[str, Any]) -> list[LockedDocument]:
-    """Lock the rows of documents by doc."""
-    with connection.cursor(row_factory=class_row(LockedDocument)) as cursor:
-        return cursor.execute(statement("writing.sql", "lock_documents"), parameters).fetchall()
-
-
-def lock_served(connection: Connection, build: Build, docs: Sequence[int]) -> list[LockedServed]:
-    """Lock the served rows of documents by doc."""
-    with connection.cursor(row_factory=class_row(LockedServed)) as cursor:
-        return cursor.execute(build.sql("writing.sql", "lock_served"), {"docs": list(docs)}).fetchall()
+    return Written(
+        waited=waited, accepted=accepted, overtaken=[(row.doc, row.id) for row in overtaken], counts=counts
+    )
 
 
 def delete_rejections(
@@ -265,13 +244,13 @@ def _insert_revisions(
     return staged
 
 
-def _raise_versions(connection: Connection, same: Sequence[tuple[LockedDocument, Prepared]]) -> None:
-    raised = [(row.doc, item.document.version) for row, item in same if item.document.version is not None]
-    if raised:
-        docs, versions = zip(*raised, strict=True)
-        connection.execute(
-            statement("writing.sql", "raise_versions"), {"docs": list(docs), "versions": list(versions)}
-        )
+def _confirm(connection: Connection, same: Sequence[tuple[LockedDocument, Prepared]]) -> None:
+    """Raise the versions of unchanged documents, and show a run of reindexing that they were sent after it began."""
+    parameters = {
+        "docs": [row.doc for row, _ in same],
+        "versions": [item.document.version for _, item in same],
+    }
+    connection.execute(statement("writing.sql", "confirm"), parameters)
 
 
 def want(

@@ -5,7 +5,7 @@ INSERT INTO vector_index.refusals AS r (index_id, id, version, error, task_id)
 SELECT %(index_id)s, n.id, n.version, n.error, %(task_id)s
 FROM unnest(%(ids)s::text[], %(versions)s::bigint[], %(errors)s::text[]) AS n (id, version, error)
 WHERE NOT EXISTS (SELECT FROM vector_index.documents d
-    WHERE d.index_id = %(index_id)s AND d.id = n.id AND d.version > n.version)
+    WHERE d.index_id = %(index_id)s AND d.id = n.id AND (d.version > n.version OR d.changed_at >= %(since)s::timestamptz))
 ORDER BY n.id
 ON CONFLICT (index_id, id) DO UPDATE
 SET version = excluded.version, error = excluded.error, task_id = excluded.task_id, refused_at = excluded.refused_at

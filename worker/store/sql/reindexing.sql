@@ -3,16 +3,30 @@
 -- name: take_lease: take the lease of an index, unless another run holds it; returns the start time
 INSERT INTO vector_index.reindexing AS r (index_id, task_id, token, until)
 VALUES (%(index_id)s, %(task_id)s, %(token)s, clock_timestamp() + %(seconds)s * interval '1 second')
-ON CONFLICT (index_id) DO UPDATE SET task_id = excluded.task_id, token = excluded.token, until = excluded.until
+ON CONFLICT (index_id) DO UPDATE
+    SET task_id = excluded.task_id, token = excluded.token, until = excluded.until, deletions = excluded.deletions
 WHERE r.until < clock_timestamp()
 RETURNING clock_timestamp()
 
 -- name: lease_holder: the task that holds the lease
 SELECT task_id FROM vector_index.reindexing WHERE index_id = %(index_id)s
 
--- name: renew_lease: renew the lease; no row if another run has taken it
+-- name: renew_lease: renew the lease, and return the deletions by filter since the run began; no row if another run
+-- has taken it
 UPDATE vector_index.reindexing SET until = clock_timestamp() + %(seconds)s * interval '1 second'
-WHERE index_id = %(index_id)s AND token = %(token)s
+WHERE index_id = %(index_id)s AND token = %(token)s RETURNING deletions
+
+-- name: note_deletion: add a deletion by filter to the run that holds the lease, or held it last and died
+UPDATE vector_index.reindexing SET deletions = deletions || %(deletion)s WHERE index_id = %(index_id)s
+
+-- name: own_revisions: those newest revisions that the task of the run has staged or found unchanged
+SELECT j.rev FROM vector_index.job_documents j
+JOIN unnest(%(docs)s::bigint[], %(revs)s::bigint[]) AS n (doc, rev) ON j.doc = n.doc AND j.rev = n.rev
+WHERE j.task_id = %(task_id)s
+
+-- name: matching_rows: rows of the source that a deletion by filter takes; {filter} is compiled over r.metadata
+SELECT r.doc FROM unnest(%(docs)s::bigint[], %(versions)s::bigint[], %(metadata)s::jsonb[]) AS r (doc, version, metadata)
+WHERE (r.version <= %(version)s::bigint) IS NOT FALSE AND {filter}
 
 -- name: release_lease: release the lease
 DELETE FROM vector_index.reindexing WHERE index_id = %(index_id)s AND token = %(token)s

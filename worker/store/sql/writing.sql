@@ -11,7 +11,7 @@ INSERT INTO vector_index.documents (index_id, id)
 SELECT %(index_id)s, id FROM unnest(%(ids)s::text[]) AS id ORDER BY id ON CONFLICT DO NOTHING
 
 -- name: lock_documents: lock documents, by doc
-SELECT doc, id, head_rev, version, content_hash, deleted FROM vector_index.documents
+SELECT doc, id, head_rev, version, content_hash, deleted, changed_at FROM vector_index.documents
 WHERE index_id = %(index_id)s AND id = ANY(%(ids)s) ORDER BY doc FOR UPDATE
 
 -- name: next_revisions: as many new revision numbers as needed, rising
@@ -31,10 +31,13 @@ FROM unnest(%(docs)s::bigint[], %(revs)s::bigint[], %(versions)s::bigint[], %(ha
     AS n (doc, rev, version, content_hash)
 WHERE d.doc = n.doc
 
--- name: raise_versions: raise the versions of documents whose content is unchanged
-UPDATE vector_index.documents d SET version = n.version
+-- name: confirm: raise the versions of documents whose content is unchanged. While a run of reindexing reads the source,
+-- their time moves too, so that the run neither replaces nor deletes them
+UPDATE vector_index.documents d SET version = greatest(d.version, n.version), changed_at = clock_timestamp()
 FROM unnest(%(docs)s::bigint[], %(versions)s::bigint[]) AS n (doc, version)
-WHERE d.doc = n.doc AND (d.version IS NULL OR d.version < n.version)
+WHERE d.doc = n.doc AND (
+    d.version IS DISTINCT FROM greatest(d.version, n.version)
+    OR EXISTS (SELECT FROM vector_index.reindexing r WHERE r.index_id = d.index_id))
 
 -- name: lock_served: lock served rows, by doc
 SELECT doc, live_rev, want_rev, state FROM {served} WHERE doc = ANY(%(docs)s) ORDER BY doc FOR UPDATE
