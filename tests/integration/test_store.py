@@ -164,9 +164,10 @@ def test_a_wrong_password_raises_a_settings_error(database_url: str) -> None:
 class Older(Postgres):
     """PostgreSQL 16 from the same wheel; its initdb lacks the built-in locales of 17."""
 
-    def _run(self, program: str, *arguments: str | Path, text: str = "") -> None:
+    def _run(self, program: str, *arguments: str | Path, folder: Path, text: str = "") -> None:
         newer = ("--locale-provider", "builtin", "--builtin-locale", "C.UTF-8")
-        super()._run(program, *[argument for argument in arguments if argument not in newer], text=text)
+        known = [argument for argument in arguments if argument not in newer]
+        super()._run(program, *known, folder=folder, text=text)
 
 
 @pytest.mark.slow

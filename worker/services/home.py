@@ -29,6 +29,14 @@ class Endpoint:
 Endpoints = Mapping[str, Endpoint]
 
 
+@dataclass(frozen=True, kw_only=True)
+class User:
+    """User and group that a server runs as."""
+
+    uid: int
+    gid: int
+
+
 def exists(home: Path) -> bool:
     return _file(home).exists()
 
@@ -86,9 +94,15 @@ def is_free(port: int) -> bool:
     return True
 
 
-def write_private(path: Path, text: str) -> None:
-    """Write a file that holds a password, readable by its owner only, and flush it to disk."""
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+def write_private(path: Path, text: str, *, owner: User | None = None) -> None:
+    """Write a new file that holds a password, readable by its owner only (us without `owner`); flush it to disk.
+
+    Follows no link: whoever owns the folder may have put one there.
+    """
+    path.unlink(missing_ok=True)
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        if owner:
+            os.fchown(file.fileno(), owner.uid, owner.gid)
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

