@@ -187,7 +187,7 @@ def test_a_claim_that_is_not_read_yet_is_renewed_and_released(
     leases.renew(client, channel)
     assert client.zscore("unacked_index", channel.claim) > 1
 
-    conf = SimpleNamespace(broker_url=broker_url, broker_transport_options={})
+    conf = {"broker_url": broker_url, "broker_transport_options": {}}
     holder = SimpleNamespace(app=SimpleNamespace(conf=conf), task_consumer=SimpleNamespace(channel=channel))
     monkeypatch.setattr(HeartbeatThread, "_consumer", holder)
     HeartbeatThread.release_in_flight()
@@ -282,7 +282,7 @@ def test_a_global_key_prefix_is_part_of_every_key(
         assert drain(connection, got, 1) == ["x"]
         [tag] = client.zrange("ours:unacked_index", 0, -1)
         client.zadd("ours:unacked_index", {tag: 1})
-        conf = SimpleNamespace(broker_url=broker_url, broker_transport_options=options)
+        conf = {"broker_url": broker_url, "broker_transport_options": options}
         with leases.connect(SimpleNamespace(conf=conf)) as heartbeat:
             leases.renew(heartbeat, channel)
             assert client.zscore("ours:unacked_index", tag) > 1

@@ -185,6 +185,8 @@ def test_a_status_is_found_on_the_cause_of_a_plugins_exception() -> None:
         ({"retry-after-ms": "250", "retry-after": "1"}, 0.25),
         ({"retry-after": "Thu, 01 Jan 1970 00:00:00 GMT"}, 0.0),
         ({"retry-after": "Fri, 31 Dec 9999 23:59:59 GMT"}, 3_600.0),
+        # by the clock of the provider, which may be another than ours
+        ({"retry-after": "Thu, 01 Jan 1970 00:01:30 GMT", "date": "Thu, 01 Jan 1970 00:01:00 GMT"}, 30.0),
         ({"retry-after": "9" * 400}, 3_600.0),
         ({"retry-after": "soon"}, None),
         ({}, None),

@@ -191,16 +191,23 @@ def _retry_after_seconds(chain: list[BaseException]) -> float | None:
             continue
         for name, unit_seconds in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
             if value := headers.get(name):
-                seconds = _seconds(value, unit_seconds)
+                seconds = _seconds(value, unit_seconds, sent=headers.get("date"))
                 return None if seconds is None else min(seconds, _LONGEST_WAIT_SECONDS)
     return None
 
 
-def _seconds(value: str, unit_seconds: float) -> float | None:
+def _seconds(value: str, unit_seconds: float, *, sent: str | None) -> float | None:
+    """Read a wait. A date is by the clock of the provider, which sent its answer at `sent`."""
     if re.fullmatch(r"\d+(\.\d+)?", value.strip()):
         return float(value) * unit_seconds
+    if (until := _date(value)) is None:
+        return None
+    return max(0.0, (until - (_date(sent or "") or datetime.now(UTC))).total_seconds())
+
+
+def _date(value: str) -> datetime | None:
     try:
         at = parsedate_to_datetime(value)
     except ValueError:
         return None
-    return max(0.0, (at.replace(tzinfo=at.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
+    return at.replace(tzinfo=at.tzinfo or UTC)

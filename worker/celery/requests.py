@@ -13,11 +13,13 @@ from celery.worker.request import Request
 
 from worker import configuration
 from worker.celery.argument_summary import summary
+from worker.celery.upstream.broker_clock import AHEAD_HEADER
 from worker.errors import InputError
 
 MAX_DEATHS = 3  # pool processes that may die of one message before it fails
 DEATHS_HEADER = "vector_index_deaths"
-JOB_HEADER = "vector_index_job"  # of a replacement task: when the first task began, and its argument summary
+# of a replacement task: when the first task began, by the clock of the broker, and its argument summary
+JOB_HEADER = "vector_index_job"
 
 
 class RedactedRequest(Request):
@@ -53,7 +55,8 @@ class RedactedRequest(Request):
             # for a monitor that was started after the first task
             fields |= {"name": self.name, "args": self._argsrepr}
             if type == "task-succeeded":
-                fields["runtime"] = max(0.0, time.time() - self._job["began"])
+                now = time.time() + self._request_dict.get(AHEAD_HEADER, 0.0)
+                fields["runtime"] = max(0.0, now - self._job["began"])
         self._eventer.send(type, uuid=self.id, **fields)
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:

@@ -11,6 +11,7 @@ from kombu.exceptions import KombuError
 
 from worker.celery.requests import JOB_HEADER, read_job_header
 from worker.celery.retries import BROKER_ERRORS
+from worker.celery.upstream.broker_clock import AHEAD_HEADER
 from worker.celery.upstream.memory_limit import past_memory_limit
 from worker.errors import Bug, InvalidQuery, ServiceUnreachable, VectorIndexError
 
@@ -45,7 +46,7 @@ class BaseTask(Task):
             raise Bug.of(error) from None
 
     def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:
-        self.request.began = time.time()
+        self.request.began = time.time() + (self.request.get(AHEAD_HEADER) or 0.0)
 
     def replace(self, sig: Any) -> Any:
         """Replace this task; monitors show the first task, from its start to the end of the last."""

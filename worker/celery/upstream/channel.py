@@ -13,6 +13,7 @@ from kombu.transport import redis as stock
 from redis.exceptions import ConnectionError, OutOfMemoryError
 
 from worker.celery.upstream import callbacks, consuming
+from worker.celery.upstream.broker_clock import BrokerClock
 from worker.celery.upstream.memory_limit import (
     NonTransactional,
     PrefixedNonTransactional,
@@ -48,7 +49,12 @@ class Channel(stock.Channel):
             return partial(PrefixedNonTransactional, global_keyprefix=self.global_keyprefix)
         return NonTransactional
 
+    @cached_property
+    def broker_clock(self) -> BrokerClock:
+        return BrokerClock(self)
+
     def _put(self, queue: str, message: Any, **kwargs: Any) -> None:
+        message = self.broker_clock.sent(message)
         try:
             super()._put(queue, message, **kwargs)  # type: ignore[no-untyped-call]
         except OutOfMemoryError:

@@ -12,7 +12,7 @@ import json
 import logging
 from collections.abc import Sequence
 from queue import Empty
-from time import monotonic, time
+from time import monotonic
 from typing import Any
 from uuid import uuid4
 
@@ -29,14 +29,14 @@ TURN_SECONDS = 0.05  # the same if there are several queues: a command can wait 
 logger = logging.getLogger("vector_index.broker")
 
 # KEYS: the lists to look at, in this order, then the hash and the sorted set of unacknowledged messages.
-# ARGV: the id of the claim, the time in seconds, and the queue of each list as JSON.
+# ARGV: the id of the claim, and the queue of each list as JSON. Leases are by the clock of the broker.
 CLAIM = """
 for at = 1, #KEYS - 2 do
     local message = redis.call('RPOP', KEYS[at])
     if message then
-        redis.call('HSET', KEYS[#KEYS - 1], ARGV[1], '[' .. message .. ',"",' .. ARGV[at + 2] .. ']')
-        redis.call('ZADD', KEYS[#KEYS], ARGV[2], ARGV[1])
-        return {ARGV[at + 2], message}
+        redis.call('HSET', KEYS[#KEYS - 1], ARGV[1], '[' .. message .. ',"",' .. ARGV[at + 1] .. ']')
+        redis.call('ZADD', KEYS[#KEYS], redis.call('TIME')[1], ARGV[1])
+        return {ARGV[at + 1], message}
     end
 end
 return false
@@ -59,7 +59,7 @@ def start_claim(channel: Any, timeout: float | None = None) -> None:
     keys = [
         prefix + key for key in (*(key for key, _ in lists), channel.unacked_key, channel.unacked_index_key)
     ]
-    claim = ["EVAL", CLAIM, len(keys), *keys, channel.claim, time(), *(queue for _, queue in lists)]
+    claim = ["EVAL", CLAIM, len(keys), *keys, channel.claim, *(queue for _, queue in lists)]
     waits = _waits(channel, prefix, queues) if channel.found_none else []
     channel.asked = [*waits, claim]
     channel._in_poll = connection = channel.client.connection
@@ -96,6 +96,7 @@ def read_claim(channel: Any, **options: Any) -> bool:
     try:
         message = unreadable.check(channel, loads(found[1]))  # type: ignore[no-untyped-call]
         message["properties"]["delivery_tag"] = claim
+        channel.broker_clock.received(message)
     except unreadable.UNREADABLE as error:
         channel.qos._remove_from_indices(claim).execute()
         unreadable.log(found[1], error, queue=queue)

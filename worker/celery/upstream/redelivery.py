@@ -5,14 +5,13 @@ killed worker leaves behind for five minutes. The script begins with a command t
 runs on a broker over its memory limit.
 """
 
-from time import time
 from typing import Any
 
 from kombu.transport import virtual
 from kombu.transport.redis import QoS
 from kombu.utils.json import dumps, loads
 
-from worker.celery.upstream import scripts, unreadable
+from worker.celery.upstream import broker_clock, scripts, unreadable
 
 # KEYS: the hash and the sorted set of unacknowledged messages, then the lists that get the message.
 # ARGV: the delivery tag, LPUSH or RPUSH, and the message.
@@ -44,7 +43,7 @@ class UnackedMessages(QoS):
     def restore_visible(self, start: int = 0, num: int | None = None, interval: int = 1) -> None:
         """Return every message whose lease has expired: its worker is dead."""
         with self.channel.conn_or_acquire() as client:
-            until = time() - self.visibility_timeout
+            until = broker_clock.read(client) - self.visibility_timeout
             for tag in client.zrange(self.unacked_index_key, until, 0, desc=True, byscore=True):
                 self.restore_by_tag(tag, client)
 
