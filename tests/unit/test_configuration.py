@@ -149,6 +149,30 @@ def test_settings_file_changes_neither_the_import_path_nor_our_tasks(tmp_path: P
             sys.modules["tasks"] = ours
 
 
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        ("redis://h", "redis://h"),
+        ("redis://:p@h:6379/", "redis://:p@h:6379"),
+        ("redis://h/0?db=3", "redis://h/3"),
+        ("redis://h/0?virtual_host=3", "redis://h/3"),
+        ("redis+socket:///run/redis.sock?db=3", "redis+socket:///run/redis.sock?virtual_host=3"),
+        ("redis+socket:///run/redis.sock", "redis+socket:///run/redis.sock"),
+        ("rediss://h/1", "rediss://h/1?ssl_cert_reqs=required"),
+        ("rediss://h/1?ssl_cert_reqs=CERT_OPTIONAL", "rediss://h/1?ssl_cert_reqs=optional"),
+        ("rediss://h/1?ssl_cert_reqs=cert_none", "rediss://h/1?ssl_cert_reqs=none"),
+        ("rediss://h/1?ssl_check_hostname=True", "rediss://h/1?ssl_cert_reqs=required"),
+        (
+            "rediss://h/1?ssl_check_hostname=False",
+            "rediss://h/1?ssl_cert_reqs=required&ssl_check_hostname=false",
+        ),
+    ],
+)
+def test_addresses_of_the_broker_have_one_form_that_all_libraries_read_alike(given: str, read: str) -> None:
+    assert load({"BROKER_URL": given}).broker_url == read
+    assert load({"BROKER_URL": read}).broker_url == read
+
+
 def test_shorthands_set_the_models_of_the_default_backends() -> None:
     default = load({"EMBEDDING_MODEL": "3-small", "CHAT_MODEL": "gpt-4o-mini"}).index("default")
     assert (default.embedding_backend.model_id, default.chat_backend.model_id) == ("3-small", "gpt-4o-mini")
@@ -330,6 +354,10 @@ BACKEND = "embedding backend 'default'"
         (vector_index(INDEXES={"": {}}), "has the name ''; use 1 to 100 printable characters"),
         (vector_index(INDEXES={"x" * 101: {}}), "use 1 to 100 printable characters"),
         (vector_index(EMBEDDING_BACKENDS={"default": {"CLASS": "LLM"}}), "'LLM'; set it to the dotted path"),
+        ({"DATABASE_URL": "postgresql://h/db?ssl=true"}, "has the parameter 'ssl', which libpq does not know"),
+        ({"DATABASE_URL": "postgresql://h/db?sslmode=no-verify"}, "sslmode of DATABASE_URL is 'no-verify'; choose"),
+        ({"DATABASE_URL": "postgresql://h/db?x=1&sslaccept=strict"}, "has the parameter 'sslaccept', which libpq"),
+        ({"DATABASE_URL": "postgresql://u:p%zz@h/db"}, "which has a bare %; write % of a password as %25"),
         ({"DATABASE_URL": "mysql://h/db"}, "is 'mysql://h/db', which does not begin with postgresql://; write it as"),
         ({"BROKER_URL": "amqp://h//"}, "write it as redis://:password@host:6379/0"),
         ({"BROKER_URL": "localhost:6379"}, "BROKER_URL is 'localhost:6379', which does not begin with redis://"),
@@ -339,6 +367,12 @@ BACKEND = "embedding backend 'default'"
         ),
         ({"BROKER_URL": "redis://h:port/0"}, "whose host and port cannot be read; use"),
         ({"BROKER_URL": "redis://h:6379/0/6"}, "is 'redis://h:6379/0/6', whose database '0/6' is not a number; write"),
+        ({"BROKER_URL": "redis://h/0?timeout=3"}, "parameter 'timeout' has no effect; leave it out; an address"),
+        ({"BROKER_URL": "redis://h/0?ssl_cert_reqs=none"}, "no effect; begin the address with rediss:// for"),
+        ({"BROKER_URL": "rediss://h/0?ssl_cert_reqs=maybe"}, "reqs is 'maybe'; choose required, optional, none"),
+        ({"BROKER_URL": "rediss://h/0?ssl_check_hostname=perhaps"}, "hostname is 'perhaps'; choose true, false"),
+        ({"BROKER_URL": "rediss://h/0?ssl_ca_certs=/none.pem"}, "ssl_ca_certs of BROKER_URL is '/none.pem', which"),
+        ({"BROKER_URL": "rediss://h/0?ssl_keyfile=/none.key"}, "ssl_certfile of BROKER_URL is '', which cannot be"),
         ({"RESULT_BACKEND": "db+sqlite:///x"}, "RESULT_BACKEND is 'db+sqlite:///x', which does not begin with redis://"),
         ({"VECTOR_INDEX_SETTINGS": "/nowhere/x.py"}, "'/nowhere/x.py': No such file or directory; set it"),
         ({"VECTOR_INDEX_SETTINGS": "/"}, "it is a folder; set it to the path of a readable Python file"),

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 # From the lowest layer up. A package imports lower layers, and no other package of its own layer.
 LAYERS = [
     {"settings", "worker.application_code", "worker.errors", "worker.keyspace", "worker.reference"},
-    {"worker.documents", "worker.observability", "worker.protocols", "worker.tokens"},
+    {"worker.documents", "worker.observability", "worker.protocols", "worker.sessions", "worker.tokens"},
     {"worker.chunking", "worker.services", "worker.sources"},
     {"worker.configuration", "worker.store"},
     {"worker.backends", "worker.observability.scraping", "worker.recipes"},

@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 
 from worker.celery.own_addresses import OwnAddresses
 from worker.configuration import Configuration
-from worker.configuration.addresses import redacted
+from worker.configuration.addresses import celery_settings, redacted
 from worker.errors import ServiceUnreachable, VectorIndexError
 from worker.services import attach
 
@@ -37,9 +37,11 @@ class Client:
         else:
             self.broker_url = attach(configuration.home, postgres=False).broker_url
         results = configuration.result_backend or self.broker_url
-        self.app = OwnAddresses(broker=self.broker_url, backend=results, set_as_current=False, fixups=())
-        self.app.backend_cls = results
+        addresses = celery_settings(self.broker_url, results)
+        self.app = OwnAddresses(set_as_current=False, fixups=())
+        self.app.backend_cls = addresses["result_backend"]
         self.app.conf.update(
+            addresses,
             broker_transport_options={"socket_connect_timeout": 5, "socket_timeout": 30},
             redis_socket_connect_timeout=5,
             result_backend_transport_options={"retry_policy": RETRY_POLICY},
@@ -89,9 +91,14 @@ class Client:
         try:
             yield
         except (OperationalError, RedisError, OSError) as error:
+            fix = "start it, run `vector-index up`, or set BROKER_URL"
+            if "CERTIFICATE_VERIFY_FAILED" in str(error):
+                fix = (
+                    "add ssl_ca_certs=FILE to its address, the authority that signed its certificate; "
+                    "ssl_check_hostname=false if only its host name differs"
+                )
             raise ServiceUnreachable(
-                f"the broker {redacted(self.broker_url)} cannot be reached ({error}): start it, run "
-                "`vector-index up`, or set BROKER_URL"
+                f"the broker {redacted(self.broker_url)} cannot be reached ({error}): {fix}"
             ) from error
 
 

@@ -55,7 +55,7 @@ def load(environ: Mapping[str, str] | None = None) -> Configuration:
     return checked(
         Configuration,
         "",
-        database_url=database_url(values["DATABASE_URL"]),
+        database_url=database_url(values["DATABASE_URL"], notices),
         broker_url=broker,
         result_backend=broker_url("RESULT_BACKEND", values["RESULT_BACKEND"]) or broker,
         home=_home(values["VECTOR_INDEX_HOME"]),

@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from worker import application_code
-from worker.configuration.addresses import is_redis, redacted
+from worker.configuration.addresses import broker_url, is_redis, redacted
 from worker.configuration.messages import KINDS, key, keys, mapping, shown
 from worker.configuration.objects import Configuration
 from worker.errors import SettingsError
@@ -203,7 +203,7 @@ def _renamed(layer: dict[str, Any], notices: list[str]) -> dict[str, Any]:
                 f"{foreign} is {redacted(theirs)}, which is no address of a Redis, so the workers leave it to your "
                 f"application; set {name} to choose theirs"
             )
-        elif own and theirs != own:
+        elif own and broker_url(foreign, theirs) != broker_url(name, own):
             raise SettingsError(
                 f"{name} is {redacted(own)} and {foreign} is {redacted(theirs)}; "
                 "set only one of them, or both to the same address"

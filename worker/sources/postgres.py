@@ -12,6 +12,7 @@ from psycopg import sql
 from psycopg.rows import DictRow, dict_row
 
 from worker.errors import SourceFailed
+from worker.sessions import DRIVER, TRANSACTION_TIMEOUT_SINCE
 
 CONNECT_TIMEOUT_SECONDS = 5
 ATTEMPTS = 4  # of a page, when the connection is lost
@@ -60,6 +61,8 @@ class ReadOnlyConnection:
         with self._translated(), self._transaction() as connection:
             # indexing a page may take longer than the server's limit for idle transactions
             connection.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
+            if connection.info.server_version >= TRANSACTION_TIMEOUT_SINCE:
+                connection.execute("SET LOCAL transaction_timeout = 0")
             with connection.cursor("vector_index_source") as cursor:
                 cursor.itersize = page
                 yield from cursor.execute(statement, values)
@@ -79,6 +82,7 @@ class ReadOnlyConnection:
                 connect_timeout=CONNECT_TIMEOUT_SECONDS,
                 application_name="vector-index-source",
             )
+            self._open.execute(DRIVER)
             self._open.read_only = True
         limit = sql.SQL("SET LOCAL statement_timeout = {}").format(math.ceil(1000 * self._timeout_seconds))
         with self._open.transaction():

@@ -19,6 +19,7 @@ from psycopg import sql
 
 from worker.errors import SettingsError, SourceFailed
 from worker.reference import Setting
+from worker.sessions import libpq_address
 from worker.sources.postgres import ATTEMPTS, ReadOnlyConnection, Row, place
 
 REQUIRED, OPTIONAL = ("id", "text"), ("title", "metadata", "version")
@@ -118,6 +119,7 @@ class SQLSource:
                 )
         if not query.strip(" \n\t;"):
             raise SettingsError("QUERY of SQLSource is empty; set it to a SELECT of the columns id and text")
+        dsn, _ = libpq_address("DSN of SQLSource", dsn)
         try:
             self._where = place(dsn)
         except psycopg.ProgrammingError:
