@@ -1,8 +1,9 @@
 """Make things from the settings, once per process: addresses, indexes, backends, budgets, sources."""
 
 import os
+import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import wraps
 from inspect import signature
@@ -10,6 +11,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from worker import backends, configuration, services
 from worker.backends.budgets import CHAT_BURST, Budget
+from worker.backends.redaction import redact
 from worker.configuration import (
     ChatBackendSettings,
     Configuration,
@@ -17,7 +19,7 @@ from worker.configuration import (
     IndexSettings,
     SourceSettings,
 )
-from worker.errors import InvalidQuery, SettingsError
+from worker.errors import InvalidQuery, SettingsError, VectorIndexError
 from worker.index import Index
 from worker.protocols import ChatBackend, EmbeddingBackend, Source
 from worker.services import Addresses
@@ -145,7 +147,21 @@ def _make(settings: EmbeddingBackendSettings | ChatBackendSettings) -> Any:
             f"CLASS {settings.class_path!r} of backend {settings.name!r} does not take its settings ({error}): let its "
             f"__init__ take {', '.join(keywords)}, or **_ for those that it ignores"
         ) from error
-    return made(**keywords)
+    return _called(made, keywords, f"CLASS {settings.class_path!r} of backend {settings.name!r}")
+
+
+def _called(made: Callable[..., Any], keywords: Mapping[str, object], owner: str) -> Any:
+    """Make an object of a class of the settings. Raises SettingsError for any error of the class."""
+    try:
+        return made(**keywords)
+    except VectorIndexError:
+        raise
+    except Exception as error:
+        secrets = re.findall(r"'([^']{8,})'", repr(keywords))
+        said = redact(str(error), secrets=secrets)
+        raise SettingsError(
+            f"{owner} cannot be used: it raised {type(error).__name__} ({said}); correct the class or its settings"
+        ) from error
 
 
 def source(index: str) -> Source:
@@ -181,5 +197,5 @@ def make_source(settings: SourceSettings, known: Configuration, database_url: Ca
         raise SettingsError(
             f"CONFIG of source {settings.name!r} does not fit {settings.class_path} ({error}); its keys are {names}"
         ) from error
-    found: Source = made(**keywords)
+    found: Source = _called(made, keywords, f"source {settings.name!r}, of the class {settings.class_path},")
     return found

@@ -6,10 +6,13 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
+import psycopg
 import pytest
 
 from tests.fixtures.system import PATIENCE_SECONDS, VECTOR_INDEX, System, eventually, user_environment
+from worker.services import Addresses
 
 # no server listens on port 1
 POSTGRES = {"DATABASE_URL": "postgresql://vector:geheim@127.0.0.1:1/x"}
@@ -62,6 +65,55 @@ def test_wrong_usage_is_one_line_with_an_exit_code(
 def test_worker_exits_for_an_unknown_model(system: System) -> None:
     done = system.command("worker", VECTOR_INDEX_SETTINGS="", EMBEDDING_MODEL="nope")
     assert "MODEL_ID 'nope' of embedding backend 'default' is unknown" in only_line(done)
+    assert done.returncode == 2
+
+
+BROKEN = """
+class Backend:
+    def __init__(self, **_):
+        raise KeyError("shelf of sk-geheim-1234567")
+"""
+
+
+@pytest.mark.parametrize("command", ["worker", "up"])
+def test_an_error_of_an_own_class_ends_the_start_in_a_sentence(
+    command: str, start_system: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Celery would log the error of a start check, and let the worker run."""
+    (tmp_path / "broken.py").write_text(BROKEN)
+    (tmp_path / "ours.py").write_text(
+        'VECTOR_INDEX = {"EMBEDDING_BACKENDS": {"default": {"CLASS": "broken.Backend", "CONFIG": {}}}}'
+    )
+    with start_system(tmp_path, {}, VECTOR_INDEX_SETTINGS=str(tmp_path / "ours.py")) as system:
+        done = system.command(command)
+        assert "CLASS 'broken.Backend' of backend 'default' cannot be used: it raised KeyError" in only_line(
+            done
+        )
+        assert done.returncode == 2
+        report = system.command("doctor", "--offline")
+    assert "FAIL  embedding default" in report.stdout
+    assert "Traceback" not in report.stderr
+
+
+@pytest.mark.parametrize("command", ["worker", "beat", "up"])
+def test_a_database_that_cannot_hold_every_text_ends_the_start_in_a_sentence(
+    command: str, services: Addresses, administrator: "psycopg.Connection", broker_url: str, tmp_path: Path
+) -> None:
+    name = f"test_{uuid4().hex}"
+    administrator.execute(
+        f"CREATE DATABASE {name} ENCODING 'LATIN1' LOCALE_PROVIDER libc LOCALE 'C' TEMPLATE template0".encode()
+    )
+    url = f"{services.database_url.rpartition('/')[0]}/{name}"
+    variables = user_environment(tmp_path, DATABASE_URL=url, BROKER_URL=broker_url)
+    try:
+        done = subprocess.run(
+            [VECTOR_INDEX, command], cwd=tmp_path, env=variables, capture_output=True, text=True,
+            timeout=PATIENCE_SECONDS,
+        )  # fmt: skip
+    finally:
+        administrator.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
+    assert "has the encoding LATIN1, which cannot hold every text: create one with" in done.stderr
+    assert "Traceback" not in done.stderr
     assert done.returncode == 2
 
 

@@ -16,7 +16,7 @@ from kombu.entity import Queue
 
 from worker import configuration, wiring
 from worker.celery import startup_checks
-from worker.celery.exits import exit_with, exit_with_error
+from worker.celery.exits import ends_on_error, exit_with
 from worker.celery.heartbeat import HeartbeatThread
 from worker.celery.leases import RESTORE_SECONDS, VISIBILITY_TIMEOUT_SECONDS
 from worker.celery.log_filters import ShortenSchedulingErrors
@@ -24,7 +24,7 @@ from worker.celery.own_addresses import OwnAddresses
 from worker.celery.shutdown import StopInTime
 from worker.celery.startup import SWEEP_SECONDS
 from worker.celery.upstream import registry
-from worker.errors import VectorIndexError
+from worker.configuration.addresses import celery_settings
 from worker.keyspace import CHAT, EMBED, QUEUES, STAGING, UNACKED, UNACKED_INDEX
 from worker.observability import logs
 from worker.sources.scheduling import look_seconds
@@ -119,6 +119,7 @@ app.steps["worker"].add(StopInTime)
 
 
 @app.on_configure.connect
+@ends_on_error
 def configure(sender: Celery, **_: Any) -> None:
     """Read the settings when a command needs them; a mistake in them ends the command with its sentence."""
     spec = find_spec("tasks")
@@ -131,19 +132,15 @@ def configure(sender: Celery, **_: Any) -> None:
         )
     # Celery puts the working folder first on the path before it imports our modules: import the package before that
     import_module("tasks")
-    try:
-        broker, results = wiring.addresses().broker_url, wiring.result_backend()
-        registry.install()
-    except VectorIndexError as error:
-        exit_with_error(error)
+    addresses = celery_settings(wiring.addresses().broker_url, wiring.result_backend())
+    registry.install()
     entries = STATIC["beat_schedule"] | beat_entries()
-    sender.backend_cls = results
+    sender.backend_cls = addresses["result_backend"]
     sender.config_from_object(
         {
             **STATIC,
             "beat_schedule": entries,
-            "broker_url": broker,
-            "result_backend": results,
+            **addresses,
             "include": TASK_MODULES,
         }
     )
@@ -159,6 +156,7 @@ def beat_entries() -> dict[str, Any]:
 
 
 @signals.setup_logging.connect
+@ends_on_error
 def log(loglevel: int, **_: Any) -> None:
     """Set up our log in place of Celery's, which contains results."""
     events = {message.strip(): event for message, event in TASK_EVENTS.items()}
@@ -168,11 +166,9 @@ def log(loglevel: int, **_: Any) -> None:
 
 
 @signals.beat_init.connect
+@ends_on_error
 def start_beat(**_: Any) -> None:
     """Apply changed schedules; a worker does the same, whichever starts first."""
-    try:
-        startup_checks.sync_schedules()
-    except VectorIndexError as error:
-        exit_with_error(error)
+    startup_checks.sync_schedules()
     connection.close_pools()
     logging.getLogger("celery.beat").addFilter(ShortenSchedulingErrors())

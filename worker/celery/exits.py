@@ -1,14 +1,45 @@
 """Exit of a process that cannot start: one sentence on stderr, and an exit code."""
 
+import logging
 import sys
-from typing import NoReturn
+from collections.abc import Callable
+from functools import wraps
+from typing import NoReturn, ParamSpec, TypeVar
 
+from worker.backends.redaction import redact
 from worker.errors import ServiceUnreachable, VectorIndexError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+logger = logging.getLogger("vector_index.worker")
+
+
+def ends_on_error(receiver: Callable[P, T]) -> Callable[P, T]:
+    """Let an error of a Celery signal's receiver end the process with a sentence: Celery would log it and go on."""
+
+    @wraps(receiver)
+    def receive(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return receiver(*args, **kwargs)
+        except VectorIndexError as error:
+            exit_with_error(error)
+        except Exception as error:
+            logger.debug("start_failed", exc_info=True)
+            exit_with_unexpected(error)
+
+    return receive
 
 
 def exit_with_error(error: VectorIndexError) -> NoReturn:
     """End the process with an error's sentence. Exit code 3 if a service is unreachable, else 2."""
     exit_with(str(error), 3 if isinstance(error, ServiceUnreachable) else 2)
+
+
+def exit_with_unexpected(error: Exception) -> NoReturn:
+    """End the process with what an error of a library or of a class of your own says, without keys. Exit code 2."""
+    said = redact(str(error))
+    exit_with(f"the process cannot start: {type(error).__name__}: {said}; --loglevel debug shows where", 2)
 
 
 def exit_with(sentence: str, code: int) -> NoReturn:

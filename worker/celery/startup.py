@@ -8,11 +8,10 @@ from celery import signals
 
 from worker import configuration
 from worker.celery import background_threads, metrics_endpoint, shutdown, startup_checks
-from worker.celery.exits import exit_with, exit_with_error
+from worker.celery.exits import ends_on_error, exit_with
 from worker.celery.heartbeat import HeartbeatThread
 from worker.celery.log_filters import RedactMessageBodies
 from worker.celery.upstream.memory_limit import past_memory_limit
-from worker.errors import VectorIndexError
 from worker.keyspace import EMBED
 from worker.observability.logs import log_fields
 from worker.store import connection
@@ -24,6 +23,7 @@ logger = logging.getLogger("vector_index.worker")
 
 
 @signals.worker_init.connect
+@ends_on_error
 def check(sender: Any, **_: Any) -> None:
     """Check settings, services and models, in the parent of all pool processes. Exits with code 2 or 3."""
     logging.getLogger("celery.worker.consumer.consumer").addFilter(RedactMessageBodies())
@@ -31,16 +31,14 @@ def check(sender: Any, **_: Any) -> None:
         exit_with(
             f"the queue {EMBED} needs --pool=threads: its requests run in threads of the worker process", 2
         )
-    try:
-        for notice in startup_checks.prepare():
-            logger.info(notice)  # `up` has printed it
-        metrics_endpoint.serve(forks="prefork" in str(sender.pool_cls))
-    except VectorIndexError as error:
-        exit_with_error(error)
+    for notice in startup_checks.prepare():
+        logger.info(notice)  # `up` has printed it
+    metrics_endpoint.serve(forks="prefork" in str(sender.pool_cls))
     connection.close_pools()  # a forked process opens its own
 
 
 @signals.worker_ready.connect
+@ends_on_error
 def start_background_work(sender: Any, **_: Any) -> None:
     """Start heartbeats and, in a worker that serves the embed queue, drainers, outbox poller and the first sweep."""
     shutdown.heartbeat_file.start(configuration.current().home, sender.hostname)

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import click
 
 from worker import backends, wiring
+from worker.backends.redaction import redact
 from worker.celery.upstream import registry
 from worker.cli.client import Client
 from worker.cli.models import llm_installation
@@ -106,6 +107,8 @@ def _diagnose(name: str, check: Callable[[], str]) -> Diagnosis:
     except VectorIndexError as error:
         code = 2 if isinstance(error, InputError | SettingsError) else 3
         return Diagnosis(name=name, ok=False, detail=str(error), code=code)
+    except Exception as error:  # noqa: BLE001 - of a library, or of a class of your own: the other checks go on
+        return Diagnosis(name=name, ok=False, detail=f"{type(error).__name__}: {redact(str(error))}", code=2)
 
 
 def _settings(configuration: Configuration) -> str:

@@ -16,6 +16,7 @@ from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from worker.errors import BuildDropped, ServiceUnreachable, SettingsError
+from worker.sessions import DRIVER, TRANSACTION_TIMEOUT_SINCE
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -25,14 +26,42 @@ Connection = psycopg.Connection[TupleRow]
 CONNECT_TIMEOUT_SECONDS = 5
 CHECKOUT_TIMEOUT_SECONDS = 30  # how long a caller waits for a connection from the pool
 
-# READ COMMITTED is part of the protocol, whatever the default of the database: publishing locks in one statement and
-# checks in the next. synchronous_commit: an accepted document is on disk. hnsw: a scan of the vector index goes on
-# until enough rows pass the filter; docs/internals/decisions.md has the figures.
-SESSION = """
+# What our SQL relies on, whatever the server, the database and the role set. READ COMMITTED is part of the protocol:
+# publishing locks in one statement and checks in the next. synchronous_commit: an accepted document is on disk. No
+# timeout but our own ends a statement: a migration and the vector index take minutes.
+SESSION = (
+    DRIVER
+    + """
 SET default_transaction_isolation = 'read committed';
+SET default_transaction_deferrable = off;
 SET synchronous_commit = on;
-SET idle_in_transaction_session_timeout = '10s';
+SET statement_timeout = 0;
+SET lock_timeout = 0;
+SET idle_session_timeout = 0;
+SET idle_in_transaction_session_timeout = 0;
+SET DateStyle = 'ISO, MDY';
+SET TimeZone = 'UTC';
+SET transform_null_equals = off;
+SET quote_all_identifiers = off;
+SET row_security = on;
+SET gin_fuzzy_search_limit = 0;
 SET jit = off;
+"""
+)
+
+# The schema of pgvector may be in no search path, as `extensions` on Supabase. Text search configurations of the
+# setting LANGUAGE are in `public` or have a schema in their name.
+SEARCH_PATH = """
+SELECT pg_catalog.set_config('search_path', pg_catalog.concat_ws(', ', (
+    SELECT pg_catalog.quote_ident(nspname)
+    FROM pg_catalog.pg_extension JOIN pg_catalog.pg_namespace n ON n.oid = extnamespace WHERE extname = 'vector'
+), 'public'), false)
+"""
+
+# Of connections in the pool: a worker that hangs in a transaction holds no lock for long. hnsw: a scan of the vector
+# index goes on until enough rows pass the filter; docs/internals/decisions.md has the figures.
+POOLED = """
+SET idle_in_transaction_session_timeout = '10s';
 SET hnsw.iterative_scan = relaxed_order;
 SET hnsw.ef_search = 100;
 SET hnsw.max_scan_tuples = 100000;
@@ -44,7 +73,11 @@ SET hnsw.scan_mem_multiplier = 4;
 TEMPORARY = ("40", "53", "57", "58", "55P03", "25P03")
 
 BUILD_TABLE = re.compile(r"vector_index\.(chunks|embeddings|pending|served)_\d+")
-MISCONFIGURED = re.compile(r"authentication failed|no password supplied|does not exist|no pg_hba.conf entry")
+MISCONFIGURED = re.compile(
+    r"authentication failed|no password supplied|does not exist|no pg_hba.conf entry|permission denied for database"
+    # values of parameters of the address
+    r"|invalid .*(value|port number)|^connection is bad: (definition of service|weak sslmode)"
+)
 
 DROPPED = "the index, or a build of it, was dropped while it was being used: try again"
 
@@ -53,12 +86,26 @@ _pools: dict[tuple[int, str], ConnectionPool[Connection]] = {}
 
 
 def configure(connection: Connection) -> None:
-    """Configure a connection. Raises an error without the extension, which only `schema.install` can do without."""
+    """Configure a connection of the pool. Raises an error without the extension."""
+    prepare(connection)
+    connection.execute(POOLED)
+    register_vector(connection)
+
+
+def prepare(connection: Connection) -> None:
+    """Make a session mean the same on every server; only `schema.install` needs no more than that."""
     connection.autocommit = True
     connection.prepare_threshold = None  # works behind a pooler, and always plans for the actual values
     connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
     connection.execute(SESSION)
-    register_vector(connection)
+    if connection.info.server_version >= TRANSACTION_TIMEOUT_SINCE:
+        connection.execute("SET transaction_timeout = 0")
+    set_search_path(connection)
+
+
+def set_search_path(connection: Connection) -> None:
+    """Find the types and operators of pgvector, in whatever schema they are."""
+    connection.execute(SEARCH_PATH)
 
 
 def pool(url: str, *, max_size: int = 16) -> ConnectionPool[Connection]:
@@ -115,14 +162,17 @@ def retry_on_deadlock(function: Callable[P, T]) -> Callable[P, T]:
 
 @contextmanager
 def connect(url: str) -> Iterator[Connection]:
-    """Open a connection outside the pool, without its configuration: for set-up and for single reads.
+    """Open a connection outside the pool, without its limits: for set-up and for single reads.
 
-    Raises ServiceUnreachable or SettingsError with the message of the server.
+    Raises ServiceUnreachable or SettingsError with the message of the server, for every error of Postgres.
     """
-    with translate_errors(url):
-        connection = psycopg.connect(url, autocommit=True, connect_timeout=CONNECT_TIMEOUT_SECONDS)
-        with connection:
-            yield connection
+    with (
+        _translate_rest(url),
+        translate_errors(url),
+        psycopg.connect(url, autocommit=True, connect_timeout=CONNECT_TIMEOUT_SECONDS) as connection,
+    ):
+        prepare(connection)
+        yield connection
 
 
 @contextmanager
@@ -165,6 +215,19 @@ def translate_errors(url: str) -> Iterator[None]:
                 f"Postgres at {where(url)} refused the connection: {message}; check DATABASE_URL"
             ) from error
         raise ServiceUnreachable(f"Postgres at {where(url)} is unreachable: {message}") from error
+
+
+@contextmanager
+def _translate_rest(url: str) -> Iterator[None]:
+    """Translate what `translate_errors` lets pass. Only for work that touches no document, whose text errors quote."""
+    try:
+        yield
+    except psycopg.Error as error:
+        said = error.diag.message_primary or _reason(error)
+        raise SettingsError(
+            f"Postgres at {where(url)} returned an error ({type(error).__name__}): {said}; correct the database, its "
+            "role or DATABASE_URL"
+        ) from error
 
 
 def where(url: str) -> str:

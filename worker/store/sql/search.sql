@@ -10,7 +10,7 @@ SELECT set_config('statement_timeout', %(seconds)s || 's', true)
 -- may be out of order, and Postgres 17 relies on its ORDER BY
 WITH {found}, hits AS (
     SELECT c.*, f.distance, f.rank, row_number() OVER (
-        PARTITION BY md5(c.text) ORDER BY f.rank DESC, f.distance + 0, c.doc, c.ordinal) AS copy
+        PARTITION BY sha256(convert_to(c.text, 'UTF8')) ORDER BY f.rank DESC, f.distance + 0, c.doc, c.ordinal) AS copy
     FROM found f CROSS JOIN LATERAL (
         SELECT s.doc, c.rev, c.ordinal, c.start, c."end", c.text, c.hash
         FROM {chunks} c JOIN {served} s ON s.live_rev = c.rev {revisions}
