@@ -135,7 +135,7 @@ def peak_mb() -> float:
 
 def _result(url: str, task_id: str) -> dict[str, Any] | None:
     with connection.checkout(url) as conn:
-        return job_result(conn, "default", task_id)[0]
+        return job_result(conn, "default", task_id)
 
 
 if __name__ == "__main__":

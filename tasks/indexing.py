@@ -44,13 +44,17 @@ def await_indexing(self: Task, index: str = "default") -> dict[str, Any]:
     while True:
         looked = time.monotonic()
         with connection.checkout(wiring.addresses().database_url) as conn:
-            result, progress = jobs.job_result(conn, index, self.request.id)
+            result = jobs.job_result(conn, index, self.request.id)
         if result is not None:
             return result
         # reading a job of a million documents takes a while: spend at most half of the time on it
         time.sleep(max(LOOK_SECONDS, time.monotonic() - looked))
         if time.monotonic() > deadline:
+            looked = time.monotonic()
+            with connection.checkout(wiring.addresses().database_url) as conn:
+                progress = jobs.job_progress(conn, index, self.request.id)
             self.update_state(state="PROGRESS", meta=progress)
+            time.sleep(time.monotonic() - looked)
             raise self.replace(await_indexing.si(index=index))
 
 

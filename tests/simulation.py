@@ -648,7 +648,7 @@ class Simulation:
                 if version != self.versions.get(id):
                     self.violations["version lost"] += 1
             for task_id in random.sample(self.jobs, min(len(self.jobs), 1_000)):
-                if jobs.job_result(conn, "default", task_id)[0] is None:
+                if jobs.job_result(conn, "default", task_id) is None:
                     self.violations["job without a result"] += 1
             taken = Counter(hash for (hash,) in conn.execute("SELECT hash FROM taken"))
         if self.weather == CALM:

@@ -134,7 +134,7 @@ def test_deleted_text_is_in_no_table_and_in_no_file(plain: Application) -> None:
     enqueue(plain, "enqueued", f"Enqueued {MARKER} {noise(3_000)} {MARKER}", FORGET, title=MARKER)
     enqueue(plain, "live", f"Again {MARKER}", FORGET)
     plain.stage({"id": "bad", "text": "x", MARKER: 1})
-    before = {"revisions", "chunks_1", "chunks_2", "served_1", "builds", "outbox", "jobs"}
+    before = {"revisions", "chunks_1", "chunks_2", "served_1", "builds", "outbox", "jobs", "refusals"}
     assert tables_with_marker(plain) == before
     in_files = files_with_marker(plain)
     assert in_files > before
@@ -142,9 +142,8 @@ def test_deleted_text_is_in_no_table_and_in_no_file(plain: Application) -> None:
     assert any(name.startswith("chunks_1_lexemes") for name in in_files)
 
     assert delete_matching(plain, FORGET) == staging.Deleted(deleted=6)
-    assert tables_with_marker(plain) == {
-        "jobs"
-    }  # a rejected document has no metadata: the filter misses it, its id does not
+    # a refused document has no metadata: the filter misses it, its id does not
+    assert tables_with_marker(plain) == {"jobs", "refusals"}
     plain.delete("bad")
     assert tables_with_marker(plain) == set()
     eventually(lambda: [vacuum(plain), files_with_marker(plain)][1] == set())

@@ -7,6 +7,7 @@ import pytest
 from tests.fixtures.application import LONG, Application, faulty
 from worker.errors import ProviderUnavailable, Refused, ServiceUnreachable, SettingsError, TooLarge
 from worker.indexing import staging
+from worker.indexing.jobs import job_progress
 from worker.store import builds, connection, jobs, status, sweep, writing
 
 
@@ -451,3 +452,39 @@ def test_a_search_blocked_by_a_lock_times_out_with_a_sentence(
         ):
             application.search("words")
     assert application.search("words") == ["a"]
+
+
+def progress(application: Application, task_id: str) -> dict[str, int]:
+    with connection.checkout(application.url) as conn:
+        return job_progress(conn, "default", task_id)
+
+
+def test_progress_counts_the_chunks_that_have_a_vector(application: Application) -> None:
+    """Two requests of eight chunks: nothing is embedded before the first, and half of it before the second."""
+    task_id = application.stage(*[{"id": n, "text": f"Text number {n}."} for n in range(16)])
+    assert progress(application, task_id) == {"documents": 16, "done": 0, "chunks": 16, "embedded": 0}
+    assert application.drainer.step()
+    assert progress(application, task_id) == {"documents": 16, "done": 8, "chunks": 16, "embedded": 8}
+    application.drainer.drain()
+    result = application.result(task_id)
+    assert result is not None
+    assert (result["indexed"], result["embedded"]) == (16, 16)
+
+
+def test_progress_of_a_document_counts_its_chunks_while_it_is_pending(application: Application) -> None:
+    task_id = application.stage({"id": "a", "text": LONG})
+    chunks = progress(application, task_id)["chunks"]
+    assert application.drainer.step()
+    assert progress(application, task_id) == {"documents": 1, "done": 0, "chunks": chunks, "embedded": 8}
+
+
+def test_chunks_that_the_provider_refused_are_not_embedded(application: Application) -> None:
+    faulty(application.backend, lambda texts: Refused("no") if "guilty" in str(texts) else None)
+    result = application.put({"id": "bad", "text": "A guilty one."}, {"id": "good", "text": "Two words."})
+    assert (result["chunks"], result["embedded"], result["tokens"]) == (2, 1, 2)
+
+
+def test_a_job_that_waits_for_the_chunks_of_another_has_embedded_none(application: Application) -> None:
+    application.stage({"id": "a", "text": "Words."})
+    task_id = application.stage({"id": "b", "text": "Words."})
+    assert progress(application, task_id) == {"documents": 1, "done": 0, "chunks": 1, "embedded": 0}

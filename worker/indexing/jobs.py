@@ -1,54 +1,105 @@
 """Jobs: the result and the progress of one message's documents."""
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from worker.errors import InvalidQuery
 from worker.store import builds, jobs
+from worker.store.builds import Build
 from worker.store.connection import Connection
+from worker.store.jobs import JobDocuments, JobLedger
 
 
-def job_result(conn: Connection, index: str, task_id: str) -> tuple[dict[str, Any] | None, dict[str, int]]:
-    """Return the result of a job (`None` while some of its documents are pending) and its progress.
+def job_result(conn: Connection, index: str, task_id: str) -> dict[str, Any] | None:
+    """Return the result of a job, `None` while some of its documents are pending.
 
     Raises InvalidQuery when the database has no such job.
     """
-    build = builds.live(conn, index)
-    ledger = jobs.ledger(conn, task_id)
-    if not ledger.slices:
-        raise InvalidQuery(
-            f"job {task_id} is unknown: it staged nothing, or its record was deleted because of its age; "
-            "send its documents again"
-        )
-    groups = [] if build is None else jobs.documents(conn, build, task_id)
-    states: Counter[str] = Counter()
+    job = _Job.read(conn, index, task_id)
+    if job.states["pending"] or not job.ledger.complete:
+        return None
+    jobs.finish(conn, task_id)
     live: Counter[str] = Counter()  # by outcome
-    for group in groups:
-        states[group.state] += group.documents
+    for group in job.groups:
         if group.state == "live":
             live[group.outcome] += group.documents
-    counts = ledger.counts
-    unchanged = counts.get("unchanged", 0)  # a reindexing stages only documents that changed
-    progress = {
-        "documents": states.total() + unchanged,
-        "done": states.total() - states["pending"] + unchanged,
-        "chunks": counts.get("chunks", 0),
-        "embedded": counts.get("embedded", 0),
-    }
-    if states["pending"] or not ledger.complete:
-        return None, progress
-    jobs.finish(conn, task_id)
     result = {
         "index": index,
         "indexed": live["indexed"],
-        "unchanged": live["unchanged"] + unchanged,
-        "stale": counts.get("stale", 0) + states["overtaken"],
-        "failed": [*ledger.rejected, *(failure for group in groups for failure in group.failed)],
-        "chunks": counts.get("chunks", 0),
-        "embedded": counts.get("embedded", 0),
-        "tokens": counts.get("tokens", 0),
+        "unchanged": live["unchanged"] + job.unchanged,
+        "stale": job.counts.get("stale", 0) + job.states["overtaken"],
+        "failed": [*job.ledger.rejected, *(failure for group in job.groups for failure in group.failed)],
+        "chunks": job.counts.get("chunks", 0),
+        **job.embedded(conn),
     }
-    if ledger.report is not None:
-        of_reindexing = {"deleted": counts.get("deleted", 0), "seconds": round(ledger.seconds, 2)}
-        result |= of_reindexing | dict(ledger.report)
-    return result, progress
+    if job.ledger.report is not None:
+        of_reindexing = {
+            "deleted": job.counts.get("deleted", 0),
+            "seconds": round(job.ledger.seconds, 2),
+        }
+        result |= of_reindexing | dict(job.ledger.report)
+    return result
+
+
+def job_progress(conn: Connection, index: str, task_id: str) -> dict[str, int]:
+    """Return the counts of a job so far: documents, those of them that are done, chunks, embedded chunks."""
+    job = _Job.read(conn, index, task_id)
+    documents = job.states.total()
+    return {
+        "documents": documents + job.unchanged,
+        "done": documents - job.states["pending"] + job.unchanged,
+        "chunks": job.counts.get("chunks", 0),
+        "embedded": job.embedded(conn)["embedded"],
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """A job as the database has it."""
+
+    task_id: str
+    build: Build | None
+    ledger: JobLedger
+    groups: Sequence[JobDocuments]
+
+    @classmethod
+    def read(cls, conn: Connection, index: str, task_id: str) -> "_Job":
+        build = builds.live(conn, index)
+        ledger = jobs.ledger(conn, task_id)
+        if not ledger.slices:
+            raise InvalidQuery(
+                f"job {task_id} is unknown: it staged nothing, or its record was deleted because of its age; "
+                "send its documents again"
+            )
+        groups = [] if build is None else jobs.documents(conn, build, task_id)
+        return cls(task_id=task_id, build=build, ledger=ledger, groups=groups)
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        return self.ledger.counts
+
+    @property
+    def unchanged(self) -> int:
+        """Documents in no slice: a reindexing stages only documents that changed."""
+        return self.counts.get("unchanged", 0)
+
+    @property
+    def states(self) -> Counter[str]:
+        """Numbers of documents by state."""
+        states: Counter[str] = Counter()
+        for group in self.groups:
+            states[group.state] += group.documents
+        return states
+
+    def embedded(self, conn: Connection) -> dict[str, int]:
+        """Chunks that staging queued and that have a vector now, and the tokens of these chunks.
+
+        A content that another job has queued too may be missing here: never less than 0.
+        """
+        chunks, tokens = self.counts.get("embedded", 0), self.counts.get("tokens", 0)
+        if chunks and self.build is not None and (self.states["pending"] or self.states["failed"]):
+            missing = jobs.missing_vectors(conn, self.build, self.task_id)
+            chunks, tokens = max(0, chunks - missing.chunks), max(0, tokens - missing.tokens)
+        return {"embedded": chunks, "tokens": tokens}

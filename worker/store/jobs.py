@@ -57,6 +57,14 @@ class JobDocuments:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MissingVectors:
+    """What a job still waits for, or waits for in vain."""
+
+    chunks: int  # contents, each once
+    tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class JobLedger:
     """The slices of a job, summed."""
 
@@ -116,6 +124,13 @@ def documents(connection: Connection, build: Build, task_id: str) -> list[JobDoc
     connection.execute(statement("jobs.sql", "touch_job"), {"task_id": task_id})
     with connection.cursor(row_factory=class_row(JobDocuments)) as cursor:
         return cursor.execute(build.sql("jobs.sql", "job_states"), {"task_id": task_id}).fetchall()
+
+
+def missing_vectors(connection: Connection, build: Build, task_id: str) -> MissingVectors:
+    """Count the contents of a job's pending and failed documents that have no vector in a build."""
+    with connection.cursor(row_factory=class_row(MissingVectors)) as cursor:
+        text = build.sql("jobs.sql", "missing_vectors")
+        return cursor.execute(text, {"task_id": task_id}).fetchone() or MissingVectors(chunks=0, tokens=0)
 
 
 def finish(connection: Connection, task_id: str) -> None:

@@ -39,6 +39,15 @@ SELECT state, outcome, count(*) AS documents,
     )) FILTER (WHERE state = 'failed'), '[]') AS failed
 FROM standing GROUP BY state, outcome
 
+-- name: missing_vectors: contents without a vector in the wanted revisions of a job, and their tokens
+SELECT count(*) AS chunks, coalesce(sum(tokens), 0)::bigint AS tokens FROM (
+    SELECT min(c.tokens) AS tokens
+    FROM (SELECT DISTINCT doc, rev FROM vector_index.job_documents WHERE task_id = %(task_id)s) mine
+    JOIN {served} s ON s.doc = mine.doc AND s.want_rev = mine.rev
+    JOIN {chunks} c ON c.rev = mine.rev
+    WHERE NOT EXISTS (SELECT FROM {embeddings} e WHERE e.hash = c.hash) GROUP BY c.hash
+) missing
+
 -- name: job_counts: the ledger rows of a job, in order
 SELECT slices, counts, rejected, report,
     extract(epoch FROM coalesce(finished_at, clock_timestamp()) - created_at)::float AS seconds
