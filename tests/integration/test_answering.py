@@ -82,7 +82,7 @@ def test_without_passages_the_model_is_not_asked(application: Application) -> No
     backend = Echo()
     result = answer(application, backend)
     assert backend.prompts == []
-    assert result["answer"] == "This question cannot be answered from these documents."
+    assert result["answer"] == "The index 'default' holds no documents."
     assert (result["answered"], result["sources"]) == (False, [])
     assert result["usage"] == {"input_tokens": 0, "output_tokens": 0}
 
@@ -244,3 +244,20 @@ def test_an_unreachable_stream_server_is_reported_with_its_setting() -> None:
 def test_an_invalid_argument_is_named(arguments: dict[str, Any], sentence: str) -> None:
     with pytest.raises(InvalidQuery, match=sentence):
         ChatQuestion(**{"text": "Why?", **arguments})
+
+
+def test_an_empty_index_is_told_from_one_without_an_answer(birds: Application) -> None:
+    """The documents of a filter that matches none do not answer; an index without documents says so."""
+    unmatched = ChatQuestion(text="When do owls hunt?", filter={"legs": 9})
+    assert (
+        answer(birds, Echo(), unmatched)["answer"] == "This question cannot be answered from these documents."
+    )
+    birds.delete("owls", "cats")
+    result = answer(birds, Echo())
+    assert (result["answer"], result["answered"]) == ("The index 'default' holds no documents.", False)
+    birds.stage({"id": "owls", "text": "Owls hunt at night."})
+    result = answer(birds, Echo())
+    assert (result["answer"], result["answered"]) == (
+        "The index 'default' holds no searchable documents yet.",
+        False,
+    )

@@ -16,13 +16,13 @@ from worker.errors import ProviderUnavailable, TemporaryError
 from worker.index import Index
 from worker.observability import events
 from worker.protocols import ChatBackend, Reply
-from worker.search.retrieval import retrieve
+from worker.search.retrieval import emptiness, retrieve
 
 # A caller waits: three attempts for the whole question, all begun within ten seconds.
 ATTEMPTS, ATTEMPTS_SECONDS = 3, 10.0
 LONGEST_WAIT_SECONDS = 5.0  # between two attempts
 
-NOTHING_FOUND = Reply(text=f"This question {prompting.NO_ANSWER}.", input_tokens=0, output_tokens=0)
+NOTHING_FOUND = f"This question {prompting.NO_ANSWER}."
 
 
 def ask(
@@ -34,7 +34,8 @@ def ask(
 ) -> dict[str, Any]:
     """Return the result of a chat: answer, answered, sources with `cited`, model, usage.
 
-    The sources are the passages in the prompt, in their order. Without passages, the model is not asked.
+    The sources are the passages in the prompt, in their order. Without passages, the model is not asked: the answer
+    says that the index holds no documents, or that they do not answer the question.
     A TemporaryError starts another attempt, see `_attempts`; it reuses the passages that an earlier one retrieved.
     Raises InvalidQuery for a question that leaves no room in the prompt, Revoked for a streamed answer that the caller
     has revoked, and the errors of `retrieve` and of the backend.
@@ -47,7 +48,7 @@ def ask(
                     prompt, sources = _prepare(index, backend, question)
                     if stream:
                         stream.write("sources", [passage.as_json() for passage in sources])
-                reply = _send(backend, budget, prompt, stream) if prompt else NOTHING_FOUND
+                reply = _send(backend, budget, prompt, stream) if prompt else _without_passages(index)
         assert sources is not None
         result = _result(reply, sources, backend.model_id)
         if stream:
@@ -96,6 +97,10 @@ def _prepare(
     return prompt, passages[: prompt.passages]
 
 
+def _without_passages(index: Index) -> Reply:
+    return Reply(text=emptiness(index) or NOTHING_FOUND, input_tokens=0, output_tokens=0)
+
+
 def _send(backend: ChatBackend, budget: Budget, prompt: Prompt, stream: AnswerStream | None) -> Reply:
     """Send one request within the budget, and return the tokens that it did not use."""
     answer_tokens = backend.token_limit - backend.prompt_tokens
@@ -114,7 +119,7 @@ def _result(reply: Reply, sources: Sequence[Passage], model_id: str) -> dict[str
     rows = enumerate((passage.as_json() for passage in sources), start=1)
     return {
         "answer": reply.text,
-        "answered": not prompting.declines(reply.text),
+        "answered": bool(sources) and not prompting.declines(reply.text),
         "sources": [{**row, "cited": number in cited} for number, row in rows],
         "model": model_id,
         "usage": {"input_tokens": reply.input_tokens, "output_tokens": reply.output_tokens},

@@ -58,12 +58,22 @@ class Client:
         """Send a task and return its result. Raises the error of the task."""
         return self.wait(self.send(task, queue, **kwargs), queue)
 
-    def wait(self, result: "AsyncResult[Any]", queue: str) -> Any:
-        """Return the result of a task that was sent to the queue. Raises the error of the task."""
-        stall = StallDetector(self, queue)
+    def wait(
+        self,
+        result: "AsyncResult[Any]",
+        *queues: str,
+        on_wait: Callable[[object], object] = lambda progress: None,
+    ) -> Any:
+        """Return the result of a task that these queues run. Raises the error of the task.
+
+        `on_wait` gets the progress of the task at each poll.
+        """
+        stall = StallDetector(self, *queues)
         with self.reachable():
             while not result.ready():
-                stall.check(result.state)
+                progress = progress_of(result)
+                stall.check(progress)
+                on_wait(progress)
                 self.sleep(POLL_SECONDS)
         return result_of(result)
 
@@ -103,10 +113,10 @@ class Client:
 
 
 class StallDetector:
-    """Notices that a task makes no progress because no worker consumes its queue."""
+    """Notices that a task makes no progress because no worker consumes one of its queues."""
 
-    def __init__(self, client: Client, queue: str) -> None:
-        self.client, self.queue = client, queue
+    def __init__(self, client: Client, *queues: str) -> None:
+        self.client, self.queues = client, queues
         self.last: object = None
         self.since = time.monotonic()
 
@@ -115,12 +125,21 @@ class StallDetector:
         if progress != self.last:
             self.last, self.since = progress, time.monotonic()
         elif time.monotonic() - self.since > STALL_SECONDS:
-            if not any(self.queue in queues for queues in self.client.consumers().values()):
+            served = set[str]().union(*self.client.consumers().values())
+            for queue in self.queues:
+                if queue in served:
+                    continue
                 raise ServiceUnreachable(
-                    f"no worker consumes the queue {self.queue}: start one with `vector-index up` or "
+                    f"no worker consumes the queue {queue}: start one with `vector-index up` or "
                     "`vector-index worker`; your request stays in the queue"
                 )
             self.since = time.monotonic()
+
+
+def progress_of(result: "AsyncResult[Any]") -> tuple[str, Mapping[str, int]]:
+    """State of a task and its counts so far, from one read, because the task may end at any time."""
+    meta = result.backend.get_task_meta(result.id)
+    return meta["status"], meta["result"] if meta["status"] == "PROGRESS" else {}
 
 
 def result_of(result: "AsyncResult[Any]") -> Any:

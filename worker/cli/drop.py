@@ -8,6 +8,7 @@ import click
 from worker.cli.client import Client
 from worker.cli.options import json_option
 from worker.cli.output import counted, print_result
+from worker.cli.waiting import work_goes_on
 from worker.configuration import load
 from worker.errors import InvalidQuery
 from worker.keyspace import STAGING
@@ -28,7 +29,9 @@ def drop(index: str, yes: bool, as_json: bool) -> None:
         question = f"Type {index} to delete the index {index} with all its documents"
         if click.prompt(question, default="", show_default=False, err=True) != index:
             raise click.UsageError(f"{index} was not dropped: its name was not typed")
-    dropped = Client(configuration).call("tasks.drop", STAGING, index=index)
+    client = Client(configuration)
+    with work_goes_on(lambda: f"dropping {index}"):
+        dropped = client.call("tasks.drop", STAGING, index=index)
     if not (dropped["builds"] or dropped["enqueued"] or dropped["configured"]):
         raise InvalidQuery(
             f"there is no index {index!r}, in the settings or in the database: nothing was dropped"

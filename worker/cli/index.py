@@ -11,13 +11,14 @@ import click
 from celery.result import AsyncResult
 from rich.progress import MofNCompleteColumn, TimeElapsedColumn
 
-from worker.cli.client import POLL_SECONDS, Client, StallDetector, TaskFailed, result_of
+from worker.cli.client import POLL_SECONDS, Client, StallDetector, TaskFailed, progress_of, result_of
 from worker.cli.input_files import InputFiles
 from worker.cli.options import index_and_json
-from worker.cli.output import print_result, progress_bar
+from worker.cli.output import counted, print_result, progress_bar
+from worker.cli.waiting import WaitReason, work_goes_on
 from worker.configuration import load
 from worker.indexing.packing import batches
-from worker.keyspace import STAGING
+from worker.keyspace import EMBED, STAGING
 
 # The broker stores a message base64-encoded, and a second time while its task runs: keep it near 100 kB.
 MESSAGE_BYTES, MESSAGE_DOCUMENTS = 100_000, 100
@@ -35,7 +36,7 @@ def index(paths: tuple[Path, ...], index: str, as_json: bool) -> int:
 
     Reads text, Markdown, reStructuredText, HTML, and JSON lines of documents ({"id", "text", "title"?,
     "metadata"?, "version"?}). A document's id is its path relative to the folder that you name. Indexing it again
-    replaces it. Exit code 1: some documents failed.
+    replaces it. On Ctrl-C, the workers go on with the documents that were sent. Exit code 1: some documents failed.
     """
     configuration = load()
     configuration.index(index)
@@ -44,8 +45,11 @@ def index(paths: tuple[Path, ...], index: str, as_json: bool) -> int:
     client = Client(configuration)
     messages = batches(files.documents(), _bytes, weight_limit=MESSAGE_BYTES, size_limit=MESSAGE_DOCUMENTS)
     started = time.monotonic()
-    for batch, result in _send_all(client, index, messages, report):
-        report.add(batch, result)
+    with work_goes_on(
+        lambda: f"{counted(report.sent, 'document')}: see `vector-index status`; run it again for the others"
+    ):
+        for batch, result in _send_all(client, index, messages, report):
+            report.add(batch, result)
     files.check_found(report.documents)
     report.seconds = time.monotonic() - started
     print_result(report.as_json(index, files), as_json, report.lines(index, files))
@@ -56,7 +60,8 @@ def index(paths: tuple[Path, ...], index: str, as_json: bool) -> int:
 class Report:
     """The results of the documents that were sent."""
 
-    documents: int = 0
+    sent: int = 0  # documents
+    documents: int = 0  # of these, those with a result
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTS, 0))
     failed: list[dict[str, str]] = field(default_factory=list)  # documents: id and error
     seconds: float = 0.0
@@ -105,33 +110,29 @@ def _send_all(
 ) -> Iterator[tuple[Documents, "AsyncResult[Any]"]]:
     """Send all batches, MAX_IN_FLIGHT at a time; yield each batch with its result when that is ready."""
     in_flight: list[tuple[Documents, AsyncResult[Any]]] = []
-    stall = StallDetector(client, STAGING)
+    stall, reason = StallDetector(client, STAGING, EMBED), WaitReason(client, index)
     with progress_bar("indexing", MofNCompleteColumn(), TimeElapsedColumn()) as update:
         while True:
             for batch in islice(messages, MAX_IN_FLIGHT - len(in_flight)):
                 result = client.send("tasks.index_documents", STAGING, index=index, documents=batch)
                 in_flight.append((batch, result))
+                report.sent += len(batch)
             with client.reachable():
                 ready = [pair for pair in in_flight if pair[1].ready()]
-                states = [_state(result) for _, result in in_flight]
+                states = [progress_of(result) for _, result in in_flight]
             in_flight = [pair for pair in in_flight if pair not in ready]
             yield from ready
             update(
-                completed=report.documents + sum(done for _, done in states),
+                completed=report.documents + sum(counts.get("done", 0) for _, counts in states),
                 total=report.documents + _count(batch for batch, _ in in_flight),
             )
             if not in_flight:
                 return
             if not ready:
                 stall.check((report.documents, states))
+                reason.check((report.documents, states))
                 time.sleep(POLL_SECONDS)
 
 
 def _count(batches: Iterator[Sequence[object]]) -> int:
     return sum(map(len, batches))
-
-
-def _state(result: "AsyncResult[Any]") -> tuple[str, int]:
-    """State of a task and the number of its searchable documents, from one read: the task may end any time."""
-    meta = result.backend.get_task_meta(result.id)
-    return meta["status"], meta["result"]["done"] if meta["status"] == "PROGRESS" else 0

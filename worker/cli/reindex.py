@@ -8,8 +8,9 @@ import click
 from worker.cli.client import Client
 from worker.cli.options import index_and_json
 from worker.cli.output import first_lines, print_result
+from worker.cli.waiting import WaitReason, work_goes_on
 from worker.configuration import load
-from worker.keyspace import STAGING
+from worker.keyspace import EMBED, STAGING
 
 MAX_SHOWN = 20  # failures on a terminal; --json prints all
 
@@ -26,12 +27,15 @@ def reindex(full: bool, allow_shrink: bool, index: str, as_json: bool) -> int:
     """Sync an index with its source.
 
     Indexes new and changed documents, deletes documents that the source no longer has, and waits until all are
-    searchable. Exit code 1: some documents failed, or nothing was deleted for the reason in the warning.
+    searchable. On Ctrl-C, the workers go on with the run. Exit code 1: some documents failed, or nothing was deleted
+    for the reason in the warning.
     """
     configuration = load()
     configuration.index(index)
     client = Client(configuration)
-    result = client.call("tasks.reindex", STAGING, index=index, full=full, allow_shrink=allow_shrink)
+    run = client.send("tasks.reindex", STAGING, index=index, full=full, allow_shrink=allow_shrink)
+    with work_goes_on(lambda: "this run: see `vector-index schedule` and `vector-index status`"):
+        result = client.wait(run, STAGING, EMBED, on_wait=WaitReason(client, index).check)
     print_result(result, as_json, _lines(result))
     return 1 if result["failed"] or "warning" in result else 0
 

@@ -35,9 +35,22 @@ def search(query: str, limit: int, mode: str, filter_: str | None, index: str, a
     configuration = load()
     configuration.index(index)
     kwargs = {"query": query, "limit": limit, "mode": mode, "filter": parse_filter(filter_), "index": index}
-    rows = Client(configuration).call("tasks.search", CHAT, **kwargs)
-    lines = _lines(rows) if rows else [f"no results in {index}"]
+    client = Client(configuration)
+    rows = client.call("tasks.search", CHAT, **kwargs)
+    lines = _lines(rows) if rows else _why_none(client, index)
     print_result({"index": index, "results": rows}, as_json, lines)
+
+
+def _why_none(client: Client, index: str) -> Iterator[str]:
+    """Tell an index without documents from one without a match."""
+    documents = client.call("tasks.status", CHAT, index=index)["documents"]
+    if not any(documents.values()):
+        yield f"{index} holds no documents"
+    elif not documents["live"]:
+        states = ", ".join(f"{count:,} {state}" for state, count in documents.items() if count)
+        yield f"no results in {index}, whose documents are {states}"
+    else:
+        yield f"no results in {index}"
 
 
 def _lines(rows: Iterable[dict[str, Any]]) -> Iterator[str]:

@@ -8,6 +8,7 @@ import click
 from worker.cli.client import Client
 from worker.cli.options import index_and_json
 from worker.cli.output import print_result
+from worker.cli.waiting import work_goes_on
 from worker.configuration import load
 from worker.keyspace import STAGING
 
@@ -26,7 +27,8 @@ def verify(repair: bool, index: str, as_json: bool) -> int:
     configuration = load()
     configuration.index(index)
     client = Client(configuration)
-    result = client.call("tasks.verify", STAGING, index=index, repair=repair)
+    with work_goes_on(lambda: "this check"):
+        result = client.call("tasks.verify", STAGING, index=index, repair=repair)
     print_result(result, as_json, _lines(result, repair))
     return 0 if result["healthy"] else 1
 

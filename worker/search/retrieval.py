@@ -18,7 +18,7 @@ from worker.search.passages import ScoredHit, distinct, read_passages
 from worker.search.queries import SearchQuery
 from worker.search.ranking import WINDOW, merge_neighbours
 from worker.search.similarity import check_threshold, passes_threshold
-from worker.store import builds, connection, search
+from worker.store import builds, connection, search, status
 from worker.store.builds import Build
 from worker.store.filters import compile_filter
 
@@ -51,6 +51,16 @@ def retrieve(index: Index, query: SearchQuery) -> list[Passage]:
                 weights=index.settings.hybrid_weights,
             )
             return list(read_passages(conn, build, _page(ranker)))
+
+
+def emptiness(index: Index) -> str | None:
+    """Return the sentence about an index that has nothing to search; `None` if one of its documents is searchable."""
+    with connection.checkout(index.url) as conn:
+        any_documents, any_searchable = status.holdings(conn, builds.live(conn, index.name))
+    if any_searchable:
+        return None
+    missing = "no searchable documents yet" if any_documents else "no documents"
+    return f"The index {index.name!r} holds {missing}."
 
 
 def _embed_question(index: Index, build: Build, text: str) -> NDArray[np.float32]:

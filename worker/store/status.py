@@ -61,6 +61,12 @@ def index_status(connection: Connection, build: Build | None) -> dict[str, Any]:
     }
 
 
+def holdings(connection: Connection, build: Build | None) -> tuple[bool, bool]:
+    """Whether an index has documents, and whether one of them is searchable."""
+    row = None if build is None else connection.execute(build.sql("status.sql", "holdings")).fetchone()
+    return (False, False) if row is None else (row[0], row[1])
+
+
 def all_indexes(connection: Connection) -> tuple[list[IndexFigures], Mapping[str, int]]:
     """The figures of every index, and the outbox rows by state.
 

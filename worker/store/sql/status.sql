@@ -32,6 +32,9 @@ WHERE i.dropped_at IS NULL GROUP BY i.index_id ORDER BY i.name
 SELECT count(*) FILTER (WHERE error IS NULL) AS waiting, count(*) FILTER (WHERE error IS NOT NULL) AS failed
 FROM vector_index.outbox
 
+-- name: holdings: whether a build has documents, and whether one of them is searchable
+SELECT EXISTS (SELECT FROM {served}), EXISTS (SELECT FROM {served} WHERE live_rev IS NOT NULL)
+
 -- name: document_states: states of documents in one build
 SELECT d.id, d.version, s.state, s.live_rev IS NOT NULL AS searchable, s.error
 FROM vector_index.documents d LEFT JOIN {served} s USING (doc)
