@@ -320,6 +320,38 @@ def test_models_in_use_come_first_with_the_limits_of_their_backends(
     assert provider.stats().requests == 0
 
 
+def test_models_knows_of_a_custom_chat_model_what_its_backend_knows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its limit is that of the server's model, whatever the operator calls it."""
+    monkeypatch.setenv("LLM_USER_PATH", str(tmp_path))
+    model = "- {model_id: house-chat, model_name: gpt-4o-mini, api_base: 'http://127.0.0.1:1', aliases: [house]}\n"
+    (tmp_path / "extra-openai-models.yaml").write_text(model)
+    code = "from worker.cli import run; run(['models', '--json'])"
+    rows = []
+    for backend in ("extractive", "house"):
+        environ = {**os.environ, "CHAT_MODEL": backend, "EMBEDDING_MODEL": "wordllama"}
+        found = json.loads(subprocess.check_output([sys.executable, "-c", code], env=environ, text=True))
+        rows.append(next(row for row in found["chat"] if row["model"] == "house-chat"))
+    unused, used = rows
+    assert (unused["token_limit"], unused["aliases"]) == (128_000, ["house"])
+    assert {**unused, "backend": "default"} == used
+
+
+def test_models_shows_aliases(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["models"]) == 0
+    assert re.search(r"^ text-embedding-3-small +3-small ", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_llm_runs_a_command_of_llm_in_the_environment_of_the_workers(tmp_path: Path) -> None:
+    """Its options pass through, and its errors are one line: as `docker compose run embed llm models` runs it."""
+    output = subprocess.check_output([*PROGRAM, "llm", "embed-models", "--query", "wordllama"], text=True)
+    assert "wordllama" in output
+    environ = {**os.environ, "LLM_USER_PATH": str(tmp_path)}
+    done = subprocess.run([*PROGRAM, "llm", "keys", "get", "x"], env=environ, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (1, "vector-index: No keys found\n")
+
+
 def test_models_reports_a_backend_that_cannot_be_created(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

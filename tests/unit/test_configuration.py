@@ -325,6 +325,40 @@ def test_configuration_imports_neither_celery_nor_psycopg_nor_llm() -> None:
 BACKEND = "embedding backend 'default'"
 
 
+def test_litellm_class_is_named_before_its_keys() -> None:
+    """The class decides which keys there are, so an unknown key of the entry is not the first mistake."""
+    path = "wagtail_vector_index.ai_utils.backends.litellm.LiteLLMChatBackend"
+    config = {"MODEL_ID": "mistral/small", "TOKEN_LIMIT": 32_000, "DEFAULT_PARAMETERS": {"max_tokens": 500}}
+    for entry in ({"CLASS": path, "CONFIG": config}, {"CLASS": path, "CONFIG": {}, "EXTRA": 1}):
+        message = sentence(vector_index(CHAT_BACKENDS={"default": entry}))
+        assert f"CLASS of chat backend 'default' is {path!r}, which this worker cannot use" in message
+        assert "move DEFAULT_PARAMETERS to PROMPT_KWARGS" in message
+
+
+def test_names_of_wagtail_that_have_no_effect_are_noticed(tmp_path: Path) -> None:
+    text = """
+WAGTAIL_VECTOR_INDEX_STORAGE_PROVIDERS = {"default": {"STORAGE_PROVIDER": "qdrant"}}
+WAGTAIL_AI = {"BACKENDS": {}}
+VECTOR_INDEX_LOGFORMAT = "json"
+SECRET_KEY = "x"
+"""
+    stored, ai, typo = load(given(tmp_path, text)).notices
+    assert (
+        "WAGTAIL_VECTOR_INDEX_STORAGE_PROVIDERS in VECTOR_INDEX_SETTINGS has no effect: vectors are stored"
+        in stored
+    )
+    assert "WAGTAIL_AI" in ai
+    assert "did you mean 'VECTOR_INDEX_LOG_FORMAT'?" in typo
+
+
+@pytest.mark.parametrize("name", ["VECTOR_INDEX", "WAGTAIL_VECTOR_INDEX"])
+def test_settings_with_a_chat_model_alone_say_which_model_embeds(tmp_path: Path, name: str) -> None:
+    environ = given(tmp_path, f"{name} = {{'CHAT_BACKENDS': {{'default': {{}}}}}}")
+    (notice,) = load(environ).notices
+    assert "the shipped model `wordllama` embeds documents and questions" in notice
+    assert load({**environ, "EMBEDDING_MODEL": "3-small"}).notices == ()
+
+
 @pytest.mark.parametrize(
     ("environ", "expected"),
     [

@@ -45,6 +45,7 @@ SECTIONS = {
     "Inspect and repair": {
         "doctor": "Diagnose settings, models, services, sources and workers.",
         "models": "List the models that MODEL_ID may name, with limits and keys.",
+        "llm": "Run a command of `llm`, with the workers' plugins, keys and models.",
         "status": "Show document counts and pending work, or single documents.",
         "failures": "List documents that failed or were refused, with their errors.",
         "retry": "Retry failed documents: those you name, or all of the index.",

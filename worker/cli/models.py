@@ -15,6 +15,7 @@ from rich.table import Table
 
 from worker import backends, wiring
 from worker.backends.limits import ChatLimits, EmbeddingLimits, chat_limits, embedding_limits
+from worker.backends.llm.lookup import name_for_limits
 from worker.cli.options import json_option
 from worker.configuration import ChatBackendSettings, EmbeddingBackendSettings, load
 from worker.errors import SettingsError
@@ -32,6 +33,7 @@ TITLES = {
 COLUMNS = {
     "embedding": {
         "model": "model",
+        "aliases": "aliases",
         "backend": "backend",
         "input": "token_limit",
         "request": "batch_token_limit",
@@ -42,6 +44,7 @@ COLUMNS = {
     },
     "chat": {
         "model": "model",
+        "aliases": "aliases",
         "backend": "backend",
         "prompt": "token_limit",
         "answer": "output_tokens",
@@ -119,9 +122,7 @@ def _rows(
 def _model_row(
     model: EmbeddingModel | Model, limits: Callable[[str], EmbeddingLimits | ChatLimits | None]
 ) -> Row:
-    # by the server's name for the model, as the backends do: an operator's alias identifies nothing
-    has_own_name = isinstance(model, EmbeddingModel) and hasattr(model, "api_base")
-    known = limits(model.model_name if has_own_name else model.model_id)  # type: ignore[union-attr]
+    known = limits(name_for_limits(model))
     fields = ("token_limit", "batch_token_limit", "batch_size", "dimensions", "output_tokens")
     sizes: dict[str, Any] = {name: getattr(known, name, None) for name in fields}
     sizes["dimensions"] = getattr(model, "dimensions", None) or sizes["dimensions"]
@@ -164,7 +165,7 @@ def _print(found: Mapping[str, Sequence[Row]]) -> None:
         table = Table(title=TITLES[kind], title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
         table.padding = (0, 1, 0, 0)
         for column in COLUMNS[kind]:
-            name, word = column in ("model", "backend"), column in ("counted", "key")
+            name, word = column in ("model", "aliases", "backend"), column in ("counted", "key")
             justify: JustifyMethod = "left" if name or word else "right"
             table.add_column(column, justify=justify, overflow="fold", no_wrap=not name)
         for row in rows:
@@ -181,4 +182,6 @@ def _print(found: Mapping[str, Sequence[Row]]) -> None:
 
 
 def _cell(value: object) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(value)
     return f"{value:,}" if isinstance(value, int) else str(value or "")

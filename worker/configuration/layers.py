@@ -6,7 +6,7 @@ import json
 import runpy
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -14,7 +14,7 @@ from typing import Any
 
 from worker import application_code
 from worker.configuration.addresses import broker_url, is_redis, redacted
-from worker.configuration.messages import KINDS, key, keys, mapping, shown
+from worker.configuration.messages import KINDS, key, keys, mapping, nearest, shown
 from worker.configuration.objects import Configuration
 from worker.errors import SettingsError
 from worker.reference import Setting, described
@@ -66,15 +66,24 @@ DESCRIPTIONS = {
 def merged(environ: Mapping[str, str], notices: list[str]) -> dict[str, Any]:
     """Return the value of every setting and of every section of VECTOR_INDEX; raises SettingsError."""
     values: dict[str, Any] = {}
+    given: set[str] = set()  # sections that the user wrote
     for layer in (
         _from_ours(),
         _from_file(environ.get(OVERRIDE, ""), notices),
         _from_environment(environ, notices),
     ):
-        values |= layer | _own_sections(layer)
+        sections = _own_sections(layer)
+        given |= sections.keys() if values else set()
+        values |= layer | sections
         for shorthand, section in SHORTHANDS.items():
             if layer.get(shorthand):
                 values[section] = _with_model(shorthand, layer, section, values[section])
+                given.add(section)
+    if "CHAT_BACKENDS" in given and "EMBEDDING_BACKENDS" not in given:
+        notices.append(
+            'VECTOR_INDEX has no "EMBEDDING_BACKENDS", so the shipped model `wordllama` embeds documents and '
+            "questions; add that section, or set EMBEDDING_MODEL (to wordllama, if you mean it)"
+        )
     return values
 
 
@@ -129,7 +138,23 @@ def _from_file(name: str, notices: list[str]) -> dict[str, Any]:
             "file, as in ./settings.py"
         )
     known = (*SCALARS, "VECTOR_INDEX", *FOREIGN)
+    notices.extend(f"{name} in {OVERRIDE} has no effect: {fix}" for name, fix in _unread(namespace, known))
     return _renamed({key: namespace[key] for key in known if namespace.get(key) is not None}, notices)
+
+
+def _unread(namespace: Mapping[str, Any], known: Collection[str]) -> Iterator[tuple[str, str]]:
+    """Yield the names in a settings file that look like ours and are not read, each with what to do."""
+    for name in namespace:
+        if name in known or not name.startswith(("WAGTAIL_VECTOR_INDEX", "WAGTAIL_AI", "VECTOR_INDEX")):
+            continue
+        if name == "WAGTAIL_VECTOR_INDEX_STORAGE_PROVIDERS":
+            yield name, "vectors are stored in the Postgres of DATABASE_URL, with pgvector"
+        elif name == OVERRIDE:
+            yield name, "set it as an environment variable"
+        elif name == "WAGTAIL_AI":
+            yield name, "copy its BACKENDS to the CHAT_BACKENDS of VECTOR_INDEX"
+        else:
+            yield name, nearest(name, known)
 
 
 def own_folder(name: str) -> Path:

@@ -6,7 +6,16 @@ from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 from worker.configuration.backends import ChatBackendSettings, EmbeddingBackendSettings
-from worker.configuration.messages import checked, entries, fields_by_key, keys, mapping, nearest, shown
+from worker.configuration.messages import (
+    KINDS,
+    checked,
+    entries,
+    fields_by_key,
+    keys,
+    mapping,
+    nearest,
+    shown,
+)
 from worker.configuration.objects import IndexSettings, SourceSettings
 from worker.errors import SettingsError
 
@@ -83,6 +92,10 @@ def _backends(
 ) -> Iterator[tuple[str, str, dict[str, Any], int | None]]:
     """Yield each backend: its name, how messages call it, its fields, and CHUNK_OVERLAP_CHARACTERS."""
     known = fields_by_key(cls)
+    # the class decides which keys there are, so its sentence comes first
+    for name, entry in mapping(f'VECTOR_INDEX["{section}"]', value).items():
+        if isinstance(entry, Mapping):
+            _class(section, f"{KINDS[section]} {shown(name)}", entry.get("CLASS"))
     for name, owner, entry in entries(section, value, ("CLASS", "CONFIG")):
         config = keys(
             f"CONFIG of {owner}", entry.get("CONFIG", {}), known, foreign=("CHUNK_OVERLAP_CHARACTERS",)
@@ -127,9 +140,15 @@ def _class(section: str, owner: str, value: object) -> str:
         kind = "embed-models" if section == "EMBEDDING_BACKENDS" else "models"
         raise SettingsError(
             f"CLASS of {owner} is {path!r}, which this worker cannot use; set it to {ours!r}, with a MODEL_ID that "
-            f"`llm {kind}` lists"
+            f"`llm {kind}` lists{_keys_of_litellm(section) if 'litellm' in path.lower() else ''}"
         )
     return path
+
+
+def _keys_of_litellm(section: str) -> str:
+    """Say where the keys of the LiteLLM classes of wagtail-vector-index belong."""
+    parameters = "PROMPT_KWARGS" if section == "CHAT_BACKENDS" else "INIT_KWARGS"
+    return f", and move DEFAULT_PARAMETERS to {parameters}; a LiteLLM proxy is an api_base in INIT_KWARGS"
 
 
 def _dotted(owner: str, value: object) -> str:
