@@ -1,6 +1,7 @@
 """`vector-index up` as a user runs it: from an empty home to a search, and every way to stop it."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 from tests.fixtures.system import (
     CELERY,
     PATIENCE_SECONDS,
+    VECTOR_INDEX,
     eventually,
     process_tree,
     still_running,
@@ -40,6 +42,29 @@ def test_documents_and_addresses_survive_sigterm_and_ctrl_c(tmp_path: Path) -> N
         assert second.run("status")["documents"] == {"pending": 0, "live": 1, "failed": 0}
         second.process.send_signal(signal.SIGINT)
         assert second.process.wait(PATIENCE_SECONDS) == 0
+
+
+def test_passwords_stay_out_of_a_log_and_are_printed_on_request(tmp_path: Path) -> None:
+    """As under systemd: the output goes to the journal."""
+    environment = user_environment(tmp_path)
+    with (tmp_path / "journal").open("wb") as journal:
+        process = subprocess.Popen([VECTOR_INDEX, "up"], env=environment, stdout=journal, stderr=journal)
+    try:
+        eventually(lambda: "ready" in (tmp_path / "journal").read_text() or process.poll() is not None)
+        printed = (tmp_path / "journal").read_text()
+        kept = (tmp_path / "home/services.json").read_text() + (tmp_path / "home/flower.json").read_text()
+        passwords = re.findall(r'"password": "([^"]+)"', kept)
+        assert len(passwords) == 3
+        assert not [password for password in passwords if password in printed]
+        assert printed.count("(password: `vector-index addresses`)") == 2
+        asked = subprocess.check_output([VECTOR_INDEX, "addresses"], env=environment, text=True)
+        values = dict(line.split("=", 1) for line in asked.splitlines())
+        assert [password in asked for password in passwords].count(True) == 2
+        dump = [f"{values['POSTGRES_PROGRAMS']}/pg_dump", "--schema=vector_index", values["DATABASE_URL"]]
+        assert "CREATE TABLE vector_index.documents" in subprocess.check_output(dump, text=True)
+    finally:
+        process.terminate()
+        assert process.wait(PATIENCE_SECONDS) == 0
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel ties children to their parent on Linux only")

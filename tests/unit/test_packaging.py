@@ -3,6 +3,7 @@
 import re
 import subprocess
 import tomllib
+from configparser import ConfigParser
 from pathlib import Path
 from typing import Any
 
@@ -182,3 +183,41 @@ def test_make_names_the_python_versions_that_it_needs(tmp_path: Path) -> None:
     assert done.returncode != 0
     assert done.stderr.startswith("This needs Python 3.11, 3.12 or 3.13, and no-such-python is missing: ")
     assert not (tmp_path / "venv").exists()
+
+
+def test_systemd_unit_starts_at_boot_and_runs_an_existing_command() -> None:
+    unit = ConfigParser(interpolation=None)
+    unit.optionxform = str  # type: ignore[method-assign,assignment]
+    unit.read_string((ROOT / "examples/vector-index.service").read_text())
+    assert unit["Install"]["WantedBy"] == "multi-user.target"
+    program, name, *arguments = unit["Service"]["ExecStart"].split()
+    assert program.startswith("/")
+    command = cli.get_command(cli.make_context("vector-index", [], resilient_parsing=True), name)
+    assert command is not None
+    command.make_context(name, arguments)
+    assert unit["Service"]["Environment"] == f"VECTOR_INDEX_HOME=/var/lib/{unit['Service']['StateDirectory']}"
+    shown = re.search(r"```ini\n(.*?)```", (ROOT / "docs/operate/deploy.md").read_text(), re.DOTALL)
+    assert shown is not None
+    assert (ROOT / "examples/vector-index.service").read_text().endswith(shown[1])
+
+
+def test_kubernetes_probes_have_the_right_form_and_time_enough() -> None:
+    """`exec` is an object with `command`. Each check starts a Python, which takes longer than the default second."""
+    pages = [page.read_text() for page in ROOT.glob("docs/**/*.md")]
+    blocks = [block for text in pages for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)]
+    containers = [
+        container for block in blocks if "Probe" in block for container in yaml.safe_load(block)["containers"]
+    ]
+    assert containers
+    for container in containers:
+        name, *arguments = container["args"]
+        command = cli.get_command(cli.make_context("vector-index", [], resilient_parsing=True), name)
+        assert command is not None
+        command.make_context(name, arguments)
+        probes = [probe for key, probe in container.items() if key.endswith("Probe")]
+        assert len(probes) == 2
+        for probe in probes:
+            assert probe["exec"]["command"][0] == "vector-index"
+            assert probe["exec"]["command"][1] in ("live", "ready")
+            assert probe["timeoutSeconds"] >= 10
+    assert not any("exec: [" in text for text in pages)

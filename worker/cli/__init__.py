@@ -27,6 +27,7 @@ SECTIONS = {
         "flower": "Run Flower, the web dashboard of tasks and workers.",
         "live": "Liveness check: exit 0 if this machine's workers are responsive.",
         "ready": "Readiness check: exit 0 if Postgres, broker and workers respond.",
+        "addresses": "Print the addresses of Postgres and the broker, with their passwords.",
         "schema": "Create or migrate the schema vector_index in Postgres, and start nothing.",
         "demo": "Index sample documents, ask questions about them, and clean up.",
     },

@@ -84,10 +84,11 @@ class Access:
     def url(self) -> str:
         return f"http://{homes.HOST}:{self.port}"
 
-    @property
-    def login(self) -> str:
+    def login(self, *, show_password: bool = True) -> str:
         """User and password as `up` and `flower` print them; the password itself only if it is new."""
-        shown = f"{self.password} (stored in {self.file})" if self.is_new else f"in {self.file}"
+        shown = (
+            f"{self.password} (stored in {self.file})" if self.is_new and show_password else f"in {self.file}"
+        )
         return f"user {USER}, password {shown}"
 
     def as_json(self) -> dict[str, str]:
@@ -127,7 +128,7 @@ def set_defaults(variables: MutableMapping[str, str], home: Path) -> str:
         if given:  # the operator's own login replaces ours
             del defaults["FLOWER_BASIC_AUTH"]
         else:
-            login = access.login
+            login = access.login()
     for key, value in defaults.items():
         variables.setdefault(key, value)
     return f"http://{variables['FLOWER_ADDRESS']}:{variables['FLOWER_PORT']}  {login}"

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
@@ -32,8 +33,9 @@ def up(services_only: bool, loglevel: str, as_json: bool) -> None:
     """Start everything: Postgres, Valkey, workers, beat and Flower.
 
     Prints each address, then `ready`, and runs until Ctrl-C or SIGTERM. Data, ports and passwords stay in
-    VECTOR_INDEX_HOME, so the addresses are the same at every start. Set DATABASE_URL or BROKER_URL to use your own
-    server instead of an embedded one. A process that dies is restarted.
+    VECTOR_INDEX_HOME, so the addresses are the same at every start. A terminal and --json get the passwords too; a
+    log does not, and `vector-index addresses` prints them. Set DATABASE_URL or BROKER_URL to use your own server
+    instead of an embedded one. A process that dies is restarted.
     """
     configuration = load()
     for notice in configuration.notices:
@@ -68,8 +70,7 @@ def _run(
         "BROKER_URL": services.addresses.broker_url or configuration.broker_url,
     }
     for (setting, url), (name, ours) in zip(urls.items(), embedded.items(), strict=True):
-        # the password of an operator's own server is not printed
-        _print(as_json, name, {setting: url}, url if ours else redacted(url).strip("'"))
+        _print(as_json, name, {setting: url}, _shown(url, ours))
     checks: list[Callable[[], object]] = [interruption.check, services.check]
     if not services_only:
         schema.install(urls["DATABASE_URL"])  # each worker does this too: here an error is reported once
@@ -92,7 +93,8 @@ def _run(
             url = f"http://{configuration.metrics_address}:{port}/metrics"
             _print(as_json, "metrics", {f"METRICS_URL_{name.upper()}": url}, f"{url}  {name}")
         if "flower" in commands:
-            _print(as_json, "flower", access.as_json(), f"{access.url}  {access.login}")
+            login = access.login(show_password=sys.stdout.isatty())
+            _print(as_json, "flower", access.as_json(), f"{access.url}  {login}")
     click.echo(json.dumps({"ready": True}) if as_json else "ready")
     while True:
         interruption.sleep(1)
@@ -103,6 +105,13 @@ def _run(
 def _metrics_ports(first: int | None) -> dict[str, int]:
     """Return a port per worker process, counted up from METRICS_PORT."""
     return {} if first is None else {name: first + offset for offset, name in enumerate(UP_POOLS)}
+
+
+def _shown(url: str, ours: bool) -> str:
+    """Return an address for people: the password of the operator's own server never, ours not into a log."""
+    if ours and sys.stdout.isatty():
+        return url
+    return redacted(url).strip("'") + ("  (password: `vector-index addresses`)" if ours else "")
 
 
 def _notify(sentence: str) -> None:
