@@ -62,6 +62,11 @@ def test_a_document_id_appears_in_every_step_from_message_to_search(logged: list
     assert {("task_received", "tasks.index_documents"), ("task_succeeded", "tasks.index_documents")} <= ends
 
 
+def test_an_indexing_is_not_reported_as_ignored(logged: list[dict[str, Any]]) -> None:
+    """Although another task continues it."""
+    assert not [event for event in logged if event["event"] == "task_ignored"]
+
+
 def test_requests_searches_and_answers_have_their_duration(logged: list[dict[str, Any]]) -> None:
     for name, keys in {
         "request": {"backend": "embedding:default", "purpose": "documents", "inputs": 3, "outcome": "ok"},

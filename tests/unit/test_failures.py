@@ -314,6 +314,41 @@ def test_other_words_of_a_message_are_shown(message: str) -> None:
     assert redact(message, texts=[SECRET_TEXT], secrets=[KEY]) == message
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        "rate_limit_exceeded",
+        "token: rate_limit_exceeded",
+        "{'type': 'tokens', 'code': 'rate_limit_exceeded'}",
+        "RESOURCE_EXHAUSTED",
+        "key_not_found",
+        "api_key: missing",
+        "authorization: required",
+        "Basic authentication failed",
+        "bearer token missing",
+    ],
+)
+@pytest.mark.parametrize(
+    "text", [SECRET_TEXT, "What rate limit exceeded and resource exhausted mean", "rate"]
+)
+def test_error_codes_are_shown_beside_words_for_keys_and_texts_about_them(message: str, text: str) -> None:
+    shown = redact(message, texts=[text], secrets=[KEY])
+    assert set(re.findall(r"[A-Za-z]+(?:_[A-Za-z]+)+", message)) <= set(re.findall(r"\w+", shown))
+    if text == SECRET_TEXT:
+        assert shown == message
+
+
+def test_the_code_of_a_provider_is_shown_although_a_text_has_its_words() -> None:
+    said = body("Please wait.", "rate_limit_exceeded")
+    shown = str(classify(of_openai(429, said), model_id="m", texts=["What rate limit exceeded means"]))
+    assert "HTTP 429 rate_limit_exceeded" in shown
+
+
+def test_lowercase_passwords_and_tokens_are_hidden() -> None:
+    for message in ("password: geheim", "token: correct-horse", "Bearer abcdefgh", "api_key: key_of_mine"):
+        assert redact(message).endswith("…")
+
+
 @pytest.mark.parametrize("text", ["What an invalid API key means", "insufficient_quota, and how to fix it"])
 def test_a_text_about_keys_does_not_stop_the_backend(text: str) -> None:
     """A quotation of it in a message is not about our key."""

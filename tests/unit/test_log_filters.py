@@ -6,7 +6,7 @@ import pytest
 from celery.beat import SchedulingError
 from celery.worker.consumer import consumer
 
-from worker.celery.log_filters import RedactMessageBodies, ShortenSchedulingErrors
+from worker.celery.log_filters import HideReplacements, RedactMessageBodies, ShortenSchedulingErrors
 from worker.observability.logs import Text
 
 
@@ -48,3 +48,10 @@ def test_beat_logs_an_unreachable_broker_in_one_line() -> None:
     record = logging.LogRecord("celery.beat", logging.ERROR, "", 0, "Message Error: %s\n%s", values, raised)
     assert ShortenSchedulingErrors().filter(record)
     assert logging.Formatter().format(record) == str(error)
+
+
+@pytest.mark.parametrize(("reason", "shown"), [("Ignore('Replaced by new task')", False), ("Ignore()", True)])
+def test_a_task_that_another_one_continues_is_not_reported_as_ignored(reason: str, shown: bool) -> None:
+    record = logging.LogRecord("celery.app.trace", logging.INFO, "", 0, "Task ignored", (), None)
+    record.data = {"name": "tasks.index_documents", "id": "1", "exc": reason}
+    assert HideReplacements().filter(record) is shown

@@ -33,6 +33,22 @@ _KEY = re.compile(
     r"|\b[0-9a-fA-F]{32,}\b|\b[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\b"
     r"|\b(?=[A-Z]*\d)[A-Z0-9]{16,}\b"
 )
+# words of providers' error codes: what has no other word is neither a key nor private
+_CODE_WORDS = frozenset(
+    """
+    above account api argument arguments auth authentication authorization bad balance basic batch bearer billing
+    capacity code concurrent connection content context count credit credits daily deactivated decode denied
+    depleted dimension dimensions disabled does embedding embeddings empty endpoint engine error exceeded
+    exhausted exist exists expired failed field filter forbidden format found gateway hard header id image
+    incomplete incorrect input inputs insufficient internal interval invalid invalidated is json key keys large
+    length limit limits long malformed max maximum message messages method min minute missing model models monthly
+    name no not null of on organization overloaded param parameter parameters payload per permission permissions
+    policy project prompt provided provider quota range rate reached region request requests required resource
+    resources response revoked role server service size slow small soft status stream string support supported
+    temporarily timeout to token tokens too type unauthenticated unauthorized unavailable unknown unprocessable
+    unsupported upstream url usage user value values version violation was wrong
+    """.split()  # noqa: SIM905 - the list would take a line for each word
+)
 _ESCAPE = re.compile(
     # two escapes make a character beyond U+FFFF, and up to four escaped bytes make one of UTF-8
     r"(?:\\+u[0-9a-fA-F]{4})+|\\+U[0-9a-fA-F]{8}|(?:\\+x[0-9a-fA-F]{2})+|\\+."
@@ -54,13 +70,19 @@ def redact(message: str, *, texts: Sequence[str] = (), secrets: Iterable[str] = 
     keys = [secret for secret in secrets if secret]
     hidden = bytearray(len(message))
     for start, end in chain(
-        (found.span() for found in _KEY.finditer(message)),
+        (found.span() for found in _KEY.finditer(message) if not _is_code(found[0])),
         _quotations(message, [*keys, *map(_base64, keys)], KEY_CHARACTERS),
-        _quotations(message, texts, QUOTATION_CHARACTERS),
+        # within a sentence, an error code may be quoted from a text about errors
+        () if _is_code(message) else _quotations(message, texts, QUOTATION_CHARACTERS),
     ):
         hidden[start:end] = b"\x01" * (end - start)
     kept = "".join("\x00" if hide else character for character, hide in zip(message, hidden, strict=True))
     return re.sub(r"\x00+", HIDDEN, kept)[:MAX_MESSAGE_CHARACTERS]
+
+
+def _is_code(text: str) -> bool:
+    """Whether it has only words of error codes, as rate_limit_exceeded has: it is no key, and tells of no text."""
+    return not re.search(r"\d", text) and set(re.findall(r"[^\W\d_]+", text.lower())) <= _CODE_WORDS
 
 
 def _quotations(message: str, texts: Sequence[str], characters: int) -> Iterator[tuple[int, int]]:

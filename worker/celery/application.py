@@ -19,7 +19,7 @@ from worker.celery import startup_checks
 from worker.celery.exits import ends_on_error, exit_with
 from worker.celery.heartbeat import HeartbeatThread
 from worker.celery.leases import RESTORE_SECONDS, VISIBILITY_TIMEOUT_SECONDS
-from worker.celery.log_filters import ShortenSchedulingErrors
+from worker.celery.log_filters import HideReplacements, ShortenSchedulingErrors
 from worker.celery.own_addresses import OwnAddresses
 from worker.celery.shutdown import StopInTime
 from worker.celery.startup import SWEEP_SECONDS
@@ -161,6 +161,7 @@ def log(loglevel: int, **_: Any) -> None:
     """Set up our log in place of Celery's, which contains results."""
     events = {message.strip(): event for message, event in TASK_EVENTS.items()}
     logs.setup(loglevel, configuration.current().vector_index_log_format, events)
+    logging.getLogger("celery.app.trace").addFilter(HideReplacements())
     app.log.redirect_stdouts(app.conf.worker_redirect_stdouts_level)  # what a plugin prints
     registry.warn()
 

@@ -8,6 +8,8 @@ from celery.worker.consumer import consumer
 
 from worker.observability.logs import log_fields
 
+REPLACED = "Replaced by new task"  # of celery.app.task, which has no name for it
+
 
 class RedactMessageBodies(logging.Filter):
     """Reduces Celery's report on a message it cannot process to its reason: Celery logs the whole body."""
@@ -37,3 +39,11 @@ class ShortenSchedulingErrors(logging.Filter):
         if record.exc_info and isinstance(record.exc_info[1], SchedulingError):
             record.msg, record.args, record.exc_info = "%s", (record.exc_info[1],), None
         return True
+
+
+class HideReplacements(logging.Filter):
+    """Drops Celery's notice that a task is ignored because another one continues it: each indexing has one."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        task = getattr(record, "data", None)
+        return not (isinstance(task, dict) and REPLACED in str(task.get("exc")))
