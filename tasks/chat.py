@@ -2,36 +2,44 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Annotated
 
 from celery import Task
 from celery.exceptions import Ignore
 from celery.worker import state
 
+from tasks.arguments import Filter, History, Index, Limit, Query, Threshold
 from worker import wiring
 from worker.celery.application import app
 from worker.chat.answering import ask
 from worker.chat.questions import ChatQuestion
 from worker.chat.stream import AnswerStream, Revoked
 from worker.errors import InvalidQuery
+from worker.reference import Meaning
+from worker.results import Answer
 
 
 @app.task(name="tasks.chat", bind=True, resultrepr_maxsize=1)
 def chat(
     self: Task,
-    question: str,
-    limit: int = 5,
-    filter: dict[str, Any] | None = None,
-    similarity_threshold: float = 0.0,
-    history: list[dict[str, str]] | None = None,
-    chat_backend: str | None = None,
-    stream: bool = False,
-    index: str = "default",
-) -> dict[str, Any]:
-    """Answer a question from the passages nearest to it.
+    question: Query,
+    limit: Limit = 5,
+    filter: Filter = None,
+    similarity_threshold: Threshold = 0.0,
+    history: History = None,
+    chat_backend: Annotated[str | None, Meaning("name of another entry of `CHAT_BACKENDS`")] = None,
+    stream: Annotated[bool, Meaning("also write a [streamed answer](streamed-answer.md)")] = False,
+    index: Index = "default",
+) -> Answer:
+    """Answer a question from the passages nearest to it, with citations.
 
-    Changes nothing; a second run asks the model again and starts the stream anew. The caller is waiting, so temporary
-    errors of Postgres and of the providers are retried for some ten seconds only, and other errors are raised at once.
+    The caller is waiting, so temporary errors of Postgres and of the providers are retried for some ten seconds only,
+    and other errors are raised at once.
+
+    Second run: asks the model again, and starts the stream anew. It changes nothing in the index.
+
+    Errors: InvalidQuery, UnknownIndex, SettingsError, ProviderUnavailable, ServiceUnreachable, BuildDropped, TooLarge
+    and Refused. A streamed answer that you revoked raises TaskRevokedError.
     """
     with _answer_stream(self, stream) as answer_stream:
         asked = ChatQuestion(

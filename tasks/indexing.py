@@ -1,16 +1,17 @@
 """index_documents, delete_documents, and await_indexing, which waits until documents are searchable."""
 
 import time
-from typing import Any
 
 from celery import Task
 
+from tasks.arguments import Documents, Filter, Ids, Index, Version
 from worker import configuration, wiring
 from worker.celery.application import app
 from worker.celery.retries import WAIT_FOR_SERVICES
 from worker.documents import document_ids, document_version
 from worker.errors import InvalidDocument, InvalidQuery
 from worker.indexing import jobs, staging
+from worker.results import Deleted, Indexed
 from worker.store import connection
 
 SLICE_SECONDS = 1.5  # that a waiting task keeps its slot before the next one gets it
@@ -18,11 +19,14 @@ LOOK_SECONDS = 0.1
 
 
 @app.task(name="tasks.index_documents", bind=True, **WAIT_FOR_SERVICES)
-def index_documents(self: Task, documents: list[Any], index: str = "default") -> None:
-    """Stage documents, then become `tasks.await_indexing` with the same id.
+def index_documents(self: Task, documents: Documents, index: Index = "default") -> Indexed:
+    """Index documents. When the task has succeeded, each of them is searchable or listed under `failed`.
 
-    A second run stages nothing: the ledger of jobs has its id. Each bad document is set aside; a staged document is
-    never lost. Final errors: documents that are not a list, an unknown index, wrong settings.
+    It stages the documents, then becomes `tasks.await_indexing` with the same id. A staged document is never lost.
+
+    Second run: stages nothing, because the ledger of jobs has its id, and reports the same documents.
+
+    Errors: InvalidQuery, UnknownIndex, SettingsError.
     """
     if not isinstance(documents, list):
         raise InvalidQuery(f"documents must be a list of objects, not {type(documents).__name__}")
@@ -35,10 +39,14 @@ def index_documents(self: Task, documents: list[Any], index: str = "default") ->
 # Each slice is a task of its own. Its STARTED would hide the PROGRESS of the last slice, and its start event would
 # show monitors another beginning.
 @app.task(name="tasks.await_indexing", bind=True, track_started=False, send_events=False, **WAIT_FOR_SERVICES)
-def await_indexing(self: Task, index: str = "default") -> dict[str, Any]:
+def await_indexing(self: Task, index: Index = "default") -> Indexed:
     """Wait for the documents of the job with this id, in slices of time; then report what became of them.
 
-    It only reads: the documents are indexed no matter how often it runs.
+    Sent by: `tasks.index_documents` and `tasks.reindex`, which become it, and the sweep.
+
+    Second run: reports the same. It only reads, so the documents are indexed no matter how often it runs.
+
+    Errors: InvalidQuery for a job that is unknown, or too old.
     """
     deadline = time.monotonic() + SLICE_SECONDS
     while True:
@@ -61,14 +69,18 @@ def await_indexing(self: Task, index: str = "default") -> dict[str, Any]:
 @app.task(name="tasks.delete_documents", bind=True, **WAIT_FOR_SERVICES)
 def delete_documents(
     self: Task,
-    ids: list[Any] | None = None,
-    filter: dict[str, Any] | None = None,
-    version: int | None = None,
-    index: str = "default",
-) -> dict[str, Any]:
-    """Delete by id, or by filter over metadata.
+    ids: Ids = None,
+    filter: Filter = None,
+    version: Version = None,
+    index: Index = "default",
+) -> Deleted:
+    """Delete documents by id, or by filter over metadata. Give one of the two.
 
-    A second run reports the result of the first, from the ledger of jobs.
+    Unknown ids are ignored. A filter also removes enqueued documents that match it.
+
+    Second run: reports the result of the first, from the ledger of jobs.
+
+    Errors: InvalidQuery, UnknownIndex, SettingsError.
     """
     target = wiring.index(index)
     if (ids is None) == (filter is None):
@@ -81,7 +93,7 @@ def delete_documents(
     return {"index": index, "deleted": done.deleted, "stale": done.stale}
 
 
-def _checked(version: int | None, ids: list[Any] | None) -> tuple[int | None, list[str] | None]:
+def _checked(version: Version, ids: Ids) -> tuple[int | None, list[str] | None]:
     try:
         return document_version(version), None if ids is None else document_ids(ids)
     except InvalidDocument as error:

@@ -2,9 +2,9 @@
 
 import logging
 from contextlib import suppress
-from dataclasses import asdict
-from typing import Any
+from typing import Annotated
 
+from tasks.arguments import AnyIndex, Index
 from worker import wiring
 from worker.celery.application import app
 from worker.celery.queue_lengths import queue_lengths
@@ -13,6 +13,8 @@ from worker.errors import BuildDropped, InvalidQuery
 from worker.indexing import verification
 from worker.keyspace import EMBED
 from worker.observability.logs import log_fields
+from worker.reference import Meaning
+from worker.results import Collected, VectorsIndexed, Verified
 from worker.store import builds, connection, garbage, hnsw, indexes, jobs
 from worker.store.builds import Build
 from worker.store.sweep import sweep_build
@@ -31,7 +33,9 @@ logger = logging.getLogger("vector_index.sweep")
 def sweep() -> None:
     """Find abandoned work: publish documents, requeue contents, resend waiting tasks, send due maintenance.
 
-    Any number may run at once: each step changes only rows that need it.
+    Sent by: the beat every 30 seconds, and each embed worker at its start.
+
+    Second run: finds less to do. Any number may run at once, as each step changes only rows that need it.
     """
     url = wiring.addresses().database_url
     with connection.checkout(url) as conn:
@@ -76,11 +80,17 @@ def resend_waiting_tasks() -> None:
 
 
 @app.task(name="tasks.collect")
-def collect(index: str = "default") -> dict[str, Any]:
+def collect(index: AnyIndex = "default") -> Collected:
     """Delete what nothing refers to: old revisions, unused vectors, and the remains of dropped indexes.
 
-    The sweep sends it once an hour if unused vectors are more than a fifth, and ten minutes after a deletion, which
-    removes all of them. Rows that cannot be locked within a second stay for the next run. A second run finds nothing.
+    Unused vectors go once they are more than a fifth of all, and all of them after a deletion. Rows that cannot be
+    locked within a second stay for the next run.
+
+    Sent by: the sweep once an hour, and ten minutes after a deletion. You may send it, too.
+
+    Second run: finds nothing.
+
+    Errors: ServiceUnreachable; the sweep sends it again later.
     """
     collected = garbage.Collected()
     with connection.checkout(wiring.addresses().database_url) as conn:
@@ -88,14 +98,25 @@ def collect(index: str = "default") -> dict[str, Any]:
         if build is not None:
             collected = garbage.collect_index(conn, build.index_id)
         indexes.purge(conn)
-    return {"index": index, **asdict(collected)}
+    return {
+        "index": index,
+        "embeddings": collected.embeddings,
+        "kept": collected.kept,
+        "revisions": collected.revisions,
+        "pending": collected.pending,
+        "tombstones": collected.tombstones,
+    }
 
 
 @app.task(name="tasks.index_vectors")
-def index_vectors(index: str = "default") -> dict[str, Any]:
-    """Create the vector index of each build that has grown enough.
+def index_vectors(index: AnyIndex = "default") -> VectorsIndexed:
+    """Create the vector index of each build that has grown enough. Takes minutes.
 
-    The sweep sends it. A second run finds a valid index, or the lease of the first; after a crash the lease expires.
+    Sent by: the sweep while a vector index is due.
+
+    Second run: finds a valid index, or the lease of the first; after a crash the lease expires.
+
+    Errors: ServiceUnreachable; the sweep sends it again later.
     """
     url = wiring.addresses().database_url
     with connection.checkout(url) as conn:
@@ -104,10 +125,15 @@ def index_vectors(index: str = "default") -> dict[str, Any]:
 
 
 @app.task(name="tasks.verify", **WAIT_FOR_SERVICES)
-def verify(repair: bool = False, index: str = "default") -> dict[str, Any]:
+def verify(
+    repair: Annotated[bool, Meaning("fix what is wrong, and delete unused data")] = False,
+    index: Index = "default",
+) -> Verified:
     """Compare each document with its chunks and vectors, under any load; with `repair`, fix what is wrong.
 
-    Only `repair` changes anything. A second run checks again, and repairs what is left.
+    Second run: checks again, and repairs what is left. Without `repair` it changes nothing.
+
+    Errors: InvalidQuery, UnknownIndex, SettingsError.
     """
     if not isinstance(repair, bool):
         raise InvalidQuery(f"repair must be true or false, not {repair!r}")

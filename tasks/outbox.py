@@ -2,6 +2,7 @@
 
 import time
 
+from tasks.arguments import Index
 from worker.celery.application import app
 from worker.celery.background_threads import stage_page
 
@@ -9,11 +10,13 @@ SLICE_SECONDS = 3.0  # that it keeps its pool process before other messages get 
 
 
 @app.task(name="tasks.outbox", ignore_result=True)
-def outbox(index: str = "default") -> None:
+def outbox(index: Index = "default") -> None:
     """Stage rows of the outbox, page by page, until none wait or the slice is over.
 
-    Any number may run at once: each locks its own rows. The outbox pollers send it while more than a page waits, and
-    stage pages themselves, so a lost message is harmless.
+    Sent by: the outbox pollers of embed workers while more than a page waits. They stage pages themselves, too, so a
+    lost message is harmless.
+
+    Second run: stages the rows that are left. Any number may run at once, as each locks its own rows.
     """
     deadline = time.monotonic() + SLICE_SECONDS
     while stage_page(index) and time.monotonic() < deadline:

@@ -1,10 +1,11 @@
 """reindex: sync an index with its source."""
 
 from datetime import datetime
-from typing import Any
+from typing import Annotated
 
 from celery import Task
 
+from tasks.arguments import Index
 from tasks.indexing import await_indexing
 from tasks.schedule import SCHEDULED_FOR
 from worker import configuration, wiring
@@ -12,21 +13,31 @@ from worker.celery.application import app
 from worker.celery.retries import WAIT_FOR_SERVICES
 from worker.errors import InvalidQuery, SourceFailed
 from worker.indexing import reindexing
+from worker.reference import Meaning
+from worker.results import Progress, Reindexed
 from worker.store.reindexing import ReindexRequest
-
-COUNTS = ("indexed", "unchanged", "stale", "chunks", "embedded", "tokens", "deleted")
 
 
 @app.task(name="tasks.reindex", bind=True, dont_autoretry_for=(SourceFailed,), **WAIT_FOR_SERVICES)
 def reindex(
-    self: Task, full: bool = False, allow_shrink: bool = False, index: str = "default"
-) -> dict[str, Any]:
-    """Stage all documents of the index's source, delete those that it no longer has, then become `await_indexing`.
+    self: Task,
+    full: Annotated[
+        bool, Meaning("read a source with a cursor from its beginning, and find deleted documents")
+    ] = False,
+    allow_shrink: Annotated[
+        bool, Meaning("delete even if the source returned less than half of the documents of the last run")
+    ] = False,
+    index: Index = "default",
+) -> Reindexed:
+    """Sync an index with its source: index its documents, and delete those that it no longer has.
 
-    A second run reads the source again, until one has reached its end; staging skips unchanged documents. While one
-    run of an index is active, another ends with a warning. A source with a cursor is read from there; `full` reads
-    it from its beginning, as all other sources are, and finds deleted documents. Final errors: a source that fails,
-    an index without a source, wrong settings.
+    It becomes `tasks.await_indexing` with the same id. A source with a cursor is read from there, and nothing is
+    deleted. While one run of an index is active, another ends with a warning.
+
+    Second run: reads the source again until one run has reached its end; unchanged documents cost nothing.
+
+    Errors: InvalidQuery, UnknownIndex, SettingsError (also for an index without a source), SourceFailed if the source
+    fails before its end.
     """
     _check(full=full, allow_shrink=allow_shrink)
     request = _request(self, configuration.current().index(index).name)
@@ -40,13 +51,31 @@ def reindex(
         max_bytes=configuration.current().max_document_bytes,
         full=full,
         allow_shrink=allow_shrink,
-        on_progress=lambda read: self.update_state(
-            state="PROGRESS", meta={"documents": read, "done": 0, "chunks": 0, "embedded": 0}
-        ),
+        on_progress=lambda read: self.update_state(state="PROGRESS", meta=_progress(read)),
     )
     if skipped is not None:
-        return {"index": index, **dict.fromkeys(COUNTS, 0), "failed": [], "seconds": 0.0, "warning": skipped}
+        return _skipped(index, skipped)
     raise self.replace(await_indexing.si(index=index))
+
+
+def _progress(read: int) -> Progress:
+    return {"documents": read, "done": 0, "chunks": 0, "embedded": 0}
+
+
+def _skipped(index: str, reason: str) -> Reindexed:
+    return {
+        "index": index,
+        "indexed": 0,
+        "unchanged": 0,
+        "stale": 0,
+        "failed": [],
+        "chunks": 0,
+        "embedded": 0,
+        "tokens": 0,
+        "deleted": 0,
+        "seconds": 0.0,
+        "warning": reason,
+    }
 
 
 def _check(**flags: object) -> None:

@@ -1,29 +1,37 @@
 """search and find_similar: find the passages nearest to a question, or to a document."""
 
-from typing import Any
+from typing import Annotated, Any
 
+from tasks.arguments import Filter, Index, Limit, Mode, Offset, PerDocument, Query, Threshold
 from worker import wiring
 from worker.celery.application import app
 from worker.documents import document_id as checked_id
 from worker.errors import InvalidDocument, InvalidQuery
+from worker.reference import Meaning
+from worker.results import Row
 from worker.search import retrieval, similar
 from worker.search.queries import SearchQuery, SimilarQuery
 
 
 @app.task(name="tasks.search", resultrepr_maxsize=1)
 def search(
-    query: str,
-    limit: int = 5,
-    offset: int = 0,
-    filter: dict[str, Any] | None = None,
-    similarity_threshold: float = 0.0,
-    mode: str = "hybrid",
-    per_document: int | None = None,
-    index: str = "default",
-) -> list[dict[str, Any]]:
-    """Return passages as rows, best first.
+    query: Query,
+    limit: Limit = 5,
+    offset: Offset = 0,
+    filter: Filter = None,
+    similarity_threshold: Threshold = 0.0,
+    mode: Mode = "hybrid",
+    per_document: PerDocument = None,
+    index: Index = "default",
+) -> list[Row]:
+    """Find the passages nearest to a question, best first.
 
-    Changes nothing. The caller is waiting, so an invalid argument and an unavailable service are reported at once.
+    The caller is waiting, so an invalid argument and an unavailable service are reported at once.
+
+    Second run: searches again. It changes nothing.
+
+    Errors: InvalidQuery, UnknownIndex, SettingsError, ProviderUnavailable, ServiceUnreachable, BuildDropped, TooLarge
+    and Refused.
     """
     wanted = SearchQuery(
         text=query,
@@ -40,16 +48,21 @@ def search(
 
 @app.task(name="tasks.find_similar", resultrepr_maxsize=1)
 def find_similar(
-    document_id: Any,
-    limit: int = 5,
-    filter: dict[str, Any] | None = None,
-    similarity_threshold: float = 0.0,
-    include_self: bool = False,
-    index: str = "default",
-) -> list[dict[str, Any]]:
-    """Return the documents nearest to an indexed one, each with its best passage, as rows of search.
+    document_id: Annotated[Any, Meaning("id of an indexed document", type="string or integer")],
+    limit: Limit = 5,
+    filter: Filter = None,
+    similarity_threshold: Threshold = 0.0,
+    include_self: Annotated[bool, Meaning("let the document itself be among the rows")] = False,
+    index: Index = "default",
+) -> list[Row]:
+    """Find the documents nearest to an indexed one, each with its best passage, nearest first.
 
-    Compares stored vectors, without a request to the provider. Changes nothing; errors are reported at once.
+    It compares stored vectors, without a request to the provider. A document without vectors has no neighbours yet.
+
+    Second run: searches again. It changes nothing.
+
+    Errors: InvalidQuery (also for a document that the index does not have), UnknownIndex, SettingsError,
+    ServiceUnreachable and BuildDropped.
     """
     try:
         wanted = SimilarQuery(

@@ -1,16 +1,19 @@
 """status, failures, retry: the state of documents, and another attempt at failed ones."""
 
 from datetime import UTC
-from typing import Any
+from typing import Annotated, Any
 
 from celery import Task
 
+from tasks.arguments import IdsOrAll, Index
 from worker import configuration, wiring
 from worker.celery.application import app
 from worker.celery.retries import WAIT_FOR_SERVICES
 from worker.documents import document_ids
 from worker.errors import InvalidDocument, InvalidQuery
 from worker.indexing import staging
+from worker.reference import Meaning
+from worker.results import DocumentStates, Failures, IndexState, Retried
 from worker.store import builds, connection, indexes, outbox
 from worker.store.status import document_states, failed_documents, index_status
 
@@ -18,8 +21,13 @@ MAX_FAILURES = 1000
 
 
 @app.task(name="tasks.status")
-def status(ids: list[Any] | None = None, index: str = "default") -> dict[str, Any]:
-    """Count searchable, pending, failed and refused documents; with ids, return the state of each. Changes nothing."""
+def status(ids: IdsOrAll = None, index: Index = "default") -> IndexState | DocumentStates:
+    """Count the documents of an index by state, with its pending work; with `ids`, return the state of each of them.
+
+    Second run: looks again. It changes nothing.
+
+    Errors: InvalidQuery, UnknownIndex, SettingsError, ServiceUnreachable, BuildDropped.
+    """
     target = wiring.index(index)
     chosen = None if ids is None else _checked(ids)
     with connection.checkout(target.url) as conn:
@@ -27,19 +35,30 @@ def status(ids: list[Any] | None = None, index: str = "default") -> dict[str, An
         if chosen is not None:
             return {"index": index, "documents": document_states(conn, build, chosen)}
         paused = indexes.paused_at(conn, index)
-        since = paused and paused.astimezone(UTC).isoformat(timespec="seconds")
+        since = None if paused is None else paused.astimezone(UTC).isoformat(timespec="seconds")
         known = list(configuration.current().indexes)
-        unknown = {"unknown_indexes": outbox.rows_of_unknown_indexes(conn, known)}
-        enqueued = outbox.counts(conn, index) | unknown
-        return {"index": index, "paused": since, **index_status(conn, build), "outbox": enqueued}
+        return {
+            "index": index,
+            "paused": since,
+            **index_status(conn, build),
+            "outbox": {
+                **outbox.counts(conn, index),
+                "unknown_indexes": outbox.rows_of_unknown_indexes(conn, known),
+            },
+        }
 
 
 @app.task(name="tasks.failures")
-def failures(limit: int = 100, after: Any = "", index: str = "default") -> dict[str, Any]:
-    """List failed and refused documents by id, a page at a time. Changes nothing.
+def failures(
+    limit: Annotated[int, Meaning(f"the most documents of a page, 1 to {MAX_FAILURES:,}")] = 100,
+    after: Annotated[Any, Meaning("`next` of the page before", type="string")] = "",
+    index: Index = "default",
+) -> Failures:
+    """List failed and refused documents by id, a page at a time.
 
-    The state of a row is `failed`, and `tasks.retry` tries the document again; or `refused`: it was never stored, so
-    correct it and send it again. `after` is the `next` of the previous page, which is null at the end.
+    Second run: lists them again. It changes nothing.
+
+    Errors: InvalidQuery, UnknownIndex, SettingsError, ServiceUnreachable, BuildDropped.
     """
     if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= MAX_FAILURES:
         raise InvalidQuery(f"limit must be a whole number from 1 to {MAX_FAILURES:,}, not {limit!r}")
@@ -52,11 +71,14 @@ def failures(limit: int = 100, after: Any = "", index: str = "default") -> dict[
 
 
 @app.task(name="tasks.retry", bind=True, **WAIT_FOR_SERVICES)
-def retry(self: Task, ids: list[Any] | None = None, index: str = "default") -> dict[str, Any]:
+def retry(self: Task, ids: IdsOrAll = None, index: Index = "default") -> Retried:
     """Queue failed documents again, these or all of the index, without waiting for them.
 
-    Refused documents were never stored, so they are ignored. A second run finds the documents that have failed again,
-    or none.
+    Refused documents were never stored, so they are ignored.
+
+    Second run: finds the documents that have failed again, or none.
+
+    Errors: InvalidQuery, UnknownIndex, SettingsError.
     """
     target = wiring.index(index)
     chosen = None if ids is None else _checked(ids)

@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 from datetime import date, time
 from decimal import Decimal
 from hashlib import blake2b
-from typing import Any
+from typing import Annotated, Any
 from uuid import UUID
 
 from worker.errors import InvalidDocument
+from worker.reference import Meaning
+from worker.results import Row
 
 MAX_ID_CHARACTERS = 512
 MAX_METADATA_BYTES = 1_000_000
@@ -26,11 +28,34 @@ class Document:
     do not quote it. A change of it embeds the document again; a change of another key does not.
     """
 
-    id: str
-    text: str
-    title: str = ""
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-    version: int | None = None  # increased by the application; None: the last one to arrive is the newest
+    id: Annotated[
+        str,
+        Meaning(
+            f"your key, at most {MAX_ID_CHARACTERS} characters; the same id replaces the document",
+            type="string, integer or UUID",
+        ),
+    ]
+    text: Annotated[
+        str,
+        Meaning(
+            "the text to search, at most `MAX_DOCUMENT_BYTES` in UTF-8. Plain text, Markdown, reStructuredText and "
+            "HTML are split along their structure"
+        ),
+    ]
+    title: Annotated[str, Meaning("embedded with every chunk, and returned with results")] = ""
+    metadata: Annotated[
+        Mapping[str, Any],
+        Meaning(
+            f"returned with results, and read by filters; at most {MAX_METADATA_BYTES:,} bytes. A string, or a list of "
+            "strings, under the key `important` is embedded with every chunk"
+        ),
+    ] = field(default_factory=dict)
+    version: Annotated[
+        int | None,
+        Meaning(
+            "64 bits; raise it with every change, and workers skip late messages. Without it, the last message wins"
+        ),
+    ] = None
 
     @classmethod
     def from_json(cls, value: object, *, max_bytes: int) -> "Document":
@@ -100,7 +125,7 @@ class Passage:
     score: float  # compare it only with scores of the same search
     similarity: float | None  # 1 - cosine distance; None if it was not computed
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> Row:
         return {
             "document_id": self.document_id,
             "title": self.title,

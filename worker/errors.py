@@ -22,11 +22,17 @@ It never contains the text of a document, a question or a key.
 
 
 class VectorIndexError(Exception):
-    """Base of all errors that this project raises on purpose."""
+    """Base of all errors that this project raises on purpose.
+
+    Do: read the sentence, which says what to do.
+    """
 
 
 class Bug(Exception):
-    """Replaces an unexpected exception, whose message may quote a document or a row."""
+    """Replaces an unexpected exception, whose message may quote a document or a row.
+
+    Do: report it, with the traceback in the log of the worker.
+    """
 
     @classmethod
     def of(cls, error: BaseException) -> "Bug":
@@ -43,15 +49,24 @@ class Bug(Exception):
 
 
 class TemporaryError(VectorIndexError):
-    """A later retry can succeed."""
+    """A later retry can succeed.
+
+    Do: try again later. Tasks that nobody waits for do so by themselves.
+    """
 
 
 class ServiceUnreachable(TemporaryError):
-    """Postgres or the broker did not answer."""
+    """Postgres or the broker did not answer.
+
+    Do: start the service, or wait until it is back. `vector-index doctor` checks each of them.
+    """
 
 
 class BuildDropped(TemporaryError):
-    """The index, or one of its builds, was dropped while it was in use. The next attempt finds the current one."""
+    """The index, or one of its builds, was dropped while it was in use. The next attempt finds the current one.
+
+    Do: send the task again.
+    """
 
 
 class ProviderUnavailable(TemporaryError):
@@ -59,6 +74,8 @@ class ProviderUnavailable(TemporaryError):
 
     `retry_after_seconds` is the wait that the provider asked for (Retry-After of HTTP 429 or 503); None without one.
     `rate_limited` is true for a 429. A wait for the rate limit is not counted as a failed attempt.
+
+    Do: try again later. Documents wait, and a search with `mode="text"` needs no provider.
     """
 
     def __init__(
@@ -70,32 +87,56 @@ class ProviderUnavailable(TemporaryError):
 
 
 class SourceFailed(TemporaryError):
-    """The source of an index failed before its end. The pages before are indexed, and no document was deleted."""
+    """The source of an index failed before its end. The pages before are indexed, and no document was deleted.
+
+    Do: fix the source, and run `vector-index reindex` again.
+    """
 
 
 class InputError(VectorIndexError):
-    """The same input fails again."""
+    """The same input fails again.
+
+    Do: correct the input.
+    """
 
 
 class InvalidDocument(InputError):
-    """One document is invalid. The other documents of its message are indexed."""
+    """One document is invalid. The other documents of its message are indexed.
+
+    Do: fix the document, and send it again.
+    """
 
 
 class InvalidQuery(InputError):
-    """An argument of a task is unknown, out of range or of the wrong type."""
+    """An argument of a task is unknown, out of range or of the wrong type.
+
+    Do: fix the call. The sentence names the argument and its value.
+    """
 
 
 class UnknownIndex(InputError):
-    """The settings have no index of that name."""
+    """The settings have no index of that name.
+
+    Do: fix the name, or add the index to `INDEXES` and restart the workers.
+    """
 
 
 class TooLarge(InputError):
-    """The provider says that the request, or its only input, is over its limit."""
+    """The provider says that the request, or its only input, is over its limit.
+
+    Do: shorten the question. For documents, lower the limits that the sentence names.
+    """
 
 
 class Refused(InputError):
-    """The provider refuses this input permanently, alone and in every batch."""
+    """The provider refuses this input permanently, alone and in every batch.
+
+    Do: change the question or the document. The sentence has the words of the provider.
+    """
 
 
 class SettingsError(VectorIndexError):
-    """Every request of this backend or process fails until the settings are corrected."""
+    """Every request of this backend or process fails until the settings are corrected.
+
+    Do: correct the setting, and restart the workers. `vector-index doctor` checks all of them.
+    """

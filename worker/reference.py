@@ -1,9 +1,11 @@
-"""The words that the reference pages print about a setting, kept beside the rule that checks it."""
+"""The words that the reference pages print about a setting, an argument or a field, kept beside its type."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, get_type_hints
+from typing import Any, TypeVar, get_type_hints
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,16 +23,29 @@ class Setting:
     name: str = ""  # where it is not the field's name in capitals
 
 
+@dataclass(frozen=True)
+class Meaning:
+    """Describes an argument of a task, or a field of a JSON object: put it into its `Annotated` type."""
+
+    text: str  # in Markdown, without a full stop at the end
+    type: str = ""  # in words, where the annotation does not say it
+
+
 def described(owner: Callable[..., Any]) -> Mapping[str, Setting]:
-    """Return the description of each field of a class, or argument of a function, that has one."""
-    return _described(owner)
+    """Return the setting of each field of a class, or argument of a function, that has one."""
+    return _parts(owner, Setting)
+
+
+def meanings(owner: Callable[..., Any]) -> Mapping[str, Meaning]:
+    """Return the meaning of each field of a class, or argument of a function, that has one."""
+    return _parts(owner, Meaning)
 
 
 @cache
-def _described(owner: Any) -> Mapping[str, Setting]:
+def _parts(owner: Any, kind: type[T]) -> Mapping[str, T]:
     hints = get_type_hints(owner, include_extras=True)
     found = {
-        name: [part for part in getattr(hint, "__metadata__", ()) if isinstance(part, Setting)]
+        name: [part for part in getattr(hint, "__metadata__", ()) if isinstance(part, kind)]
         for name, hint in hints.items()
     }
-    return {name: settings[0] for name, settings in found.items() if settings}
+    return {name: parts[0] for name, parts in found.items() if parts}

@@ -14,8 +14,8 @@ INTRODUCTION = """\
 # Command line
 
 Each command prints its help with `--help` or `-h`. Most commands send tasks through the broker, as your application
-does, so a worker must be running. They read the same [settings](settings.md) as the workers. An error is one line on
-stderr.
+does, so a worker must be running. They read the same [settings](settings.md) as the workers. An
+[error](errors.md) is one line on stderr, and the process ends with an [exit code](exit-codes.md).
 """
 
 

@@ -88,6 +88,24 @@ def test_plain_application_indexes_and_searches(system: System) -> None:
     assert best.endswith("Lending: A book may be kept for four weeks, a film for one.")
 
 
+def test_reader_of_a_streamed_answer_prints_the_tokens_and_the_end(system: System) -> None:
+    document = {"id": "lending", "text": "A zeppelin may be kept for four weeks."}
+    system.call("tasks.index_documents", documents=[document])
+    run = subprocess.run(
+        [sys.executable, EXAMPLES / "streamed_answer.py", "How long may I keep a zeppelin?"],
+        cwd=system.folder,
+        env=system.environment,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+    )
+    assert run.returncode == 0, run.stderr
+    answer, end = run.stdout.splitlines()
+    assert answer.partition(" sources: ")[2].startswith("Quoted from the documents:")
+    assert "A zeppelin may be kept for four weeks." in answer
+    assert end.endswith(" tokens by extractive")
+
+
 @pytest.mark.parametrize("name", ["django_pages", "fastapi_pages", "wagtail_pages"])
 def test_web_examples_send_existing_tasks_to_existing_queues(name: str, system: System) -> None:
     tree = ast.parse((EXAMPLES / f"{name}.py").read_text())

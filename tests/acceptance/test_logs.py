@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.fixtures.system import CHAT, PATIENCE_SECONDS, PROCESSES, System
+from worker.observability.log_events import EVENTS
 
 pytestmark = pytest.mark.slow
 
@@ -47,6 +48,17 @@ def test_every_line_is_an_event_with_the_same_first_keys(logged: list[dict[str, 
     assert logged
     for event in logged:
         assert list(event)[:4] == ["time", "level", "logger", "event"]
+
+
+def test_every_event_has_the_level_and_the_fields_of_the_reference(logged: list[dict[str, Any]]) -> None:
+    wrong = []
+    for event in logged:
+        known = EVENTS.get(event["event"])
+        fields = event.keys() - {"time", "level", "logger", "event", "traceback"}
+        levels = known.level.split(" or ") if known else []
+        if known is None or not fields <= set(known.fields) or not {"any", event["level"]} & set(levels):
+            wrong.append(event)
+    assert wrong == []
 
 
 def test_a_document_id_appears_in_every_step_from_message_to_search(logged: list[dict[str, Any]]) -> None:

@@ -14,7 +14,15 @@ ROOT = Path(__file__).parents[2]
 
 # From the lowest layer up. A package imports lower layers, and no other package of its own layer.
 LAYERS = [
-    {"settings", "worker.application_code", "worker.errors", "worker.keyspace", "worker.reference"},
+    {
+        "settings",
+        "worker.application_code",
+        "worker.errors",
+        "worker.exit_codes",
+        "worker.keyspace",
+        "worker.reference",
+    },
+    {"worker.results"},
     {"worker.documents", "worker.observability", "worker.protocols", "worker.sessions", "worker.tokens"},
     {"worker.chunking", "worker.services", "worker.sources"},
     {"worker.configuration", "worker.store"},

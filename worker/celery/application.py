@@ -25,6 +25,7 @@ from worker.celery.shutdown import StopInTime
 from worker.celery.startup import SWEEP_SECONDS
 from worker.celery.upstream import registry
 from worker.configuration.addresses import celery_settings
+from worker.exit_codes import ExitCode
 from worker.keyspace import CHAT, EMBED, QUEUES, STAGING, UNACKED, UNACKED_INDEX
 from worker.observability import logs
 from worker.sources.scheduling import look_seconds
@@ -128,7 +129,7 @@ def configure(sender: Celery, **_: Any) -> None:
         where = spec.origin if spec else "nothing"
         exit_with(
             f"`import tasks` finds {where}, not the tasks of vector-index-worker: start with `vector-index worker`",
-            2,
+            ExitCode.REFUSED,
         )
     # Celery puts the working folder first on the path before it imports our modules: import the package before that
     import_module("tasks")

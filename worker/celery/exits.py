@@ -8,6 +8,7 @@ from typing import NoReturn, ParamSpec, TypeVar
 
 from worker.backends.redaction import redact
 from worker.errors import ServiceUnreachable, VectorIndexError
+from worker.exit_codes import ExitCode
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -32,16 +33,20 @@ def ends_on_error(receiver: Callable[P, T]) -> Callable[P, T]:
 
 
 def exit_with_error(error: VectorIndexError) -> NoReturn:
-    """End the process with an error's sentence. Exit code 3 if a service is unreachable, else 2."""
-    exit_with(str(error), 3 if isinstance(error, ServiceUnreachable) else 2)
+    """End the process with an error's sentence. Unreachable services have an exit code of their own."""
+    unreachable = isinstance(error, ServiceUnreachable)
+    exit_with(str(error), ExitCode.UNREACHABLE if unreachable else ExitCode.REFUSED)
 
 
 def exit_with_unexpected(error: Exception) -> NoReturn:
     """End the process with what an error of a library or of a class of your own says, without keys. Exit code 2."""
     said = redact(str(error))
-    exit_with(f"the process cannot start: {type(error).__name__}: {said}; --loglevel debug shows where", 2)
+    exit_with(
+        f"the process cannot start: {type(error).__name__}: {said}; --loglevel debug shows where",
+        ExitCode.REFUSED,
+    )
 
 
-def exit_with(sentence: str, code: int) -> NoReturn:
+def exit_with(sentence: str, code: ExitCode) -> NoReturn:
     print(f"vector-index: {sentence}", file=sys.stderr, flush=True)  # noqa: T201
     raise SystemExit(code)

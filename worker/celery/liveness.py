@@ -62,7 +62,8 @@ class HeartbeatFile:
                 write(home, self._worker)
             except OSError as error:
                 logger.warning(
-                    "pulse_not_written", extra=log_fields(error=str(error), mend="set VECTOR_INDEX_HOME")
+                    "heartbeat_not_written",
+                    extra=log_fields(error=str(error), fix="set VECTOR_INDEX_HOME to a writable folder"),
                 )
 
     def remove(self) -> None:

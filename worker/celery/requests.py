@@ -72,10 +72,11 @@ class RedactedRequest(Request):
             deaths = headers[DEATHS_HEADER] = headers.get(DEATHS_HEADER, 0) + 1
             self._context.headers = headers
             if deaths >= MAX_DEATHS:
-                exc_info = _exception_info(
+                poison = InputError(
                     f"{self.name} ended its process {deaths} times: give it more memory, or send its documents in "
                     "smaller messages to find the one that causes it"
                 )
+                exc_info = _exception_info(poison)
         return super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)
 
 
@@ -92,8 +93,8 @@ def _parameters(task: Task) -> Sequence[str]:
     return tuple(signature(task.run).parameters)
 
 
-def _exception_info(sentence: str) -> ExceptionInfo:
+def _exception_info(error: InputError) -> ExceptionInfo:
     try:
-        raise InputError(sentence)
+        raise error
     except InputError:
         return ExceptionInfo()

@@ -12,12 +12,12 @@ from worker.celery.exits import ends_on_error, exit_with
 from worker.celery.heartbeat import HeartbeatThread
 from worker.celery.log_filters import RedactMessageBodies
 from worker.celery.upstream.memory_limit import past_memory_limit
+from worker.exit_codes import ExitCode
 from worker.keyspace import EMBED
 from worker.observability.logs import log_fields
 from worker.store import connection
 
 SWEEP_SECONDS = 30.0
-STUCK = 75  # exit code of a worker whose consumer is stuck: EX_TEMPFAIL, start it again
 
 logger = logging.getLogger("vector_index.worker")
 
@@ -29,7 +29,8 @@ def check(sender: Any, **_: Any) -> None:
     logging.getLogger("celery.worker.consumer.consumer").addFilter(RedactMessageBodies())
     if EMBED in sender.app.amqp.queues.consume_from and "thread" not in str(sender.pool_cls):
         exit_with(
-            f"the queue {EMBED} needs --pool=threads: its requests run in threads of the worker process", 2
+            f"the queue {EMBED} needs --pool=threads: its requests run in threads of the worker process",
+            ExitCode.REFUSED,
         )
     for notice in startup_checks.prepare():
         logger.info(notice)  # `up` has printed it
@@ -42,7 +43,7 @@ def check(sender: Any, **_: Any) -> None:
 def start_background_work(sender: Any, **_: Any) -> None:
     """Start heartbeats and, in a worker that serves the embed queue, drainers, outbox poller and the first sweep."""
     shutdown.heartbeat_file.start(configuration.current().home, sender.hostname)
-    HeartbeatThread.on_stuck = partial(shutdown.leave, STUCK)
+    HeartbeatThread.on_stuck = partial(shutdown.leave, ExitCode.STUCK)
     HeartbeatThread.on_alive = shutdown.heartbeat_file.write
     if EMBED in sender.app.amqp.queues.consume_from:
         background_threads.start(sender.app)

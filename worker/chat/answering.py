@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import stamina
 
@@ -16,6 +15,7 @@ from worker.errors import ProviderUnavailable, TemporaryError
 from worker.index import Index
 from worker.observability import events
 from worker.protocols import ChatBackend, Reply
+from worker.results import Answer
 from worker.search.retrieval import emptiness, retrieve
 
 # A caller waits: three attempts for the whole question, all begun within ten seconds.
@@ -31,7 +31,7 @@ def ask(
     budget: Budget,  # of the chat backend
     question: ChatQuestion,
     stream: AnswerStream | None = None,
-) -> dict[str, Any]:
+) -> Answer:
     """Return the result of a chat: answer, answered, sources with `cited`, model, usage.
 
     The sources are the passages in the prompt, in their order. Without passages, the model is not asked: the answer
@@ -114,7 +114,7 @@ def _send(backend: ChatBackend, budget: Budget, prompt: Prompt, stream: AnswerSt
     return reply
 
 
-def _result(reply: Reply, sources: Sequence[Passage], model_id: str) -> dict[str, Any]:
+def _result(reply: Reply, sources: Sequence[Passage], model_id: str) -> Answer:
     cited = prompting.cited(reply.text, len(sources))
     rows = enumerate((passage.as_json() for passage in sources), start=1)
     return {

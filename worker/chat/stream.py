@@ -1,32 +1,46 @@
 """Stream an answer through Redis while the model writes it."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 import redis
 
 from worker import keyspace
 from worker.configuration.addresses import redis_url
 from worker.errors import ServiceUnreachable, VectorIndexError
+from worker.reference import Meaning
 
 STREAM_SECONDS = 600
 MAX_STREAM_ENTRIES = 200_000  # above the tokens of the longest answer of any known model
 
+Event = Literal["sources", "token", "done", "error"]
+# the data of each event, and when it comes
+EVENTS: Mapping[Event, Meaning] = {
+    "sources": Meaning(
+        "first: the passages of the prompt, in their order. It comes again if another worker starts the answer anew",
+        type="list of [Row](tasks.md#row)",
+    ),
+    "token": Meaning("as often as the model sends one: the next piece of the answer", type="string"),
+    "done": Meaning("last: the whole result of the task", type="[Answer](tasks.md#answer)"),
+    "error": Meaning("last, instead of `done`: what went wrong, and what to do", type="string: one sentence"),
+}
+
 
 class Revoked(VectorIndexError):
-    """The caller has revoked the question."""
+    """The caller has revoked the question.
+
+    Do: nothing. The task ends as `REVOKED`, and raises `TaskRevokedError`.
+    """
 
 
 class AnswerStream:
-    """Writes an answer to the Redis stream keyspace.STREAM + id, as entries of `event` and `data` (JSON).
+    """Writes an answer to the Redis stream keyspace.STREAM + id, as entries of `event` and `data` (JSON): EVENTS.
 
-    The events are `sources` (rows as of search), one `token` (a string) for each piece of text from the model, and at
-    the end `done` (the whole result) or `error` (a sentence). Redis keeps the stream for STREAM_SECONDS after the last
-    entry. Use it as a context manager: entering deletes the stream of an earlier run of the task, and an exception
-    writes `error`.
+    Redis keeps the stream for STREAM_SECONDS after the last entry. Use it as a context manager: entering deletes the
+    stream of an earlier run of the task, and an exception writes `error`.
     """
 
     def __init__(self, url: str, id: str, *, revoked: Callable[[], bool] = lambda: False) -> None:
@@ -35,7 +49,7 @@ class AnswerStream:
         self._revoked = revoked
         self.can_retry = True  # until a reader may have seen a token, or a write failed
 
-    def write(self, event: str, data: object) -> None:
+    def write(self, event: Event, data: object) -> None:
         """Append an entry. Raises ServiceUnreachable."""
         entry = {"event": event, "data": json.dumps(data, ensure_ascii=False)}
         try:

@@ -3,8 +3,7 @@
 The command NAME is defined in the module `worker.cli.NAME`, which is imported only when that command runs. The
 other modules are shared by several commands.
 
-Exit codes: 0 success, 1 some documents failed, 2 wrong usage or settings, 3 a service is unreachable,
-130 interrupted with Ctrl-C. An error is one line on stderr.
+A command ends with an ExitCode. An error is one line on stderr.
 """
 
 import os
@@ -14,9 +13,9 @@ from importlib import import_module
 import click
 
 from worker.errors import InputError, SettingsError, TemporaryError, VectorIndexError
+from worker.exit_codes import ExitCode
 
 PROGRAM = "vector-index"
-INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 # section of the help: command: first line of its help
 SECTIONS = {
@@ -98,24 +97,24 @@ def run(arguments: list[str]) -> int:
     try:
         code = cli.main(arguments, prog_name=PROGRAM, standalone_mode=False)
         sys.stdout.flush()
-        return code if isinstance(code, int) else 0
+        return code if isinstance(code, int) else ExitCode.DONE
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.ctx.get_help() if error.ctx else "")
-        return 0
+        return ExitCode.DONE
     except click.ClickException as error:
         return _failed(error.format_message(), error.exit_code)
     except (InputError, SettingsError) as error:
-        return _failed(str(error), 2)
+        return _failed(str(error), ExitCode.REFUSED)
     except TemporaryError as error:
-        return _failed(str(error), 3)
+        return _failed(str(error), ExitCode.UNREACHABLE)
     except VectorIndexError as error:
-        return _failed(str(error), 1)
+        return _failed(str(error), ExitCode.FAILED)
     except (KeyboardInterrupt, click.Abort):
-        return INTERRUPTED
+        return ExitCode.INTERRUPTED
     except BrokenPipeError:
         # the reader of the pipe has closed it: the interpreter's flush at exit must not raise again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return ExitCode.FAILED
 
 
 def _failed(sentence: str, code: int) -> int:

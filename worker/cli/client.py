@@ -24,7 +24,10 @@ RETRY_POLICY = {"max_retries": 1, "interval_start": 0, "interval_step": 0.1, "in
 
 
 class TaskFailed(VectorIndexError):
-    """A task ended with an error that is not a VectorIndexError."""
+    """A task ended with an error that is not a VectorIndexError.
+
+    Do: read the sentence. The log of the worker has more.
+    """
 
 
 class Client:

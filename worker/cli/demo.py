@@ -28,6 +28,7 @@ from worker.cli.supervision import Supervisor, command_line
 from worker.configuration import environment, load
 from worker.configuration.layers import SCALARS
 from worker.errors import VectorIndexError
+from worker.exit_codes import ExitCode
 from worker.keyspace import CHAT, STAGING
 from worker.services import running
 
@@ -55,7 +56,7 @@ EMBEDDING_MODEL=3-small CHAT_MODEL=gpt-4o-mini OPENAI_API_KEY=... vector-index u
 
 
 @click.command()
-def demo() -> int:
+def demo() -> ExitCode:
     """Index sample documents, ask questions about them, and clean up.
 
     Needs no API key, no network and no settings: all servers and data are in a temporary folder. Exit code 1: a
@@ -81,7 +82,7 @@ def demo() -> int:
         style="bold",
     )
     console.print(NEXT, markup=False)
-    return 1 if application.failed else 0
+    return ExitCode.FAILED if application.failed else ExitCode.DONE
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from worker.configuration import (
     load,
 )
 from worker.errors import InputError, ServiceUnreachable, SettingsError, VectorIndexError
+from worker.exit_codes import ExitCode
 from worker.keyspace import QUEUES
 from worker.recipes import Recipe, probe
 from worker.services import attach
@@ -45,7 +46,7 @@ class Diagnosis:
     name: str
     ok: bool
     detail: str  # the facts if it is ok, else the problem and its fix
-    code: int = 0  # exit code that it asks for
+    code: ExitCode = ExitCode.DONE  # exit code that it asks for
 
 
 @click.command()
@@ -53,7 +54,7 @@ class Diagnosis:
     "--offline", is_flag=True, help="Send no request to models; check only that they are installed."
 )
 @json_option
-def doctor(offline: bool, as_json: bool) -> int:
+def doctor(offline: bool, as_json: bool) -> ExitCode:
     """Diagnose settings, models, services, sources and workers.
 
     Prints a line per check, with the fix for each problem. Sends one small request to each backend, or two if the
@@ -105,10 +106,12 @@ def _diagnose(name: str, check: Callable[[], str]) -> Diagnosis:
     try:
         return Diagnosis(name=name, ok=True, detail=check())
     except VectorIndexError as error:
-        code = 2 if isinstance(error, InputError | SettingsError) else 3
+        is_input = isinstance(error, InputError | SettingsError)
+        code = ExitCode.REFUSED if is_input else ExitCode.UNREACHABLE
         return Diagnosis(name=name, ok=False, detail=str(error), code=code)
     except Exception as error:  # noqa: BLE001 - of a library, or of a class of your own: the other checks go on
-        return Diagnosis(name=name, ok=False, detail=f"{type(error).__name__}: {redact(str(error))}", code=2)
+        detail = f"{type(error).__name__}: {redact(str(error))}"
+        return Diagnosis(name=name, ok=False, detail=detail, code=ExitCode.REFUSED)
 
 
 def _settings(configuration: Configuration) -> str:

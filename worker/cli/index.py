@@ -17,6 +17,7 @@ from worker.cli.options import index_and_json
 from worker.cli.output import counted, print_result, progress_bar
 from worker.cli.waiting import WaitReason, work_goes_on
 from worker.configuration import load
+from worker.exit_codes import ExitCode
 from worker.indexing.packing import batches
 from worker.keyspace import EMBED, STAGING
 
@@ -31,7 +32,7 @@ Documents = list[dict[str, Any]]
 @click.command()
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
 @index_and_json
-def index(paths: tuple[Path, ...], index: str, as_json: bool) -> int:
+def index(paths: tuple[Path, ...], index: str, as_json: bool) -> ExitCode:
     """Index files and folders, and wait until they are searchable.
 
     Reads text, Markdown, reStructuredText, HTML, and JSON lines of documents ({"id", "text", "title"?,
@@ -53,7 +54,7 @@ def index(paths: tuple[Path, ...], index: str, as_json: bool) -> int:
     files.check_found(report.documents)
     report.seconds = time.monotonic() - started
     print_result(report.as_json(index, files), as_json, report.lines(index, files))
-    return 1 if report.failed or files.unread else 0
+    return ExitCode.FAILED if report.failed or files.unread else ExitCode.DONE
 
 
 @dataclass

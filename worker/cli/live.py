@@ -5,6 +5,7 @@ import click
 from worker.celery import liveness
 from worker.celery.liveness import Heartbeat
 from worker.configuration import load
+from worker.exit_codes import ExitCode
 
 # a worker sends a heartbeat every 10 s, or every 20 s while its broker is unreachable
 SILENT_SECONDS = 60.0
@@ -21,12 +22,12 @@ SILENT_SECONDS = 60.0
     show_default=True,
     help="Maximum age of a worker's last heartbeat.",
 )
-def live(worker: str | None, seconds: float) -> int:
+def live(worker: str | None, seconds: float) -> ExitCode:
     """Liveness check: exit 0 if this machine's workers are responsive.
 
     Reads the heartbeat files in VECTOR_INDEX_HOME, so it also works while Postgres or the broker is down. A busy
     worker is responsive, and so is one that has lost its broker: it reconnects by itself. A worker that was killed,
-    is stopped or hangs fails the check. Exit code 1: the reason is on stderr.
+    is stopped or hangs fails the check. Exit code 1: no worker is running, or one is not responsive.
     """
     home = load().home
     found = [p for p in liveness.read(home) if worker in (None, p.worker, p.worker.partition("@")[0])]
@@ -39,7 +40,7 @@ def live(worker: str | None, seconds: float) -> int:
         ]
     for line in problems or [f"{p.worker} sent a heartbeat {p.age_seconds:.0f} s ago" for p in found]:
         click.echo(line, err=bool(problems))
-    return 1 if problems else 0
+    return ExitCode.FAILED if problems else ExitCode.DONE
 
 
 def _problem(last: Heartbeat, seconds: float) -> str | None:

@@ -19,6 +19,7 @@ from worker.backends.llm.lookup import name_for_limits
 from worker.cli.options import json_option
 from worker.configuration import ChatBackendSettings, EmbeddingBackendSettings, load
 from worker.errors import SettingsError
+from worker.exit_codes import ExitCode
 from worker.tokens import ESTIMATE
 
 Settings = TypeVar("Settings", EmbeddingBackendSettings, ChatBackendSettings)
@@ -73,7 +74,7 @@ class Row:
 
 @click.command()
 @json_option
-def models(as_json: bool) -> int:
+def models(as_json: bool) -> ExitCode:
     """List the models that MODEL_ID may name, with limits and keys.
 
     Models that a backend uses come first. Tokens are counted exactly, or with an upper bound. Sends no request to a
@@ -90,7 +91,7 @@ def models(as_json: bool) -> int:
         click.echo(json.dumps({**llm_installation(), **rows}))
     else:
         _print(found)
-    return 2 if any(row.error for row in embedding + chat) else 0
+    return ExitCode.REFUSED if any(row.error for row in embedding + chat) else ExitCode.DONE
 
 
 def llm_installation() -> dict[str, Any]:

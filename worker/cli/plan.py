@@ -14,6 +14,7 @@ from worker.cli.options import index_and_json
 from worker.cli.output import print_result, progress_bar
 from worker.configuration import IndexSettings, load
 from worker.documents import Chunk, Document
+from worker.exit_codes import ExitCode
 from worker.indexing.packing import batches
 from worker.indexing.staging import split
 from worker.protocols import EmbeddingBackend
@@ -25,7 +26,7 @@ from worker.tokens import ESTIMATE
 @click.command()
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
 @index_and_json
-def plan(paths: tuple[Path, ...], index: str, as_json: bool) -> int:
+def plan(paths: tuple[Path, ...], index: str, as_json: bool) -> ExitCode:
     """Estimate chunks, tokens, requests and price of indexing files.
 
     Reads and splits the files as `index` does, with the settings of the index. Sends nothing, and counts documents
@@ -50,7 +51,7 @@ def plan(paths: tuple[Path, ...], index: str, as_json: bool) -> int:
     files.check_found(found.documents)
     value = {"index": index, **found.as_json(), "unread": files.unread, "passed_over": files.passed_over}
     print_result(value, as_json, [*found.lines(index), *files.problem_lines()])
-    return 1 if files.unread else 0
+    return ExitCode.FAILED if files.unread else ExitCode.DONE
 
 
 @dataclass(kw_only=True)

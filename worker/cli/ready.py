@@ -22,7 +22,7 @@ def ready(queues: str) -> None:
     """Readiness check: exit 0 if Postgres, broker and workers respond.
 
     Postgres must have the schema vector_index, and a worker on any machine must consume each queue. Exit code 3:
-    the reason is on stderr.
+    one of them is missing, and stderr has the reason.
     """
     configuration = load()
     url = configuration.database_url

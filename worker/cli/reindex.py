@@ -10,6 +10,7 @@ from worker.cli.options import index_and_json
 from worker.cli.output import first_lines, print_result
 from worker.cli.waiting import WaitReason, work_goes_on
 from worker.configuration import load
+from worker.exit_codes import ExitCode
 from worker.keyspace import EMBED, STAGING
 
 MAX_SHOWN = 20  # failures on a terminal; --json prints all
@@ -23,7 +24,7 @@ MAX_SHOWN = 20  # failures on a terminal; --json prints all
     "--allow-shrink", is_flag=True, help="Delete missing documents even if the source lost most of them."
 )
 @index_and_json
-def reindex(full: bool, allow_shrink: bool, index: str, as_json: bool) -> int:
+def reindex(full: bool, allow_shrink: bool, index: str, as_json: bool) -> ExitCode:
     """Sync an index with its source.
 
     Indexes new and changed documents, deletes documents that the source no longer has, and waits until all are
@@ -37,7 +38,7 @@ def reindex(full: bool, allow_shrink: bool, index: str, as_json: bool) -> int:
     with work_goes_on(lambda: "this run: see `vector-index schedule` and `vector-index status`"):
         result = client.wait(run, STAGING, EMBED, on_wait=WaitReason(client, index).check)
     print_result(result, as_json, _lines(result))
-    return 1 if result["failed"] or "warning" in result else 0
+    return ExitCode.FAILED if result["failed"] or "warning" in result else ExitCode.DONE
 
 
 def _lines(result: dict[str, Any]) -> Iterator[str]:

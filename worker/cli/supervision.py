@@ -12,11 +12,11 @@ from types import TracebackType
 from typing import IO, Any
 
 from worker.errors import ServiceUnreachable, SettingsError
+from worker.exit_codes import ExitCode
 from worker.services.child import MAX_DEATHS, Child, Death, Process, end
 
 GRACE_SECONDS = 15  # from SIGTERM to SIGKILL, for all children together
 FIRST_BACKOFF_SECONDS = 1
-BAD_SETTINGS = 2  # exit code of our commands: a restart would fail in the same way
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
 
@@ -67,7 +67,7 @@ class Supervisor:
                 self._report(name, death)
 
     def _report(self, name: str, death: Death) -> None:
-        if death.code == BAD_SETTINGS:
+        if death.code == ExitCode.REFUSED:
             raise SettingsError(
                 f"{name} cannot start with these settings: correct the error that it printed above"
             )
@@ -105,6 +105,6 @@ def _die_with_parent(parent: int) -> Callable[[], None]:
     def request_signal() -> None:
         libc.prctl(PR_SET_PDEATHSIG, SIGKILL)
         if os.getppid() != parent:  # the parent died before the line above
-            os._exit(1)
+            os._exit(ExitCode.FAILED)
 
     return request_signal

@@ -10,6 +10,7 @@ from worker.cli.options import index_and_json
 from worker.cli.output import print_result
 from worker.cli.waiting import work_goes_on
 from worker.configuration import load
+from worker.exit_codes import ExitCode
 from worker.keyspace import STAGING
 
 
@@ -18,7 +19,7 @@ from worker.keyspace import STAGING
     "--repair", is_flag=True, help="Fix the inconsistencies, and delete unused vectors and revisions."
 )
 @index_and_json
-def verify(repair: bool, index: str, as_json: bool) -> int:
+def verify(repair: bool, index: str, as_json: bool) -> ExitCode:
     """Check an index for inconsistencies; --repair fixes them.
 
     The index can be in use meanwhile. Unused vectors and old revisions are normal: workers delete them once an hour.
@@ -30,7 +31,7 @@ def verify(repair: bool, index: str, as_json: bool) -> int:
     with work_goes_on(lambda: "this check"):
         result = client.call("tasks.verify", STAGING, index=index, repair=repair)
     print_result(result, as_json, _lines(result, repair))
-    return 0 if result["healthy"] else 1
+    return ExitCode.DONE if result["healthy"] else ExitCode.FAILED
 
 
 def _lines(result: dict[str, Any], repair: bool) -> Iterator[str]:

@@ -3,16 +3,16 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from worker.errors import InvalidQuery
+from worker.results import Indexed, Progress, Reindexed
 from worker.store import builds, jobs
 from worker.store.builds import Build
 from worker.store.connection import Connection
 from worker.store.jobs import JobDocuments, JobLedger
 
 
-def job_result(conn: Connection, index: str, task_id: str) -> dict[str, Any] | None:
+def job_result(conn: Connection, index: str, task_id: str) -> Indexed | None:
     """Return the result of a job, `None` while some of its documents are pending.
 
     Raises InvalidQuery when the database has no such job.
@@ -25,25 +25,29 @@ def job_result(conn: Connection, index: str, task_id: str) -> dict[str, Any] | N
     for group in job.groups:
         if group.state == "live":
             live[group.outcome] += group.documents
-    result = {
+    embedded = job.embedded(conn)
+    result: Indexed = {
         "index": index,
         "indexed": live["indexed"],
         "unchanged": live["unchanged"] + job.unchanged,
         "stale": job.counts.get("stale", 0) + job.states["overtaken"],
         "failed": [*job.ledger.rejected, *(failure for group in job.groups for failure in group.failed)],
         "chunks": job.counts.get("chunks", 0),
-        **job.embedded(conn),
+        "embedded": embedded["embedded"],
+        "tokens": embedded["tokens"],
     }
-    if job.ledger.report is not None:
-        of_reindexing = {
-            "deleted": job.counts.get("deleted", 0),
-            "seconds": round(job.ledger.seconds, 2),
-        }
-        result |= of_reindexing | dict(job.ledger.report)
-    return result
+    if job.ledger.report is None:
+        return result
+    reindexed: Reindexed = {
+        **result,
+        "deleted": job.counts.get("deleted", 0),
+        "seconds": round(job.ledger.seconds, 2),
+        **job.ledger.report,
+    }
+    return reindexed
 
 
-def job_progress(conn: Connection, index: str, task_id: str) -> dict[str, int]:
+def job_progress(conn: Connection, index: str, task_id: str) -> Progress:
     """Return the counts of a job so far: documents, those of them that are done, chunks, embedded chunks."""
     job = _Job.read(conn, index, task_id)
     documents = job.states.total()

@@ -16,6 +16,7 @@ from worker.documents import Document
 from worker.index import Index
 from worker.indexing import staging
 from worker.indexing.draining.outcomes import MAX_ATTEMPTS
+from worker.results import Finding, Verified
 from worker.store import builds, connection, jobs, status, verify
 from worker.store.builds import Build
 from worker.store.garbage import Key
@@ -36,7 +37,7 @@ class CheckResult:
     found: int
     repaired: int = 0
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> Finding:
         return {
             "build": self.build.build,
             "check": self.check.name,
@@ -56,7 +57,7 @@ class Verifier:
     index: Index
     wake: Callable[[], object]  # sends the waiting tasks of quiet jobs again
 
-    def verify(self, *, repair: bool) -> dict[str, Any]:
+    def verify(self, *, repair: bool) -> Verified:
         """Check every writable build of the index. Returns the result of `tasks.verify`.
 
         Any number may run at once, under load, and again. A fault counts as repaired once its repair has begun: a

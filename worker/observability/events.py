@@ -1,7 +1,7 @@
 """Events of a worker process: each function writes one log line and counts in the metrics.
 
-The name of an event and its fields are stable, as docs/how-to/monitoring.md lists them. What a line may hold is said in
-worker/observability/logs.py; the metrics are defined in worker/observability/metrics.py.
+The name of an event and its fields are stable: worker/observability/log_events.py lists them. What a line may hold is
+said in worker/observability/logs.py; the metrics are defined in worker/observability/metrics.py.
 """
 
 import logging

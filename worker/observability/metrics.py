@@ -6,7 +6,7 @@ series is bounded. Figures of Postgres and the broker are read during a scrape, 
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,11 +15,39 @@ if TYPE_CHECKING:
 
 Purpose = Literal["documents", "probe", "search", "answer"]  # what a request to a provider is for
 
-OUTCOMES = ("ok", "too_large", "input", "settings", "unavailable", "rate_limited", "revoked", "bug")
+OUTCOMES: Mapping[str, str] = {
+    "ok": "answered",
+    "too_large": "the request is over a limit of the provider",
+    "input": "refused, or a wrong argument",
+    "settings": "a wrong key, address or option",
+    "unavailable": "the service did not answer",
+    "rate_limited": "HTTP 429",
+    "revoked": "the caller revoked it",
+    "bug": "an unexpected error, please report it",
+}
 EMBEDDING_PURPOSES: tuple[Purpose, ...] = ("documents", "probe", "search")
 CHAT_PURPOSES: tuple[Purpose, ...] = ("answer",)
 FAILURE_REASONS = ("refused", "input", "too_large", "unavailable", "died")
 RETRY_REASONS = ("settings", "unavailable", "rate_limited")
+
+# what each label says
+LABELS: Mapping[str, str] = {
+    "backend": "`embedding:` or `chat:`, and the name of the backend in the settings",
+    "purpose": "what a request is for: "
+    + ", ".join(f"`{purpose}`" for purpose in (*EMBEDDING_PURPOSES, *CHAT_PURPOSES))
+    + "; `probe` is one word that checks whether the provider is up",
+    "outcome": "; ".join(f"`{name}`: {meaning}" for name, meaning in OUTCOMES.items()),
+    "index": "name of an index",
+    "reason": "why: an `outcome` as above; `refused`: the document could not be taken; `died`: worker processes "
+    "crashed on the document",
+    "mode": "`hybrid`, `vector` or `text`; `similar` for `tasks.find_similar`",
+    "task": "name of a task",
+    "state": "of a task: the state of Celery in lower case, `ignored` if another run continues it, or `died`; of a "
+    "document: `pending`, `live`, `failed` or `refused`; of an outbox row: `waiting` or `failed`",
+    "service": "`postgres` or `broker`",
+    "queue": "name of a queue",
+    "kind": "`published`: a worker died before it could; `queued`: a bug, please report it",
+}
 
 # seconds: a local model answers in 5 ms; a chat, or a job of many documents, takes minutes
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -141,14 +169,18 @@ def define_families(registry: "CollectorRegistry | None") -> Families:
         answer_tokens=counter("answer_tokens", "Tokens in the answers of chat models.", "backend"),
         fill=histogram(
             "request_fill_ratio",
-            "Share of the tokens or inputs that one request may carry, whichever is larger.",
+            "Tokens of a request / BATCH_TOKEN_LIMIT, or inputs / BATCH_SIZE, whichever is larger.",
             "backend",
             buckets=FILL_BUCKETS,
         ),
         budget_wait_seconds=counter(
             "budget_wait_seconds", "Seconds that requests waited for rate limits and pauses.", "backend"
         ),
-        pauses=counter("pauses", "Times that a provider asked all workers to wait.", "backend"),
+        pauses=counter(
+            "pauses",
+            "Times that a provider asked all workers to wait, with a 429 and Retry-After.",
+            "backend",
+        ),
         pause_seconds=counter("pause_seconds", "Seconds that providers asked workers to wait.", "backend"),
         staged=counter("documents_staged", "Documents accepted: new, changed or unchanged.", "index"),
         embedded=counter("chunks_embedded", "Chunks embedded by the provider.", "index"),
@@ -161,9 +193,18 @@ def define_families(registry: "CollectorRegistry | None") -> Families:
             "leases_expired", "Chunks claimed again because the lease of another worker expired.", "index"
         ),
         search_seconds=histogram(
-            "search_seconds", "Duration of searches, in seconds.", "index", "mode", "outcome"
+            "search_seconds",
+            "Duration of searches, those of chats too, with the request for the question, in seconds.",
+            "index",
+            "mode",
+            "outcome",
         ),
-        chat_seconds=histogram("chat_seconds", "Duration of chat answers, in seconds.", "index", "outcome"),
+        chat_seconds=histogram(
+            "chat_seconds",
+            "Duration of questions, from the search to the answer, in seconds.",
+            "index",
+            "outcome",
+        ),
         tasks=counter("tasks", "Task runs that ended.", "task", "state"),
         task_seconds=histogram("task_seconds", "Duration of task runs, in seconds.", "task"),
     )

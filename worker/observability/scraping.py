@@ -26,7 +26,7 @@ REUSE_SECONDS = 5.0  # how long a reading serves later scrapes, at least
 READING_SHARE = 0.1  # reading may take this share of the time, at most: a slow reading serves longer
 STALE_SECONDS = 60.0  # how long a reading that cannot be renewed is served
 
-_Figures = tuple[list[status.IndexFigures], Mapping[str, int]]  # of indexes; outbox rows by state
+_Figures = tuple[list[status.ScrapedIndex], Mapping[str, int]]  # of indexes; outbox rows by state
 
 logger = logging.getLogger("vector_index.metrics")
 
@@ -84,14 +84,17 @@ class ServiceState(Collector):
         self._figures = BackgroundReading(lambda: _read(url))
         self._lengths = BackgroundReading(lengths)
 
+    def describe(self) -> Iterator[Metric]:
+        """Yield every metric without a sample; the registry asks when the collector is registered."""
+        yield _up({})
+        yield _queues({})
+        yield from _indexes(([], {}))
+
     def collect(self) -> Iterator[Metric]:
         self._figures.begin()
         self._lengths.begin()
         figures, lengths = self._figures.wait(), self._lengths.wait()
-        up = _gauge("up", "1 if the service answers, else 0.", "service")
-        up.add_metric(["postgres"], figures is not None)
-        up.add_metric(["broker"], lengths is not None)
-        yield up
+        yield _up({"postgres": figures is not None, "broker": lengths is not None})
         if lengths is not None:
             yield _queues(lengths)
         if figures is not None:
@@ -141,6 +144,13 @@ def _indexes(figures: _Figures) -> Iterator[Metric]:
     for state, number in outbox.items():
         rows.add_metric([state], number)
     yield from (documents, chunks, tokens, oldest, paused, repairs, rows)
+
+
+def _up(answers: Mapping[str, bool]) -> Metric:
+    up = _gauge("up", "1 if the service answers, else 0.", "service")
+    for service, does in answers.items():
+        up.add_metric([service], does)
+    return up
 
 
 def _queues(lengths: Mapping[str, int]) -> Metric:

@@ -22,7 +22,10 @@ from worker.store.statements import statement, statements
 
 
 class LeaseLost(TemporaryError):
-    """Another run has taken over the index, and has closed this run in the history."""
+    """Another run has taken over the index, and has closed this run in the history.
+
+    Do: nothing. The task tries again by itself.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)

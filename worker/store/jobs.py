@@ -12,6 +12,7 @@ from typing import Any
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
+from worker.results import Rejected, RunReport
 from worker.store.builds import Build
 from worker.store.connection import Connection
 from worker.store.refusals import Refusal
@@ -53,7 +54,7 @@ class JobDocuments:
     outcome: str  # indexed or unchanged: how they count once they are live
     state: str  # pending, live, failed or overtaken
     documents: int
-    failed: Sequence[Mapping[str, str]]  # id and error of each failed document
+    failed: Sequence[Rejected]  # each failed document
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,10 +70,10 @@ class JobLedger:
     """The slices of a job, summed."""
 
     counts: Mapping[str, int]  # the sums of StageCounts
-    rejected: Sequence[Mapping[str, str]]  # id and error of documents that could not be staged
+    rejected: Sequence[Rejected]  # documents that could not be staged
     slices: int  # staged so far
     complete: bool  # whether every slice of the message is staged
-    report: Mapping[str, Any] | None  # further fields of the result, of a reindexing only
+    report: RunReport | None  # further fields of the result, of a reindexing only
     seconds: float  # from the first slice to the result, or until now
 
 

@@ -8,10 +8,10 @@ cannot lock all rows that it has read of a document skips the document.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, takewhile
-from typing import Any
 
 from psycopg.rows import class_row, dict_row
 
+from worker.results import OutboxCounts
 from worker.store import builds, deletion
 from worker.store.connection import Connection, retry_on_deadlock
 from worker.store.statements import statement
@@ -148,11 +148,15 @@ def retry(connection: Connection, index: str, ids: Sequence[str] | None) -> int:
     return connection.execute(statement("outbox.sql", "clear_errors"), parameters).rowcount
 
 
-def counts(connection: Connection, index: str) -> dict[str, Any]:
+def counts(connection: Connection, index: str) -> OutboxCounts:
     """The numbers of waiting and rejected rows, and the age of the oldest waiting one in seconds."""
     with connection.cursor(row_factory=dict_row) as cursor:
         found = cursor.execute(statement("outbox.sql", "counts"), {"index": index}).fetchone() or {}
-    return {**found, "oldest_seconds": round(found["oldest_seconds"], 1)}
+    return {
+        "waiting": found["waiting"],
+        "rejected": found["rejected"],
+        "oldest_seconds": round(found["oldest_seconds"], 1),
+    }
 
 
 def rows_of_unknown_indexes(connection: Connection, known: Sequence[str]) -> dict[str, int]:

@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 from psycopg.rows import class_row, dict_row
 
+from worker.results import Schedule
 from worker.sources.scheduling import next_due
 from worker.store.connection import Connection, checkout, retry_on_deadlock
 from worker.store.statements import statement
@@ -140,11 +140,22 @@ def settle(connection: Connection, claim: ClaimedSchedule) -> None:
     connection.execute(statement("schedule.sql", "settle"), parameters)
 
 
-def list_schedules(connection: Connection, indexes: Sequence[str]) -> list[dict[str, Any]]:
+def list_schedules(connection: Connection, indexes: Sequence[str]) -> list[Schedule]:
     """The schedules of these indexes, by name: the next due time, the newest run, and a later skipped run.
 
     Times are ISO 8601 with an offset. A run is its row in the history.
     """
     with connection.cursor(row_factory=dict_row) as cursor:
         rows = cursor.execute(statement("schedule.sql", "list"), {"indexes": list(indexes)}).fetchall()
-    return [row | {"due_at": row["due_at"].astimezone(UTC).isoformat()} for row in rows]
+    return [
+        {
+            "index": row["index"],
+            "schedule": row["schedule"],
+            "timezone": row["timezone"],
+            "due_at": row["due_at"].astimezone(UTC).isoformat(),
+            "due_in_seconds": row["due_in_seconds"],
+            "last_run": row["last_run"],
+            "skipped": row["skipped"],
+        }
+        for row in rows
+    ]

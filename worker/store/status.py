@@ -9,15 +9,18 @@ from typing import Any
 from psycopg import Cursor
 from psycopg.rows import dict_row
 
+from worker.results import BuildState, DocumentCounts, DocumentState, Failure, IndexFigures
 from worker.store import refusals
 from worker.store.builds import Build
 from worker.store.connection import Connection
 from worker.store.statements import SCHEMA, statement
 
+ABSENT: DocumentState = {"state": "absent", "version": None, "searchable": False, "error": None}
+
 
 @dataclass(frozen=True, kw_only=True)
-class IndexFigures:
-    """The figures of one index."""
+class ScrapedIndex:
+    """The figures of one index, for metrics."""
 
     index: str  # its name
     documents: Mapping[str, int]  # by state, in the live build; and those that were refused
@@ -28,15 +31,22 @@ class IndexFigures:
     repairs: Mapping[str, int]  # by kind: what the sweep has repaired so far
 
 
-def index_status(connection: Connection, build: Build | None) -> dict[str, Any]:
+def index_status(connection: Connection, build: Build | None) -> IndexFigures:
     """Documents by state, refused ones, pending chunks and tokens, the age of the oldest, and the builds of the index.
 
     `build` is the live build; None for an index without documents.
     """
     if build is None:
-        documents = {"pending": 0, "live": 0, "failed": 0}
-        pending = {"pending_chunks": 0, "pending_tokens": 0, "oldest_seconds": 0.0, "embedded_chunks": 0}
-        return {"documents": documents, "refused": 0, **pending, "last_error": None, "builds": []}
+        return {
+            "documents": {"pending": 0, "live": 0, "failed": 0},
+            "refused": 0,
+            "pending_chunks": 0,
+            "pending_tokens": 0,
+            "oldest_seconds": 0.0,
+            "embedded_chunks": 0,
+            "last_error": None,
+            "builds": [],
+        }
     with connection.cursor(row_factory=dict_row) as cursor:
         documents = cursor.execute(build.sql("status.sql", "count_documents")).fetchone() or {}
         pending = cursor.execute(build.sql("status.sql", "count_pending")).fetchone() or {}
@@ -45,19 +55,32 @@ def index_status(connection: Connection, build: Build | None) -> dict[str, Any]:
         ).fetchall()
         table = {"table": f"{SCHEMA}.embeddings_{build.build}"}
         embedded = cursor.execute(statement("status.sql", "count_embedded"), table).fetchone() or {}
-    oldest = documents.pop("oldest_seconds")
-    errors = [row.pop("error") for row in listed]
+    counted: DocumentCounts = {
+        "pending": documents["pending"],
+        "live": documents["live"],
+        "failed": documents["failed"],
+    }
     return {
-        "documents": documents,
+        "documents": counted,
         "refused": refusals.count(connection, build.index_id),
         "pending_chunks": pending["chunks"],
         "pending_tokens": pending["tokens"],
-        "oldest_seconds": round(oldest, 1),
+        "oldest_seconds": round(documents["oldest_seconds"], 1),
         "embedded_chunks": embedded["embedded"] or 0,  # so far, an estimate: good for a rate
-        "last_error": next((error for error in errors if error), None),
+        "last_error": next((row["error"] for row in listed if row["error"]), None),
         "builds": [
-            row | {"documents": documents["live"] if row["build"] == build.build else None} for row in listed
+            _build_state(row, counted["live"] if row["build"] == build.build else None) for row in listed
         ],
+    }
+
+
+def _build_state(row: Mapping[str, Any], documents: int | None) -> BuildState:
+    return {
+        "build": row["build"],
+        "state": row["state"],
+        "recipe": row["recipe"],
+        "repairs": row["repairs"],
+        "documents": documents,
     }
 
 
@@ -67,7 +90,7 @@ def holdings(connection: Connection, build: Build | None) -> tuple[bool, bool]:
     return (False, False) if row is None else (row[0], row[1])
 
 
-def all_indexes(connection: Connection) -> tuple[list[IndexFigures], Mapping[str, int]]:
+def all_indexes(connection: Connection) -> tuple[list[ScrapedIndex], Mapping[str, int]]:
     """The figures of every index, and the outbox rows by state.
 
     Counts rows. Raises ServiceUnreachable when a statement takes longer than 30 s.
@@ -79,12 +102,12 @@ def all_indexes(connection: Connection) -> tuple[list[IndexFigures], Mapping[str
         return [_index_figures(cursor, row) for row in rows if row["live_build"] is not None], outbox
 
 
-def _index_figures(cursor: Cursor[dict[str, Any]], row: Mapping[str, Any]) -> IndexFigures:
+def _index_figures(cursor: Cursor[dict[str, Any]], row: Mapping[str, Any]) -> ScrapedIndex:
     documents = cursor.execute(statement("status.sql", "count_documents", row["live_build"])).fetchone() or {}
     pending: Counter[str] = Counter()
     for build in row["written"]:
         pending.update(cursor.execute(statement("status.sql", "count_pending", build)).fetchone() or {})
-    return IndexFigures(
+    return ScrapedIndex(
         index=row["name"],
         oldest_seconds=documents.pop("oldest_seconds"),
         documents=documents | {"refused": row["refused"]},
@@ -95,7 +118,7 @@ def _index_figures(cursor: Cursor[dict[str, Any]], row: Mapping[str, Any]) -> In
     )
 
 
-def failed_documents(connection: Connection, build: Build, *, after: str, limit: int) -> list[dict[str, Any]]:
+def failed_documents(connection: Connection, build: Build, *, after: str, limit: int) -> list[Failure]:
     """Documents with ids above `after`, in order, that failed, whose outbox row cannot be staged, or that were refused.
 
     Each has its state (failed or refused), its error, the time since when it has waited (UTC, ISO 8601), and whether an
@@ -104,24 +127,38 @@ def failed_documents(connection: Connection, build: Build, *, after: str, limit:
     parameters = {"after": after, "limit": limit, "index_id": build.index_id, "index": build.index}
     with connection.cursor(row_factory=dict_row) as cursor:
         rows = cursor.execute(build.sql("status.sql", "failed_documents"), parameters).fetchall()
-    return [row | {"since": row["since"].astimezone(UTC).isoformat(timespec="seconds")} for row in rows]
+    return [
+        {
+            "id": row["id"],
+            "state": row["state"],
+            "error": row["error"],
+            "since": row["since"].astimezone(UTC).isoformat(timespec="seconds"),
+            "searchable": row["searchable"],
+        }
+        for row in rows
+    ]
 
 
 def document_states(
     connection: Connection, build: Build | None, ids: Sequence[str]
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, DocumentState]:
     """State, version, searchable and error of each id.
 
     The state is pending, live, failed, refused, or absent for an unknown or deleted document.
     """
-    absent = {"state": "absent", "version": None, "searchable": False, "error": None}
-    states: dict[str, dict[str, Any]] = {id: dict(absent) for id in ids}
+    states = {id: ABSENT.copy() for id in ids}
     if build is None:
         return states
     parameters = {"index_id": build.index_id, "ids": list(ids)}
     with connection.cursor(row_factory=dict_row) as cursor:
         rows = cursor.execute(build.sql("status.sql", "document_states"), parameters).fetchall()
-    states |= {row.pop("id"): row for row in rows}
+    for row in rows:
+        states[row["id"]] = {
+            "state": row["state"],
+            "version": row["version"],
+            "searchable": row["searchable"],
+            "error": row["error"],
+        }
     unstaged = connection.execute(
         statement("status.sql", "unstaged_changes"), parameters | {"index": build.index}
     )

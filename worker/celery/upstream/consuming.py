@@ -118,8 +118,8 @@ def _answer(channel: Any, name: str, **options: Any) -> Any:
             raise
         channel.is_full, answer = True, None
         if not was_full:
-            mend = "raise the broker's maxmemory, or remove what else it holds"
-            logger.error("broker_full", extra=log_fields(error=str(error), mend=mend))
+            fix = "raise the broker's maxmemory, or remove what else it holds"
+            logger.error("broker_full", extra=log_fields(error=str(error), fix=fix))
     else:
         if name == "BLMOVE" and was_full:
             channel.is_full = False

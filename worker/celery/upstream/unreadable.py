@@ -19,5 +19,5 @@ def check(channel: Any, message: Any) -> dict[str, Any]:
 
 def log(raw: bytes, error: Exception, **fields: str) -> None:
     """Log the size of the message and the kind of the error; the message itself may contain a text."""
-    found = log_fields(bytes=len(raw), error=type(error).__name__, mend="see who sends it", **fields)
+    found = log_fields(bytes=len(raw), error=type(error).__name__, fix="see who sends it", **fields)
     logger.error("message_unreadable", extra=found)

@@ -1,0 +1,336 @@
+"""The results of tasks: JSON objects, each field with its meaning. An application gets them as dictionaries.
+
+tests/acceptance/test_results.py compares them with the results of real tasks.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
+
+from worker.reference import Meaning
+
+IndexName = Annotated[str, Meaning("name of the index")]
+
+
+class Rejected(TypedDict):
+    """A document that failed, alone."""
+
+    id: Annotated[str, Meaning("your id; a document without a usable id is named by its place, as in `#3`")]
+    error: Annotated[str, Meaning("one sentence: the reason and the fix")]
+
+
+class Indexed(TypedDict):
+    """What became of the documents that you sent."""
+
+    index: IndexName
+    indexed: Annotated[int, Meaning("documents that are new or changed, and searchable now")]
+    unchanged: Annotated[int, Meaning("documents that the index already had; they cost no request")]
+    stale: Annotated[
+        int, Meaning("documents that a newer version, a newer message or a delete has overtaken")
+    ]
+    failed: Annotated[
+        list[Rejected],
+        Meaning("documents that cannot be indexed. An older revision, if there is one, stays searchable"),
+    ]
+    chunks: Annotated[int, Meaning("chunks of these documents that were written")]
+    embedded: Annotated[int, Meaning("chunks among them that got a new vector from the model")]
+    tokens: Annotated[int, Meaning("tokens of these chunks")]
+
+
+class RunReport(TypedDict):
+    """What a run of `tasks.reindex` says beside its counts."""
+
+    warning: NotRequired[
+        Annotated[
+            str,
+            Meaning(
+                "why the run deleted nothing, or did nothing: another run is active, or the index is paused"
+            ),
+        ]
+    ]
+
+
+class Reindexed(Indexed, RunReport):
+    """What a run of `tasks.reindex` did."""
+
+    deleted: Annotated[int, Meaning("documents that the source no longer has")]
+    seconds: Annotated[float, Meaning("duration of the run, until all its documents were searchable")]
+
+
+class Progress(TypedDict):
+    """What `AsyncResult.info` holds in the state `PROGRESS`."""
+
+    documents: Annotated[int, Meaning("documents of the task; for `tasks.reindex`, documents read so far")]
+    done: Annotated[int, Meaning("documents that are searchable, or have failed")]
+    chunks: Annotated[int, Meaning("chunks of these documents that were written")]
+    embedded: Annotated[int, Meaning("chunks among them that have got a new vector so far")]
+
+
+class Deleted(TypedDict):
+    """What a deletion removed."""
+
+    index: IndexName
+    deleted: Annotated[int, Meaning("documents that were deleted; unknown ids are not counted")]
+    stale: Annotated[int, Meaning("documents that stay, because their version is higher than `version`")]
+
+
+class Row(TypedDict):
+    """A passage: one to three neighbouring chunks of a document."""
+
+    document_id: Annotated[str, Meaning("your id")]
+    title: Annotated[str, Meaning("as you sent it, or empty")]
+    metadata: Annotated[dict[str, Any], Meaning("as you sent it, or empty")]
+    text: Annotated[str, Meaning("the passage")]
+    start: Annotated[int, Meaning("its first code point in the text of the document")]
+    end: Annotated[int, Meaning("the code point after its last one")]
+    chunks: Annotated[
+        list[int],
+        Meaning("numbers of its first and its last chunk in the document, from 0", type="`[first, last]`"),
+    ]
+    score: Annotated[float, Meaning("orders the rows of this answer; compare it only with these")]
+    similarity: Annotated[
+        float | None,
+        Meaning(
+            '1 − cosine distance to the question, at most 1; null with `mode="text"`, or another `DISTANCE`'
+        ),
+    ]
+
+
+class SourceRow(Row):
+    """A passage that the chat model was given."""
+
+    cited: Annotated[bool, Meaning("whether the answer names the number of this row")]
+
+
+class Usage(TypedDict):
+    """Tokens of a request to a chat model, as the provider counted them, else as the worker did."""
+
+    input_tokens: Annotated[int, Meaning("tokens of the prompt; 0 if the search found nothing")]
+    output_tokens: Annotated[int, Meaning("tokens of the answer; 0 if the search found nothing")]
+
+
+class Answer(TypedDict):
+    """An answer with its sources."""
+
+    answer: Annotated[str, Meaning("the answer, with citations such as `[1]` or `[1, 3]`")]
+    answered: Annotated[
+        bool, Meaning("false if the documents do not answer the question, or the search found nothing")
+    ]
+    sources: Annotated[
+        list[SourceRow], Meaning("the passages of the prompt, in their order: `[1]` is the first")
+    ]
+    model: Annotated[str, Meaning("name of the chat model")]
+    usage: Annotated[Usage, Meaning("tokens of the request")]
+
+
+class DocumentState(TypedDict):
+    """The state of one document."""
+
+    state: Annotated[
+        Literal["pending", "live", "failed", "refused", "absent"],
+        Meaning(
+            "waits for vectors; searchable in its newest revision; given up; could not be taken, and was never stored; "
+            "unknown or deleted"
+        ),
+    ]
+    version: Annotated[int | None, Meaning("the highest `version` that you sent")]
+    searchable: Annotated[bool, Meaning("whether a revision is searchable, be it an older one")]
+    error: Annotated[str | None, Meaning("why it failed or was refused")]
+
+
+class DocumentStates(TypedDict):
+    """The states of single documents."""
+
+    index: IndexName
+    documents: Annotated[Mapping[str, DocumentState], Meaning("by id, each id that you asked for")]
+
+
+class DocumentCounts(TypedDict):
+    """Documents of an index by state."""
+
+    pending: Annotated[int, Meaning("documents that wait for vectors; an older revision may be searchable")]
+    live: Annotated[int, Meaning("documents that are searchable in their newest revision")]
+    failed: Annotated[int, Meaning("documents that were given up")]
+
+
+class Repairs(TypedDict):
+    """What the sweep has repaired so far."""
+
+    published: Annotated[int, Meaning("documents published, because a worker died before it could")]
+    queued: Annotated[int, Meaning("contents queued that had been lost: a bug, please report it")]
+
+
+class BuildState(TypedDict):
+    """A build: one complete copy of an index under one recipe."""
+
+    build: Annotated[int, Meaning("number of the build, and of its tables")]
+    state: Annotated[Literal["filling", "closing", "live", "retired"], Meaning("`live`: searches read it")]
+    recipe: Annotated[dict[str, Any], Meaning("model, length of vectors, chunk size, distance, language")]
+    repairs: Annotated[Repairs, Meaning("what the sweep has repaired so far")]
+    documents: Annotated[int | None, Meaning("searchable documents; null unless `live`")]
+
+
+class OutboxCounts(TypedDict):
+    """Rows of an index that applications enqueued with the SQL functions."""
+
+    waiting: Annotated[int, Meaning("rows that no worker has staged yet")]
+    rejected: Annotated[int, Meaning("rows that cannot be staged; `tasks.failures` lists them")]
+    oldest_seconds: Annotated[float, Meaning("age of the oldest waiting row; 0 without one")]
+
+
+class OutboxState(OutboxCounts):
+    """Rows that applications enqueued with the SQL functions."""
+
+    unknown_indexes: Annotated[
+        dict[str, int], Meaning("numbers of waiting rows, by name of indexes that are not in the settings")
+    ]
+
+
+class IndexFigures(TypedDict):
+    """Counts of an index."""
+
+    documents: Annotated[DocumentCounts, Meaning("documents by state")]
+    refused: Annotated[int, Meaning("documents that could not be taken, and were never stored")]
+    pending_chunks: Annotated[int, Meaning("chunks that wait for a vector")]
+    pending_tokens: Annotated[int, Meaning("tokens of these chunks")]
+    oldest_seconds: Annotated[float, Meaning("age of the oldest pending document; 0 without one")]
+    embedded_chunks: Annotated[int, Meaning("chunks embedded so far; an estimate that is good for a rate")]
+    last_error: Annotated[str | None, Meaning("the provider's last error, until it succeeds again")]
+    builds: Annotated[list[BuildState], Meaning("builds of the index, the oldest first")]
+
+
+class IndexState(IndexFigures):
+    """The state of a whole index."""
+
+    index: IndexName
+    paused: Annotated[str | None, Meaning("since when the index is paused, ISO 8601 in UTC")]
+    outbox: Annotated[OutboxState, Meaning("rows that applications enqueued with the SQL functions")]
+
+
+class Failure(TypedDict):
+    """A document that failed, or was refused."""
+
+    id: Annotated[str, Meaning("your id")]
+    state: Annotated[
+        Literal["failed", "refused"],
+        Meaning(
+            "`failed`: `tasks.retry` tries it again; `refused`: it was never stored, correct it and send it again"
+        ),
+    ]
+    error: Annotated[str, Meaning("one sentence: the reason and the fix")]
+    since: Annotated[str, Meaning("since when the document waits, ISO 8601 in UTC")]
+    searchable: Annotated[bool, Meaning("whether an older revision is searchable")]
+
+
+class Failures(TypedDict):
+    """A page of failed and refused documents."""
+
+    index: IndexName
+    failures: Annotated[list[Failure], Meaning("in the order of their ids")]
+    next: Annotated[str | None, Meaning("`after` of the next page; null at the end")]
+
+
+class Retried(TypedDict):
+    """What was queued again."""
+
+    index: IndexName
+    retried: Annotated[int, Meaning("documents that were queued again")]
+    chunks: Annotated[int, Meaning("chunks of them that have to be sent to the model")]
+
+
+class Run(TypedDict):
+    """A run of `tasks.reindex`."""
+
+    task_id: Annotated[str, Meaning("id of its task")]
+    scheduled_for: Annotated[str | None, Meaning("when it was due, ISO 8601; null: started by hand")]
+    started_at: Annotated[str, Meaning("when it began, ISO 8601")]
+    finished_at: Annotated[str | None, Meaning("when it had staged all, ISO 8601; null: it is running")]
+    outcome: Annotated[
+        Literal["running", "done", "failed", "skipped"],
+        Meaning("`failed`: it deleted nothing; `skipped`: it read nothing; `message` says why"),
+    ]
+    incremental: Annotated[bool, Meaning("true if it read only what has changed since the last run")]
+    read: Annotated[int, Meaning("documents that the source returned")]
+    staged: Annotated[int, Meaning("new or changed documents among them")]
+    unchanged: Annotated[int, Meaning("documents among them that were indexed as they are")]
+    deleted: Annotated[int, Meaning("documents that the source no longer has")]
+    rejected: Annotated[int, Meaning("documents that cannot be indexed")]
+    message: Annotated[str | None, Meaning("why it failed, was skipped, or deleted nothing")]
+
+
+class Schedule(TypedDict):
+    """The schedule of an index."""
+
+    index: IndexName
+    schedule: Annotated[str, Meaning("`SCHEDULE` of the index: a crontab, or seconds")]
+    timezone: Annotated[str, Meaning("time zone of the crontab")]
+    due_at: Annotated[str, Meaning("when the next run is due, ISO 8601 in UTC")]
+    due_in_seconds: Annotated[float, Meaning("time until then; negative: overdue")]
+    last_run: Annotated[Run | None, Meaning("the last run that was not skipped")]
+    skipped: Annotated[Run | None, Meaning("the last skipped run since")]
+
+
+class Schedules(TypedDict):
+    """The schedules of indexes."""
+
+    schedules: Annotated[list[Schedule], Meaning("in the order of their names")]
+
+
+class Paused(TypedDict):
+    """Whether an index is paused."""
+
+    index: IndexName
+    paused: Annotated[str | None, Meaning("since when it is paused, ISO 8601 in UTC; null: it is not")]
+
+
+class Dropped(TypedDict):
+    """What a drop removed."""
+
+    index: IndexName
+    documents: Annotated[int, Meaning("documents that were dropped")]
+    builds: Annotated[int, Meaning("builds that were dropped")]
+    enqueued: Annotated[int, Meaning("rows of the outbox that were dropped")]
+    configured: Annotated[
+        bool, Meaning("true: the settings name the index, so its next document creates it again")
+    ]
+
+
+class Finding(TypedDict):
+    """The result of one check of one build."""
+
+    build: Annotated[int, Meaning("number of the build")]
+    check: Annotated[str, Meaning("name of the check")]
+    problem: Annotated[str, Meaning("what it finds, in the plural")]
+    remedy: Annotated[str, Meaning("what a repair does")]
+    fault: Annotated[bool, Meaning("false: unused data, which every index has")]
+    found: Annotated[int, Meaning("findings")]
+    examples: Annotated[list[str], Meaning("names of up to five of them, such as ids of documents")]
+    repaired: Annotated[int, Meaning("findings whose repair has begun")]
+
+
+class Verified(TypedDict):
+    """The consistency of an index."""
+
+    index: IndexName
+    healthy: Annotated[bool, Meaning("whether every fault that was found is repaired")]
+    documents: Annotated[DocumentCounts, Meaning("documents by state")]
+    checks: Annotated[list[Finding], Meaning("one for each build and check")]
+    swept: Annotated[dict[str, Repairs], Meaning("by build: what the sweep has repaired so far")]
+    seconds: Annotated[float, Meaning("duration of the checks")]
+
+
+class Collected(TypedDict):
+    """What a garbage collection deleted, in rows."""
+
+    index: IndexName
+    embeddings: Annotated[int, Meaning("vectors that no chunk refers to")]
+    kept: Annotated[int, Meaning("such vectors that stay, in case their text comes back")]
+    revisions: Annotated[int, Meaning("old revisions of documents")]
+    pending: Annotated[int, Meaning("queued contents that no chunk has")]
+    tombstones: Annotated[int, Meaning("ids and versions of documents deleted long ago")]
+
+
+class VectorsIndexed(TypedDict):
+    """The builds whose vector index was created."""
+
+    index: IndexName
+    builds: Annotated[list[int], Meaning("numbers of these builds")]
