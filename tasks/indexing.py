@@ -40,7 +40,7 @@ def index_documents(self: Task, documents: Documents, index: Index = "default") 
 # show monitors another beginning.
 @app.task(name="tasks.await_indexing", bind=True, track_started=False, send_events=False, **WAIT_FOR_SERVICES)
 def await_indexing(self: Task, index: Index = "default") -> Indexed:
-    """Wait for the documents of the job with this id, in slices of time; then report what became of them.
+    """Wait for the documents of the job with this id, in slices of time; then report on them.
 
     Sent by: `tasks.index_documents` and `tasks.reindex`, which become it, and the sweep.
 

@@ -81,7 +81,7 @@ def resend_waiting_tasks() -> None:
 
 @app.task(name="tasks.collect")
 def collect(index: AnyIndex = "default") -> Collected:
-    """Delete what nothing refers to: old revisions, unused vectors, and the remains of dropped indexes.
+    """Delete unreferenced data: old revisions, unused vectors, and the remains of dropped indexes.
 
     Unused vectors go once they are more than a fifth of all, and all of them after a deletion. Rows that cannot be
     locked within a second stay for the next run.
@@ -126,12 +126,12 @@ def index_vectors(index: AnyIndex = "default") -> VectorsIndexed:
 
 @app.task(name="tasks.verify", **WAIT_FOR_SERVICES)
 def verify(
-    repair: Annotated[bool, Meaning("fix what is wrong, and delete unused data")] = False,
+    repair: Annotated[bool, Meaning("repair the faults, and delete unused data")] = False,
     index: Index = "default",
 ) -> Verified:
-    """Compare each document with its chunks and vectors, under any load; with `repair`, fix what is wrong.
+    """Compare each document with its chunks and vectors, under any load; with `repair`, repair the faults.
 
-    Second run: checks again, and repairs what is left. Without `repair` it changes nothing.
+    Second run: checks again, and repairs the rest. Without `repair` it changes nothing.
 
     Errors: InvalidQuery, UnknownIndex, SettingsError.
     """

@@ -18,7 +18,8 @@ def due() -> None:
 
     Sent by: the beat while the settings have a `SCHEDULE`.
 
-    Second run: sends what is due since. A run that is sent twice has one id, so the second delivery does nothing.
+    Second run: sends the runs that became due since. A run that is sent twice has one id, so the second delivery does
+    nothing.
     """
     indexes = list(configuration.current().indexes)
     for run in schedule.runs_to_send(wiring.addresses().database_url, indexes):

@@ -19,7 +19,7 @@ class Rejected(TypedDict):
 
 
 class Indexed(TypedDict):
-    """What became of the documents that you sent."""
+    """Counts of the documents that you sent."""
 
     index: IndexName
     indexed: Annotated[int, Meaning("documents that are new or changed, and searchable now")]
@@ -50,14 +50,14 @@ class RunReport(TypedDict):
 
 
 class Reindexed(Indexed, RunReport):
-    """What a run of `tasks.reindex` did."""
+    """Counts of a run of `tasks.reindex`."""
 
     deleted: Annotated[int, Meaning("documents that the source no longer has")]
     seconds: Annotated[float, Meaning("duration of the run, until all its documents were searchable")]
 
 
 class Progress(TypedDict):
-    """What `AsyncResult.info` holds in the state `PROGRESS`."""
+    """Counts so far: `AsyncResult.info` in the state `PROGRESS`."""
 
     documents: Annotated[int, Meaning("documents of the task; for `tasks.reindex`, documents read so far")]
     done: Annotated[int, Meaning("documents that are searchable, or have failed")]
@@ -66,7 +66,7 @@ class Progress(TypedDict):
 
 
 class Deleted(TypedDict):
-    """What a deletion removed."""
+    """Counts of a deletion."""
 
     index: IndexName
     deleted: Annotated[int, Meaning("documents that were deleted; unknown ids are not counted")]
@@ -153,7 +153,7 @@ class DocumentCounts(TypedDict):
 
 
 class Repairs(TypedDict):
-    """What the sweep has repaired so far."""
+    """Repairs of the sweep so far."""
 
     published: Annotated[int, Meaning("documents published, because a worker died before it could")]
     queued: Annotated[int, Meaning("contents queued that had been lost: a bug, please report it")]
@@ -165,7 +165,7 @@ class BuildState(TypedDict):
     build: Annotated[int, Meaning("number of the build, and of its tables")]
     state: Annotated[Literal["filling", "closing", "live", "retired"], Meaning("`live`: searches read it")]
     recipe: Annotated[dict[str, Any], Meaning("model, length of vectors, chunk size, distance, language")]
-    repairs: Annotated[Repairs, Meaning("what the sweep has repaired so far")]
+    repairs: Annotated[Repairs, Meaning("repairs of the sweep so far")]
     documents: Annotated[int | None, Meaning("searchable documents; null unless `live`")]
 
 
@@ -230,7 +230,7 @@ class Failures(TypedDict):
 
 
 class Retried(TypedDict):
-    """What was queued again."""
+    """Counts of documents that were queued again."""
 
     index: IndexName
     retried: Annotated[int, Meaning("documents that were queued again")]
@@ -248,7 +248,7 @@ class Run(TypedDict):
         Literal["running", "done", "failed", "skipped"],
         Meaning("`failed`: it deleted nothing; `skipped`: it read nothing; `message` says why"),
     ]
-    incremental: Annotated[bool, Meaning("true if it read only what has changed since the last run")]
+    incremental: Annotated[bool, Meaning("true if it read only documents that changed since the last run")]
     read: Annotated[int, Meaning("documents that the source returned")]
     staged: Annotated[int, Meaning("new or changed documents among them")]
     unchanged: Annotated[int, Meaning("documents among them that were indexed as they are")]
@@ -283,7 +283,7 @@ class Paused(TypedDict):
 
 
 class Dropped(TypedDict):
-    """What a drop removed."""
+    """Counts of a drop."""
 
     index: IndexName
     documents: Annotated[int, Meaning("documents that were dropped")]
@@ -299,8 +299,8 @@ class Finding(TypedDict):
 
     build: Annotated[int, Meaning("number of the build")]
     check: Annotated[str, Meaning("name of the check")]
-    problem: Annotated[str, Meaning("what it finds, in the plural")]
-    remedy: Annotated[str, Meaning("what a repair does")]
+    problem: Annotated[str, Meaning("the kind of finding, in the plural")]
+    remedy: Annotated[str, Meaning("the repair")]
     fault: Annotated[bool, Meaning("false: unused data, which every index has")]
     found: Annotated[int, Meaning("findings")]
     examples: Annotated[list[str], Meaning("names of up to five of them, such as ids of documents")]
@@ -314,12 +314,12 @@ class Verified(TypedDict):
     healthy: Annotated[bool, Meaning("whether every fault that was found is repaired")]
     documents: Annotated[DocumentCounts, Meaning("documents by state")]
     checks: Annotated[list[Finding], Meaning("one for each build and check")]
-    swept: Annotated[dict[str, Repairs], Meaning("by build: what the sweep has repaired so far")]
+    swept: Annotated[dict[str, Repairs], Meaning("by build: repairs of the sweep so far")]
     seconds: Annotated[float, Meaning("duration of the checks")]
 
 
 class Collected(TypedDict):
-    """What a garbage collection deleted, in rows."""
+    """Rows that a garbage collection deleted."""
 
     index: IndexName
     embeddings: Annotated[int, Meaning("vectors that no chunk refers to")]

@@ -22,7 +22,7 @@ FIELDS: Mapping[str, str] = {
     "at_most_seconds": "the grace period",
     "attempt": "number of the attempt that failed, from 1",
     "backend": "`embedding:` or `chat:`, and the name of the backend in the settings",
-    "bug": "what is wrong in the worker",
+    "bug": "the fault in the worker",
     "bytes": "size of the message",
     "deleted": "documents that the source no longer has",
     "documents": "number of documents",
