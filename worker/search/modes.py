@@ -4,9 +4,8 @@ Vector search and full-text search each give a ranking of contents. Hybrid mode 
 """
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +20,7 @@ from worker.store import search
 from worker.store.builds import Build
 from worker.store.connection import Connection
 from worker.store.filters import Filter
-from worker.store.search import Found, Hit
+from worker.store.search import NOTHING, Excluded, Found, Hit
 
 # The best contents of each ranking that hybrid mode fuses. The other contents follow them, by vector, on every page.
 FUSED = 100
@@ -39,7 +38,7 @@ class Ranking(NamedTuple):
     more: bool  # whether a longer ranking may have further hits
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Ranker:
     """Ranks the contents of a build for one query, within one snapshot of the database."""
 
@@ -49,19 +48,33 @@ class Ranker:
     vector: NDArray[np.float32] | None  # of the question; None in mode "text"
     where: Filter
     weights: tuple[float, float]  # of the ranking by vector and of the one by words, in hybrid mode
+    _last_score: float = field(default=1.0, init=False)  # of the first ranking in hybrid mode
+    _behind_fused: int = field(default=0, init=False)  # contents ranked behind it
 
-    def rank(self, candidates: int) -> Ranking:
-        """Rank the `candidates` best contents in the query's mode."""
+    def rank(self, candidates: int, excluded: Excluded) -> Ranking:
+        """Rank the `candidates` best contents in the query's mode, without what is excluded.
+
+        The first ranking in hybrid mode fuses FUSED contents, so that all pages begin with the same. The further ones
+        go on by vector.
+        """
         if self.vector is None:
-            found = self._by_words(candidates)
-            return Ranking([(hit, hit.rank) for hit in found.hits], found.contents == candidates)
+            found = self._by_words(candidates, excluded)
+            more = found.contents == candidates or (found.unread and bool(found.hits))
+            return Ranking([(hit, hit.rank) for hit in found.hits], more)
+        fusing = self.query.mode == "hybrid" and not excluded
+        candidates = FUSED if fusing else candidates
         found = search.nearest(
-            self.connection, self.build, self.vector, candidates=candidates, where=self.where
+            self.connection,
+            self.build,
+            self.vector,
+            candidates=candidates,
+            where=self.where,
+            excluded=excluded,
         )
         if self.query.mode == "vector":
             scored = [(hit, vector_score(hit, self.build)) for hit in found.hits]
         else:
-            scored = self._fused(found.hits)
+            scored = self._fused(found.hits) if fusing else self._behind(found.hits)
         return Ranking(scored, self._has_more(found, candidates))
 
     def _has_more(self, found: Found, candidates: int) -> bool:
@@ -69,26 +82,41 @@ class Ranker:
         threshold = self.query.similarity_threshold
         return found.contents == candidates and passes_threshold(found.hits[-1], self.build, threshold)
 
-    def _by_words(self, candidates: int) -> Found:
+    def _by_words(self, candidates: int, excluded: Excluded) -> Found:
         words = search.lexemes(self.connection, self.build, clean(self.query.text))
         return search.lexical(
-            self.connection, self.build, words, self.vector, candidates=candidates, where=self.where
+            self.connection,
+            self.build,
+            words,
+            self.vector,
+            candidates=candidates,
+            where=self.where,
+            excluded=excluded,
         )
 
-    @cached_property
-    def _hits_by_words(self) -> Sequence[Hit]:
-        return [] if WITHOUT_SPACES.search(self.query.text) else self._by_words(FUSED).hits
-
     def _fused(self, nearest: Sequence[Hit]) -> list[ScoredHit]:
-        """Fuse the FUSED best of both rankings, then append the other contents by vector."""
-        chunks: dict[bytes, dict[tuple[int, int], Hit]] = {}
-        for hit in (*nearest, *self._hits_by_words):
-            chunks.setdefault(hit.hash, {})[hit.rev, hit.ordinal] = hit
-        by_vector = list(dict.fromkeys(hit.hash for hit in nearest))
-        by_words = list(dict.fromkeys(hit.hash for hit in self._hits_by_words))
-        head = fuse([by_vector[:FUSED], by_words], weights=self.weights)
-        fused = dict(head)
-        last = head[-1][1] if head else 1.0
-        rest = (hash for hash in by_vector if hash not in fused)
-        tail = [(hash, last * FUSED / (FUSED + at)) for at, hash in enumerate(rest, start=1)]
-        return [(hit, score) for hash, score in head + tail for hit in chunks[hash].values()]
+        """Fuse the ranking by vector with the one by words."""
+        spaced = not WITHOUT_SPACES.search(self.query.text)
+        by_words = self._by_words(FUSED, NOTHING).hits if spaced else []
+        chunks = _by_content([*nearest, *by_words])
+        orders = [list(dict.fromkeys(hit.hash for hit in hits)) for hits in (nearest, by_words)]
+        fused = fuse(orders, weights=self.weights)
+        self._last_score = fused[-1][1] if fused else 1.0
+        return [(hit, score) for hash, score in fused for hit in chunks[hash]]
+
+    def _behind(self, nearest: Sequence[Hit]) -> list[ScoredHit]:
+        """Score contents by vector, below all that were fused and those before."""
+        scored = []
+        for hits in _by_content(nearest).values():
+            self._behind_fused += 1
+            score = self._last_score * FUSED / (FUSED + self._behind_fused)
+            scored += [(hit, score) for hit in hits]
+        return scored
+
+
+def _by_content(hits: Iterable[Hit]) -> dict[bytes, list[Hit]]:
+    """Group hits by content, each once."""
+    chunks: dict[bytes, dict[tuple[int, int], Hit]] = {}
+    for hit in hits:
+        chunks.setdefault(hit.hash, {})[hit.rev, hit.ordinal] = hit
+    return {hash: list(each.values()) for hash, each in chunks.items()}

@@ -1,27 +1,44 @@
 """Make passages of hits: drop repeated texts, and join neighbouring chunks."""
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 
 from worker.documents import Passage
 from worker.search.similarity import similarity
 from worker.store import search
 from worker.store.builds import Build
 from worker.store.connection import Connection
-from worker.store.search import Hit
+from worker.store.search import Excluded, Hit
 
 ScoredHit = tuple[Hit, float]
 
 
-def distinct(ranked: Sequence[ScoredHit], per_document: int | None) -> Iterator[ScoredHit]:
-    """Yield each text once, whatever its title, and at most `per_document` chunks of one document."""
-    seen: set[str] = set()
-    taken: dict[str, int] = {}
-    for hit, score in ranked:
-        if hit.text in seen or (per_document is not None and taken.get(hit.document_id, 0) >= per_document):
-            continue
-        seen.add(hit.text)
-        taken[hit.document_id] = taken.get(hit.document_id, 0) + 1
-        yield hit, score
+class Selection:
+    """The hits of a page: each text once, whatever its title, and at most `per_document` chunks of a document."""
+
+    def __init__(self, per_document: int | None) -> None:
+        self.hits: list[ScoredHit] = []
+        self._per_document = per_document
+        self._seen: dict[str, int] = {}  # texts, with their keys
+        self._taken: Counter[int] = Counter()  # chunks by document
+
+    def add(self, ranked: Iterable[ScoredHit]) -> None:
+        """Select from hits that come after those before, best first."""
+        for hit, score in ranked:
+            if hit.text in self._seen or self._is_full(hit.doc):
+                continue
+            self._seen[hit.text] = hit.text_key
+            self._taken[hit.doc] += 1
+            self.hits.append((hit, score))
+
+    @property
+    def excluded(self) -> Excluded:
+        """What a further ranking can leave out, as it would be passed over here."""
+        documents = frozenset(filter(self._is_full, self._taken))
+        return Excluded(documents=documents, texts=frozenset(self._seen.values()))
+
+    def _is_full(self, doc: int) -> bool:
+        return self._per_document is not None and self._taken[doc] >= self._per_document
 
 
 def read_passages(

@@ -13,8 +13,8 @@ from worker.index import Index
 from worker.observability import events
 from worker.protocols import EmbeddingBackend
 from worker.recipes import Recipe
-from worker.search.modes import FUSED, Ranker
-from worker.search.passages import ScoredHit, distinct, read_passages
+from worker.search.modes import Ranker
+from worker.search.passages import ScoredHit, Selection, read_passages
 from worker.search.queries import SearchQuery
 from worker.search.ranking import WINDOW, merge_neighbours
 from worker.search.similarity import check_threshold, passes_threshold
@@ -22,9 +22,7 @@ from worker.store import builds, connection, search, status
 from worker.store.builds import Build
 from worker.store.filters import compile_filter
 
-FIRST_CANDIDATES = (
-    10  # contents in the first ranking; a ranking that does not fill the page is made 4 times longer
-)
+MIN_CANDIDATES = 10  # contents in a ranking; one that does not fill the page is followed by the next contents
 
 
 def retrieve(index: Index, query: SearchQuery) -> list[Passage]:
@@ -86,21 +84,20 @@ def _question_text(text: str, recipe: Recipe, backend: EmbeddingBackend) -> str:
 
 
 def _page(ranker: Ranker) -> list[list[ScoredHit]]:
-    """Groups of neighbouring chunks, one for each passage of the page; ranks more contents until the page is full."""
+    """Groups of neighbouring chunks, one for each passage of the page; ranks more contents until it is full."""
     query = ranker.query
     wanted = query.offset + query.limit
-    candidates = max(FUSED if query.mode == "hybrid" else FIRST_CANDIDATES, 2 * wanted)
+    selection = Selection(query.per_document)
     while True:
-        ranking = ranker.rank(candidates)
-        near = [
+        ranking = ranker.rank(max(MIN_CANDIDATES, 2 * wanted), selection.excluded)
+        selection.add(
             (hit, score)
             for hit, score in ranking.hits
             if passes_threshold(hit, ranker.build, query.similarity_threshold)
-        ]
-        chosen = list(distinct(near, query.per_document))
+        )
+        chosen = selection.hits
         groups = merge_neighbours([(hit.document_id, hit.ordinal) for hit, _ in chosen])
         # a chunk within WINDOW ranks may still join the last passage of the page, and pages must fit together
         complete = len(groups) >= wanted and min(groups[wanted - 1]) + WINDOW < len(chosen)
         if complete or not ranking.more:
             return [[chosen[at] for at in group] for group in groups[query.offset : wanted]]
-        candidates *= 4

@@ -1,8 +1,5 @@
 """Find documents that are similar to a stored one, by the vectors that the index holds."""
 
-import numpy as np
-from numpy.typing import NDArray
-
 from worker.documents import Passage
 from worker.errors import InvalidQuery
 from worker.index import Index
@@ -10,13 +7,13 @@ from worker.observability import events
 from worker.search.passages import read_passages
 from worker.search.queries import SimilarQuery
 from worker.search.similarity import check_threshold, passes_threshold, vector_score
-from worker.store import builds, connection, filters, search
+from worker.store import builds, connection, search
 from worker.store.builds import Build
 from worker.store.connection import Connection
 from worker.store.filters import Filter, compile_filter
-from worker.store.search import Hit
+from worker.store.search import Excluded, Hit, ReferenceDocument
 
-FIRST_CANDIDATES = 10  # contents in the first ranking, for each document of the limit
+CANDIDATES = 10  # contents in a ranking, for each document of the limit
 
 
 def find_similar(index: Index, query: SimilarQuery) -> list[Passage]:
@@ -41,25 +38,31 @@ def find_similar(index: Index, query: SimilarQuery) -> list[Passage]:
             check_threshold(query.similarity_threshold, build)
             if asked.embedding is None or not asked.embedding.any():
                 return []
-            where = condition if query.include_self else filters.both(condition, asked.others)
-            hits = _nearest_documents(conn, build, asked.embedding, query, where)
+            hits = _nearest_documents(conn, build, asked, query, condition)
             near = [hit for hit in hits if passes_threshold(hit, build, query.similarity_threshold)]
             groups = [[(hit, vector_score(hit, build))] for hit in near[: query.limit]]
             return list(read_passages(conn, build, groups))
 
 
 def _nearest_documents(
-    conn: Connection, build: Build, vector: NDArray[np.float32], query: SimilarQuery, where: Filter
+    conn: Connection, build: Build, asked: ReferenceDocument, query: SimilarQuery, where: Filter
 ) -> list[Hit]:
-    """The best hit of each document, nearest first; ranks more contents until the limit is reached."""
-    candidates = FIRST_CANDIDATES * query.limit
+    """The best hit of each document, nearest first; ranks contents of further documents until the limit is reached."""
+    assert asked.embedding is not None
+    candidates = CANDIDATES * query.limit
+    own = frozenset() if query.include_self else frozenset({asked.doc})
+    best: dict[int, Hit] = {}
     while True:
         found = search.nearest(
-            conn, build, vector, candidates=candidates, where=where, per_content=query.limit
+            conn,
+            build,
+            asked.embedding,
+            candidates=candidates,
+            where=where,
+            excluded=Excluded(documents=own | best.keys()),
+            per_content=query.limit,
         )
-        best: dict[str, Hit] = {}
         for hit in found.hits:
-            best.setdefault(hit.document_id, hit)
+            best.setdefault(hit.doc, hit)
         if len(best) >= query.limit or found.contents < candidates:
             return list(best.values())
-        candidates *= 4

@@ -1,8 +1,8 @@
 """Searches: the nearest contents by vector or by words, in one statement or in one snapshot."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import accumulate
 from math import log
 from typing import Any
@@ -25,11 +25,14 @@ DOCUMENTS_PER_CONTENT = 3  # rows of a paragraph that thousands of documents sha
 EXACT_CHUNKS = 20_000
 ALL_CHUNKS = 2**62
 
+MIN_KEY, MAX_KEY = -(2**63), 2**63 - 1  # of a text: bigint
+
 # Limits for the words of a question, which bound the time of the lexical half: it reads every chunk with one of them.
 QUESTION_CHARACTERS = 10_000
 QUESTION_LEXEMES = 32
 RAREST_LEXEMES = 8
 LEXICAL_CHUNKS = 5_000
+RANKED_CHUNKS = 20_000  # of a word that is in more chunks, as many are ranked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +42,10 @@ class Hit:
     document_id: str
     title: str
     metadata: Mapping[str, Any]
+    doc: int
     rev: int
     text: str
+    text_key: int  # 64 bits that tell texts apart
     start: int
     end: int
     ordinal: int
@@ -57,7 +62,28 @@ class Found:
     """The result of one ranking."""
 
     hits: Sequence[Hit]  # best first, ties by document and ordinal
-    contents: int  # found, at most `candidates`; fewer: there are no more
+    contents: int  # found, at most `candidates`; fewer: there are no more, unless `unread`
+    unread: bool = False  # more chunks have one of the words than were ranked
+
+
+@dataclass(frozen=True, kw_only=True)
+class Excluded:
+    """What a ranking leaves out, as its caller has enough of it: a search reads what it returns, not what it skips."""
+
+    documents: Set[int] = frozenset()  # by `doc`
+    texts: Set[int] = frozenset()  # by `text_key`
+
+    def __bool__(self) -> bool:
+        return bool(self.documents or self.texts)
+
+    @property
+    def gaps(self) -> tuple[list[int], list[int]]:
+        """The first and the last key of each range between the texts, ends included."""
+        texts = sorted(self.texts)
+        return [MIN_KEY, *(text + 1 for text in texts)], [*(text - 1 for text in texts), MAX_KEY]
+
+
+NOTHING = Excluded()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,11 +100,6 @@ class ReferenceDocument:
 
     doc: int
     embedding: NDArray[np.float32] | None  # mean of its vectors; None: it has no visible chunks
-
-    @property
-    def others(self) -> Filter:
-        """A filter for all documents except this one."""
-        return sql.SQL("r.doc <> %(asked)s"), {"asked": self.doc}
 
 
 @contextmanager
@@ -122,26 +143,34 @@ def nearest(
     *,
     candidates: int,
     where: Filter,
+    excluded: Excluded = NOTHING,
     per_content: int = DOCUMENTS_PER_CONTENT,
 ) -> Found:
     """The chunks of the `candidates` nearest contents, nearest first; `query` has the dimensions of the build.
 
-    At most `per_content` chunks of a content or text that many documents share. With a filter that at most EXACT_CHUNKS
-    chunks pass, all of these are compared. Otherwise the vector index is scanned if it exists; if that returns fewer
-    contents than `candidates`, all chunks are compared.
+    At most `per_content` chunks of a content or text that many documents share. Where a filter or an exclusion leaves
+    at most EXACT_CHUNKS chunks, all of these are compared. Otherwise the vector index is scanned if it exists; if that
+    returns fewer contents than `candidates`, all chunks are compared.
     """
     values = _vector(build, query) | {"candidates": candidates, "per_content": per_content}
+    after, before = excluded.gaps
 
-    def run(name: str, **bound: int) -> tuple[Found, int]:
-        return _hits(connection, build, _part(name, build, where), {**values, **bound}, where)
+    def run(name: str, chosen: str = "", **bound: Any) -> tuple[Found, int]:
+        parts = {"chosen": _part(chosen, build, where, excluded)} if chosen else {}
+        part = _part(name, build, where, excluded, **parts)
+        return _hits(connection, build, part, {**values, **bound}, where, excluded)
 
-    if where[0] != EVERYTHING:
-        found, matching = run("exact", most=EXACT_CHUNKS)
-        if matching <= EXACT_CHUNKS:
+    if excluded.texts:
+        found, read = run("exact", "chosen_by_text", most=EXACT_CHUNKS, after=after, before=before)
+        if read <= EXACT_CHUNKS:
+            return found
+    if where[0] != EVERYTHING or excluded:
+        found, read = run("exact", "chosen_by_filter", most=EXACT_CHUNKS)
+        if read <= EXACT_CHUNKS:
             return found
     found, _ = run("nearest")
     if found.contents < candidates:
-        found, _ = run("exact", most=ALL_CHUNKS)
+        found, _ = run("exact", "chosen_by_filter", most=ALL_CHUNKS)
     return found
 
 
@@ -186,6 +215,7 @@ def lexical(
     *,
     candidates: int,
     where: Filter,
+    excluded: Excluded = NOTHING,
 ) -> Found:
     """The chunks of the contents with the highest rank for these lexemes, best first.
 
@@ -195,6 +225,7 @@ def lexical(
     if not words:
         return Found(hits=[], contents=0)
     values: dict[str, Any] = {"candidates": candidates, "per_content": DOCUMENTS_PER_CONTENT}
+    values["most"] = RANKED_CHUNKS
     values["lexemes"] = " | ".join(word.quoted for word in words)
     terms = []
     for at, word in enumerate(words):
@@ -208,8 +239,9 @@ def lexical(
     if query is not None:
         distance = sql.SQL("e.embedding {operator} %(query)b::{vector}").format(**_operator(build))
         values |= _vector(build, query)
-    part = _part("lexical", build, where, score=sql.SQL(" + ").join(terms), distance=distance)
-    return _hits(connection, build, part, values, where)[0]
+    part = _part("lexical", build, where, excluded, score=sql.SQL(" + ").join(terms), distance=distance)
+    found, ranked = _hits(connection, build, part, values, where, excluded)
+    return replace(found, unread=ranked == RANKED_CHUNKS)
 
 
 def spans(connection: Connection, places: Sequence[tuple[int, int, int]]) -> Mapping[tuple[int, int], str]:
@@ -223,21 +255,33 @@ def spans(connection: Connection, places: Sequence[tuple[int, int, int]]) -> Map
 
 
 def _hits(
-    connection: Connection, build: Build, found: sql.Composable, values: Mapping[str, Any], where: Filter
+    connection: Connection,
+    build: Build,
+    found: sql.Composable,
+    values: Mapping[str, Any],
+    where: Filter,
+    excluded: Excluded,
 ) -> tuple[Found, int]:
-    """The result of a ranking, and the number of chunks that pass the filter if the ranking counts it, else 0."""
+    """The result of a ranking, and the number of chunks that it chose from if the ranking counts it, else 0."""
     matching = "(SELECT count(*) FROM visible)" if "most" in values else "0"
-    text = _part("hits", build, where, found=found, matching=sql.SQL(matching))
-    rows: list[Any] = connection.execute(text, {**values, **where[1]}).fetchall()
+    text = _part("hits", build, where, excluded, found=found, matching=sql.SQL(matching))
+    left_out = {"documents": list(excluded.documents), "texts": list(excluded.texts)}
+    rows: list[Any] = connection.execute(text, {**values, **left_out, **where[1]}).fetchall()
     hits = [Hit(**dict(zip(HIT, columns, strict=True))) for _, _, *columns in rows if columns[0] is not None]
     return Found(hits=hits, contents=rows[0][1]), rows[0][0]
 
 
-def _part(name: str, build: Build, where: Filter, **parts: sql.Composable) -> sql.Composed:
+def _part(
+    name: str, build: Build, where: Filter, excluded: Excluded, **parts: sql.Composable
+) -> sql.Composed:
     everything = where[0] == EVERYTHING
     join = sql.SQL("" if everything else "JOIN vector_index.revisions r ON r.rev = c.rev")
+    condition = where[0]
+    if excluded.documents:
+        condition = sql.SQL("{} AND s.doc <> ALL(%(documents)s)").format(condition)
+    new = sql.SQL("hashtextextended(c.text, 0) <> ALL(%(texts)s)" if excluded.texts else "true")
     return sql.SQL(statements("search.sql")[name]).format(
-        filter=where[0], revisions=join, **parts, **_operator(build), **tables(build.build)
+        filter=condition, new=new, revisions=join, **parts, **_operator(build), **tables(build.build)
     )
 
 

@@ -17,6 +17,7 @@ CREATE TABLE {chunks} (
     PRIMARY KEY (rev, ordinal)
 );
 CREATE INDEX ON {chunks} (hash);
+CREATE INDEX ON {chunks} (hashtextextended(text, 0));
 CREATE INDEX ON {chunks} USING gin (lexemes);
 COMMENT ON TABLE {chunks} IS 'Chunks of every revision that this build serves or is about to serve.';
 COMMENT ON COLUMN {chunks}.rev IS 'Revision of the chunk.';

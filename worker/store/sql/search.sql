@@ -1,6 +1,7 @@
 -- Searches. One statement is one snapshot: it follows live_rev and sees whole revisions. {operator} is the distance
--- operator of the build, {vector} the type of its column, {filter} a compiled condition over r.metadata, and
--- {revisions} the join that the filter needs, empty without a filter.
+-- operator of the build, {vector} the type of its column, {filter} a compiled condition over r.metadata and s.doc,
+-- {revisions} the join that the filter needs, empty without a filter, and {new} a condition that leaves out the texts
+-- that the caller has already. hashtextextended(text, 0) tells texts apart, by an index.
 
 -- name: time_limit: limit the time of each statement until the transaction ends
 SELECT set_config('statement_timeout', %(seconds)s || 's', true)
@@ -10,16 +11,16 @@ SELECT set_config('statement_timeout', %(seconds)s || 's', true)
 -- may be out of order, and Postgres 17 relies on its ORDER BY
 WITH {found}, hits AS (
     SELECT c.*, f.distance, f.rank, row_number() OVER (
-        PARTITION BY sha256(convert_to(c.text, 'UTF8')) ORDER BY f.rank DESC, f.distance + 0, c.doc, c.ordinal) AS copy
+        PARTITION BY c.text_key ORDER BY f.rank DESC, f.distance + 0, c.doc, c.ordinal) AS copy
     FROM found f CROSS JOIN LATERAL (
-        SELECT s.doc, c.rev, c.ordinal, c.start, c."end", c.text, c.hash
+        SELECT s.doc, c.rev, c.ordinal, c.start, c."end", c.text, c.hash, hashtextextended(c.text, 0) AS text_key
         FROM {chunks} c JOIN {served} s ON s.live_rev = c.rev {revisions}
-        WHERE c.hash = f.hash AND {filter}
+        WHERE c.hash = f.hash AND {filter} AND {new}
         ORDER BY s.doc, c.ordinal LIMIT %(per_content)s
     ) c
 )
 SELECT {matching} AS matching, (SELECT count(*) FROM found) AS contents, d.id AS document_id, r.title, r.metadata,
-    h.rev, h.text, h.start, h."end", h.ordinal, h.hash, h.distance, h.rank
+    h.doc, h.rev, h.text, h.text_key, h.start, h."end", h.ordinal, h.hash, h.distance, h.rank
 FROM (VALUES (1)) AS always LEFT JOIN hits h ON h.copy <= %(per_content)s
 LEFT JOIN LATERAL (SELECT id FROM vector_index.documents WHERE doc = h.doc LIMIT 1) d ON true
 LEFT JOIN LATERAL (SELECT title, metadata FROM vector_index.revisions WHERE rev = h.rev LIMIT 1) r ON true
@@ -30,31 +31,50 @@ found AS MATERIALIZED (
     SELECT e.hash, e.embedding {operator} %(query)b::{vector} AS distance, 0.0 AS rank
     FROM {embeddings} e
     WHERE EXISTS (
-        SELECT FROM {chunks} c JOIN {served} s ON s.live_rev = c.rev {revisions} WHERE c.hash = e.hash AND {filter})
+        SELECT FROM {chunks} c JOIN {served} s ON s.live_rev = c.rev {revisions}
+        WHERE c.hash = e.hash AND {filter} AND {new})
     ORDER BY distance LIMIT %(candidates)s
 )
 
--- name: exact: the same by comparing every chunk that passes the filter; nothing if there are more than %(most)s.
+-- name: exact: the same by comparing every chunk of {chosen}; nothing if it reads more than %(most)s.
 -- MATERIALIZED keeps plans from walking the vector index and filtering its rows; LIMIT 1 keeps them from reading every
 -- vector
-visible AS MATERIALIZED (
-    SELECT c.hash FROM {served} s JOIN {chunks} c ON c.rev = s.live_rev {revisions}
-    WHERE {filter} LIMIT %(most)s::bigint + 1
-), distances AS MATERIALIZED (
+visible AS MATERIALIZED ({chosen}), distances AS MATERIALIZED (
     SELECT v.hash, e.embedding {operator} %(query)b::{vector} AS distance
-    FROM (SELECT DISTINCT hash FROM visible WHERE (SELECT count(*) FROM visible) <= %(most)s) v
+    FROM (SELECT DISTINCT hash FROM visible WHERE fits AND (SELECT count(*) FROM visible) <= %(most)s) v
     CROSS JOIN LATERAL (SELECT embedding FROM {embeddings} WHERE hash = v.hash LIMIT 1) e
 ), found AS MATERIALIZED (
     SELECT hash, distance, 0.0 AS rank FROM distances ORDER BY distance, hash LIMIT %(candidates)s
 )
 
--- name: lexical: the contents of visible chunks with the highest {score}, each with its {distance} to the question
-found AS MATERIALIZED (
+-- name: chosen_by_filter: chunks of documents that pass the filter, and whether their text is new
+SELECT c.hash, {new} AS fits FROM {served} s JOIN {chunks} c ON c.rev = s.live_rev {revisions}
+WHERE {filter} LIMIT %(most)s::bigint + 1
+
+-- name: chosen_by_text: chunks of new texts, which the index of texts has between those of %(texts)s, and whether their
+-- document passes the filter. Each LIMIT keeps it from reading more than the bound; the last keeps plans from reading
+-- every document
+SELECT c.hash, v.fits FROM (
+    SELECT n.rev, n.hash FROM unnest(%(after)s::bigint[], %(before)s::bigint[]) AS gap (after, before)
+    CROSS JOIN LATERAL (
+        SELECT rev, hash FROM {chunks}
+        WHERE hashtextextended(text, 0) BETWEEN gap.after AND gap.before LIMIT %(most)s::bigint + 1
+    ) n LIMIT %(most)s::bigint + 1
+) c
+LEFT JOIN LATERAL (
+    SELECT true AS fits FROM {served} s {revisions} WHERE s.live_rev = c.rev AND {filter} LIMIT 1
+) v ON true
+
+-- name: lexical: the contents of visible chunks with the highest {score}, each with its {distance} to the question, of
+-- the first %(most)s chunks that have a word
+visible AS MATERIALIZED (
+    SELECT c.hash, {score} AS score, ARRAY[s.doc, c.ordinal] AS place
+    FROM {chunks} c JOIN {served} s ON s.live_rev = c.rev {revisions}
+    WHERE c.lexemes @@ %(lexemes)s::tsquery AND {filter} AND {new} LIMIT %(most)s
+), found AS MATERIALIZED (
     SELECT m.hash, m.rank, {distance} AS distance FROM (
-        SELECT c.hash, max({score}) AS rank
-        FROM {chunks} c JOIN {served} s ON s.live_rev = c.rev {revisions}
-        WHERE c.lexemes @@ %(lexemes)s::tsquery AND {filter}
-        GROUP BY c.hash ORDER BY rank DESC, min(ARRAY[s.doc, c.ordinal]) LIMIT %(candidates)s
+        SELECT hash, max(score) AS rank FROM visible
+        GROUP BY hash ORDER BY rank DESC, min(place) LIMIT %(candidates)s
     ) m JOIN {embeddings} e USING (hash)
 )
 
