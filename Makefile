@@ -25,18 +25,19 @@ SPREAD := -n 3 --dist worksteal
 # The demo and the tests start their own services, so they must not see the addresses in your environment.
 unexport DATABASE_URL BROKER_URL RESULT_BACKEND $(filter CELERY_%,$(.VARIABLES))
 
-.PHONY: help demo test test-all soak lint docs bench lock clean
+.PHONY: help demo test test-all test-newest soak lint docs bench lock clean
 
 help:
-	@echo "make demo      index sample documents with real services, ask questions about them, clean up"
-	@echo "make test      run the quick tests with real services"
-	@echo "make test-all  run the long tests too"
-	@echo "make soak      run long fault injection, simulation and mutation tests: over an hour"
-	@echo "make lint      check with ruff and mypy"
-	@echo "make bench     run the benchmarks"
-	@echo "make docs      regenerate the reference pages from the code"
-	@echo "make lock      update the lock files from pyproject.toml (needs uv)"
-	@echo "make clean     remove everything that make has created"
+	@echo "make demo         index sample documents with real services, ask questions about them, clean up"
+	@echo "make test         run the quick tests with real services"
+	@echo "make test-all     run the long tests too"
+	@echo "make test-newest  run the quick tests on the newest Celery, kombu and Flower, pinned or not"
+	@echo "make soak         run long fault injection, simulation and mutation tests: over an hour"
+	@echo "make lint         check with ruff and mypy"
+	@echo "make bench        run the benchmarks"
+	@echo "make docs         regenerate the reference pages from the code"
+	@echo "make lock         update the lock files from pyproject.toml (needs uv)"
+	@echo "make clean        remove everything that make has created"
 
 demo: $(INSTALLED)
 	@$(BIN)/vector-index demo
@@ -46,6 +47,13 @@ test: $(INSTALLED)
 
 test-all: $(INSTALLED) $(PLUGINS) $(BROWSER)
 	@LLM_PLUGINS_FOLDER=$(PLUGINS) BROWSER_FOLDER=$(BROWSER) $(BIN)/python -m pytest $(SPREAD)
+
+# In an environment of its own. The pins in pyproject.toml are ignored on purpose, so pip reports conflicts.
+NEWEST := $(VENV)-newest
+test-newest:
+	@$(MAKE) --no-print-directory VENV=$(NEWEST) $(NEWEST)/installed-$(VERSION)
+	@$(NEWEST)/bin/python -m pip install -qq --disable-pip-version-check --upgrade "celery[redis]" kombu billiard flower
+	@$(NEWEST)/bin/python -m pytest $(SPREAD) -m "not slow"
 
 lint: $(INSTALLED)
 	@$(BIN)/ruff check
@@ -96,5 +104,5 @@ lock:
 	$(LOCK) --extra bench $(ON_TOP) --output-file requirements-bench.lock
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(NEWEST) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -20,6 +20,23 @@ A message is one sentence. It names the value that is wrong, and what to do.
 It never contains the text of a document, a question or a key.
 """
 
+__all__ = [
+    "Bug",
+    "BuildDropped",
+    "InputError",
+    "InvalidDocument",
+    "InvalidQuery",
+    "ProviderUnavailable",
+    "Refused",
+    "ServiceUnreachable",
+    "SettingsError",
+    "SourceFailed",
+    "TemporaryError",
+    "TooLarge",
+    "UnknownIndex",
+    "VectorIndexError",
+]
+
 
 class VectorIndexError(Exception):
     """Base of all errors that this project raises on purpose.

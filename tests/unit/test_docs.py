@@ -33,7 +33,7 @@ SHELLS = ("sh", "console", "ini")
 # Capitals in backticks that are no settings of ours.
 OTHERS = re.compile(
     r"(OPENAI|LLM|FLOWER|DJANGO|OLLAMA|PYTHON|POSTGRES|VALKEY|CELERY|PG|VECTOR_INDEX_PROGRAM|APP$)\w*"
-    r"|DEFAULT_PARAMETERS|INSTALLED_APPS"
+    r"|DEFAULT_PARAMETERS|INSTALLED_APPS|TEST_DATABASE_URL|TEST_BROKER_URL"
     r"|SELECT|INSERT|UPDATE|DELETE|TRUNCATE|COPY|COMMIT|NULL|DISTINCT|LIMIT|NOTIFY|LISTEN|DEFERRABLE|EXPLAIN|VACUUM|NOTICE"
     r"|STAGING|EMBED|CHAT|STARTED|PENDING|PROGRESS|SUCCESS|FAILURE|RETRY|REVOKED|SIGTERM|SIGKILL|SIGSTOP|SIGINT|SIGHUP"
     r"|EVAL|BLMOVE|BRPOP|HDEL|ZREM|DEL|LLEN|HNSW|FLUSHALL|README|CHANGELOG|CONTRIBUTING|ENTRYPOINT|UTC|UUID"
@@ -151,6 +151,17 @@ def test_every_task_exists(page: Path) -> None:
     text = page.read_text()
     sent = re.findall(r'(?:send_task|signature|call|send)\(\s*"(tasks\.\w+)"', text)
     assert {span for span in spans(text) if re.fullmatch(r"tasks\.(?!py$)\w+", span)} | set(sent) <= tasks
+
+
+@each_page
+def test_every_path_of_the_repository_in_a_page_exists(page: Path) -> None:
+    named = [span for span in spans(page.read_text()) if re.fullmatch(r"[.\w/-]+", span)]
+    own = [
+        name
+        for name in named
+        if re.match(r"(worker|tasks|tests|docs|examples|benchmarks|\.ci|\.github)/", name)
+    ]
+    assert not [name for name in own if not (ROOT / name).exists()]
 
 
 def test_every_page_that_the_code_names_exists() -> None:

@@ -20,6 +20,8 @@ from worker.protocols import Skipped
 from worker.reference import Setting
 from worker.sources import calling
 
+__all__ = ["CallableSource"]
+
 TARGET = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 CHECK_SECONDS = 60.0  # for an import
 STDERR = 2  # the file itself: Celery replaces `sys.stderr`, and `up` shows only this

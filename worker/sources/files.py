@@ -21,6 +21,8 @@ from worker.errors import InvalidDocument, InvalidQuery, SettingsError, SourceFa
 from worker.protocols import Skipped
 from worker.reference import Setting
 
+__all__ = ["FolderSource"]
+
 MARKDOWN, HTML, JSON_LINES = {".md", ".markdown"}, {".html", ".htm"}, {".jsonl", ".ndjson"}
 ENDINGS = {".txt", ".rst"} | MARKDOWN | HTML | JSON_LINES
 

@@ -22,6 +22,8 @@ from worker.reference import Setting
 from worker.sessions import libpq_address
 from worker.sources.postgres import ATTEMPTS, ReadOnlyConnection, Row, place
 
+__all__ = ["SQLSource"]
+
 REQUIRED, OPTIONAL = ("id", "text"), ("title", "metadata", "version")
 PAGE = sql.SQL("SELECT source.*{more} FROM (\n{query}\n) AS source {condition} {order} {limit}")
 # whether a row has the key of the row before. Postgres compares: by its types and collations, keys may be equal that
