@@ -25,7 +25,7 @@ class Document:
     """A document as the application sent it, cleaned for Postgres and for every tokenizer.
 
     The metadata key "important", a string or a list of strings, is embedded with each chunk, as the title is. Passages
-    do not quote it. A change of it embeds the document again; a change of another key does not.
+    leave it out. A change of it embeds the document again; a change of another key does not.
     """
 
     id: Annotated[
@@ -174,7 +174,7 @@ def document_id(value: object) -> str:
 
 
 def document_label(document: object) -> str | None:
-    """Return the id that names a document in its errors, also if it is too long; None if it has no usable one."""
+    """Return the id that names a document in its errors, also if it is too long; `None` if it has no usable one."""
     id = _plain_id(document.get("id")) if isinstance(document, Mapping) else None
     if isinstance(id, bool) or not isinstance(id, str | int) or id == "":
         return None
@@ -189,7 +189,7 @@ def document_ids(values: object) -> list[str]:
 
 
 def document_version(value: object) -> int | None:
-    """Return the version, a 64-bit integer or None. Raises InvalidDocument."""
+    """Return the version, a 64-bit integer or `None`. Raises InvalidDocument."""
     if value is None:
         return None
     value = _whole(value)

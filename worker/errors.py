@@ -89,7 +89,7 @@ class BuildDropped(TemporaryError):
 class ProviderUnavailable(TemporaryError):
     """The provider failed or asked to wait.
 
-    `retry_after_seconds` is the wait that the provider asked for (Retry-After of HTTP 429 or 503); None without one.
+    `retry_after_seconds` is the wait that the provider asked for (Retry-After of HTTP 429 or 503); `None` without one.
     `rate_limited` is true for a 429. A wait for the rate limit is not counted as a failed attempt.
 
     Do: try again later. Documents wait, and a search with `mode="text"` needs no provider.

@@ -1,6 +1,6 @@
 """Protocols for your own classes: an embedding backend, a chat backend and a source.
 
-Set `CLASS` in VECTOR_INDEX to the dotted path of your class. It needs no base class: only these attributes and methods.
+Set `CLASS` in VECTOR_INDEX to the dotted path of your class. A base class is optional.
 """
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -26,8 +26,8 @@ class EmbeddingBackend(Protocol):
 
     Each worker process makes one object for each entry of EMBEDDING_BACKENDS, and calls it from many threads.
     `__init__` gets the `name` of the entry and the keys of its CONFIG as keyword arguments, in lower case. Missing keys
-    arrive as their default or as None. EMBEDDING_OUTPUT_DIMENSIONS arrives as `dimensions`. CONCURRENCY and the limits
-    per minute are for the worker and do not arrive. Take `**_` for the arguments that you do not use.
+    arrive as their default or as `None`. EMBEDDING_OUTPUT_DIMENSIONS arrives as `dimensions`. CONCURRENCY and the
+    limits per minute stay with the worker. Take `**_` for the arguments that you leave unused.
     """
 
     model_id: str
@@ -45,7 +45,7 @@ class EmbeddingBackend(Protocol):
 
     @property
     def count_tokens(self) -> Callable[[str], int]:
-        """A function that counts the tokens of a text. It must never count fewer than the provider."""
+        """A function that counts the tokens of a text. It must count at least as many as the provider."""
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Send one request, and return one vector for each text, in the same order.
@@ -117,8 +117,8 @@ class Source(Protocol):
     def documents(self) -> Iterator[Any]:
         """Yield every document, in the form that `tasks.index_documents` takes, or a Skipped for it.
 
-        After a complete run, the index deletes the documents that were not yielded. An exception ends the run as
-        failed, and in that case no document is deleted.
+        After a complete run, the index deletes the documents that you left out. An exception ends the run as failed,
+        without a deletion.
         """
 
 
@@ -144,9 +144,8 @@ class IncrementalSource(Source, Protocol):
         """
 
     def documents_since(self, cursor: str | None) -> Generator[Any, None, str | None]:
-        """Yield the documents that changed since the cursor, or all for None. Return the cursor of the next run.
+        """Yield the documents that changed since the cursor, or all for `None`. Return the cursor of the next run.
 
-        A cursor is any text without NUL characters. Return None to keep the last cursor. An incremental run deletes no
-        document. A full run (`vector-index reindex --full`) passes None and deletes the documents that were not
-        yielded.
+        A cursor is any text without NUL characters. Return `None` to keep the last cursor. An incremental run deletes
+        nothing. A full run (`vector-index reindex --full`) passes `None` and deletes the documents that you left out.
         """

@@ -1,7 +1,7 @@
 """Rate limits of one backend over all processes: requests and tokens per minute, and pauses (Retry-After).
 
-The broker's Redis holds them, on its clock: all processes together stay within the limit in every window of 60 s.
-While Redis is unavailable, each process keeps the limit by itself. A local model has no limits, and its budget only
+The broker's Redis holds them, on its clock: all processes together stay within the limit in every window of 60 s. While
+Redis is unavailable, each process keeps the limit by itself. The budget of a local model, which is without limits,
 costs one call to Redis.
 """
 
@@ -102,7 +102,7 @@ class Budget:
     def refund(self, *, requests: int = 0, tokens: int = 0, held_seconds: float) -> None:
         """Return unused requests and tokens that were taken `held_seconds` ago; negative tokens are taken in addition.
 
-        The part that has been earned again since then is not returned: another request may have used it.
+        The part that has been earned again since then stays out: another request may have used it.
         """
         units = (requests * self._requests.unit_seconds, self._counted(tokens) * self._tokens.unit_seconds)
         back = [min(unit, max(0.0, unit - held_seconds)) for unit in units]

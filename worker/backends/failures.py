@@ -54,7 +54,7 @@ _READ_CHARACTERS = 10_000
 def classify(
     error: BaseException, *, model_id: str, texts: Sequence[str] = (), secrets: Iterable[str] = ()
 ) -> VectorIndexError:
-    """Turn an exception of a plugin into one of this project, whose message contains neither `texts` nor keys.
+    """Turn an exception of a plugin into one of this project, whose message is free of `texts` and keys.
 
     TooLarge: a smaller request may succeed. ProviderUnavailable: the same request may succeed later. Unknown errors
     count as this, since the attempts are limited. Refused: at least one input is at fault. SettingsError: every request

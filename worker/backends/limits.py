@@ -18,7 +18,7 @@ _OLLAMA = "ollama/"
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddingLimits:
-    """Limits of an embedding model. None: not known."""
+    """Limits of an embedding model. `None`: not known."""
 
     token_limit: int  # tokens of one input
     batch_token_limit: int | None = None  # tokens of one request, over all its inputs
@@ -31,7 +31,7 @@ class EmbeddingLimits:
 
 @dataclass(frozen=True, kw_only=True)
 class ChatLimits:
-    """Limits of a chat model. None: not known."""
+    """Limits of a chat model. `None`: not known."""
 
     token_limit: int  # tokens of the whole prompt
     output_tokens: int | None = None  # tokens of one answer
@@ -40,15 +40,15 @@ class ChatLimits:
 
 
 def embedding_limits(model_id: str) -> EmbeddingLimits | None:
-    """Look up an embedding model by its id or alias, with or without its vendor; None if the table lacks it."""
+    """Look up an embedding model by its id or alias, with or without its vendor; `None` if the table lacks it."""
     row = _row("embedding", model_id)
     return EmbeddingLimits(**row) if row else None
 
 
 def chat_limits(model_id: str) -> ChatLimits | None:
-    """Look up a chat model by its id or alias, with or without its vendor; None if the table lacks it.
+    """Look up a chat model by its id or alias, with or without its vendor; `None` if the table lacks it.
 
-    Chat models of Ollama have no limits here. Their server's configuration sets the context window, and the server
+    Chat models of Ollama are missing here. Their server's configuration sets the context window, and the server
     silently cuts longer prompts.
     """
     row = None if model_id.startswith(_OLLAMA) else _row("chat", model_id)

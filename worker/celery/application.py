@@ -1,7 +1,7 @@
 """The Celery app: queues, routes and settings.
 
-`startup.py` and `shutdown.py` have the life of a worker process. An import reads no settings and connects to nothing:
-Celery asks for its settings when a command needs them.
+`startup.py` and `shutdown.py` have the life of a worker process. An import leaves settings and servers alone: Celery
+asks for its settings when a command needs them.
 """
 
 import logging

@@ -1,4 +1,4 @@
-"""What monitors show of a task's arguments: counts, sizes and names of ours; never a text, an id, a key or a filter."""
+"""Summaries of a task's arguments for monitors: counts, sizes and names of ours, without texts, ids and filters."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 

@@ -35,7 +35,7 @@ def start(app: Celery) -> None:
 
 
 def stop(timeout_seconds: float) -> None:
-    """Claim no further work. Waits up to the timeout for each thread's current work."""
+    """Stop claiming work. Waits up to the timeout for each thread's current work."""
     for poller in _pollers:
         poller.stop(timeout_seconds)
     for drainer in _drainers:

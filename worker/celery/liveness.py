@@ -1,6 +1,6 @@
 """Liveness: one heartbeat file per worker process, for `vector-index live` on the same machine.
 
-The check asks neither the broker nor the database: restarting a worker cannot fix an outage of theirs.
+The check leaves out the broker and the database: restarting a worker cannot fix an outage of theirs.
 """
 
 import json

@@ -28,7 +28,7 @@ _stopping, _second_signal = threading.Event(), threading.Event()
 
 @signals.worker_shutting_down.connect
 def stop(code: int = 0, **_: Any) -> None:
-    """Claim no further work, and end after STOP_SECONDS or at a second signal.
+    """Stop claiming work, and end after STOP_SECONDS or at a second signal.
 
     Celery itself waits for running tasks without a limit, and cannot interrupt the threads pool.
     """

@@ -1,4 +1,4 @@
-"""The base class of all tasks: errors that quote no text, and one task in monitors where several replace each other."""
+"""The base class of all tasks: errors without texts, and one task in monitors where several replace each other."""
 
 import time
 from contextlib import suppress

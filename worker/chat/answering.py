@@ -82,7 +82,7 @@ def _attempts(stream: AnswerStream | None) -> Iterator[stamina.Attempt]:
 def _prepare(
     index: Index, backend: ChatBackend, question: ChatQuestion
 ) -> tuple[Prompt | None, Sequence[Passage]]:
-    """Retrieve the passages and compose the prompt: None without passages. Returns the passages in the prompt."""
+    """Retrieve the passages and compose the prompt: `None` without passages. Returns the passages in the prompt."""
     passages = retrieve(index, question.query)
     if not passages:
         return None, []
@@ -102,7 +102,7 @@ def _without_passages(index: Index) -> Reply:
 
 
 def _send(backend: ChatBackend, budget: Budget, prompt: Prompt, stream: AnswerStream | None) -> Reply:
-    """Send one request within the budget, and return the tokens that it did not use."""
+    """Send one request within the budget, and return the tokens that it left unused."""
     answer_tokens = backend.token_limit - backend.prompt_tokens
     tokens = answer_tokens + sum(backend.count_tokens(message["content"]) for message in prompt.messages)
     with budget.reserve(tokens), events.ProviderRequest(budget.name, "answer") as request:

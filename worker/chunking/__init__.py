@@ -140,7 +140,7 @@ class _Chunker:
                 raise self._too_small()
 
     def _chunk(self, chosen: Sequence[Unit]) -> Chunk | None:
-        """Make the chunk of these units; None if it is over a limit."""
+        """Make the chunk of these units; `None` if it is over a limit."""
         start, end = _strip(self.text, chosen[0].start, chosen[-1].end)
         body = self.text[start:end]
         heading = self._heading(chosen[0].path)
@@ -152,7 +152,7 @@ class _Chunker:
         return Chunk(start=start, end=end, heading=heading, text=body, tokens=tokens, hash=digest(sent))
 
     def _added_up(self, chosen: Sequence[Unit], start: int, end: int, lead: str) -> tuple[int, int] | None:
-        """Sum up the tokens of text[start:end], without and with `lead`, from its units; None if they do not add up.
+        """Sum up the tokens of text[start:end], without and with `lead`, from its units; `None` if they do not add up.
 
         Only the ends are counted again.
         """

@@ -1,8 +1,8 @@
 """Find the structure of a text: headings and code blocks of Markdown, reStructuredText and HTML.
 
-The marks of the three formats do not collide, so every text is searched for all of them. The format is never guessed,
-since an edit could change the guess. For the same reason the text around a mark decides its meaning: a deleted fence
-changes only the blocks near it.
+The marks of the three formats do not collide, so every text is searched for all of them. A guess of the format could
+change with an edit. For the same reason the text around a mark decides its meaning: a deleted fence changes only the
+blocks near it.
 """
 
 import re
@@ -206,7 +206,7 @@ def _literal(text: str) -> Iterator[tuple[int, int]]:
 
 
 def _indented(text: str, start: int, than: int) -> int | None:
-    """The end of the block of lines that are blank or indented like the first; None unless that is over `than`."""
+    """The end of the block of lines that are blank or indented like the first; `None` unless that is over `than`."""
     blank = _BLANK_LINES.match(text, start)
     at = blank.end() if blank else start
     line = text[at : at + _HEADING_CHARACTERS]
@@ -242,7 +242,7 @@ def _each(text: str, mark: str) -> Iterator[int]:
 
 
 def _line_start(text: str, at: int) -> tuple[int, str | None]:
-    """The start of the line of `at`, and the text before `at` in that line; None if that text is long."""
+    """The start of the line of `at`, and the text before `at` in that line; `None` if that text is long."""
     near = text[max(0, at - 40) : at]
     before = near.rpartition("\n")[2]
     if before == near and at > len(near):

@@ -1,4 +1,4 @@
-"""A Celery client: sends tasks by name, waits for their results, and notices when no worker runs them."""
+"""A Celery client: sends tasks by name, waits for their results, and notices when workers for them are missing."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -24,7 +24,7 @@ RETRY_POLICY = {"max_retries": 1, "interval_start": 0, "interval_step": 0.1, "in
 
 
 class TaskFailed(VectorIndexError):
-    """A task ended with an error that is not a VectorIndexError.
+    """A task ended with an error other than a VectorIndexError.
 
     Do: read the sentence. The log of the worker has more.
     """

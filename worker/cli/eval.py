@@ -60,7 +60,7 @@ class Scores:
             self.rankings.append((question, found))
 
     def figures(self) -> dict[str, float | None]:
-        """Return means over the questions that have an answer, 0 to 1 or None; and latencies in milliseconds."""
+        """Return means over the questions that have an answer, 0 to 1 or `None`; and latencies in milliseconds."""
         cutoffs = [*(at for at in CUTOFFS if at < self.limit), self.limit]
         rankings = [found for _, found in self.rankings]
         p50, p95 = np.percentile(self.seconds, [50, 95]) * 1000

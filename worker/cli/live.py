@@ -44,7 +44,7 @@ def live(worker: str | None, seconds: float) -> ExitCode:
 
 
 def _problem(last: Heartbeat, seconds: float) -> str | None:
-    """Return the reason why a worker fails the check, or None."""
+    """Return the reason why a worker fails the check, or `None`."""
     if not last.process_exists:
         return (
             f"worker {last.worker} (pid {last.pid}) is gone: start it again, or delete its file in the folder "

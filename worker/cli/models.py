@@ -57,7 +57,7 @@ COLUMNS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A model, and the backend that uses it. None: unknown, or not applicable to this kind of model."""
+    """A model, and the backend that uses it. `None`: unknown, or not applicable to this kind of model."""
 
     model: str
     aliases: tuple[str, ...] = ()

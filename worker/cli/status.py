@@ -77,7 +77,7 @@ class Rates:
             self.states.popleft()
 
     def as_json(self) -> dict[str, float | None]:
-        """Return rates per second, None until the second state; `seconds_left` is None if work stands still."""
+        """Return rates per second, `None` until the second state; `seconds_left` is `None` if work stands still."""
         (since, first), (now, last) = self.states[0], self.states[-1]
         seconds = now - since
         rates: dict[str, float | None] = dict.fromkeys(

@@ -1,8 +1,8 @@
 """Settings as checked, frozen objects. A mistake becomes one sentence: the setting, its value and the fix.
 
-`load` lets the environment win over the override file, and that over `settings.py`. It raises SettingsError.
-Messages and reprs never show values of INIT_KWARGS and PROMPT_KWARGS, nor passwords in addresses.
-Models, classes and text-search configurations are looked up later, when they are first used.
+`load` lets the environment win over the override file, and that over `settings.py`. It raises SettingsError. Messages
+and reprs hide values of INIT_KWARGS and PROMPT_KWARGS, and passwords in addresses. Models, classes and text-search
+configurations are looked up later, when they are first used.
 """
 
 import difflib
@@ -45,7 +45,7 @@ def environment() -> MutableMapping[str, str]:
 
 
 def load(environ: Mapping[str, str] | None = None) -> Configuration:
-    """Read the settings under this environment (None: the process's own); raises SettingsError."""
+    """Read the settings under this environment (`None`: the process's own); raises SettingsError."""
     environ = environment() if environ is None else environ
     notices: list[str] = []
     values = layers.merged(environ, notices)

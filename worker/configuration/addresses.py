@@ -149,7 +149,7 @@ def redis_url(url: str) -> str:
 
 
 def _url(name: str, value: object, schemes: Sequence[str], example: str) -> str:
-    """Return the address, or "" for the embedded service; no message of this function shows a password."""
+    """Return the address, or "" for the embedded service; messages of this function hide the password."""
     if not isinstance(value, str):
         raise SettingsError(f"{name} is of type {type(value).__name__}; write it as {example}")
     scheme, separator, rest = value.partition("://")

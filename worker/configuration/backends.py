@@ -1,4 +1,4 @@
-"""The entries of EMBEDDING_BACKENDS and CHAT_BACKENDS; None means that the backend decides by model."""
+"""The entries of EMBEDDING_BACKENDS and CHAT_BACKENDS; `None` means that the backend decides by model."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -39,7 +39,7 @@ FIXES = {
 
 
 def entries(section: str, value: object, known: Collection[str]) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Yield each entry of a section: its name, how messages call it, and its keys that are not None."""
+    """Yield each entry of a section: its name, how messages call it, and its keys that are not `None`."""
     place = f'VECTOR_INDEX["{section}"]'
     for name, entry in mapping(place, value).items():
         if (
@@ -57,7 +57,7 @@ def entries(section: str, value: object, known: Collection[str]) -> Iterator[tup
 
 
 def keys(owner: str, value: object, known: Collection[str], foreign: Collection[str] = ()) -> dict[str, Any]:
-    """Return the mapping without the keys that are None; raises SettingsError for an unknown key."""
+    """Return the mapping without the keys that are `None`; raises SettingsError for an unknown key."""
     given = mapping(owner, value)
     for name in given:
         if name not in known and name not in foreign:

@@ -2,8 +2,8 @@
 
 One query per page of a thousand documents finds those that are indexed as the source has them; only the others are
 staged. Then mark and sweep: a complete run keeps the key of each document that the source returned in memory (eight
-bytes each), and deletes all others that are older than the run. A run that died starts again under the
-same task id and reads everything again; documents that it staged before are unchanged by then and cost nothing.
+bytes each), and deletes all others that are older than the run. A run that died starts again under the same task id and
+reads everything again; documents that it staged before are unchanged by then and free.
 """
 
 import logging

@@ -66,7 +66,7 @@ class Deleted:
 def stage(
     index: Index, task_id: str, documents: Sequence[object], *, max_bytes: int, priority: int = 0
 ) -> None:
-    """Write a message's documents, slice by slice; a second call with the same `task_id` writes nothing.
+    """Write a message's documents, slice by slice; a second call with the same `task_id` is a no-op.
 
     A bad document is rejected with its reason; the others are staged. Raises TemporaryError when Postgres did not
     answer, or the provider when the index is created (its first document): send the same message again.

@@ -1,7 +1,7 @@
 """Extractive: an offline, deterministic chat model that answers with quotations.
 
 It reads the numbered passages and the question from the messages that `worker.chat.prompting` composes. It quotes the
-sentences nearest to the question, each with the number of its passage, and adds no text of its own.
+sentences nearest to the question, each with the number of its passage, and only those.
 
 The score of a sentence is the cosine of its word vectors plus the share of the question's words in the sentence and in
 its passage, weighted by their rarity among the passages. The model declines if both parts are weak. The bounds were

@@ -89,7 +89,7 @@ class OpenAIEmbeddings(EmbeddingModel):
         return iter(cast(list[list[float]], vectors))
 
     def _base64(self, client: openai.OpenAI, texts: list[str]) -> list[NDArray[np.float32]] | None:
-        """Ask for base64; None if the server refuses it or sends something else."""
+        """Ask for base64; `None` if the server refuses it or sends something else."""
         try:
             rows = self._request(client, texts, "base64")
         except (openai.BadRequestError, openai.UnprocessableEntityError) as error:

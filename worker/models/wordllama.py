@@ -1,7 +1,7 @@
 """WordLlama: an offline embedding model that averages static word vectors. 256 dimensions, thousands of texts a second.
 
 It reads two data files of the `wordllama` wheel (model l2_supercat, MIT), and returns the same vectors as the package's
-own `embed(norm=True)`. It does not import the package, which configures logging on import, pads each batch to its
+own `embed(norm=True)`. It avoids importing the package, which configures logging on import, pads each batch to its
 longest text, and turns a text without tokens into NaN.
 """
 

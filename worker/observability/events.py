@@ -1,7 +1,8 @@
 """Events of a worker process: each function writes one log line and counts in the metrics.
 
-The name of an event and its fields are stable: worker/observability/log_events.py lists them. What a line may hold is
-said in worker/observability/logs.py; the metrics are defined in worker/observability/metrics.py.
+The name of an event and its fields are stable: worker/observability/log_events.py lists them.
+worker/observability/logs.py says which values a line may hold; the metrics are defined in
+worker/observability/metrics.py.
 """
 
 import logging
@@ -131,7 +132,7 @@ def published(index: str, ids: Sequence[str]) -> None:
 
 
 def failed(index: str, ids: Sequence[str], error: VectorIndexError | None) -> None:
-    """Documents failed; `error` is None for documents that killed worker processes."""
+    """Documents failed; `error` is `None` for documents that killed worker processes."""
     reason = DIED if error is None else outcome(error)
     if ids:
         fields = log_fields(index=index, **document_fields(ids), reason=reason, error=error and str(error))
@@ -174,7 +175,7 @@ def task(name: str, state: str | None, seconds: float) -> None:
 
 
 def outcome(error: BaseException | None) -> str:
-    """Classify an error by what the caller can do about it; `ok` for None."""
+    """Classify an error by what the caller can do about it; `ok` for `None`."""
     match error:
         case None:
             return "ok"

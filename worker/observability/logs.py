@@ -1,8 +1,8 @@
 """Log format: one line per event with stable fields, as text or as JSON.
 
 The message of our records is the name of an event in snake_case; its fields are in `extra=log_fields(...)`. Fields hold
-names from the settings, counts, ids of tasks and documents, seconds, and error messages. A log line never holds a text,
-a question or an API key.
+names from the settings, counts, ids of tasks and documents, seconds, and error messages. Texts, questions and API keys
+stay out of log lines.
 """
 
 import json
@@ -19,7 +19,7 @@ Events = Mapping[str, str]
 
 
 def log_fields(**values: object) -> dict[str, dict[str, object]]:
-    """The fields of an event, for the argument `extra` of a logger's methods; leaves out values that are None."""
+    """The fields of an event, for the argument `extra` of a logger's methods; leaves out values that are `None`."""
     return {"fields": {name: value for name, value in values.items() if value is not None}}
 
 

@@ -1,6 +1,6 @@
 """Prometheus metrics: the families that a worker process counts, and the registry that a scrape reads.
 
-Counting begins with `start`; before that `counting` returns None and `prometheus_client` is not imported. Labels are
+Counting begins with `start`; before that `counting` returns `None` and `prometheus_client` is not imported. Labels are
 names from the settings and the few words below. None comes from a document, a task or an error, so the number of
 series is bounded. Figures of Postgres and the broker are read during a scrape, by worker/observability/scraping.py.
 """
@@ -83,7 +83,7 @@ _families: Families | None = None
 
 
 def counting() -> Families | None:
-    """The metrics to count in; None in a process that is not scraped."""
+    """The metrics to count in; `None` in a process that is not scraped."""
     return _families
 
 

@@ -52,7 +52,7 @@ class BackgroundReading(Generic[T]):
         return self
 
     def wait(self) -> T | None:
-        """The reading; None when the service failed, or did not answer for STALE_SECONDS."""
+        """The reading; `None` when the service failed, or did not answer for STALE_SECONDS."""
         if self._thread is not None:
             self._thread.join(WAIT_SECONDS)
         last = self._last

@@ -39,8 +39,8 @@ def merge_neighbours(chunks: Sequence[tuple[Hashable, int]]) -> list[list[int]]:
 
     A group has consecutive ordinals of one document, MAX_MERGED at most. It holds positions in `chunks`, in the order
     of the text. Groups are ordered by their best chunk. A chunk joins the first group that it touches and whose best
-    chunk is at most WINDOW ranks above it. Two groups never join, so a longer ranking keeps the groups of a shorter
-    one and pages fit together.
+    chunk is at most WINDOW ranks above it. Groups stay apart, so a longer ranking keeps the groups of a shorter one and
+    pages fit together.
     """
     groups: list[list[int]] = []  # the best chunk of each group first
     for rank, chunk in enumerate(chunks):

@@ -6,7 +6,7 @@ from worker.store.search import Hit
 
 
 def similarity(hit: Hit, build: Build) -> float | None:
-    """1 - cosine distance; None for another distance, and for a hit that was found by words alone."""
+    """1 - cosine distance; `None` for another distance, and for a hit that was found by words alone."""
     return 1.0 - hit.distance if hit.distance is not None and build.recipe["distance"] == "cosine" else None
 
 

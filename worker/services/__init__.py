@@ -18,7 +18,7 @@ from worker.services.valkey import Valkey
 
 @dataclass(frozen=True, kw_only=True)
 class Addresses:
-    """Addresses of the servers of a home, with their passwords; empty for a server that was not requested."""
+    """Addresses of the servers of a home, with their passwords; empty for the others."""
 
     database_url: str
     broker_url: str
@@ -81,7 +81,7 @@ def locate(home: Path, *, database_url: str, broker_url: str) -> Addresses:
 def attach(home: Path, *, postgres: bool = True, valkey: bool = True) -> Addresses:
     """Return the addresses of servers that another process of this home runs; starts nothing.
 
-    Raises ServiceUnreachable, with the fix, when a requested server does not answer.
+    Raises ServiceUnreachable, with the fix, when a requested server is down.
     """
     home = home.expanduser().resolve()
     if not homes.exists(home):

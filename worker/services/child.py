@@ -44,7 +44,7 @@ class Child:
         self.deaths = 0  # in a row
 
     def check(self) -> Death | None:
-        """Start the process if it is not running and its backoff has passed; report a death once.
+        """Start the process if it has ended and its backoff has passed; report a death once.
 
         Raises the errors of `start`.
         """

@@ -96,7 +96,7 @@ class ReadOnlyConnection:
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
-        """Turn errors of Postgres into one sentence that quotes neither a password nor a row."""
+        """Turn errors of Postgres into one sentence, without passwords and rows."""
         try:
             yield
         except pg.QueryCanceled as error:

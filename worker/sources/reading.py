@@ -53,7 +53,7 @@ class Reading:
 
 
 def check(source: Source, name: str) -> str | None:
-    """Return the line of the source's `check`, or None if the class lacks one. Raises as `check`, and SourceFailed."""
+    """Return the line of the source's `check`, or `None` without one. Raises as `check`, and SourceFailed."""
     try:
         return source.check() if isinstance(source, CheckedSource) else None
     except VectorIndexError:

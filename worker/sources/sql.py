@@ -1,8 +1,8 @@
 """Reads documents from a SQL query, page by page.
 
-Each page is a short read-only transaction that starts behind the last key of the page before. So a run of hours holds
-no snapshot, and the application's vacuum can remove dead rows meanwhile. With an empty KEY, the whole query is one
-transaction with a server-side cursor.
+Each page is a short read-only transaction that starts behind the last key of the page before. So the application's
+vacuum can remove dead rows during a run of hours. With an empty KEY, the whole query is one transaction with a
+server-side cursor.
 """
 
 import math
@@ -144,9 +144,9 @@ class SQLSource:
         return self.documents_since(None)
 
     def documents_since(self, cursor: str | None) -> Generator[dict[str, Any], None, str | None]:
-        """Yield the rows whose CURSOR is at least `cursor`, or NULL; all rows for None. Raises SourceFailed.
+        """Yield the rows whose CURSOR is at least `cursor`, or NULL; all rows for `None`. Raises SourceFailed.
 
-        Returns the highest value of CURSOR, less the overlap; None if no row has a value.
+        Returns the highest value of CURSOR, less the overlap; `None` if no row has a value.
         """
         highest = None
         with self._connected() as (connection, types):
@@ -241,7 +241,7 @@ class SQLSource:
         )
 
     def _check_columns(self, columns: Sequence[str]) -> None:
-        """Check that the query has the columns of a document, and no others."""
+        """Check that the query has exactly the columns of a document."""
         needed = [*REQUIRED, *filter(None, (self._key, self._cursor))]
         for name in needed:
             if name not in columns:

@@ -61,7 +61,7 @@ def locked(connection: Connection, index_id: int, *, exclusive: bool) -> Iterato
 
 
 def live(connection: Connection, name: str) -> Build | None:
-    """The build that searches of the index read; None before its first document."""
+    """The build that searches of the index read; `None` before its first document."""
     with connection.cursor(row_factory=class_row(Build)) as cursor:
         return cursor.execute(statement("builds.sql", "live"), {"name": name}).fetchone()
 
@@ -78,7 +78,7 @@ def all_writable(connection: Connection) -> list[Build]:
 
 
 def active(connection: Connection) -> list[Build]:
-    """The builds whose contents workers embed: every build that is being written, of indexes that are not paused."""
+    """The builds whose contents workers embed: every build that is being written, except those of paused indexes."""
     with connection.cursor(row_factory=class_row(Build)) as cursor:
         return cursor.execute(statement("builds.sql", "active")).fetchall()
 
@@ -100,7 +100,7 @@ def is_dropped(connection: Connection, index_id: int) -> bool:
 
 
 def ensure(connection: Connection, name: str, recipe: Callable[[], Mapping[str, Any]]) -> Sequence[Build]:
-    """The writable builds of an index; creates an index that does not exist, with one empty live build.
+    """The writable builds of an index; creates a missing index, with one empty live build.
 
     Calls `recipe` only to create the index, before any transaction, as it may send a request to the provider.
     Raises SettingsError for dimensions that pgvector cannot store, BuildDropped when the index is dropped meanwhile.
@@ -155,7 +155,7 @@ def index_key(connection: Connection, name: str) -> int:
 
 
 def note_error(connection: Connection, build: Build, error: str | None) -> None:
-    """Keep the last error of the build's provider, which `status` shows; None clears it after a success."""
+    """Keep the last error of the build's provider, which `status` shows; `None` clears it after a success."""
     name = "clear_error" if error is None else "set_error"
     connection.execute(statement("builds.sql", name), {"build": build.build, "error": error})
 

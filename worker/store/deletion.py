@@ -35,7 +35,7 @@ def delete(
 ) -> Mapping[str, int]:
     """Delete at most 100 documents in one transaction; for a slice that was written before, return its counts.
 
-    `enqueued`: numbers of outbox rows that go too; None: all outbox rows of these documents. See `remove` for `heads`.
+    `enqueued`: numbers of outbox rows that go too; `None`: all of these documents' rows. See `remove` for `heads`.
     `run`: the run of reindexing that found them missing. It must hold its lease, and deletes nothing that was sent
     since it began. Raises LeaseLost.
     """
@@ -104,7 +104,7 @@ def remove(
 
 
 def _delete_from_build(connection: Connection, build: Build, docs: Sequence[int]) -> None:
-    """Delete locked documents from a build: served rows, chunks, and vectors that no other chunk has."""
+    """Delete locked documents from a build: served rows, chunks, and vectors that only they had."""
     served = lock_served(connection, build, docs)
     revs = [rev for row in served for rev in (row.live_rev, row.want_rev) if rev is not None]
     gone = connection.execute(build.sql("deletion.sql", "delete_served"), {"docs": list(docs)}).fetchall()

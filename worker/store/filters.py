@@ -39,7 +39,7 @@ EVERYTHING = sql.SQL("true")  # the condition of an empty filter
 def compile_filter(
     value: object, *, tenant_field: str | None = None
 ) -> tuple[sql.Composable, dict[str, Any]]:
-    """Compile a filter to a condition over `r.metadata` and its parameters; None and {} match everything.
+    """Compile a filter to a condition over `r.metadata` and its parameters; `None` and {} match everything.
 
     With `tenant_field`, the filter must name the tenant at its top level, by one plain value. This is the only place
     that enforces it. Raises InvalidQuery that names the wrong operator or value.

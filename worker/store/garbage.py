@@ -1,4 +1,4 @@
-"""Garbage collection: vectors, revisions and queued contents that nothing refers to, and old tombstones.
+"""Garbage collection: unreferenced vectors, revisions and queued contents, and old tombstones.
 
 Candidates are found in slices, without a lock. Each slice is deleted under the exclusive lock of the index, by a
 statement that checks again. Staging relies on vectors under the shared lock: it comes first and its chunks keep the
@@ -82,7 +82,7 @@ def collect(connection: Connection, build: Build, *, kept_share: float = KEPT_SH
 
 
 def unreferenced_embeddings(connection: Connection, build: Build) -> Iterator[dict[Key, str]]:
-    """Find vectors that no chunk refers to, slice by slice: the name to show by hash."""
+    """Find vectors without a chunk, slice by slice: the name to show by hash."""
     return find_in_slices(
         connection,
         build,
@@ -93,14 +93,14 @@ def unreferenced_embeddings(connection: Connection, build: Build) -> Iterator[di
 
 
 def unreferenced_pending(connection: Connection, build: Build) -> Iterator[dict[Key, str]]:
-    """Find queued contents that no chunk has, slice by slice: the name to show by hash."""
+    """Find queued contents without a chunk, slice by slice: the name to show by hash."""
     return find_in_slices(
         connection, build, statement("garbage.sql", "unreferenced_pending", build.build), "pending", "hash"
     )
 
 
 def unreferenced_revisions(connection: Connection, build: Build) -> Iterator[dict[Key, str]]:
-    """Find revisions of the index that nothing refers to, slice by slice: the id of the document by revision."""
+    """Find unreferenced revisions of the index, slice by slice: the id of the document by revision."""
     return find_in_slices(
         connection,
         build,
@@ -111,7 +111,7 @@ def unreferenced_revisions(connection: Connection, build: Build) -> Iterator[dic
 
 
 def delete_embeddings(connection: Connection, build: Build) -> int:
-    """Delete vectors that no chunk refers to; the number of them."""
+    """Delete vectors without a chunk; the number of them."""
     text = build.sql("garbage.sql", "delete_embeddings")
     return sum(
         _delete(connection, build, lambda: text, keys) for keys in unreferenced_embeddings(connection, build)
@@ -119,7 +119,7 @@ def delete_embeddings(connection: Connection, build: Build) -> int:
 
 
 def delete_pending(connection: Connection, build: Build) -> int:
-    """Delete queued contents that no chunk has; the number of them."""
+    """Delete queued contents without a chunk; the number of them."""
     text = build.sql("garbage.sql", "delete_pending")
     return sum(
         _delete(connection, build, lambda: text, keys) for keys in unreferenced_pending(connection, build)
@@ -127,7 +127,7 @@ def delete_pending(connection: Connection, build: Build) -> int:
 
 
 def delete_revisions(connection: Connection, build: Build) -> int:
-    """Delete revisions of the index that nothing refers to; the number of them."""
+    """Delete unreferenced revisions of the index; the number of them."""
 
     def text() -> sql.Composed:
         return _statement_over_revisions(connection, build, "delete_revisions")
@@ -149,7 +149,7 @@ def delete_unreferenced(connection: Connection, build: Build, hashes: Iterable[b
     """Delete contents from the queue and their vectors where no chunk has them any more.
 
     Runs inside a transaction that holds the exclusive lock. Queued rows go first, as a request in flight saves only
-    what is still queued: it saves before, and its vector goes too, or it comes later and saves nothing.
+    contents that are still queued: if it saves before, its vector goes too; if later, it saves nothing.
     """
     parameters = {"keys": sorted(set(hashes))}
     connection.execute(build.sql("garbage.sql", "delete_pending"), parameters)

@@ -1,7 +1,7 @@
 """Pause, resume and drop indexes.
 
 A drop is one short transaction, however large the index: it drops the tables of its builds and renames its row. From
-then on nobody sees the index, and its name is free. The remaining rows are deleted afterwards, in slices. If a worker
+then on the index is invisible, and its name is free. The remaining rows are deleted afterwards, in slices. If a worker
 dies meanwhile, the next drop or collection continues.
 """
 
@@ -29,7 +29,7 @@ SCHEDULED: Mapping[str, LiteralString] = {"schedules": "'-infinity'"}
 
 
 def paused_at(connection: Connection, name: str) -> datetime | None:
-    """Since when the index is paused; None if it is not paused or does not exist."""
+    """Since when the index is paused; `None` if it is not paused or does not exist."""
     row = connection.execute(statement("indexes.sql", "paused_at"), {"name": name}).fetchone()
     return None if row is None else row[0]
 
@@ -37,14 +37,14 @@ def paused_at(connection: Connection, name: str) -> datetime | None:
 def pause(connection: Connection, name: str, task_id: str) -> datetime | None:
     """Pause embedding for an index; since when it is paused.
 
-    A second call with the same `task_id` changes nothing, so a late message does not undo a later one. Raises
-    InvalidQuery when the index does not exist.
+    A second call with the same `task_id` is a no-op, so a late message leaves a later one in force. Raises InvalidQuery
+    when the index does not exist.
     """
     return _change(connection, "pause", name, task_id)
 
 
 def resume(connection: Connection, name: str, task_id: str) -> datetime | None:
-    """Resume embedding for a paused index; always None. Otherwise as `pause`."""
+    """Resume embedding for a paused index; always `None`. Otherwise as `pause`."""
     return _change(connection, "resume", name, task_id)
 
 

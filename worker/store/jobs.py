@@ -1,7 +1,7 @@
 """The ledger of jobs: what staging decided for each message, and which documents its result waits for.
 
 A job is a message that stages or deletes documents. It is written in slices, one transaction each. A slice that is
-delivered again finds its row in the ledger and changes nothing.
+delivered again finds its row in the ledger and ends.
 """
 
 from collections import Counter
@@ -86,7 +86,7 @@ def begin_slice(connection: Connection, job: JobSlice) -> bool:
 def add_documents(
     connection: Connection, job: JobSlice, waited: Sequence[tuple[int, int | None, str]]
 ) -> None:
-    """Record what the result of the job waits for: document, revision, and its outcome once that is live."""
+    """Record the revisions that the result of the job waits for: document, revision, outcome once it is live."""
     docs, revs, outcomes = ([row[column] for row in waited] for column in range(3))
     parameters = {"docs": docs, "revs": revs, "outcomes": outcomes}
     connection.execute(statement("jobs.sql", "insert_job_documents"), _key(job) | parameters)
@@ -153,7 +153,7 @@ def quiet(
 
 
 def delete_expired(connection: Connection) -> int:
-    """Delete ledger rows older than REDELIVERY_DAYS whose result nobody waits for; the number of rows."""
+    """Delete ledger rows older than REDELIVERY_DAYS, unless a caller waits for the result; the number of rows."""
     return connection.execute(statement("jobs.sql", "delete_expired"), {"days": REDELIVERY_DAYS}).rowcount
 
 

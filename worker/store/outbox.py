@@ -1,8 +1,8 @@
 """The outbox: read, stage and delete changes that applications enqueued in their own transactions.
 
-The transaction that stages a row deletes it, so each row is staged once, whenever a worker dies. Locks that nobody
-waits for separate two workers that have read the same rows, or an older and a newer row of one document: a worker that
-cannot lock all rows that it has read of a document skips the document.
+The transaction that stages a row deletes it, so each row is staged once, whenever a worker dies. Locks that skip
+instead of waiting separate two workers that have read the same rows, or an older and a newer row of one document: a
+worker that cannot lock all rows that it has read of a document skips the document.
 """
 
 from collections.abc import Mapping, Sequence
@@ -78,7 +78,7 @@ def begin_attempts(connection: Connection, index: str, changes: Sequence[Change]
     """Count an attempt at each text before it is staged; the changes that may be staged.
 
     An attempt that kills the process could not be counted afterwards. The result lacks texts that another worker has
-    begun meanwhile. Deletions need no count.
+    begun meanwhile. Deletions are left uncounted.
     """
     texts = [change for change in changes if not change.deleted]
     seqs, attempts = [change.seq for change in texts], [change.attempts for change in texts]

@@ -1,7 +1,7 @@
 """The queue of contents that need a vector: claim, save, release, fail and split them.
 
-A claim is a lease by the clock of the database. Saving twice is a no-op, so saving is not fenced. Releasing, failing
-and splitting are fenced by the token of the claim.
+A claim is a lease by the clock of the database. Saving twice is harmless, so it needs no fence. Releasing, failing and
+splitting are fenced by the token of the claim.
 """
 
 from collections.abc import Callable, Sequence
@@ -63,7 +63,7 @@ def waiting(connection: Connection, build: Build, *, limit: int) -> tuple[int, i
 def claim(
     connection: Connection, build: Build, *, limit: int, fill: Fill, lease_seconds: float
 ) -> Claim | None:
-    """Claim the contents of one request, most urgent first; None if nothing is claimable.
+    """Claim the contents of one request, most urgent first; `None` if nothing is claimable.
 
     `limit` bounds the number of contents, `fill` their tokens. From ALONE_FROM_ATTEMPT on, a content is claimed alone.
     """

@@ -73,7 +73,7 @@ class KnownDocument:
 
 
 def begin(connection: Connection, index_id: int, request: ReindexRequest) -> ReindexRun | None:
-    """Take the lease and start a run in the history; None if another run holds the lease of the index."""
+    """Take the lease and start a run in the history; `None` if another run holds the lease of the index."""
     token = uuid4()
     with connection.transaction():
         row = connection.execute(
@@ -136,7 +136,7 @@ def last_complete(connection: Connection, index: str) -> int | None:
 
 
 def last_cursor(connection: Connection, index: str, query: str) -> str | None:
-    """The position where the last run with the same query ended; None: read the source from its beginning."""
+    """The position where the last run with the same query ended; `None`: read the source from its beginning."""
     parameters = {"index": index, "query": query}
     row = connection.execute(statement("reindexing.sql", "last_cursor"), parameters).fetchone()
     return None if row is None else row[0]

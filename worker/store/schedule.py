@@ -53,7 +53,7 @@ class ClaimedSchedule:
 
     @property
     def objection(self) -> str | None:
-        """Why no run is sent for this due time; None if one is."""
+        """Why no run is sent for this due time; `None` if one is."""
         if self.paused:
             return "the index was paused"
         if self.waits:
@@ -74,7 +74,7 @@ class ClaimedSchedule:
 
 @retry_on_deadlock
 def sync(connection: Connection, schedules: Mapping[str, str | None], timezone: str) -> None:
-    """Sync the schedules of these indexes, by name, with the settings; None removes a schedule.
+    """Sync the schedules of these indexes, by name, with the settings; `None` removes a schedule.
 
     Any number of processes may run it at the same time. Schedules of other indexes stay, as they may belong to another
     deployment. A new or changed schedule is first due after now; an unchanged one keeps its due time, even if missed.

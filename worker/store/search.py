@@ -106,7 +106,7 @@ class ReferenceDocument:
 def snapshot(connection: Connection) -> Iterator[None]:
     """Run a read-only transaction whose statements all see the same snapshot.
 
-    Each statement ends after TIMEOUT_SECONDS, as a caller waits, and Celery's thread pool has no time limits.
+    Each statement ends after TIMEOUT_SECONDS, as a caller waits, and Celery's thread pool lacks time limits.
     """
     usual = connection.isolation_level
     # sets the level in BEGIN, which saves a statement
@@ -123,7 +123,7 @@ def snapshot(connection: Connection) -> Iterator[None]:
 def reference_document(
     connection: Connection, build: Build, id: str, *, where: Filter
 ) -> ReferenceDocument | None:
-    """The document with this id and the mean of its vectors; None if it does not exist or does not pass the filter."""
+    """The document with this id and the mean of its vectors; `None` if it is missing or fails the filter."""
     condition, parameters = where
     text = sql.SQL(statements("search.sql")["reference_document"]).format(
         filter=condition, **tables(build.build)

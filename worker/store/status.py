@@ -34,7 +34,7 @@ class ScrapedIndex:
 def index_status(connection: Connection, build: Build | None) -> IndexFigures:
     """Documents by state, refused ones, pending chunks and tokens, the age of the oldest, and the builds of the index.
 
-    `build` is the live build; None for an index without documents.
+    `build` is the live build; `None` for an index without documents.
     """
     if build is None:
         return {

@@ -1,4 +1,4 @@
-"""The sweep: publish and queue again what a worker left behind when it died."""
+"""The sweep: publish and queue again the work that a dead worker left behind."""
 
 from dataclasses import asdict, dataclass
 

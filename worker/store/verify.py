@@ -79,7 +79,7 @@ def find(
 
 
 def stored_revision(connection: Connection, doc: int) -> StoredRevision | None:
-    """The newest revision of a document; None if the document is deleted."""
+    """The newest revision of a document; `None` if the document is deleted."""
     row = connection.execute(statement("verify.sql", "stored_revision"), {"doc": doc}).fetchone()
     if row is None:
         return None
@@ -106,7 +106,7 @@ def fail_without_text(connection: Connection, index_id: int, docs: Sequence[int]
 
 
 def _find_wrong_chunks(connection: Connection, build: Build) -> Iterator[dict[Key, str]]:
-    """Find documents with a revision whose chunks do not match its text. Holds one text in memory at a time."""
+    """Find documents with a revision whose chunks differ from its text. Holds one text in memory at a time."""
     prefix = build.recipe["document_prefix"]
     text = build.sql("verify.sql", "wrong_chunks")
     for after, until in garbage.slices(connection, build, "served", "doc"):

@@ -1,7 +1,8 @@
-"""Stage documents: write new revisions with their chunks, and queue the contents that have no vector.
+"""Stage documents: write new revisions with their chunks, and queue the contents that lack a vector.
 
 `stage` is for messages and `write` for any transaction that holds the shared lock of the index and can run only once.
-The lock of the index comes first, then rows in one order, as docs/internals/protocol.md says. No provider is called.
+The lock of the index comes first, then rows in one order, as docs/internals/protocol.md says. The provider stays out of
+it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -81,7 +82,7 @@ def stage(
     heads: Mapping[str, int] | None = None,
     run: ReindexRun | None = None,
 ) -> Written | None:
-    """Write at most 100 documents with distinct ids in one transaction; None when the slice was written before.
+    """Write at most 100 documents with distinct ids in one transaction; `None` when the slice was written before.
 
     `run`: the run of reindexing that read the documents. It must hold its lease, and replaces nothing that has changed
     since it began. See `write` for the other arguments and its errors. Raises LeaseLost.
@@ -103,7 +104,7 @@ def stage(
 
 
 def unchanged(connection: Connection, index_id: int, hashes: Mapping[str, bytes]) -> set[str]:
-    """The ids whose newest revision has the given content hash: they need no chunking. Takes no lock."""
+    """The ids whose newest revision has the given content hash: their chunks are there. Takes no lock."""
     parameters = {"index_id": index_id, "ids": list(hashes), "hashes": list(hashes.values())}
     return {row[0] for row in connection.execute(statement("writing.sql", "unchanged"), parameters)}
 
@@ -188,7 +189,7 @@ def delete_rejections(
     """Delete rejected outbox rows that are older than accepted documents, given as id and version.
 
     The versions of the rows count from then on, as if the rows had been staged before. `before`: the number of the
-    accepted row by id; None: the document was sent, so it comes after all rows.
+    accepted row by id; `None`: the document was sent, so it comes after all rows.
     """
     ids = [id for id, _ in accepted]
     parameters = {

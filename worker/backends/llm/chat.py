@@ -181,7 +181,7 @@ def _takes_roles(model: Model, history: Messages) -> bool:
 
 
 def _as_one_text(system: str, history: Messages, question: str) -> str:
-    """A transcript for the model to continue. Its marks have no more tokens than those of a chat format."""
+    """A transcript for the model to continue. Its marks have at most as many tokens as those of a chat format."""
     turns = [f"{message['role'].capitalize()}: {message['content']}" for message in history]
     return "\n\n".join([*([system] if system else []), *turns, f"User: {question}", "Assistant:"])
 
@@ -205,7 +205,7 @@ def _turns(model: Model, history: Messages) -> list[Response]:
 
 
 def _usage(model: Model, response: Response) -> tuple[int | None, int | None]:
-    """Tokens of the prompt and of the answer, as the provider counts them; None or 0 if it does not."""
+    """Tokens of the prompt and of the answer, as the provider counts them; `None` or 0 if it does not."""
     if isinstance(model, Completion):  # llm 0.36 does not pass it on
         told = (response.response_json or {}).get("usage") or {}
         return told.get("prompt_tokens"), told.get("completion_tokens")
@@ -216,8 +216,8 @@ def _usage(model: Model, response: Response) -> tuple[int | None, int | None]:
 def _finish_reason(model: Model, response: Response) -> str | None:
     """The finish reason of an answer: "stop", "length", "completed", …; "" if the plugin does not report one.
 
-    None: the stream broke off, which llm 0.36 takes for a whole answer. In that case finish_reason (Chat) or everything
-    (Responses) is missing. Only the OpenAI classes report a reason.
+    `None`: the stream broke off, which llm 0.36 takes for a whole answer. In that case finish_reason (Chat) or
+    everything (Responses) is missing. Only the OpenAI classes report a reason.
     """
     if not isinstance(model, OPENAI_CLASSES):
         return ""

@@ -1,4 +1,4 @@
-"""A timeout for every call of a plugin, since some (llm-gemini 0.35) have none and could block a worker forever.
+"""A timeout for every call of a plugin, since some (llm-gemini 0.35) lack one and could block a worker for ever.
 
 Python cannot end a call. After the timeout it continues in a daemon thread, and its result is discarded. While
 MAX_CALLS calls hang, further calls raise TimeoutError.

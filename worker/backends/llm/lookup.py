@@ -155,8 +155,8 @@ def _headers_of_the_environment() -> list[str]:
 def _with_key_argument(model: EmbeddingModel) -> EmbeddingModel:
     """Set the key permanently on a model whose plugin is older than the argument `key` and reads `model.key`.
 
-    llm 0.36 sets that attribute during a call only. For a model that needs no key it sets None, even if the model has
-    one, and a call in one thread sets None during the call of another.
+    llm 0.36 sets that attribute during a call only. For a model that needs no key it sets `None`, even if the model has
+    one, and a call in one thread sets `None` during the call of another.
     """
     try:
         inspect.signature(model.embed_batch).bind([], key=None)

@@ -82,7 +82,7 @@ def prompt_options(name: str, model: Model, given: Mapping[str, Any]) -> tuple[M
 
 
 def _validate(owner: str, model: Model, options: Mapping[str, Any]) -> None:
-    """Make a prompt, which checks the options and sends no request."""
+    """Make a prompt, which checks the options, without sending it."""
     try:
         model.prompt("", **options)
     except ValidationError as error:

@@ -25,7 +25,7 @@ from worker.celery.upstream.scripts import PAST_LIMIT
 
 
 class Channel(stock.Channel):
-    """A channel that loses no message, and serves a broker over its memory limit."""
+    """A channel that keeps every message, and serves a broker over its memory limit."""
 
     QoS = UnackedMessages
 

@@ -109,7 +109,7 @@ def read_claim(channel: Any, **options: Any) -> bool:
 
 
 def _answer(channel: Any, name: str, **options: Any) -> Any:
-    """Read the next answer. A BLMOVE that is refused for lack of memory counts as None."""
+    """Read the next answer. A BLMOVE that is refused for lack of memory counts as `None`."""
     was_full = channel.is_full
     try:
         answer = channel.client.parse_response(channel.client.connection, name, **options)

@@ -1,8 +1,8 @@
 """Writes that pass a broker over its memory limit (`maxmemory` with `noeviction`), so that its queues can drain.
 
-Such a broker refuses every command that takes memory: a task could neither store its result nor send its successor,
-and Celery 5.7 would acknowledge the message without either. These writes pass, because the message in hand goes in
-their place. All other messages are refused, as those of every sender.
+Such a broker refuses every command that takes memory: a task could store no result and send no successor, and Celery
+5.7 would still acknowledge the message. These writes pass, because the message in hand goes in their place. All other
+messages are refused, as those of every sender.
 
 Redis 6.2 and 7.0 then refuse every transaction, whatever is in it, so the client sends its commands one by one.
 """
@@ -32,7 +32,7 @@ def past_memory_limit() -> Iterator[None]:
 
 
 class NonTransactional(Redis):
-    """A client whose pipelines are no transactions, unless its caller asks for one."""
+    """A client whose pipelines run without a transaction, unless its caller asks for one."""
 
     def pipeline(self, transaction: bool = False, shard_hint: str | None = None) -> Any:
         return super().pipeline(transaction, shard_hint)

@@ -26,7 +26,7 @@ end
 
 
 class UnackedMessages(QoS):
-    """The messages that a channel has taken and not acknowledged."""
+    """The messages that a channel has taken and has yet to acknowledge."""
 
     def append(self, message: Any, delivery_tag: str) -> None:
         """Hold a message. The script that took it from its queue has recorded it in the broker already."""

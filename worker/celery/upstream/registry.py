@@ -62,7 +62,7 @@ class Change:
         return getattr(found, path) if path else found
 
     def original(self) -> Any:
-        """Find the library's own attribute, patched or not. Raises ImportError, AttributeError."""
+        """Find the library's own attribute, even if it is patched. Raises ImportError, AttributeError."""
         if self.owner + self.name in _originals:
             return _originals[self.owner + self.name]
         return inspect.getattr_static(self.found_owner(), self.name)
@@ -282,7 +282,7 @@ def install() -> None:
 
 
 def check() -> Iterator[str]:
-    """Yield a sentence for each change whose library is not the one that it was verified with."""
+    """Yield a sentence for each change whose library differs from the one that it was verified with."""
     for change in CHANGES:
         try:
             installed = version(change.library)
@@ -324,7 +324,7 @@ def _missing(change: Change) -> str:
 
 
 def fingerprint(code: Any) -> str:
-    """Hash a function: comments, docstrings and formatting do not count. "" if it has no source."""
+    """Hash a function without comments, docstrings and formatting. "" if it has no source."""
     try:
         return sha256(outline(code).encode()).hexdigest()[:16]
     except (OSError, TypeError, SyntaxError):

@@ -1,7 +1,6 @@
 """Claim inputs for one request: find a build with work, take the budget, then lease as many as it covers.
 
-The budget comes before the claim, so a slot that waits for it holds neither a lease nor a connection, and its wait
-does not count as an attempt.
+The budget comes before the claim, so a slot waits for it without a lease, a connection, or a counted attempt.
 """
 
 import threading

@@ -106,8 +106,8 @@ def set_aside(error: SettingsError) -> Outcome:
 def blame(responses: Sequence[Response], *, provider_is_up: bool, was_alone: bool) -> Sequence[Response]:
     """Turn unanswered requests into unsent ones, unless their inputs are to blame.
 
-    The inputs are to blame if the provider answers a probe afterwards. Otherwise it is down, and the request does
-    not count, so documents survive an outage of any length. An input that `was_alone` (the only one of its claim, and
+    The inputs are to blame if the provider answers a probe afterwards. Otherwise it is down, and the request is left
+    uncounted, so documents survive an outage of any length. An input that `was_alone` (the only one of its claim, and
     the only request in flight) is to blame even then, as it may take the provider down. Inputs wait during an outage,
     so each outage counts as one attempt at most.
     """
