@@ -15,6 +15,7 @@ from packaging.version import Version
 
 from worker.celery.upstream.registry import CHANGES
 from worker.cli import cli
+from worker.configuration.layers import SCALARS
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -138,7 +139,7 @@ def test_compose_stores_the_flower_password_in_a_writable_volume(services: dict[
         f" {home[1]}\n"
         in (ROOT / "Dockerfile").read_text().partition("install --directory --owner worker")[2]
     )
-    assert services["flower"]["volumes"] == [f"flower:{home[1]}"]
+    assert f"flower:{home[1]}" in services["flower"]["volumes"]
     assert services["flower"]["environment"]["FLOWER_BASIC_AUTH"] == "${FLOWER_BASIC_AUTH:-}"
     assert services["flower"]["ports"] == ["127.0.0.1:5555:5555"]
 
@@ -154,7 +155,54 @@ def test_every_compose_service_has_the_llm_plugins_and_folder(services: dict[str
         if "build" in service:
             assert service["build"]["args"] == {"LLM_PLUGINS": "${LLM_PLUGINS:-}"}, name
         if "build" in service and name != "flower":  # flower calls no model
-            assert [volume.split(":")[-1] for volume in service["volumes"]] == [folder[1]], name
+            assert folder[1] in [volume.split(":")[-1] for volume in service["volumes"]], name
+
+
+# The compose file sets these itself: addresses of its services, and folders of the image.
+FIXED = {"DATABASE_URL", "BROKER_URL", "METRICS_ADDRESS", "VECTOR_INDEX_HOME"}
+
+
+def test_compose_passes_every_setting_and_variable_to_every_process(services: dict[str, Any]) -> None:
+    """By name, from the shell or `.env`; and all of `.env`, which Compose reads in every command."""
+    settings = {*SCALARS, "VECTOR_INDEX", "VECTOR_INDEX_SETTINGS"}
+    for name, service in services.items():
+        if "build" in service:
+            environment = service["environment"]
+            assert settings <= environment.keys(), name
+            assert {key for key in settings if environment[key] is not None} == FIXED, name
+            assert service["env_file"] == [{"path": ".env", "required": False}], name
+
+
+def test_compose_mounts_a_settings_file_into_every_process(services: dict[str, Any]) -> None:
+    for name, service in services.items():
+        if "build" in service:
+            assert "${SETTINGS_FOLDER:-./settings}:/settings:ro" in service["volumes"], name
+    assert "/settings/" in (ROOT / "docs/operate/deploy.md").read_text()
+
+
+def test_example_of_the_env_file_names_what_compose_asks_for(services: dict[str, Any]) -> None:
+    example = (ROOT / ".env.example").read_text()
+    named = dict(re.findall(r"^(\w+)=(.*)$", example, re.MULTILINE))
+    asked = set(re.findall(r"\$\{(\w+)", (ROOT / "docker-compose.yml").read_text()))
+    assert asked <= named.keys()
+    assert named.keys() - asked <= services["embed"]["environment"].keys()
+    assert {name: value for name, value in named.items() if name.endswith("PASSWORD")} == {
+        "POSTGRES_PASSWORD": "",
+        "VALKEY_PASSWORD": "",
+    }
+    assert "/.env" in (ROOT / ".gitignore").read_text().splitlines()
+    assert "!.env" not in (ROOT / ".dockerignore").read_text()
+
+
+def test_documented_scrape_meets_every_replica_of_a_compose_service(services: dict[str, Any]) -> None:
+    """A static target is one address, while a service with several replicas has several."""
+    text = (ROOT / "docs/how-to/monitoring.md").read_text()
+    (block,) = [block for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if "scrape" in block]
+    (job,) = yaml.safe_load(block)["scrape_configs"]
+    (found,) = job["dns_sd_configs"]
+    workers = {name for name, service in services.items() if service.get("command", [""])[0] == "worker"}
+    assert (set(found["names"]), found["type"]) == (workers, "A")
+    assert "static_configs" not in job
 
 
 def test_git_and_the_image_ignore_keys_of_the_llm_folder() -> None:
