@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import psycopg
@@ -51,6 +52,7 @@ def only_line(done: "subprocess.CompletedProcess[str]") -> str:
         (["status"], {}, 3, "run `vector-index up`"),
         (["search", "x"], BROKER, 3, "the broker 'redis://***@127.0.0.1:1/0' cannot be reached"),
         (["worker"], POSTGRES | BROKER, 3, "Postgres at 127.0.0.1:1/x is unreachable"),
+        (["schema"], POSTGRES, 3, "start it, or correct the host and port of DATABASE_URL"),
         (["worker"], POSTGRES | BROKER | {"TIMEZONE": "Mars"}, 2, "TIMEZONE is 'Mars'"),
     ],
 )
@@ -60,6 +62,41 @@ def test_wrong_usage_is_one_line_with_an_exit_code(
     found, line = failed(tmp_path, arguments, **variables)
     assert expected in line
     assert found == code
+
+
+@pytest.mark.parametrize(
+    "arguments", [["search", "x"], ["status"], ["worker"], ["up"]], ids=lambda given: given[0]
+)
+def test_wrong_password_of_the_broker_is_named_as_such(
+    arguments: list[str], services: Addresses, database_url: str, tmp_path: Path
+) -> None:
+    """Not as a broker that is away, which a worker would wait for."""
+    address = urlsplit(services.broker_url)
+    url = f"redis://:geheim@{address.hostname}:{address.port}/0"
+    code, line = failed(tmp_path, arguments, BROKER_URL=url, DATABASE_URL=database_url)
+    assert "refuses the user or password of BROKER_URL" in line
+    assert "cannot be reached" not in line
+    assert code == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"password": "geheim"}, "correct user and password, or set one on the server: ALTER ROLE"),
+        ({"dbname": "no_such"}, "correct the name of the database, or create it with `createdb`"),
+        ({"user": "no_such"}, "correct user and password"),
+    ],
+    ids=lambda given: next(iter(given), "") if isinstance(given, dict) else "",
+)
+def test_refused_login_of_postgres_says_what_to_do(
+    change: dict[str, str], expected: str, services: Addresses, tmp_path: Path
+) -> None:
+    made = psycopg.conninfo.conninfo_to_dict(services.database_url) | change
+    url = "postgresql://{user}:{password}@{host}:{port}/{dbname}".format(**made)
+    code, line = failed(tmp_path, ["schema"], DATABASE_URL=url)
+    assert "check DATABASE_URL: " in line
+    assert expected in line
+    assert code == 2
 
 
 def test_worker_exits_for_an_unknown_model(system: System) -> None:

@@ -161,6 +161,23 @@ def test_a_wrong_password_raises_a_settings_error(database_url: str) -> None:
         schema.install(wrong)
 
 
+def test_missing_pgvector_is_reported_with_the_packages_of_its_version(empty_database_url: str) -> None:
+    """The server looks for extensions in another folder, as one does that has no pgvector."""
+    with psycopg.connect(empty_database_url, autocommit=True) as owner:
+        owner.execute("DROP EXTENSION IF EXISTS vector")
+        name = psycopg.conninfo.conninfo_to_dict(empty_database_url)["dbname"]
+        owner.execute(
+            sql.SQL("ALTER DATABASE {} SET extension_control_path = '/nowhere'").format(
+                sql.Identifier(str(name))
+            )
+        )
+    with pytest.raises(SettingsError) as caught:
+        schema.install(empty_database_url)
+    assert "has no pgvector" in str(caught.value)
+    assert "`apt install postgresql-18-pgvector` on Debian and Ubuntu" in str(caught.value)
+    assert "pgvector/pgvector:pg18" in str(caught.value)
+
+
 class Older(Postgres):
     """PostgreSQL 16 from the same wheel; its initdb lacks the built-in locales of 17."""
 

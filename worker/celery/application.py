@@ -171,6 +171,7 @@ def log(loglevel: int, **_: Any) -> None:
 @ends_on_error
 def start_beat(**_: Any) -> None:
     """Apply changed schedules; a worker does the same, whichever starts first."""
+    startup_checks.check_broker()
     startup_checks.sync_schedules()
     connection.close_pools()
     logging.getLogger("celery.beat").addFilter(ShortenSchedulingErrors())

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from worker import configuration, wiring
+from worker.celery.broker_errors import check_login
 from worker.configuration import EmbeddingBackendSettings
 from worker.store import connection, schedule, schema
 
@@ -12,10 +13,17 @@ def prepare() -> Sequence[str]:
 
     Returns notices for the operator. Raises SettingsError or ServiceUnreachable before any task is taken.
     """
+    check_broker()
     sync_schedules()
     check_sources()
     check_models()
     return configuration.current().notices
+
+
+def check_broker() -> None:
+    """Check the passwords of the broker and of the result backend. Raises SettingsError."""
+    check_login("BROKER_URL", wiring.addresses().broker_url)
+    check_login("RESULT_BACKEND", wiring.result_backend())
 
 
 def sync_schedules() -> None:

@@ -9,9 +9,10 @@ from celery.result import AsyncResult
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
+from worker.celery.broker_errors import broker_error
 from worker.celery.own_addresses import OwnAddresses
 from worker.configuration import Configuration
-from worker.configuration.addresses import celery_settings, redacted
+from worker.configuration.addresses import celery_settings
 from worker.errors import ServiceUnreachable, VectorIndexError
 from worker.services import attach
 
@@ -100,19 +101,11 @@ class Client:
 
     @contextmanager
     def reachable(self) -> Iterator[None]:
-        """Turn connection errors into ServiceUnreachable."""
+        """Turn connection errors into ServiceUnreachable, and a refused login into SettingsError."""
         try:
             yield
         except (OperationalError, RedisError, OSError) as error:
-            fix = "start it, run `vector-index up`, or set BROKER_URL"
-            if "CERTIFICATE_VERIFY_FAILED" in str(error):
-                fix = (
-                    "add ssl_ca_certs=FILE to its address, the authority that signed its certificate; "
-                    "ssl_check_hostname=false if only its host name differs"
-                )
-            raise ServiceUnreachable(
-                f"the broker {redacted(self.broker_url)} cannot be reached ({error}): {fix}"
-            ) from error
+            raise broker_error("BROKER_URL", self.broker_url, error) from error
 
 
 class StallDetector:

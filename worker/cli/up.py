@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from worker.celery import startup_checks
+from worker.celery.broker_errors import check_login
 from worker.cli.client import Client
 from worker.cli.flower import Access
 from worker.cli.interruption import Interruption
@@ -40,6 +41,12 @@ def up(services_only: bool, loglevel: str, as_json: bool) -> None:
     configuration = load()
     for notice in configuration.notices:
         _notify(notice)
+    for setting, url in (
+        ("BROKER_URL", configuration.broker_url),
+        ("RESULT_BACKEND", configuration.result_backend),
+    ):
+        if url:
+            check_login(setting, url)
     if not services_only:
         startup_checks.check_models()  # reports a wrong model once, before anything starts, and not from each worker
     interruption = Interruption()

@@ -79,6 +79,8 @@ MISCONFIGURED = re.compile(
     r"|invalid .*(value|port number)|^connection is bad: (definition of service|weak sslmode)"
 )
 
+START = "start it, or correct the host and port of DATABASE_URL"
+
 DROPPED = "the index, or a build of it, was dropped while it was being used: try again"
 
 _opening = threading.Lock()
@@ -192,7 +194,9 @@ def translate_errors(url: str) -> Iterator[None]:
     try:
         yield
     except PoolTimeout as error:
-        raise ServiceUnreachable(f"Postgres at {where(url)} is unreachable: {_reason(error)}") from error
+        raise ServiceUnreachable(
+            f"Postgres at {where(url)} is unreachable: {_reason(error)}; {START}"
+        ) from error
     except pg.ReadOnlySqlTransaction as error:
         raise ServiceUnreachable(f"Postgres at {where(url)} is read-only: {_reason(error)}") from error
     except pg.UndefinedTable as error:
@@ -212,9 +216,9 @@ def translate_errors(url: str) -> Iterator[None]:
             message
         ):  # while connecting, libpq has the message of the server but no SQLSTATE
             raise SettingsError(
-                f"Postgres at {where(url)} refused the connection: {message}; check DATABASE_URL"
+                f"Postgres at {where(url)} refused the connection: {message}; check DATABASE_URL: {_login(message)}"
             ) from error
-        raise ServiceUnreachable(f"Postgres at {where(url)} is unreachable: {message}") from error
+        raise ServiceUnreachable(f"Postgres at {where(url)} is unreachable: {message}; {START}") from error
 
 
 @contextmanager
@@ -228,6 +232,17 @@ def _translate_rest(url: str) -> Iterator[None]:
             f"Postgres at {where(url)} returned an error ({type(error).__name__}): {said}; correct the database, its "
             "role or DATABASE_URL"
         ) from error
+
+
+def _login(message: str) -> str:
+    """Say what to do about a refused login."""
+    if "pg_hba.conf" in message:
+        return "let pg_hba.conf of the server admit this host, or correct user and database"
+    if "database" in message and "does not exist" in message:
+        return "correct the name of the database, or create it with `createdb`"
+    if "authentication failed" in message or "no password" in message or "role" in message:
+        return "correct user and password, or set one on the server: ALTER ROLE name PASSWORD '...'"
+    return "correct what the server names"
 
 
 def where(url: str) -> str:

@@ -114,8 +114,17 @@ def _create_extension_and_schema(connection: Connection, url: str) -> None:
         ) from error
     except (pg.UndefinedFile, pg.FeatureNotSupported) as error:
         raise SettingsError(
-            f"Postgres at {where(url)} has no pgvector: install the extension `vector` 0.8 or later on the server"
+            f"Postgres at {where(url)} has no pgvector: install the extension `vector` 0.8 or later on the server, "
+            + packages(connection.info.server_version // 10000)
         ) from error
+
+
+def packages(major: int) -> str:
+    """Return the names of the packages of pgvector for a version of Postgres."""
+    return (
+        f"which is `apt install postgresql-{major}-pgvector` on Debian and Ubuntu, `dnf install pgvector_{major}` on "
+        f"Red Hat, `brew install pgvector` on macOS, and the image pgvector/pgvector:pg{major} for containers"
+    )
 
 
 def _check_pgvector(connection: Connection, url: str) -> None:
