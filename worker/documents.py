@@ -1,11 +1,12 @@
 """Documents, the chunks that are embedded, and the passages that a search returns."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, time
 from decimal import Decimal
 from hashlib import blake2b
+from math import ceil, log10
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -16,8 +17,28 @@ from worker.results import Row
 MAX_ID_CHARACTERS = 512
 MAX_METADATA_BYTES = 1_000_000
 MIN_VERSION, MAX_VERSION = -(2**63), 2**63 - 1
+MAX_DIGITS = 640  # of an integer: Python can be set to read no longer ones, so every process can read these
+MAX_BITS = 2126  # of an integer of that many digits
+
+# Two keys that make Celery take a JSON object for a value of its own, wherever it reads one: in a message or a result.
+CELERY_KEYS = {"__type__", "__value__"}
+LONG_NUMBER = "vector_index.long_number"  # the `__type__` of a LongNumber
 
 FIELDS = {"id", "text", "title", "metadata", "version"}
+
+
+@dataclass(frozen=True)
+class LongNumber:
+    """Stands for an integer of more than MAX_DIGITS digits, which nothing else may contain."""
+
+    digits: int
+
+    def __repr__(self) -> str:
+        return f"a number of {self.digits:,} digits"
+
+    def __json__(self) -> dict[str, Any]:
+        """Encode it for kombu: a task that is retried is sent again with its arguments."""
+        return {"__type__": LONG_NUMBER, "__value__": self.digits}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +182,7 @@ def document_id(value: object) -> str:
     """Return the id as a string; a whole number becomes its decimal string. Raises InvalidDocument."""
     value = _plain_id(value)
     if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
+        value = str(value)
     if value is None or value == "":
         raise InvalidDocument("id is missing: give every document a string or an integer as its id")
     if not isinstance(value, str):
@@ -198,8 +219,21 @@ def document_version(value: object) -> int | None:
             f"version must be an integer that the application increases, not {_type(value)}"
         )
     if not MIN_VERSION <= value <= MAX_VERSION:
-        raise InvalidDocument(f"version {value} does not fit into 64 bits: send a smaller one")
+        raise InvalidDocument(f"version {str(value)[:40]} does not fit into 64 bits: send a smaller one")
     return value
+
+
+def read_json(text: str | bytes, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
+    """Read JSON with integers of any length: those over MAX_DIGITS become a LongNumber.
+
+    Raises ValueError for text that is not JSON, and RecursionError for one that is nested too deep.
+    """
+    return json.loads(text, parse_int=_read_integer, object_hook=object_hook)
+
+
+def _read_integer(text: str) -> int | LongNumber:
+    digits = len(text.lstrip("-"))
+    return int(text) if digits <= MAX_DIGITS else LongNumber(digits)
 
 
 def clean(text: str) -> str:
@@ -226,8 +260,18 @@ def _plain_id(value: object) -> object:
 
 def _whole(value: object) -> object:
     """Return a Decimal without a fraction as an integer; databases return whole numbers as Decimals."""
-    if isinstance(value, Decimal) and value.is_finite() and value == value.to_integral_value():
-        return int(value)
+    if isinstance(value, Decimal) and value.is_finite():
+        if value.adjusted() >= MAX_DIGITS:
+            return LongNumber(value.adjusted() + 1)
+        if value == value.to_integral_value():
+            return int(value)
+    return _bounded(value)
+
+
+def _bounded(value: object) -> object:
+    """Return a LongNumber for an integer that is too long."""
+    if isinstance(value, int) and value.bit_length() > MAX_BITS:
+        return LongNumber(ceil(value.bit_length() * log10(2)))
     return value
 
 
@@ -257,6 +301,9 @@ def clean_json(value: object, path: str, depth: int = 0) -> Any:
     """Clean every string of a JSON value; `path` names the value in errors. Raises InvalidDocument."""
     if depth > 32:
         raise InvalidDocument(f"{path} is nested more than 32 levels deep")
+    value = _bounded(value)
+    if isinstance(value, LongNumber):
+        raise InvalidDocument(f"{path} is {value!r}; at most {MAX_DIGITS} are allowed: send it as a string")
     if value is None or isinstance(value, (bool, int)):
         return value
     if isinstance(value, float):
@@ -271,6 +318,11 @@ def clean_json(value: object, path: str, depth: int = 0) -> Any:
     if isinstance(value, Mapping):
         if not all(isinstance(key, str) for key in value):
             raise InvalidDocument(f"{path} has a key that is not a string")
+        if value.keys() == CELERY_KEYS:
+            raise InvalidDocument(
+                f"{path} has the keys __type__ and __value__ alone, which Celery takes for a value of its own: "
+                "rename one of them"
+            )
         return {
             clean(key): clean_json(item, f"{path}.{clean(key)[:40]}", depth + 1)
             for key, item in value.items()
@@ -281,5 +333,7 @@ def clean_json(value: object, path: str, depth: int = 0) -> Any:
 
 
 def _type(value: object) -> str:
+    if isinstance(value, LongNumber):
+        return repr(value)
     names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
     return names.get(type(value), f"of type {type(value).__name__}")

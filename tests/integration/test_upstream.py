@@ -24,9 +24,9 @@ from celery import current_app
 from celery.apps import worker as celery_worker
 from celery.beat import BeatLazyFunc
 from celery.concurrency.asynpool import ResultHandler
-from celery.exceptions import QueueNotFound
+from celery.exceptions import InvalidTaskError, QueueNotFound
 from kombu import Consumer, Message, Queue, pools
-from kombu.exceptions import EncodeError, OperationalError
+from kombu.exceptions import DecodeError, EncodeError, OperationalError
 from kombu.transport.redis import Mutex
 from redis.exceptions import OutOfMemoryError, ResponseError
 
@@ -36,6 +36,7 @@ from tests.fixtures.system import eventually
 from tests.fixtures.upstream import NEEDED, Library, needs
 from worker.celery.upstream.memory_limit import past_memory_limit
 from worker.celery.upstream.registry import CHANGES
+from worker.documents import LongNumber
 
 CLAIMING = ("Channel._brpop_start", "Channel._brpop_read", "QoS.append")  # one mechanism
 
@@ -216,6 +217,63 @@ def test_a_full_broker_takes_the_successor_that_an_app_sends(
         app.close()
         pools.reset()
     assert own.llen("celery") == 1
+
+
+MESSAGE = {
+    "body": "[]",
+    "content-type": "application/json",
+    "content-encoding": "utf-8",
+    "headers": {"task": "tasks.any", "id": "1"},
+    "properties": {"delivery_info": {"exchange": "", "routing_key": "first"}, "delivery_tag": "1"},
+}
+
+
+def received(connection: Any, **changes: Any) -> Any:
+    """A message that a channel has received."""
+    channel = connection.default_channel
+    message = channel.Message({**MESSAGE, **changes}, channel=channel)
+    message.accept = {"application/json"}
+    message.ack = lambda **_: None
+    return message
+
+
+@needs("Message._decode", raises=DecodeError)
+@pytest.mark.parametrize(
+    ("body", "read"),
+    [
+        ('[{"__type__": "Point", "__value__": 1}]', [{"__type__": "Point", "__value__": 1}]),
+        (f"[{'7' * 5000}]", [LongNumber(5000)]),
+    ],
+)
+def test_a_value_that_kombu_cannot_read_stays_in_its_place(connection: Any, body: str, read: Any) -> None:
+    assert received(connection, body=body).payload == read
+
+
+@pytest.mark.filterwarnings("ignore:Call to deprecated setex")  # by Celery
+@needs("Consumer.create_task_handler", raises=TypeError)
+def test_a_header_of_another_type_ends_no_worker(library: Library, broker_url: str, connection: Any) -> None:
+    consumer = library.consumer(broker_url)
+    handle = consumer.create_task_handler()
+    handle(received(connection, headers={"task": [], "id": "1"}))
+    assert consumer.app.AsyncResult("1").state == "FAILURE"
+
+
+@pytest.mark.filterwarnings("ignore:Call to deprecated setex")  # by Celery
+@needs("Consumer.on_decode_error", raises=AssertionError)
+def test_a_body_that_cannot_be_decoded_fails_its_task(
+    library: Library, broker_url: str, connection: Any
+) -> None:
+    consumer = library.consumer(broker_url)
+    consumer.on_decode_error(received(connection), DecodeError("x"))
+    assert consumer.app.AsyncResult("1").state == "FAILURE"
+
+
+@pytest.mark.filterwarnings("ignore:Call to deprecated setex")  # by Celery
+@needs("Consumer.on_invalid_task", raises=AssertionError)
+def test_an_invalid_task_fails(library: Library, broker_url: str, connection: Any) -> None:
+    consumer = library.consumer(broker_url)
+    consumer.on_invalid_task(None, received(connection), InvalidTaskError("x"))
+    assert consumer.app.AsyncResult("1").state == "FAILURE"
 
 
 def callbacks_app(library: Library, url: str) -> Any:

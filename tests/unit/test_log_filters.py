@@ -15,8 +15,6 @@ from worker.observability.logs import Text
     [
         (consumer.UNKNOWN_FORMAT, ("secret text",), ""),
         (consumer.UNKNOWN_TASK_ERROR, ("'tasks.nope'", "secret text", "secret", "text"), "tasks.nope"),
-        (consumer.INVALID_TASK_ERROR, (ValueError("no id"), "secret text"), "no id"),
-        (consumer.MESSAGE_DECODE_ERROR, (ValueError("bad"), "j", "u", "{}", "secret text"), "bad"),
     ],
 )
 def test_a_refused_message_is_logged_without_its_body(

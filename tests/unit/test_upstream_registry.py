@@ -11,7 +11,9 @@ import pytest
 from worker.celery.upstream import registry
 from worker.celery.upstream.callbacks import Router
 from worker.celery.upstream.channel import AMQP, Channel
+from worker.celery.upstream.payloads import Message
 from worker.celery.upstream.redelivery import UnackedMessages
+from worker.celery.upstream.refusals import Consumer
 from worker.celery.upstream.registry import CHANGES, Change, fingerprint
 from worker.celery.upstream.results import RedisBackend
 from worker.errors import SettingsError
@@ -45,12 +47,16 @@ def test_each_change_gives_a_reason_and_an_issue(change: Change) -> None:
     assert re.match(r"https://github\.com/[\w/-]+/issues/\d+\b|not reported\b", change.upstream)
 
 
-@pytest.mark.parametrize("cls", [AMQP, Channel, RedisBackend, Router, UnackedMessages])
+@pytest.mark.parametrize("cls", [AMQP, Channel, Consumer, Message, RedisBackend, Router, UnackedMessages])
 def test_every_override_is_in_the_registry(cls: type) -> None:
     listed = {change.name for change in CHANGES if change.replacement is cls}
     known = {name for base in cls.__mro__[1:-1] for name in vars(base)}
     # the classes that kombu looks up in a class attribute are hooks
-    assert {name for name in vars(cls) if not name.startswith("__")} & known - {"QoS", "Connection"} == listed
+    assert {name for name in vars(cls) if not name.startswith("__")} & known - {
+        "Connection",
+        "Message",
+        "QoS",
+    } == listed
 
 
 def test_a_missing_attribute_ends_in_a_sentence(changes: Any) -> None:

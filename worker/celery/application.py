@@ -67,6 +67,7 @@ STATIC: dict[str, Any] = {
     "task_retry_on_worker_lost": True,
     "task_reject_on_worker_lost": True,  # requeue it if the broker refuses it
     "task_track_started": True,
+    "worker_consumer": "worker.celery.upstream.refusals:Consumer",
     "worker_prefetch_multiplier": 1,
     "worker_pool": "threads",  # for all queues; staging alone can use --pool=prefork
     "worker_concurrency": 64,  # each waiting task sleeps in a slot

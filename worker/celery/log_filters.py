@@ -18,8 +18,6 @@ class RedactMessageBodies(logging.Filter):
     ARGUMENTS_TO_LOG: ClassVar = {
         consumer.UNKNOWN_FORMAT: 0,
         consumer.UNKNOWN_TASK_ERROR: 1,
-        consumer.INVALID_TASK_ERROR: 1,
-        consumer.MESSAGE_DECODE_ERROR: 1,
     }
 
     def filter(self, record: logging.LogRecord) -> bool:

@@ -29,6 +29,8 @@ class RedactedRequest(Request):
     """
 
     def __init__(self, message: Any, *args: Any, **kwargs: Any) -> None:
+        if not kwargs.get("decoded"):  # else the pool would read the body again, with kombu's own reader
+            kwargs |= {"decoded": True, "body": message.payload}
         super().__init__(message, *args, **kwargs)
         self._job = read_job_header(self._request_dict.get(JOB_HEADER))
         shown = self._job.get("arguments") or summary(

@@ -21,7 +21,7 @@ from worker.cli.client import STALL_SECONDS, Client, result_of
 from worker.cli.options import filter_option, index_and_json, parse_filter
 from worker.cli.output import counted, first_lines, progress_bar
 from worker.configuration import load
-from worker.documents import document_id, document_ids
+from worker.documents import document_id, document_ids, read_json
 from worker.errors import InvalidDocument, InvalidQuery
 from worker.keyspace import CHAT, STAGING
 from worker.search.queries import MODES
@@ -175,7 +175,7 @@ def read(path: Path) -> list[JudgedQuestion]:
         for number, line in enumerate(lines, start=1):
             if line.strip():
                 try:
-                    questions.append(_question(json.loads(line)))
+                    questions.append(_question(read_json(line)))
                 except (json.JSONDecodeError, InvalidDocument, InvalidQuery) as error:
                     reason = f"not JSON ({error.msg})" if isinstance(error, json.JSONDecodeError) else error
                     raise InvalidQuery(

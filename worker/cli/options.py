@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from worker.documents import read_json
 from worker.errors import InvalidQuery
 
 Command = Callable[..., Any]
@@ -41,7 +42,7 @@ def loglevel_option(default: str) -> Callable[[Command], Command]:
 def parse_filter(text: str | None) -> Any:
     """Return the value of --filter. Raises InvalidQuery if it is not JSON."""
     try:
-        return None if text is None else json.loads(text)
+        return None if text is None else read_json(text)
     except json.JSONDecodeError as error:
         raise InvalidQuery(
             f'--filter is {text!r}, which is not JSON ({error.msg}): write it as in \'{{"language": "en"}}\''

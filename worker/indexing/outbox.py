@@ -5,7 +5,6 @@ second and stages one page itself, so a committed document is staged within a se
 than one page waits, it also wakes the staging processes, which have one process per core.
 """
 
-import json
 import logging
 import random
 import threading
@@ -13,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
-from worker.documents import Document, check_size
+from worker.documents import Document, check_size, read_json
 from worker.errors import Bug, InputError, InvalidDocument, SettingsError, TemporaryError, VectorIndexError
 from worker.index import Index
 from worker.indexing.background import BackgroundThread
@@ -163,10 +162,10 @@ class _ChangeStager:
     def _document(self, change: Change, content: Content) -> Document:
         check_size(change.size, self._max_bytes)
         try:
-            metadata = json.loads(content.metadata)
+            metadata = read_json(content.metadata)
         except (ValueError, RecursionError) as error:
             raise InvalidDocument(
-                f"metadata cannot be parsed ({type(error).__name__}): a number is too long, or the nesting too deep"
+                f"metadata cannot be parsed ({type(error).__name__}): it is nested too deep"
             ) from error
         fields = {"id": change.id, "text": content.text, "title": content.title, "metadata": metadata}
         return Document.from_json({**fields, "version": change.version}, max_bytes=self._max_bytes)

@@ -4,7 +4,6 @@ The function runs in a process of its own, with the application's folder first o
 modules named `tasks` and `settings` as we do, set up Django, and use the Python of another environment.
 """
 
-import json
 import os
 import re
 import subprocess
@@ -15,6 +14,7 @@ from pathlib import Path
 from select import select
 from typing import Annotated, Any, BinaryIO, ClassVar
 
+from worker.documents import read_json
 from worker.errors import SettingsError, SourceFailed
 from worker.protocols import Skipped
 from worker.reference import Setting
@@ -102,7 +102,7 @@ class CallableSource:
         for line in lines:
             if not line.endswith(b"\n"):
                 break  # the process died while it wrote
-            message = json.loads(line)
+            message = read_json(line)
             if "document" in message:
                 yield message["document"]
             elif "skipped" in message:

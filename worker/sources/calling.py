@@ -48,7 +48,10 @@ def write_documents(out: TextIO, documents: Any) -> None:
             line = json.dumps({"document": with_whole_numbers(document)}, default=plain)
         except (TypeError, ValueError, RecursionError) as error:
             given = document.get("id") if isinstance(document, dict) else None
-            id = str(given) if isinstance(given, (str, int, uuid.UUID)) else None
+            named = isinstance(given, (str, uuid.UUID)) or (
+                isinstance(given, int) and given.bit_length() < 1000
+            )
+            id = str(given) if named else None
             line = json.dumps({"skipped": number, "reason": f"it is not JSON: {error}", "id": id})
         out.write(line + "\n")
 
@@ -62,6 +65,7 @@ def with_whole_numbers(document: Any) -> Any:
         for name in ("id", "version")
         if isinstance(value := document.get(name), decimal.Decimal)
         and value.is_finite()
+        and value.adjusted() < 1000  # else `json` refuses it
         and value == int(value)
     }
     return {**document, **whole}

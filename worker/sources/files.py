@@ -16,7 +16,7 @@ from typing import Annotated, Any, BinaryIO, ClassVar
 
 from selectolax.lexbor import LexborHTMLParser
 
-from worker.documents import Document
+from worker.documents import Document, read_json
 from worker.errors import InvalidDocument, InvalidQuery, SettingsError, SourceFailed
 from worker.protocols import Skipped
 from worker.reference import Setting
@@ -184,7 +184,7 @@ def _lines(file: Path, max_bytes: int) -> Iterator[dict[str, Any] | Skipped]:
             try:
                 if len(line) > limit:
                     raise InvalidDocument(f"the line is over {limit:,} bytes; split the document")
-                document = json.loads(_decode(line))
+                document = read_json(_decode(line))
                 Document.from_json(document, max_bytes=max_bytes)
                 yield document
             except json.JSONDecodeError as error:

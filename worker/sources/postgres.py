@@ -10,7 +10,9 @@ import stamina
 from psycopg import errors as pg
 from psycopg import sql
 from psycopg.rows import DictRow, dict_row
+from psycopg.types.json import set_json_loads
 
+from worker.documents import read_json
 from worker.errors import SourceFailed
 from worker.sessions import DRIVER, TRANSACTION_TIMEOUT_SINCE
 
@@ -84,6 +86,7 @@ class ReadOnlyConnection:
             )
             self._open.execute(DRIVER)
             self._open.read_only = True
+            set_json_loads(read_json, self._open)
         limit = sql.SQL("SET LOCAL statement_timeout = {}").format(math.ceil(1000 * self._timeout_seconds))
         with self._open.transaction():
             self._open.execute(limit)

@@ -12,7 +12,7 @@ from kombu import connection
 from kombu.transport import redis as stock
 from redis.exceptions import ConnectionError, OutOfMemoryError
 
-from worker.celery.upstream import callbacks, consuming
+from worker.celery.upstream import callbacks, consuming, payloads
 from worker.celery.upstream.broker_clock import BrokerClock
 from worker.celery.upstream.memory_limit import (
     NonTransactional,
@@ -27,6 +27,7 @@ from worker.celery.upstream.scripts import PAST_LIMIT
 class Channel(stock.Channel):
     """A channel that keeps every message, and serves a broker over its memory limit."""
 
+    Message = payloads.Message
     QoS = UnackedMessages
 
     # state of the request for the next message: see consuming.py

@@ -16,10 +16,9 @@ from time import monotonic
 from typing import Any
 from uuid import uuid4
 
-from kombu.utils.json import loads
 from redis.exceptions import OutOfMemoryError
 
-from worker.celery.upstream import unreadable
+from worker.celery.upstream import payloads, unreadable
 from worker.keyspace import NOTHING
 from worker.observability.logs import log_fields
 
@@ -94,7 +93,7 @@ def read_claim(channel: Any, **options: Any) -> bool:
         raise Empty
     queue, claim = json.loads(found[0]), channel.claim
     try:
-        message = unreadable.check(channel, loads(found[1]))  # type: ignore[no-untyped-call]
+        message = unreadable.check(channel, payloads.read(found[1]))
         message["properties"]["delivery_tag"] = claim
         channel.broker_clock.received(message)
     except unreadable.UNREADABLE as error:

@@ -9,9 +9,9 @@ from typing import Any
 
 from kombu.transport import virtual
 from kombu.transport.redis import QoS
-from kombu.utils.json import dumps, loads
+from kombu.utils.json import dumps
 
-from worker.celery.upstream import broker_clock, scripts, unreadable
+from worker.celery.upstream import broker_clock, payloads, scripts, unreadable
 
 # KEYS: the hash and the sorted set of unacknowledged messages, then the lists that get the message.
 # ARGV: the delivery tag, LPUSH or RPUSH, and the message.
@@ -64,7 +64,7 @@ class UnackedMessages(QoS):
 
 def _destination(channel: Any, entry: bytes) -> tuple[list[str], str]:
     """Read the lists that a message returns to, and the message. Raises one of UNREADABLE."""
-    message, exchange, routing_key = loads(entry)  # type: ignore[no-untyped-call]
+    message, exchange, routing_key = payloads.read(entry)
     unreadable.check(channel, message).setdefault("headers", {})["redelivered"] = True
     message["properties"]["delivery_info"]["redelivered"] = True
     priority = channel._get_message_priority(message, reverse=False)

@@ -19,10 +19,11 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from worker.celery.upstream import beat_signals, monitors, pool_results, shutdown_notice
+from worker.celery.upstream import beat_signals, monitors, payloads, pool_results, shutdown_notice
 from worker.celery.upstream.callbacks import Router
 from worker.celery.upstream.channel import AMQP, Channel, ConnectionPool
 from worker.celery.upstream.redelivery import UnackedMessages
+from worker.celery.upstream.refusals import Consumer
 from worker.celery.upstream.results import RedisBackend
 from worker.errors import SettingsError
 
@@ -176,6 +177,42 @@ CHANGES = (
         upstream="not reported",
         verified=KOMBU,
         fingerprint="bbcc5059247fe5a4",
+    ),
+    Change(
+        owner="kombu.message:Message",
+        name="_decode",
+        replacement=payloads.Message,
+        reason="one value that kombu or Python cannot read costs its whole message",
+        upstream="not reported",
+        verified=KOMBU,
+        fingerprint="5921d4a48cc8fda1",
+    ),
+    Change(
+        owner="celery.worker.consumer.consumer:Consumer",
+        name="create_task_handler",
+        replacement=Consumer,
+        reason="a header or a body of another type ends every worker that takes its message",
+        upstream="https://github.com/celery/celery/issues/4308",
+        verified=CELERY,
+        fingerprint="119f8581b6d1ccb5",
+    ),
+    Change(
+        owner="celery.worker.consumer.consumer:Consumer",
+        name="on_decode_error",
+        replacement=Consumer,
+        reason="a message that cannot be read is dropped, and its task is pending for ever",
+        upstream="https://github.com/celery/celery/issues/1442 (closed: not a bug)",
+        verified=CELERY,
+        fingerprint="890d610baf03771a",
+    ),
+    Change(
+        owner="celery.worker.consumer.consumer:Consumer",
+        name="on_invalid_task",
+        replacement=Consumer,
+        reason="a message that cannot be read is dropped, and its task is pending for ever",
+        upstream="https://github.com/celery/celery/issues/1442 (closed: not a bug)",
+        verified=CELERY,
+        fingerprint="b841365ea3ef126c",
     ),
     Change(
         owner="celery.app.routes:Router",

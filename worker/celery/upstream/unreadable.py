@@ -5,7 +5,8 @@ from typing import Any, cast
 
 from worker.observability.logs import log_fields
 
-UNREADABLE = (AttributeError, LookupError, TypeError, ValueError)  # raised by kombu on such a message
+# raised by kombu on such a message
+UNREADABLE = (AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 logger = logging.getLogger("vector_index.broker")
 

@@ -1,0 +1,81 @@
+"""Payloads: values that kombu or Python cannot read."""
+
+import json
+import pickle
+from datetime import date
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import pytest
+from kombu.utils.json import dumps
+
+from worker.celery.upstream import payloads
+from worker.documents import MAX_DIGITS, Document, LongNumber, document_id, document_label
+from worker.errors import InvalidDocument
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        UUID(int=7),
+        date(1994, 2, 14),
+        Decimal("1.50"),
+        {"__type__": "Point", "__value__": [1]},
+        {"__type__": "datetime", "__value__": "geheim"},
+        {"__type__": [], "__value__": 1},
+        {"__type__": "decimal", "__value__": 1, "more": 2},
+        LongNumber(5000),
+        10**MAX_DIGITS - 1,
+    ],
+    ids=repr,
+)
+def test_a_task_that_is_retried_has_its_arguments_still(value: object) -> None:
+    assert payloads.read(dumps([value])) == [value]  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.parametrize("digits", [MAX_DIGITS + 1, 4_299, 4_301, 50_000])
+def test_a_long_integer_is_read_as_its_length(digits: int) -> None:
+    assert payloads.read(f"[-{'7' * digits}]") == [LongNumber(digits)]
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (10**700, "metadata.x is a number of 701 digits; at most 640 are allowed: send it as a string"),
+        (
+            LongNumber(5000),
+            "metadata.x is a number of 5,000 digits; at most 640 are allowed: send it as a string",
+        ),
+    ],
+)
+def test_a_long_integer_in_metadata_refuses_its_document(value: object, said: str) -> None:
+    with pytest.raises(InvalidDocument) as caught:
+        Document.from_json({"id": 1, "text": "", "metadata": {"x": value}}, max_bytes=10)
+    assert str(caught.value) == said
+
+
+@pytest.mark.parametrize(
+    "id",
+    [10**600, 10**4200, 10**20_000, Decimal("1e600"), Decimal("1e999999"), LongNumber(9999)],
+    ids=["600 digits", "4,201 digits", "20,001 digits", "Decimal", "large Decimal", "too long"],
+)
+def test_a_long_integer_is_no_id(id: object) -> None:
+    with pytest.raises(InvalidDocument, match=r"^id (has \d+ characters|must be)"):
+        document_id(id)
+    document_label({"id": id})  # whatever it is, it can be named
+
+
+@pytest.mark.parametrize("levels", [[], [{}], {"a": {}}])
+def test_keys_of_celery_refuse_their_document_wherever_they_are(levels: Any) -> None:
+    inside = {"__type__": "decimal", "__value__": "1"}
+    text = json.dumps({"id": 1, "text": "", "metadata": {"x": [levels, inside]}})
+    with pytest.raises(InvalidDocument, match=r"^metadata\.x\[1\] has the keys __type__ and __value__ alone"):
+        Document.from_json(json.loads(text), max_bytes=10)
+
+
+def test_what_is_nested_too_deep_can_be_passed_to_a_process() -> None:
+    found = payloads.read("[" * 900 + "]" * 900)
+    assert pickle.dumps(found)
+    with pytest.raises(InvalidDocument, match="nested more than 32 levels deep"):
+        Document.from_json({"id": 1, "text": "", "metadata": {"x": found}}, max_bytes=10)
