@@ -25,11 +25,13 @@ import psycopg
 
 from tests.simulation import (
     CALM,
+    DROPS,
     LATE_REFUSALS,
     OUTAGES,
     PROVIDER_CRASHES,
     REINDEXING,
     STORM,
+    Drops,
     Simulation,
     Weather,
 )
@@ -141,7 +143,7 @@ def leave_no_tombstones_of_unknown_documents() -> None:
 RULES = [
     Rule(
         name="control: all rules in place",
-        weathers=(CALM, STORM, REINDEXING, LATE_REFUSALS, OUTAGES, PROVIDER_CRASHES),
+        weathers=(CALM, STORM, REINDEXING, DROPS, LATE_REFUSALS, OUTAGES, PROVIDER_CRASHES),
     ),
     Rule(name="staging, retry and delete hold the index's shared lock", remove=unlock(writing, deletion)),
     Rule(
@@ -222,6 +224,16 @@ RULES = [
         remove=rewrite("reindexing.sql", "note_deletion", "WHERE", "WHERE false AND"),
         weathers=(REINDEXING,),
     ),
+    Rule(
+        name="another message under a used task id is refused",
+        remove=rewrite("jobs.sql", "other_use", "LIMIT 1", "LIMIT 0"),
+        weathers=(CALM,),
+    ),
+    Rule(
+        name="what a message staged in a dropped index is staged again",
+        remove=rewrite("jobs.sql", "forget_dropped", "WHERE", "WHERE false AND"),
+        weathers=(DROPS,),
+    ),
     Rule(name="the sweep runs", weathers=(replace(STORM, sweeps=False),)),
 ]
 
@@ -233,7 +245,7 @@ def notice(rule: Rule, url: str, seconds: float) -> dict[str, Any]:
     spent = 0.0
     for weather in cycle(rule.weathers):
         with fresh_database(url) as database:
-            simulation = Simulation(database, index, weather)
+            simulation = (Drops if weather.drops else Simulation)(database, index, weather)
             simulation.run(min(ROUND_SECONDS, seconds - spent))
         spent += ROUND_SECONDS
         if +simulation.violations or spent >= seconds:

@@ -27,12 +27,12 @@ from tests.fixtures.application import HashBackend
 from worker.backends.budgets import Budget
 from worker.configuration import IndexSettings
 from worker.documents import digest
-from worker.errors import ProviderUnavailable, Refused, TemporaryError, TooLarge
+from worker.errors import InvalidQuery, ProviderUnavailable, Refused, TemporaryError, TooLarge
 from worker.index import Index
 from worker.indexing import jobs, outbox, reindexing, staging
 from worker.indexing.draining.drainer import Drainer
 from worker.recipes import PROBE
-from worker.store import builds, connection, garbage, status, sweep
+from worker.store import builds, connection, garbage, indexes, status, sweep
 from worker.store.reindexing import ReindexRequest
 from worker.store.statements import tables
 
@@ -45,6 +45,9 @@ GROUPS = 5  # a delete by filter matches one group
 PHRASES = 12  # replaced by new ones in each round
 ROUND_SECONDS = 0.3
 REDELIVERIES = 0.15  # share of the messages
+REUSES = 0.1  # share of the messages after which a task id is used for other documents
+DROP_SECONDS = 0.15  # between two drops
+SLICES_DOCUMENTS = 250  # of a message of several slices
 PRODUCERS, CONSUMERS, EMBEDDERS = 5, 2, 4  # threads; consumers read the outbox
 SETTLE_SECONDS = 60
 EXTRA_SECONDS = 120  # a busy machine gets this much longer to reach `at_least`
@@ -69,6 +72,7 @@ class Weather:
     away: float = 0.3  # share of the time with an outage; an outage lasts longer than six attempts
     fatal: bool = False  # in some rounds poison crashes the provider
     reindexes: bool = False  # run after run reads the catalogue, and little else happens
+    drops: bool = False  # the index is dropped and made anew again and again: see `Drops`
     late: bool = False  # refuse one content at a time, after its lease has expired
 
 
@@ -92,6 +96,7 @@ REINDEXING = Weather(
     crashes=0.001, slow=0, poison=0, away=0, pauses=0.05, sweeps=False, collects=False, reindexes=True
 )
 PROVIDER_CRASHES = replace(CALM, poison=0.1, fatal=True)
+DROPS = Weather(drops=True, away=0, poison=0)
 
 LIVE = """
 SELECT d.id, s.live_rev, r.title, r.metadata, r.text, d.deleted,
@@ -114,18 +119,18 @@ WHERE d.id = %s AND NOT d.deleted
 
 # Triggers record each committed revision, each late failure and each deleted content.
 WITNESS = """
-CREATE TABLE witnessed (doc bigint, rev bigint, sent bigint);
-CREATE TABLE failed_late (error text);
-CREATE TABLE taken (hash bytea);
+CREATE TABLE public.witnessed (doc bigint, rev bigint, sent bigint);
+CREATE TABLE public.failed_late (error text);
+CREATE TABLE public.taken (hash bytea);
 CREATE FUNCTION note_taken() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-    INSERT INTO taken SELECT old.hash WHERE NOT EXISTS (SELECT FROM {embeddings} WHERE hash = old.hash);
+    INSERT INTO public.taken SELECT old.hash WHERE NOT EXISTS (SELECT FROM {embeddings} WHERE hash = old.hash);
     RETURN NULL; END $$;
 CREATE TRIGGER note AFTER DELETE ON {pending} FOR EACH ROW EXECUTE FUNCTION note_taken();
 CREATE TRIGGER note AFTER DELETE ON {embeddings} FOR EACH ROW EXECUTE FUNCTION note_taken();
 CREATE FUNCTION witness() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-    INSERT INTO witnessed VALUES (new.doc, new.rev, (new.metadata->>'sent')::bigint); RETURN NULL; END $$;
+    INSERT INTO public.witnessed VALUES (new.doc, new.rev, (new.metadata->>'sent')::bigint); RETURN NULL; END $$;
 CREATE FUNCTION note_failure() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-    INSERT INTO failed_late VALUES (new.error); RETURN NULL; END $$;
+    INSERT INTO public.failed_late VALUES (new.error); RETURN NULL; END $$;
 CREATE TRIGGER witness AFTER INSERT ON vector_index.revisions FOR EACH ROW EXECUTE FUNCTION witness();
 CREATE TRIGGER note AFTER UPDATE ON {served} FOR EACH ROW
     WHEN (new.state = 'failed' AND new.error LIKE 'late%') EXECUTE FUNCTION note_failure();
@@ -140,10 +145,11 @@ ENQUEUE_DELETE = "SELECT vector_index.enqueue_delete('default', %s)"
 SESSIONS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
 COUNTS: dict[str, LiteralString] = {
     "redelivered message replaced a newer one": (
-        "SELECT count(*) FROM (SELECT FROM witnessed WHERE sent IS NOT NULL GROUP BY doc, sent HAVING count(*) > 1) w"
+        "SELECT count(*) FROM (SELECT FROM public.witnessed WHERE sent IS NOT NULL "
+        "GROUP BY doc, sent HAVING count(*) > 1) w"
     ),
     "row left in the outbox": "SELECT count(*) FROM vector_index.outbox",
-    "document failed after its lease expired": "SELECT count(*) FROM failed_late",
+    "document failed after its lease expired": "SELECT count(*) FROM public.failed_late",
     "deadlock": "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()",
 }
 
@@ -482,6 +488,8 @@ class Simulation:
                 self.catalogue.change(task_id)
             case "stage":
                 self.send(task_id, [self.document(n) for n in chosen])
+                if self.jobs and random.random() < REUSES:
+                    self.reuse(random.choice(self.jobs), chosen)
 
     def enqueue(self, chosen: Sequence[int]) -> None:
         """Enqueue in a transaction of the application, on a connection that never crashes."""
@@ -526,6 +534,20 @@ class Simulation:
         if random.random() < REDELIVERIES:  # of any recent message, after newer ones
             self.done["redeliveries"] += 1
             self.deliver(random.choice(self.recent))
+
+    def reuse(self, task_id: str, chosen: Sequence[int]) -> None:
+        """Send other documents under a task id that was used: they must be refused, or they would be lost."""
+        documents = [self.document(n, versioned=False) for n in chosen]
+
+        def stage() -> None:
+            try:
+                staging.stage(self.index, task_id, documents, max_bytes=10**6)
+            except InvalidQuery:
+                self.done["refused task ids"] += 1
+            else:
+                self.violations["another message taken for a repetition"] += 1
+
+        self.deliver(stage)
 
     def deliver(self, message: Callable[[], object]) -> None:
         """Deliver a message again and again until it is acknowledged."""
@@ -650,7 +672,7 @@ class Simulation:
             for task_id in random.sample(self.jobs, min(len(self.jobs), 1_000)):
                 if jobs.job_result(conn, "default", task_id) is None:
                     self.violations["job without a result"] += 1
-            taken = Counter(hash for (hash,) in conn.execute("SELECT hash FROM taken"))
+            taken = Counter(hash for (hash,) in conn.execute("SELECT hash FROM public.taken"))
         if self.weather == CALM:
             # a content is embedded again only after its vector was deleted with the last document that had it
             sent = self.backend.sent.items()
@@ -672,3 +694,87 @@ class Simulation:
     def __str__(self) -> str:
         done = ", ".join(f"{number:,} {what}" for what, number in self.done.items())
         return f"{done}; violations: {dict(+self.violations) or 0}"
+
+
+class Drops(Simulation):
+    """Messages of one slice and of several are delivered again while the index is dropped and made anew.
+
+    Whoever drops may die before the rows of the dropped index are deleted. In the end every message is delivered once
+    more, as a broker does with what was not acknowledged: then each of its documents is in the index.
+    """
+
+    def __init__(self, url: str, settings: IndexSettings, weather: Weather) -> None:
+        super().__init__(url, settings, weather)
+        self.sent: dict[str, list[dict[str, Any]]] = {}
+
+    def prepare(self) -> None:
+        staging.ensure_index(self.index)
+
+    def work(self, seconds: float, at_least: int) -> None:
+        steps = [*[lambda n=n: self.produce(n) for n in range(PRODUCERS)], self.drop]
+        threads = [threading.Thread(target=self.repeat, args=(step,)) for step in steps]
+        for thread in threads:
+            thread.start()
+        time.sleep(seconds)
+        self.over.set()
+        for thread in threads:
+            thread.join(60)
+        self.violations["thread hangs"] += sum(thread.is_alive() for thread in threads)
+
+    def produce(self, producer: int) -> None:
+        self.done["messages"] += 1
+        task_id = f"{producer}-{self.done['messages']}-{random.random()}"
+        documents = [
+            {"id": f"{task_id}/{n}", "text": f"Document {n}."}
+            for n in range(random.choice((1, 3, SLICES_DOCUMENTS)))
+        ]
+        self.sent[task_id] = documents
+        self.deliver_documents(task_id)
+        if random.random() < 2 * REDELIVERIES:
+            self.done["redeliveries"] += 1
+            self.deliver_documents(random.choice(list(self.sent)))
+
+    def deliver_documents(self, task_id: str) -> None:
+        documents = self.sent[task_id]
+        self.deliver(lambda: staging.stage(self.index, task_id, documents, max_bytes=10**6))
+        self.done["stagings"] += 1
+
+    def drop(self) -> None:
+        time.sleep(DROP_SECONDS)
+        task_id = str(random.random())
+
+        def drop() -> None:
+            with pytest.MonkeyPatch.context() as patch, connection.checkout(self.url) as conn:
+                if random.random() < 0.5:
+                    patch.setattr(indexes, "purge", lambda conn: None)
+                indexes.drop(conn, "default", task_id, configured=True)
+
+        self.deliver(drop)
+        self.done["drops"] += 1
+
+    def settle(self) -> None:
+        self.sent = dict(random.sample(list(self.sent.items()), min(len(self.sent), 60)))
+        for task_id in self.sent:
+            self.deliver_documents(task_id)
+        drainer = Drainer(self.url, self.settings, self.backend)
+        deadline = time.monotonic() + SETTLE_SECONDS
+        while time.monotonic() < deadline and any(self.result(task_id) is None for task_id in self.sent):
+            drainer.drain()
+
+    def result(self, task_id: str) -> dict[str, Any] | None:
+        with connection.checkout(self.url) as conn:
+            try:
+                return jobs.job_result(conn, "default", task_id)
+            except InvalidQuery:
+                return {}
+
+    def check_final_state(self) -> None:
+        for task_id, documents in self.sent.items():
+            result = self.result(task_id)
+            if result is None:
+                self.violations["job without a result"] += 1
+            elif result.get("indexed", 0) + result.get("unchanged", 0) != len(documents):
+                self.violations["documents left out of the new index"] += 1
+
+    def count_recorded(self) -> None:
+        """Nothing: the witnesses of the other weathers belong to one build."""

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.simulation import CALM, STORM, Simulation, Weather
+from tests.simulation import CALM, DROPS, STORM, Drops, Simulation, Weather
 from worker.configuration import IndexSettings
 
 
@@ -26,4 +26,14 @@ def test_invariants_hold_through_crashes_and_races(
     record_property("simulation", str(simulation))
     assert simulation.done["stagings"] >= 5 * seconds
     assert simulation.done["crashes"] >= 5 * seconds or not weather.crashes
+    assert not +simulation.violations, str(simulation)
+
+
+def test_messages_survive_that_their_index_is_dropped_and_made_anew(
+    database_url: str, index: IndexSettings
+) -> None:
+    simulation = Drops(database_url, index, DROPS)
+    simulation.run(4)
+    print(simulation)
+    assert simulation.done["drops"] >= 3
     assert not +simulation.violations, str(simulation)

@@ -74,8 +74,8 @@ class _Job:
         ledger = jobs.ledger(conn, task_id)
         if not ledger.slices:
             raise InvalidQuery(
-                f"job {task_id} is unknown: it staged nothing, or its record was deleted because of its age; "
-                "send its documents again"
+                f"job {task_id} is unknown: it staged nothing, its index was dropped, or its record was deleted "
+                "because of its age; send its documents again"
             )
         groups = [] if build is None else jobs.documents(conn, build, task_id)
         return cls(task_id=task_id, build=build, ledger=ledger, groups=groups)

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from worker.documents import Document, clean, document_label
 from worker.errors import BuildDropped, TemporaryError, VectorIndexError
 from worker.index import Index
+from worker.indexing.fingerprints import fingerprint
 from worker.indexing.packing import batches
 from worker.indexing.staging import SLICE_CHARACTERS, ensure_index, sliced, sort, stage_slice
 from worker.observability.logs import log_fields
@@ -42,6 +43,7 @@ from worker.store.writing import DOCUMENTS_PER_TRANSACTION
 
 logger = logging.getLogger("vector_index.reindex")
 
+FINGERPRINT = fingerprint("reindex")  # however it reads the source, it brings the index to it
 PRIORITY = 1  # after documents that applications send
 RENEW_SECONDS = LEASE_SECONDS / 4
 
@@ -66,6 +68,7 @@ def reindex(
     the source fails: nothing is deleted. Raises TemporaryError: call again later with the same task id.
     """
     with connection.checkout(index.url) as conn:
+        jobs.check_repetition(conn, request.task_id, indexes.find(conn, index.name), FINGERPRINT)
         if jobs.ledger(conn, request.task_id).complete:
             return None
     with recorded_failure(index.url, request):
@@ -296,7 +299,12 @@ class _Sync:
         number = next(self._numbers)
         slices = number + 1 if last else 0
         return JobSlice(
-            task_id=self._task_id, slice=number, slices=slices, index_id=self._run.index_id, **values
+            task_id=self._task_id,
+            slice=number,
+            slices=slices,
+            index_id=self._run.index_id,
+            fingerprint=FINGERPRINT,
+            **values,
         )
 
 

@@ -13,6 +13,7 @@ from worker.chunking import chunk, embedding_title
 from worker.documents import Chunk, Document, document_label, document_version
 from worker.errors import BuildDropped, InputError, InvalidDocument, TemporaryError, VectorIndexError
 from worker.index import Index
+from worker.indexing.fingerprints import fingerprint
 from worker.indexing.packing import batches
 from worker.observability import events
 from worker.protocols import EmbeddingBackend
@@ -72,6 +73,7 @@ def stage(
     answer, or the provider when the index is created (its first document): send the same message again.
     """
     message = sort(documents, max_bytes=max_bytes, origin=f"task {task_id}")
+    sent = fingerprint("index", documents)
     slices = list(sliced(message.documents, lambda document: len(document.text))) or [[]]
     index_id = ensure_index(index)
     for number, documents_of_slice in enumerate(slices):
@@ -80,6 +82,7 @@ def stage(
             slice=number,
             slices=len(slices),
             index_id=index_id,
+            fingerprint=sent,
             rejected=message.rejected if number == 0 else (),
             refusals=message.refusals
             if number == len(slices) - 1
@@ -115,6 +118,7 @@ def delete(index: Index, task_id: str, ids: Sequence[str], version: int | None) 
     With a version, a document of a newer version stays, and counts as stale. A second call with the same `task_id`
     deletes nothing and reports the same counts.
     """
+    sent = fingerprint("delete", [list(ids), version])
     with connection.checkout(index.url) as conn:
         index_id = builds.register(conn, index.name)
         slices = [
@@ -123,7 +127,7 @@ def delete(index: Index, task_id: str, ids: Sequence[str], version: int | None) 
         counts = [
             deletion.delete(
                 conn,
-                JobSlice(task_id=task_id, slice=at, slices=len(slices), index_id=index_id),
+                JobSlice(task_id=task_id, slice=at, slices=len(slices), index_id=index_id, fingerprint=sent),
                 chosen,
                 version,
                 enqueued=None,
@@ -140,19 +144,23 @@ def delete_matching(index: Index, task_id: str, filter: Mapping[str, Any], versi
     deleted, a further call only reports.
     """
     where = compile_filter(filter, tenant_field=index.settings.tenant_field)
+    sent = fingerprint("delete matching", [filter, version])
     with connection.checkout(index.url) as conn:
         index_id = builds.register(conn, index.name)
+        jobs.check_repetition(conn, task_id, index_id, sent)
         ledger = jobs.ledger(conn, task_id)
         if not ledger.complete:
             fencing.note_deletion(conn, index_id, filter, version)
             number = ledger.slices
             for chosen in selection.select(conn, index_id, index.name, where):
-                job = JobSlice(task_id=task_id, slice=number, slices=0, index_id=index_id)
+                job = JobSlice(task_id=task_id, slice=number, slices=0, index_id=index_id, fingerprint=sent)
                 heads = chosen.heads
                 deletion.delete(conn, job, list(heads), version, heads=heads, enqueued=chosen.seqs)
                 number += 1
             # only the last slice, which is empty, states the number of slices
-            job = JobSlice(task_id=task_id, slice=number, slices=number + 1, index_id=index_id)
+            job = JobSlice(
+                task_id=task_id, slice=number, slices=number + 1, index_id=index_id, fingerprint=sent
+            )
             deletion.delete(conn, job, [], version)
         counts = jobs.ledger(conn, task_id).counts
     return Deleted(deleted=counts["deleted"], stale=counts["stale"])

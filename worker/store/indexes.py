@@ -16,7 +16,7 @@ from psycopg.types.json import Jsonb
 from worker.errors import InvalidQuery
 from worker.store import builds
 from worker.store.connection import Connection, retry_on_deadlock
-from worker.store.jobs import REDELIVERY_DAYS
+from worker.store.jobs import REDELIVERY_DAYS, check_repetition, reused
 from worker.store.statements import SCHEMA, statement, statements
 
 SLICE = 1_000  # rows that one statement deletes
@@ -32,6 +32,12 @@ def paused_at(connection: Connection, name: str) -> datetime | None:
     """Since when the index is paused; `None` if it is not paused or does not exist."""
     row = connection.execute(statement("indexes.sql", "paused_at"), {"name": name}).fetchone()
     return None if row is None else row[0]
+
+
+def find(connection: Connection, name: str) -> int | None:
+    """Return the id of an index; None if it does not exist."""
+    row = connection.execute(statement("builds.sql", "find_index"), {"name": name}).fetchone()
+    return None if row is None else int(row[0])
 
 
 def pause(connection: Connection, name: str, task_id: str) -> datetime | None:
@@ -50,10 +56,12 @@ def resume(connection: Connection, name: str, task_id: str) -> datetime | None:
 
 @retry_on_deadlock
 def _change(connection: Connection, change: str, name: str, task_id: str) -> datetime | None:
-    parameters = {"name": name, "task_id": task_id}
+    parameters = {"name": name, "task_id": task_id, "fingerprint": change.encode()}
     with connection.transaction():
         if connection.execute(statement("indexes.sql", "insert_task"), parameters).rowcount:
             connection.execute(statement("indexes.sql", change), parameters)
+        else:
+            check_repetition(connection, task_id, find(connection, name), change.encode())
         row = connection.execute(statement("indexes.sql", "paused_at"), parameters).fetchone()
     if row is None:
         raise InvalidQuery(f"index {name!r} does not exist: it is created with its first document")
@@ -66,15 +74,18 @@ def drop(connection: Connection, name: str, task_id: str, *, configured: bool) -
     For an index that does not exist, its outbox rows go. `configured`: the settings name the index, so its schedule
     stays.
 
-    A second call with the same `task_id` completes the first one and returns the same. Raises LockNotAvailable when
-    readers or writers hold the index for longer than two seconds: nothing was dropped, try again.
+    A second call with the same `task_id` completes the first one and returns the same; for another index, it raises
+    InvalidQuery. Raises LockNotAvailable when readers or writers hold the index for longer than two seconds: nothing
+    was dropped, try again.
     """
     row = connection.execute(statement("indexes.sql", "drop_report"), {"task_id": task_id}).fetchone()
     report: dict[str, Any] | None = row[0] if row else None
     if report is None:
         named = NAMED if configured else {**NAMED, **SCHEDULED}
         gone = {table: _delete_named(connection, name, table, made_at) for table, made_at in named.items()}
-        report = _drop(connection, name, {"task_id": task_id, "enqueued": gone["outbox"]})
+        report = _drop(connection, name, {"task_id": task_id, "index": name, "enqueued": gone["outbox"]})
+    elif report.get("index", name) != name:
+        raise reused(task_id)
     purge(connection)
     return {key: report[key] for key in ("documents", "builds", "enqueued")}
 

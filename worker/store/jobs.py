@@ -12,6 +12,7 @@ from typing import Any
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
+from worker.errors import InvalidQuery
 from worker.results import Rejected, RunReport
 from worker.store.builds import Build
 from worker.store.connection import Connection
@@ -29,6 +30,7 @@ class JobSlice:
     slice: int  # from 0
     slices: int  # of the whole message
     index_id: int
+    fingerprint: bytes | None = None  # of the message; None: its task id is used for nothing else
     rejected: Sequence[Mapping[str, str]] = ()  # id and error of documents that cannot be staged
     refusals: Sequence[Refusal] = ()  # those among them that no later document of the message replaces
     superseded: int = 0  # documents of the message that a later one with the same id replaced: stale
@@ -78,9 +80,39 @@ class JobLedger:
 
 
 def begin_slice(connection: Connection, job: JobSlice) -> bool:
-    """Insert the ledger row of a slice; False when it exists. Waits for another transaction that is writing it."""
+    """Insert the ledger row of a slice; False when it exists. Waits for another transaction that is writing it.
+
+    What the task staged in an index that was dropped since is forgotten. Raises InvalidQuery when the task id was
+    used for another message.
+    """
     parameters = asdict(job) | {"rejected": Jsonb(list(job.rejected))}
-    return connection.execute(statement("jobs.sql", "insert_slice"), parameters).rowcount == 1
+    if connection.execute(statement("jobs.sql", "insert_slice"), parameters).rowcount == 1:
+        return True
+    connection.execute(statement("jobs.sql", "forget_dropped"), parameters)
+    if connection.execute(statement("jobs.sql", "insert_slice"), parameters).rowcount == 1:
+        return True
+    check_repetition(connection, job.task_id, job.index_id, job.fingerprint)
+    return False
+
+
+def check_repetition(
+    connection: Connection, task_id: str, index_id: int | None, fingerprint: bytes | None
+) -> None:
+    """Raise InvalidQuery if the task id was used in another index, or with another fingerprint.
+
+    An `index_id` of None stands for an index that does not exist yet.
+    """
+    parameters = {"task_id": task_id, "index_id": index_id, "fingerprint": fingerprint}
+    if connection.execute(statement("jobs.sql", "other_use"), parameters).rowcount:
+        raise reused(task_id)
+
+
+def reused(task_id: str) -> InvalidQuery:
+    """Return the error of a task id that was used for another message."""
+    return InvalidQuery(
+        f"task id {task_id[:80]!r} was used in the last {REDELIVERY_DAYS} days with other arguments: "
+        "send this message under a new task id"
+    )
 
 
 def add_documents(

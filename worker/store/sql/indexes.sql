@@ -4,8 +4,8 @@
 SELECT paused_at FROM vector_index.indexes WHERE name = %(name)s
 
 -- name: insert_task: insert the ledger row of a task that changes an index; no row if that task has run before
-INSERT INTO vector_index.jobs (task_id, slice, slices, index_id, counts, rejected, finished_at)
-SELECT %(task_id)s, 0, 1, index_id, '{{}}', '[]', clock_timestamp() FROM vector_index.indexes WHERE name = %(name)s
+INSERT INTO vector_index.jobs (task_id, slice, slices, index_id, fingerprint, counts, rejected, finished_at)
+SELECT %(task_id)s, 0, 1, index_id, %(fingerprint)s, '{{}}', '[]', clock_timestamp() FROM vector_index.indexes WHERE name = %(name)s
 ON CONFLICT DO NOTHING
 
 -- name: pause: pause an index; a paused one keeps its time

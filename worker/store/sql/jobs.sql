@@ -1,8 +1,18 @@
 -- The ledger of jobs: what each slice of a message came to, and which documents its result waits for.
 
 -- name: insert_slice: insert the ledger row of a slice; no row if it exists
-INSERT INTO vector_index.jobs (task_id, slice, slices, index_id, counts, rejected)
-VALUES (%(task_id)s, %(slice)s, %(slices)s, %(index_id)s, '{{}}', %(rejected)s) ON CONFLICT DO NOTHING
+INSERT INTO vector_index.jobs (task_id, slice, slices, index_id, fingerprint, counts, rejected)
+VALUES (%(task_id)s, %(slice)s, %(slices)s, %(index_id)s, %(fingerprint)s, '{{}}', %(rejected)s) ON CONFLICT DO NOTHING
+
+-- name: forget_dropped: delete what a task did in indexes that were dropped since
+DELETE FROM vector_index.jobs WHERE task_id = %(task_id)s
+    AND index_id IN (SELECT index_id FROM vector_index.indexes WHERE dropped_at IS NOT NULL)
+
+-- name: other_use: return a row if a task id was used in another index, or with another fingerprint
+SELECT FROM vector_index.jobs j JOIN vector_index.indexes i USING (index_id)
+WHERE j.task_id = %(task_id)s AND i.dropped_at IS NULL
+    AND (j.index_id IS DISTINCT FROM %(index_id)s::integer OR j.fingerprint <> %(fingerprint)s::bytea)
+LIMIT 1
 
 -- name: slice_counts: the counts of a slice
 SELECT counts FROM vector_index.jobs WHERE task_id = %(task_id)s AND slice = %(slice)s
