@@ -3,6 +3,8 @@
 STAGING, EMBED, CHAT = "vector_index", "vector_index.embed", "vector_index.chat"
 QUEUES = (STAGING, EMBED, CHAT)
 
+CONTROL = "vector_index"  # exchange of remote control: the commands of an application are for its own workers
+
 # Unacknowledged messages. With Celery's default names, our workers would redeliver the messages of an application's
 # workers on the same broker.
 UNACKED = "vector_index:unacked"

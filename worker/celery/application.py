@@ -21,12 +21,13 @@ from worker.celery.heartbeat import HeartbeatThread
 from worker.celery.leases import RESTORE_SECONDS, VISIBILITY_TIMEOUT_SECONDS
 from worker.celery.log_filters import HideReplacements, ShortenSchedulingErrors
 from worker.celery.own_addresses import OwnAddresses
+from worker.celery.remote_control import ApplicationControl
 from worker.celery.shutdown import StopInTime
 from worker.celery.startup import SWEEP_SECONDS
 from worker.celery.upstream import registry
 from worker.configuration.addresses import celery_settings
 from worker.exit_codes import ExitCode
-from worker.keyspace import CHAT, EMBED, QUEUES, STAGING, UNACKED, UNACKED_INDEX
+from worker.keyspace import CHAT, CONTROL, EMBED, QUEUES, STAGING, UNACKED, UNACKED_INDEX
 from worker.observability import logs
 from worker.sources.scheduling import look_seconds
 from worker.store import connection
@@ -67,6 +68,7 @@ STATIC: dict[str, Any] = {
     "task_retry_on_worker_lost": True,
     "task_reject_on_worker_lost": True,  # requeue it if the broker refuses it
     "task_track_started": True,
+    "control_exchange": CONTROL,
     "worker_consumer": "worker.celery.upstream.refusals:Consumer",
     "worker_prefetch_multiplier": 1,
     "worker_pool": "threads",  # for all queues; staging alone can use --pool=prefork
@@ -117,6 +119,7 @@ app = OwnAddresses(
     fixups=(),
 )
 app.steps["consumer"].add(HeartbeatThread)
+app.steps["consumer"].add(ApplicationControl)
 app.steps["worker"].add(StopInTime)
 
 

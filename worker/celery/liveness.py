@@ -3,6 +3,7 @@
 The check leaves out the broker and the database: restarting a worker cannot fix an outage of theirs.
 """
 
+import fcntl
 import json
 import logging
 import os
@@ -11,9 +12,12 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TextIO
 
 from worker.errors import SettingsError
 from worker.observability.logs import log_fields
+
+NAME_SECONDS = 15.0  # to wait for a node name: longer than a worker takes to stop
 
 logger = logging.getLogger("vector_index.worker")
 
@@ -41,6 +45,33 @@ class Heartbeat:
         except PermissionError:  # of another user
             return True
         return True
+
+
+class NodeName:
+    """The node name of this process, which no other worker process of this home has."""
+
+    def __init__(self) -> None:
+        self._lock: TextIO | None = None
+
+    def take(self, home: Path, worker: str) -> None:
+        """Take the name until the process ends. Raises SettingsError if another process keeps it.
+
+        Waits for one that is stopping: a supervisor may start its successor early. The kernel releases the lock with
+        the process, however it ends, and forked processes do not inherit it.
+        """
+        file = _file(home, worker).with_suffix(".lock")
+        try:
+            file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = file.open("a")
+        except OSError:  # the heartbeat reports it
+            return
+        deadline = time.monotonic() + NAME_SECONDS
+        while not _locked(self._lock):
+            if time.monotonic() > deadline:
+                raise SettingsError(
+                    f"a worker named {worker} is running on this machine already: pass another --name, or stop that one"
+                )
+            time.sleep(0.2)
 
 
 class HeartbeatFile:
@@ -107,6 +138,14 @@ def read(home: Path) -> Iterator[Heartbeat]:
 def _read(file: Path) -> Heartbeat:
     values = json.loads(file.read_text())
     return Heartbeat(worker=str(values["worker"]), pid=int(values["pid"]), at=float(values["at"]))
+
+
+def _locked(file: TextIO) -> bool:
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def _file(home: Path, worker: str) -> Path:

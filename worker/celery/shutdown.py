@@ -13,7 +13,7 @@ from celery.worker.components import Pool
 
 from worker.celery import background_threads, metrics_endpoint
 from worker.celery.heartbeat import HeartbeatThread
-from worker.celery.liveness import HeartbeatFile
+from worker.celery.liveness import HeartbeatFile, NodeName
 from worker.observability.logs import log_fields
 from worker.store import connection
 
@@ -23,6 +23,7 @@ RELEASE_SECONDS = 3.0  # for returning unfinished work
 logger = logging.getLogger("vector_index.worker")
 
 heartbeat_file = HeartbeatFile()
+node_name = NodeName()
 _stopping, _second_signal = threading.Event(), threading.Event()
 
 

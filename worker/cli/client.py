@@ -14,6 +14,7 @@ from worker.celery.own_addresses import OwnAddresses
 from worker.configuration import Configuration
 from worker.configuration.addresses import celery_settings
 from worker.errors import ServiceUnreachable, VectorIndexError
+from worker.keyspace import CONTROL
 from worker.services import attach
 
 STALL_SECONDS = 10  # without progress of a task, until the client asks whether a worker consumes its queue
@@ -46,6 +47,7 @@ class Client:
         self.app.backend_cls = addresses["result_backend"]
         self.app.conf.update(
             addresses,
+            control_exchange=CONTROL,
             broker_transport_options={"socket_connect_timeout": 5, "socket_timeout": 30},
             redis_socket_connect_timeout=5,
             result_backend_transport_options={"retry_policy": RETRY_POLICY},

@@ -200,8 +200,8 @@ EVENTS: Mapping[str, LogEvent] = {
     ),
     "message_refused": LogEvent(
         level="error",
-        fields=("error",),
-        meaning="An unknown task, or a message of another form, was dropped. The result of an unknown task says so.",
+        fields=("error", "task"),
+        meaning="An unknown task, or a message that cannot be read, such as a pickle. The result of the task says so.",
     ),
     "message_unreadable": LogEvent(
         level="error",
