@@ -12,7 +12,7 @@ import threading
 import time
 import zlib
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, LiteralString
 
@@ -761,7 +761,7 @@ class Drops(Simulation):
         while time.monotonic() < deadline and any(self.result(task_id) is None for task_id in self.sent):
             drainer.drain()
 
-    def result(self, task_id: str) -> dict[str, Any] | None:
+    def result(self, task_id: str) -> Mapping[str, Any] | None:
         with connection.checkout(self.url) as conn:
             try:
                 return jobs.job_result(conn, "default", task_id)
