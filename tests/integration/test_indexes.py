@@ -301,7 +301,8 @@ def test_a_write_during_a_drop_raises_build_dropped_and_succeeds_when_retried(
         assert application.search("ships") == ["ships"]
     else:
         assert done == staging.Deleted()
-    assert remaining(application).get("documents", 0) == (what == "stage")
+    left = {"stage": 1, "delete": 1, "delete matching": 0}  # a deletion of an unknown id leaves a tombstone
+    assert remaining(application).get("documents", 0) == left[what]
 
 
 def test_a_job_of_a_dropped_index_is_unknown(
