@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,7 @@ import redis
 
 from tests.fixtures.certificates import Certificate, needs_openssl
 from tests.fixtures.proxy import HOST, Proxy
-from tests.fixtures.system import CHAT, PROCESSES, System
+from tests.fixtures.system import CHAT, PROCESSES, System, eventually, read_json
 from worker.backends.budgets import Budget
 from worker.celery import leases
 from worker.celery.queue_lengths import queue_lengths
@@ -105,6 +106,26 @@ def test_commands_read_the_address_of_an_encrypted_broker(encrypted: System) -> 
     found = encrypted.command("ask", "When does the owl sleep?", "--json")
     assert found.returncode == 0, found.stderr
     assert encrypted.command("status").returncode == 0
+
+
+def test_flower_reads_the_queues_of_an_encrypted_broker(encrypted: System, unused_port: int) -> None:
+    pytest.importorskip("flower")
+    variables = {**encrypted.environment, "FLOWER_BASIC_AUTH": "u:p"}
+    flower = replace(encrypted, environment=variables, processes={})
+    flower.start("flower", ["flower", "--port", str(unused_port)])
+    url = f"http://127.0.0.1:{unused_port}/api/queues/length"
+    try:
+        queues = eventually(lambda: found(url))
+    finally:
+        flower.stop()
+    assert {CHAT, "vector_index"} <= {queue["name"] for queue in queues["active_queues"]}
+
+
+def found(url: str) -> Any:
+    try:
+        return read_json(url, "u", "p")
+    except OSError:
+        return None
 
 
 @pytest.mark.parametrize("name", ["celery", "redis", "absent", "unchecked", "own certificate"])

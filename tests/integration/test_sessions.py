@@ -179,6 +179,19 @@ def test_a_database_without_the_schema_public_is_set_up_or_refused_with_what_to_
         schema.install(empty_database_url)
 
 
+def test_a_pool_that_cannot_connect_says_why(
+    empty_database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pool itself says only that it waited."""
+    monkeypatch.setattr(connection, "CHECKOUT_TIMEOUT_SECONDS", 1)
+    with (
+        pytest.raises(ServiceUnreachable, match="is unreachable: vector type not found in the database"),
+        connection.checkout(empty_database_url),
+    ):
+        pass
+    connection.close_pools()
+
+
 def test_an_invalid_vector_index_is_dropped_even_where_none_is_wanted(database_url: str) -> None:
     application = application_on(database_url)
     application.put({"id": "a", "text": "An owl."}, {"id": "b", "text": "Another owl."})

@@ -194,9 +194,8 @@ def translate_errors(url: str) -> Iterator[None]:
     try:
         yield
     except PoolTimeout as error:
-        raise ServiceUnreachable(
-            f"Postgres at {where(url)} is unreachable: {_reason(error)}; {START}"
-        ) from error
+        reason = _reason(_connection_error(url) or error)
+        raise ServiceUnreachable(f"Postgres at {where(url)} is unreachable: {reason}; {START}") from error
     except pg.ReadOnlySqlTransaction as error:
         raise ServiceUnreachable(f"Postgres at {where(url)} is read-only: {_reason(error)}") from error
     except pg.UndefinedTable as error:
@@ -219,6 +218,16 @@ def translate_errors(url: str) -> Iterator[None]:
                 f"Postgres at {where(url)} refused the connection: {message}; check DATABASE_URL: {_login(message)}"
             ) from error
         raise ServiceUnreachable(f"Postgres at {where(url)} is unreachable: {message}; {START}") from error
+
+
+def _connection_error(url: str) -> psycopg.Error | None:
+    """Open a connection as the pool does, which keeps its errors to itself. None: it could be opened."""
+    try:
+        with psycopg.connect(url, connect_timeout=CONNECT_TIMEOUT_SECONDS) as connection:
+            configure(connection)
+    except psycopg.Error as error:
+        return error
+    return None
 
 
 @contextmanager

@@ -8,7 +8,6 @@ from psycopg import errors as pg
 from psycopg import sql
 
 from worker.errors import ServiceUnreachable, SettingsError
-from worker.observability.logs import log_fields
 from worker.store.connection import Connection, connect, set_search_path, where
 from worker.store.statements import SCHEMA, read
 
@@ -42,7 +41,7 @@ def install(url: str, *, patience_seconds: float = PATIENCE_SECONDS) -> int:
     """
     with connect(url) as connection:
         _check_server(connection, url)
-        deadline = time.monotonic() + patience_seconds
+        deadline, told = time.monotonic() + patience_seconds, False
         while True:
             try:
                 with connection.transaction():
@@ -54,7 +53,9 @@ def install(url: str, *, patience_seconds: float = PATIENCE_SECONDS) -> int:
                         f"the schema at {where(url)} cannot be migrated, because another transaction uses it "
                         f"({waits_for}): end that transaction, then start again"
                     ) from error
-                logger.warning("migration_waits", extra=log_fields(held_by=waits_for))
+                if not told:
+                    logger.warning("the migration waits for another transaction (%s) to end", waits_for)
+                told = True
             time.sleep(RETRY_SECONDS)
 
 
