@@ -5,7 +5,7 @@ from contextlib import suppress
 from typing import Annotated
 
 from tasks.arguments import AnyIndex, Index
-from worker import wiring
+from worker import configuration, wiring
 from worker.celery.application import app
 from worker.celery.queue_lengths import queue_lengths
 from worker.celery.retries import WAIT_FOR_SERVICES
@@ -74,7 +74,8 @@ def resend_waiting_tasks() -> None:
     addresses = wiring.addresses()
     waiting = queue_lengths(addresses.broker_url, [EMBED])[EMBED]
     with connection.checkout(addresses.database_url) as conn:
-        quiet = jobs.quiet(conn, seconds=QUIET_SECONDS, waiting=waiting)
+        known = list(configuration.current().indexes)
+        quiet = jobs.quiet(conn, seconds=QUIET_SECONDS, waiting=waiting, indexes=known)
     for task_id, index in quiet:
         app.send_task("tasks.await_indexing", task_id=task_id, kwargs={"index": index})
 

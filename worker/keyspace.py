@@ -11,5 +11,5 @@ UNACKED = "vector_index:unacked"
 UNACKED_INDEX = "vector_index:unacked_index"
 NOTHING = "vector_index:nothing"  # a key that never has a value
 
-BUDGET = "vector-index:budget:"  # followed by the kind and the name of the backend
+BUDGET = "vector-index:budget:"  # followed by a digest of the model and its key
 STREAM = "vector-index:chat:"  # followed by the id of the chat task

@@ -6,7 +6,7 @@ from typing import Any
 
 from worker.chunking import CHUNKER
 from worker.configuration import IndexSettings
-from worker.errors import Refused, SettingsError, TooLarge
+from worker.errors import Refused, SettingsError, TooLarge, VectorIndexError
 from worker.protocols import EmbeddingBackend
 
 PROBE = "dimensions"  # the word that a probe sends, to learn the length of the vectors
@@ -31,11 +31,18 @@ def probe(backend: EmbeddingBackend) -> None:
         )
 
 
+def known_dimensions(backend: EmbeddingBackend) -> int | None:
+    """The length of the backend's vectors; `None` if only an unreachable provider knows it."""
+    try:
+        return backend.dimensions
+    except VectorIndexError:
+        return None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """The recipe of one build, stored with it as JSON."""
+    """The recipe of one build, stored with it as JSON. Any backend that can make its vectors may embed for it."""
 
-    backend: str  # name of the embedding backend in the settings
     model: str
     dimensions: int
     tokenizer: str
@@ -54,7 +61,6 @@ class Recipe:
     ) -> "Recipe":
         """Return the recipe that the settings ask for. Without `dimensions`, it may send one request to learn them."""
         return cls(
-            backend=settings.embedding_backend.name,
             model=backend.model_id,
             dimensions=backend.dimensions if dimensions is None else dimensions,
             tokenizer=backend.tokenizer,

@@ -1,5 +1,6 @@
 """Make things from the settings, once per process: addresses, indexes, backends, budgets, sources."""
 
+import json
 import os
 import re
 import threading
@@ -19,6 +20,7 @@ from worker.configuration import (
     IndexSettings,
     SourceSettings,
 )
+from worker.documents import digest
 from worker.errors import InvalidQuery, SettingsError, VectorIndexError
 from worker.index import Index
 from worker.protocols import ChatBackend, EmbeddingBackend, Source
@@ -87,6 +89,7 @@ def embedding_budget(name: str) -> Budget:
         f"embedding:{name}",
         requests_per_minute=settings.requests_per_minute,
         tokens_per_minute=settings.tokens_per_minute,
+        account=rate_limit_account("embedding", settings),
     )
 
 
@@ -104,7 +107,14 @@ def _chat_budget(name: str) -> Budget:
         requests_per_minute=settings.requests_per_minute,
         tokens_per_minute=settings.tokens_per_minute,
         burst=CHAT_BURST,
+        account=rate_limit_account("chat", settings),
     )
+
+
+def rate_limit_account(kind: str, settings: EmbeddingBackendSettings | ChatBackendSettings) -> str:
+    """Identify the rate limits of a provider: those of a model under a key, whatever the settings call the backend."""
+    told = [settings.class_path, settings.model_id, sorted(settings.init_kwargs.items())]
+    return f"{kind}:{digest(json.dumps(told, default=lambda value: type(value).__name__)).hex()[:32]}"
 
 
 def make_backend(settings: EmbeddingBackendSettings) -> EmbeddingBackend:

@@ -69,8 +69,10 @@ class Budget:
         requests_per_minute: int | None = None,
         tokens_per_minute: int | None = None,
         burst: float = DRAINING_BURST,
+        account: str = "",  # whose limits these are, such as a digest of model and key; empty: the backend's name
     ) -> None:
         self.name = name
+        self._key = keyspace.BUDGET + (account or name)
         self._requests = Rate.of(requests_per_minute, burst)
         self._tokens = Rate.of(tokens_per_minute, burst)
         self._most_tokens = tokens_per_minute or sys.maxsize
@@ -153,9 +155,7 @@ class Budget:
         if self._uses_redis():
             times = (pause, max_wait, costs[0], bursts[0], costs[1], bursts[1])
             try:
-                wait = self._script(
-                    keys=[keyspace.BUDGET + self.name], args=[_microseconds(time) for time in times]
-                )
+                wait = self._script(keys=[self._key], args=[_microseconds(time) for time in times])
                 return float(wait) / 1e6
             except redis.RedisError as error:
                 self._fall_back_to_local(error)
@@ -178,7 +178,7 @@ class Budget:
             try:
                 with self._client.pipeline(transaction=False) as pipe:
                     for field, seconds in zip(("requests", "tokens"), back, strict=True):
-                        pipe.hincrby(keyspace.BUDGET + self.name, field, -_microseconds(seconds))
+                        pipe.hincrby(self._key, field, -_microseconds(seconds))
                     pipe.execute()
             except redis.RedisError as error:
                 self._fall_back_to_local(error)

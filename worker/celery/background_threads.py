@@ -70,6 +70,16 @@ def _new_drainers() -> list[Drainer]:
     """Make a drainer for each embedding backend in use."""
     url = wiring.addresses().database_url
     return [
-        Drainer(url, used, wiring.embedding_backend(used.name), wiring.embedding_budget(used.name))
+        Drainer(
+            url,
+            used,
+            wiring.embedding_backend(used.name),
+            wiring.embedding_budget(used.name),
+            [
+                name
+                for name, index in configuration.current().indexes.items()
+                if index.embedding_backend.name == used.name
+            ],
+        )
         for used in startup_checks.embedding_backends_in_use()
     ]

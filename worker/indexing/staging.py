@@ -11,13 +11,13 @@ from typing import Any, TypeVar
 
 from worker.chunking import chunk, embedding_title
 from worker.documents import Chunk, Document, document_label, document_version
-from worker.errors import BuildDropped, InputError, InvalidDocument, TemporaryError, VectorIndexError
+from worker.errors import BuildDropped, InputError, InvalidDocument, TemporaryError
 from worker.index import Index
 from worker.indexing.fingerprints import fingerprint
 from worker.indexing.packing import batches
 from worker.observability import events
 from worker.protocols import EmbeddingBackend
-from worker.recipes import Recipe, probe
+from worker.recipes import Recipe, known_dimensions, probe
 from worker.store import (
     builds,
     connection,
@@ -305,7 +305,7 @@ def prepare_and_commit(
             if not written:
                 raise BuildDropped(connection.DROPPED)
             unchanged = set() if anew else writing.unchanged(conn, index_id, hashes)
-        dimensions = _known_dimensions(index.backend)
+        dimensions = known_dimensions(index.backend)
         for build in written:
             Recipe.stored(build.recipe).check(
                 index.name, index.backend, dimensions=dimensions or build.dimensions
@@ -335,14 +335,6 @@ def prepare_and_commit(
 def sliced(documents: Iterable[T], characters: Callable[[T], int]) -> Iterator[list[T]]:
     """Cut documents into slices: one transaction each."""
     return batches(documents, characters, weight_limit=SLICE_CHARACTERS, size_limit=DOCUMENTS_PER_TRANSACTION)
-
-
-def _known_dimensions(backend: EmbeddingBackend) -> int | None:
-    """The length of the backend's vectors; `None` if only an unreachable provider knows it."""
-    try:
-        return backend.dimensions
-    except VectorIndexError:
-        return None
 
 
 def _usable_version(document: object) -> int | None:

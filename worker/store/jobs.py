@@ -172,14 +172,22 @@ def finish(connection: Connection, task_id: str) -> None:
 
 
 def quiet(
-    connection: Connection, *, seconds: float, waiting: int = 0, limit: int = 1000
+    connection: Connection,
+    *,
+    seconds: float,
+    waiting: int = 0,
+    limit: int = 1000,
+    indexes: Sequence[str] | None = None,
 ) -> list[tuple[str, str]]:
     """Take jobs whose waiting task was not seen for `seconds`: task ids and index names, each given to one caller.
+
+    `indexes`: only jobs of these; the callers of others may wait at the broker of another deployment.
 
     `waiting` is the number of waiting tasks in the queue. Each may belong to one of these jobs, so this returns at most
     as many jobs as there are unfinished jobs beyond that number.
     """
-    parameters = {"seconds": seconds, "waiting": waiting, "limit": limit}
+    names = None if indexes is None else list(indexes)
+    parameters = {"seconds": seconds, "waiting": waiting, "limit": limit, "names": names}
     rows = connection.execute(statement("jobs.sql", "quiet_jobs"), parameters)
     return [(row[0], row[1]) for row in rows]
 

@@ -3,23 +3,28 @@
 The budget comes before the claim, so a slot waits for it without a lease, a connection, or a counted attempt.
 """
 
+import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from worker.backends.budgets import MAX_PAUSE_SECONDS
-from worker.errors import BuildDropped
+from worker.errors import BuildDropped, SettingsError
 from worker.indexing.draining.provider import Provider
 from worker.indexing.packing import fill
 from worker.observability import events
+from worker.observability.logs import log_fields
+from worker.recipes import Recipe, known_dimensions
 from worker.store import builds, connection, queue
 from worker.store.builds import Build
 from worker.store.queue import Claim
 
 MIN_SHARE = 64  # inputs; smaller requests cost more than sharing the queue out to more slots gains
 BUILDS_SECONDS = 2.0  # how long the list of builds is cached; documents of a cached build are seen at once
+
+logger = logging.getLogger("vector_index.drain")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,10 +40,17 @@ class Claimer:
     """Makes the claims of one backend in this process. One thread calls it at a time."""
 
     def __init__(
-        self, url: str, provider: Provider, *, lease_seconds: float, stopping: threading.Event
+        self,
+        url: str,
+        provider: Provider,
+        *,
+        indexes: Collection[str] | None,  # names; None: all
+        lease_seconds: float,
+        stopping: threading.Event,
     ) -> None:
         self._url, self._provider, self._stopping = url, provider, stopping
-        self._lease_seconds = lease_seconds
+        self._indexes, self._lease_seconds = indexes, lease_seconds
+        self._reported: set[int] = set()  # builds of other models that have queued inputs
         self._heavy_tokens = 0  # of the next input, if it is more than the budget's share of a request
         self._builds: tuple[float, list[Build]] = (0.0, [])  # and the monotonic time when they were read
         self._turn = 0  # which build is looked at first
@@ -78,13 +90,35 @@ class Claimer:
         return None
 
     def _active_builds(self, conn: connection.Connection) -> list[Build]:
-        """The builds of this backend, except those of paused indexes."""
+        """The builds that this backend embeds, except those of paused indexes.
+
+        They are the builds of its indexes in the settings whose vectors it can make. Another deployment that shares
+        the database may embed the others, so their inputs are left alone.
+        """
         read_at, found = self._builds
         if time.monotonic() - read_at > BUILDS_SECONDS or not found:
-            name = self._provider.settings.name
-            found = [build for build in builds.active(conn) if build.recipe["backend"] == name]
+            own = [
+                build
+                for build in builds.active(conn)
+                if self._indexes is None or build.index in self._indexes
+            ]
+            found = [build for build in own if self._fits(conn, build)]
             self._builds = (time.monotonic(), found)
         return found
+
+    def _fits(self, conn: connection.Connection, build: Build) -> bool:
+        """Whether the backend makes the vectors of a build. If it cannot and inputs wait, status and log say so."""
+        backend = self._provider.backend
+        dimensions = known_dimensions(backend) or build.dimensions
+        try:
+            Recipe.stored(build.recipe).check(build.index, backend, dimensions=dimensions)
+        except SettingsError as error:
+            if build.build not in self._reported and queue.waiting(conn, build, limit=1)[0]:
+                self._reported.add(build.build)
+                builds.note_error(conn, build, str(error))
+                logger.warning("index_set_aside", extra=log_fields(index=build.index, error=str(error)))
+            return False
+        return True
 
     def _request_size(self, conn: connection.Connection, build: Build) -> tuple[int, int]:
         """How many inputs the next request takes, and the tokens of the largest queued one.

@@ -9,6 +9,7 @@ import logging
 import random
 import threading
 import time
+from collections.abc import Collection
 from contextlib import suppress
 from uuid import UUID
 
@@ -39,6 +40,7 @@ class Drainer:
         settings: EmbeddingBackendSettings,
         backend: EmbeddingBackend,
         budget: Budget | None = None,  # None: no limits
+        indexes: Collection[str] | None = None,  # names of those that use the backend; None: all
     ) -> None:
         self.provider = Provider(settings, backend, budget or Budget("", settings.name))
         self._url = url
@@ -47,7 +49,11 @@ class Drainer:
         self._claiming = threading.Lock()  # one slot looks for work; the others queue behind it
         self._settlement = Settlement(url=url, sender=Sender(provider=self.provider, stopping=self._stopping))
         self._claimer = Claimer(
-            url, self.provider, lease_seconds=self._settlement.lease_seconds, stopping=self._stopping
+            url,
+            self.provider,
+            indexes=indexes,
+            lease_seconds=self._settlement.lease_seconds,
+            stopping=self._stopping,
         )
         self._slots = [
             BackgroundThread(

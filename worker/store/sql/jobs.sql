@@ -73,6 +73,7 @@ FROM vector_index.indexes i
 WHERE i.index_id = j.index_id AND (j.task_id, j.slice) IN (
     SELECT task_id, slice FROM vector_index.jobs
     WHERE finished_at IS NULL AND slice = 0 AND touched_at < clock_timestamp() - %(seconds)s * interval '1 second'
+        AND (%(names)s::text[] IS NULL OR index_id IN (SELECT index_id FROM vector_index.indexes WHERE name = ANY(%(names)s)))
         AND (SELECT count(*) = max(s.slices) FROM vector_index.jobs s WHERE s.task_id = jobs.task_id)
     ORDER BY touched_at LIMIT least(%(limit)s, greatest(0, (
         SELECT count(*) FROM vector_index.jobs WHERE finished_at IS NULL AND slice = 0) - %(waiting)s))
