@@ -1,6 +1,7 @@
 """index_documents, delete_documents, and await_indexing, which waits until documents are searchable."""
 
 import time
+from typing import Annotated
 
 from celery import Task
 
@@ -11,6 +12,7 @@ from worker.celery.retries import WAIT_FOR_SERVICES
 from worker.documents import document_ids, document_version
 from worker.errors import InvalidDocument, InvalidQuery
 from worker.indexing import jobs, staging
+from worker.reference import Meaning
 from worker.results import Deleted, Indexed
 from worker.store import connection
 
@@ -72,24 +74,30 @@ def delete_documents(
     ids: Ids = None,
     filter: Filter = None,
     version: Version = None,
+    all: Annotated[bool, Meaning("delete every document of the index; without `ids` and `filter`")] = False,
     index: Index = "default",
 ) -> Deleted:
-    """Delete documents by id, or by filter over metadata. Give one of the two.
+    """Delete documents by id, by filter over metadata, or all. Give one of the three.
 
-    Unknown ids are ignored. A filter also removes enqueued documents that match it.
+    Unknown ids are ignored. A filter also removes enqueued documents that match it. A filter without a
+    condition is refused.
 
     Second run: reports the result of the first, from the ledger of jobs.
 
     Errors: InvalidQuery, UnknownIndex, SettingsError.
     """
     target = wiring.index(index)
-    if (ids is None) == (filter is None):
+    if not isinstance(all, bool):
+        raise InvalidQuery(f"all must be true or false, not {type(all).__name__}")
+    if all and (ids is not None or filter):
+        raise InvalidQuery("all deletes every document: send it without ids and without a filter")
+    if not all and (ids is None) == (filter is None):
         raise InvalidQuery("give either ids or filter, to say which documents to delete")
     fence, chosen = _checked(version, ids)
     if chosen is not None:
         done = staging.delete(target, self.request.id, chosen, fence)
     else:
-        done = staging.delete_matching(target, self.request.id, filter or {}, fence)
+        done = staging.delete_matching(target, self.request.id, filter or {}, fence, everything=all)
     return {"index": index, "deleted": done.deleted, "stale": done.stale}
 
 

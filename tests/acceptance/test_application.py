@@ -137,6 +137,15 @@ def test_progress_counts_documents_and_chunks(system: System, remote: Provider) 
         ("index_documents", {"documents": [], "index": "x"}, "UnknownIndex", "there is no index 'x'"),
         ("delete_documents", {}, "InvalidQuery", "give either ids or filter"),
         ("delete_documents", {"ids": [None]}, "InvalidQuery", "id is missing"),
+        ("delete_documents", {"filter": {}}, "InvalidQuery", "filter has no condition"),
+        (
+            "delete_documents",
+            {"filter": {"$and": [{}]}},
+            "InvalidQuery",
+            "send all=True to delete everything",
+        ),
+        ("delete_documents", {"all": 1}, "InvalidQuery", "all must be true or false"),
+        ("delete_documents", {"all": True, "ids": ["a"]}, "InvalidQuery", "without ids and without a filter"),
         ("status", {"ids": "abc"}, "InvalidQuery", "ids must be a list"),
     ],
 )

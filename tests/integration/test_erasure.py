@@ -18,7 +18,7 @@ from psycopg.types.json import Jsonb
 from tests.fixtures.application import Application, during_request, faulty
 from tests.fixtures.system import eventually
 from tests.fixtures.verification import found, verify
-from worker.errors import Refused
+from worker.errors import InvalidQuery, Refused
 from worker.indexing import staging
 from worker.recipes import Recipe
 from worker.store import builds, connection, deletion, garbage, jobs
@@ -486,3 +486,40 @@ def test_a_deletion_during_a_collection_makes_the_next_collection_due(
     with connection.checkout(application.url) as conn:
         garbage.collect_index(conn, builds.index_key(conn, "default"))
     assert application.rows("SELECT erased_at IS NULL FROM vector_index.indexes") == [(False,)]
+
+
+@pytest.mark.parametrize(
+    "filter",
+    [
+        {},
+        {"$and": []},
+        {"$and": [{}, {"$and": [{}]}]},
+        {"$or": [{"user": 1}, {}]},
+        {"$not": {"$or": []}},
+        {"$not": {"user": {"$in": []}}},
+        {"user": {"$nin": []}},
+        {"$not": {"$and": [{"user": 1}, {"kind": {"$in": []}}]}},
+    ],
+    ids=str,
+)
+def test_a_filter_without_a_condition_deletes_nothing_unless_all_is_said(
+    application: Application, filter: dict[str, Any]
+) -> None:
+    application.put({"id": "a", "text": "Words.", "metadata": {"user": 2}})
+    with pytest.raises(InvalidQuery, match="filter has no condition, so it would delete every document"):
+        delete_matching(application, filter)
+    assert application.search("words") == ["a"]
+    done = staging.delete_matching(application.target, "all", filter, None, everything=True)
+    assert done == staging.Deleted(deleted=1)
+
+
+@pytest.mark.parametrize(
+    "filter",
+    [{"$or": []}, {"user": {"$in": []}}, {"$and": [{}, {"user": 1}]}, {"user": {}}, {"user": []}],
+    ids=str,
+)
+def test_a_filter_that_a_document_can_fail_is_no_empty_filter(
+    application: Application, filter: dict[str, Any]
+) -> None:
+    application.put({"id": "a", "text": "Words.", "metadata": {"user": 2}})
+    assert delete_matching(application, filter) == staging.Deleted()

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from worker.chunking import chunk, embedding_title
 from worker.documents import Chunk, Document, document_label, document_version
-from worker.errors import BuildDropped, InputError, InvalidDocument, TemporaryError
+from worker.errors import BuildDropped, InputError, InvalidDocument, InvalidQuery, TemporaryError
 from worker.index import Index
 from worker.indexing.fingerprints import fingerprint
 from worker.indexing.packing import batches
@@ -32,7 +32,7 @@ from worker.store import (
 )
 from worker.store.builds import Build
 from worker.store.connection import Connection
-from worker.store.filters import compile_filter
+from worker.store.filters import compile_filter, is_empty
 from worker.store.jobs import JobSlice
 from worker.store.refusals import Refusal
 from worker.store.reindexing import ReindexRun
@@ -137,13 +137,22 @@ def delete(index: Index, task_id: str, ids: Sequence[str], version: int | None) 
     return Deleted(deleted=sum(c["deleted"] for c in counts), stale=sum(c["stale"] for c in counts))
 
 
-def delete_matching(index: Index, task_id: str, filter: Mapping[str, Any], version: int | None) -> Deleted:
+def delete_matching(
+    index: Index, task_id: str, filter: Mapping[str, Any], version: int | None, *, everything: bool = False
+) -> Deleted:
     """Delete every document whose newest revision matches the filter, and every enqueued text that matches it.
+
+    Raises InvalidQuery for a filter without a condition, unless `everything` says that all documents are meant.
 
     After a crash, the next call with the same `task_id` continues with the documents that still match. Once all are
     deleted, a further call only reports.
     """
     where = compile_filter(filter, tenant_field=index.settings.tenant_field)
+    if is_empty(filter) and not everything:
+        raise InvalidQuery(
+            "filter has no condition, so it would delete every document of the index: add a condition, or send "
+            "all=True to delete everything"
+        )
     sent = fingerprint("delete matching", [filter, version])
     with connection.checkout(index.url) as conn:
         index_id = builds.register(conn, index.name)
@@ -234,7 +243,7 @@ def sort(documents: Sequence[object], *, max_bytes: int, origin: str, first: int
 
 def split(document: Document, build: Build, backend: EmbeddingBackend) -> list[Chunk]:
     """Split the document for this build; each chunk has the heading that is embedded with it."""
-    recipe, count = Recipe.stored(build.recipe), backend.count_tokens
+    recipe, count = Recipe.stored(build.recipe).within(backend), backend.count_tokens
     return chunk(
         document.text,
         title=embedding_title(

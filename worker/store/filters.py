@@ -14,7 +14,7 @@ that Postgres can use the inverted index on the metadata.
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -52,6 +52,44 @@ def compile_filter(
         _require_tenant(value, tenant_field)
     compiler = _Compiler()
     return compiler.all_of(value, depth=0), compiler.parameters
+
+
+def is_empty(value: object) -> bool:
+    """Whether a filter without errors names no condition that a document could fail, such as `{"$and": [{}]}`.
+
+    A list without values excludes nothing: `{"field": {"$nin": []}}` is empty, too.
+    """
+    return _constant(value) is True
+
+
+def _constant(value: object) -> bool | None:
+    """What the filter is for every document; None if it depends on the document."""
+    if not isinstance(value, Mapping):
+        return None
+    return _all(_constant_entry(name, item) for name, item in value.items())
+
+
+def _constant_entry(name: object, item: object) -> bool | None:
+    if name == "$not":
+        return _negated(_constant(item))
+    if name == "$and" and isinstance(item, list):
+        return _all(map(_constant, item))
+    if name == "$or" and isinstance(item, list):
+        return _negated(_all(_negated(_constant(each)) for each in item))
+    if isinstance(item, Mapping) and item:
+        return _all(
+            {"$in": False, "$nin": True}.get(key) if value == [] else None for key, value in item.items()
+        )
+    return None
+
+
+def _all(constants: Iterable[bool | None]) -> bool | None:
+    found = set(constants)
+    return False if False in found else None if None in found else True
+
+
+def _negated(constant: bool | None) -> bool | None:
+    return None if constant is None else not constant
 
 
 def both(one: Filter, other: Filter) -> Filter:
