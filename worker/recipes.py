@@ -1,7 +1,7 @@
 """The recipe of a build: all settings that determine its chunks, vectors and lexemes."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from worker.chunking import CHUNKER
@@ -78,6 +78,10 @@ class Recipe:
     def stored(cls, recipe: Mapping[str, Any]) -> "Recipe":
         """Return the recipe of an existing build."""
         return cls(**{field.name: recipe[field.name] for field in fields(cls)})
+
+    def within(self, backend: EmbeddingBackend) -> "Recipe":
+        """Return the recipe with the limit that holds now: that of the index, or a lower one of the settings."""
+        return replace(self, token_limit=min(self.token_limit, backend.token_limit))
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -253,3 +253,65 @@ def test_a_halving_longer_than_its_lease_continues_with_another_claim(
     assert result["indexed"] == 8
     assert set(claims) == {1}
     assert len(claims) == 10
+
+
+LOWERED = 50  # tokens; documents were cut into chunks of up to 113 before
+
+
+@pytest.fixture
+def lowered(application: Application) -> Application:
+    """An index with a live and a queued document, after its TOKEN_LIMIT was lowered."""
+    application.backend.chunk_tokens = 120
+    application.put({"id": "live", "text": LONG})
+    application.stage({"id": "queued", "text": "Another list.\n\n" + LONG}, task_id="before")
+    [[most]] = application.rows("SELECT max(tokens) FROM vector_index.pending_1")
+    assert most > LOWERED
+    application.backend.requests.clear()
+    application.backend.token_limit = LOWERED
+    return application
+
+
+def largest_request(application: Application) -> int:
+    return max(
+        application.backend.count_tokens(text) for texts in application.backend.requests for text in texts
+    )
+
+
+def test_a_lowered_token_limit_holds_for_new_documents_of_an_existing_index(lowered: Application) -> None:
+    result = lowered.put({"id": "new", "text": "A new list.\n\n" + LONG, "title": "word " * 40})
+    assert (result["indexed"], result["failed"]) == (1, [])
+    assert largest_request(lowered) <= LOWERED
+    assert chunks(lowered, "new")
+
+
+def test_a_lowered_token_limit_holds_for_queued_documents(lowered: Application) -> None:
+    lowered.drainer.drain()
+    assert (lowered.result("before") or {})["indexed"] == 1
+    assert largest_request(lowered) <= LOWERED
+    assert chunks(lowered, "queued")
+
+
+def test_a_lowered_token_limit_holds_for_questions(lowered: Application) -> None:
+    assert lowered.search("number " * 150)
+    assert largest_request(lowered) <= LOWERED
+
+
+def test_a_raised_token_limit_keeps_the_chunks_of_an_index(application: Application) -> None:
+    application.backend.token_limit = LOWERED
+    application.put({"id": "a", "text": LONG})
+    application.backend.token_limit = 500
+    application.backend.chunk_tokens = 400
+    application.put({"id": "b", "text": "Another list.\n\n" + LONG})
+    assert largest_request(application) <= LOWERED
+
+
+def test_a_queued_input_that_cannot_be_cut_within_the_limit_fails_with_the_fix(
+    application: Application,
+) -> None:
+    task_id = application.stage({"id": "a", "text": "One two three four five six seven eight nine."})
+    application.backend.token_limit = 8
+    application.drainer.drain()
+    [failure] = (application.result(task_id) or {})["failed"]
+    assert "tokens is over TOKEN_LIMIT (8)" in failure["error"]
+    assert "raise TOKEN_LIMIT" in failure["error"]
+    assert application.backend.requests == []

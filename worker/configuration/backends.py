@@ -49,7 +49,8 @@ class EmbeddingBackendSettings:
         Setting(
             unit="tokens",
             default="the known limit of the model, as `vector-index models` shows it; required for other models",
-            meaning="The longest input that the model takes. No chunk is longer than this.",
+            meaning="The longest input that the model takes. No chunk is longer than this. If you lower it, new "
+            "documents and queued chunks follow. If you raise it, an index keeps the limit of its first document.",
             example="8191",
         ),
     ] = None

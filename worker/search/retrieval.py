@@ -64,7 +64,7 @@ def emptiness(index: Index) -> str | None:
 def _embed_question(index: Index, build: Build, text: str) -> NDArray[np.float32]:
     recipe = Recipe.stored(build.recipe)
     recipe.check(index.name, index.backend)
-    question = _question_text(text, recipe, index.backend)
+    question = _question_text(text, recipe.within(index.backend), index.backend)
     tokens = index.backend.count_tokens(question)
     with index.budget.reserve(tokens), events.ProviderRequest(index.budget.name, "search", tokens=tokens):
         vector: NDArray[np.float32] = index.backend.embed([question])[0]

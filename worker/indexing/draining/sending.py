@@ -26,16 +26,18 @@ class Sender:
         """Send the inputs in one request. A request that is too large or refused is halved, down to the guilty input.
 
         If the provider refuses even one word, the inputs are innocent and go back unsent. Every request begins before
-        `last_start`, in monotonic seconds, so that the lease covers it.
+        `last_start`, in monotonic seconds, so that the lease covers it. Inputs that were cut under a higher TOKEN_LIMIT
+        are not sent: their pieces replace them.
         """
-        recipe = Recipe.stored(claim.build.recipe)
-        ended: list[Response] = []
-        waiting: list[Sequence[Input]] = [claim.inputs]
+        recipe = Recipe.stored(claim.build.recipe).within(self.provider.backend)
+        within = [item for item in claim.inputs if item.tokens <= recipe.token_limit]
+        ended = [self._over_limit(recipe, item) for item in claim.inputs if item.tokens > recipe.token_limit]
+        waiting: list[Sequence[Input]] = [within] if within else []
         is_up = False
         while waiting:
             inputs = waiting.pop()
             try:
-                if self.stopping.is_set() or not self._may_send(claim, inputs, last_start):
+                if self.stopping.is_set() or not self._may_send(inputs, last_start, first=inputs is within):
                     return [*ended, Response(inputs=inputs)]
                 texts = [embedding_text(recipe.document_prefix, item.heading, item.text) for item in inputs]
                 with self._measured(inputs):
@@ -67,13 +69,13 @@ class Sender:
             self.provider.probe_after(failed_at, max_wait_seconds=max(0.0, max_wait_seconds)) is None
         )
 
-    def _may_send(self, claim: Claim, inputs: Sequence[Input], last_start: float) -> bool:
+    def _may_send(self, inputs: Sequence[Input], last_start: float, *, first: bool) -> bool:
         """Whether a request may begin now; waits for the budget of a second or later request of the claim.
 
         False while stopping, and when the lease is too short for the first request, as the steps before it took too
         long. Raises ProviderUnavailable when the lease is too short for a later one.
         """
-        if inputs is claim.inputs:
+        if first:
             return time.monotonic() < last_start
         budget = self.provider.budget
         left = last_start - time.monotonic()
@@ -94,6 +96,14 @@ class Sender:
         return events.ProviderRequest(
             self.provider.budget.name, "documents", inputs=len(inputs), tokens=tokens, fill=fill
         )
+
+    def _over_limit(self, recipe: Recipe, item: Input) -> Response:
+        """How an input ends that is over the backend's own limit."""
+        error = TooLarge(
+            f"an input of {item.tokens:,} tokens is over TOKEN_LIMIT ({recipe.token_limit:,}) and too short to cut: "
+            "raise TOKEN_LIMIT to the model's limit"
+        )
+        return Response(inputs=[item], error=error, pieces=self._cut(recipe, item))
 
     def _cut(self, recipe: Recipe, item: Input) -> Sequence[Chunk]:
         """Cut an input into pieces of half its tokens; `()` if it is too short for two chunks."""
