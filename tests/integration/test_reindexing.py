@@ -409,6 +409,20 @@ def test_a_rejected_document_with_an_unknown_id_prevents_deletions(shop: Applica
     assert ids(shop) == {"1", "42"}
 
 
+def test_an_empty_folder_of_several_prevents_deletions(shop: Application, tmp_path: Path) -> None:
+    """A disk that is not mounted looks like that, and half of the documents remain."""
+    for name in ("one/a.md", "one/b.md", "one/c.md", "disk/d.md"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(f"The text of {name}.")
+    folder = FolderSource(paths=[str(tmp_path / "one"), str(tmp_path / "disk")], max_bytes=10_000)
+    run(shop, folder)
+    (tmp_path / "disk/d.md").unlink()
+    result = run(shop, folder)
+    assert "nothing was deleted" in result["warning"]
+    assert "as if its disk were not mounted" in result["failed"][0]["error"]
+    assert ids(shop) == {"a.md", "b.md", "c.md", "d.md"}
+
+
 def test_a_missing_folder_fails_the_run(shop: Application, tmp_path: Path) -> None:
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs/one.md").write_text("The text.")

@@ -343,6 +343,65 @@ def test_a_run_with_a_cursor_that_finds_nothing_keeps_its_place(table: Applicati
     assert history(table, "incremental, read, cursor ->> 'reached'")[1] == (True, 0, "17")
 
 
+@pytest.mark.parametrize("first", [True, False], ids=["first run", "later run"])
+def test_a_cursor_does_not_move_past_a_rejected_document(table: Application, first: bool) -> None:
+    """It is read again once the cause is removed, here the limit of a text."""
+    if not first:
+        run(table, pages(table))
+    large = "x" * 10_001
+    with connection.checkout(table.url) as conn:
+        conn.execute("UPDATE page SET body = %s, changed = 30 WHERE id = 3", [large])
+        conn.execute("UPDATE page SET body = 'New', changed = 90 WHERE id = 4")
+    assert [failure["id"] for failure in run(table, pages(table))["failed"]] == ["3"]
+    request = ReindexRequest(index="default", task_id="raised")
+    product.reindex(table.target, lambda: pages(table), request, max_bytes=20_000)
+    table.drainer.drain()
+    assert table.state("3")["state"] == "live"
+    assert table.rows("SELECT length(text) FROM vector_index.revisions WHERE length(text) > 10000") == [
+        (10_001,)
+    ]
+    assert history(table, "cursor ->> 'reached'")[-1] == ("87",)
+
+
+def test_a_cursor_does_not_move_past_a_document_that_changed_during_the_run(table: Application) -> None:
+    class Interrupted(SQLSource):
+        meanwhile: Any = None
+
+        def documents_since(self, cursor: str | None) -> Generator[dict[str, Any], None, str | None]:
+            rows = super().documents_since(cursor)
+            yield next(rows)
+            if self.meanwhile is not None:
+                self.meanwhile()
+            return (yield from rows)
+
+    query = "SELECT id, body AS text, changed FROM page"
+    source = Interrupted(dsn=table.url, query=query, cursor="changed", cursor_overlap=3)
+    run(table, source)
+    with connection.checkout(table.url) as conn:
+        conn.execute("UPDATE page SET body = 'In the table', changed = 40 WHERE id = 20")
+        conn.execute("UPDATE page SET body = 'Later', changed = 90 WHERE id = 5")
+    source.meanwhile = lambda: table.put({"id": "20", "text": "Sent during the run."})
+    assert run(table, source)["stale"] == 1
+    source.meanwhile = None
+    assert run(table, source)["indexed"] == 1
+    assert table.search("table", limit=1) == ["20"]
+
+
+@pytest.mark.parametrize("type", ["timestamptz", "timestamp", "date"])
+def test_a_row_in_the_future_hides_no_later_change(table: Application, type: str) -> None:
+    with connection.checkout(table.url) as conn:
+        conn.execute(f"CREATE TABLE note (id bigint PRIMARY KEY, body text, changed {type})".encode())
+        conn.execute("INSERT INTO note VALUES (1, 'One', now()), (2, 'Two', now() + interval '2 years')")
+    source = SQLSource(
+        dsn=table.url, query="SELECT id, body AS text, changed FROM note", cursor="changed", cursor_overlap=60
+    )
+    assert run(table, source)["indexed"] == 2
+    with connection.checkout(table.url) as conn:
+        conn.execute("UPDATE note SET body = 'Changed', changed = now() WHERE id = 1")
+    assert run(table, source)["indexed"] == 1
+    assert history(table, "incremental") == [(False,), (True,)]
+
+
 def test_a_waiting_task_of_a_run_is_not_sent_again_before_all_is_staged(
     shop: Application,
     shelf: Shelf,

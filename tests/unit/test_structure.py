@@ -199,6 +199,7 @@ def test_sql_is_in_the_store_only(file: Path) -> None:
         "worker.services": ("SELECT 1", "CREATE DATABASE "),
         "worker.sources": (
             "SELECT source.*{more} FROM (\n{query}\n) AS source {condition} {order} {limit}",
+            "SELECT now() AS zoned, localtimestamp AS local, now() AT TIME ZONE 'UTC' AS utc",
             "SELECT format_type(oid, -1) AS name FROM unnest(%s::oid[]) WITH ORDINALITY AS t (oid, at) ORDER BY at",
         ),
     }.get(str(package_of(module_name(file))), ())

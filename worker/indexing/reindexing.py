@@ -148,6 +148,7 @@ class _Sync:
         self._staged_before = array("q")  # by an earlier delivery of the task
         self._taken = 0  # documents that the source returned, repeats included
         self._rejected = 0
+        self._overtaken = 0  # documents that changed since the run began
         self._deleted = 0
         self._unidentified = 0  # items that failed and may be, or may contain, any document
 
@@ -159,9 +160,10 @@ class _Sync:
             ledger = jobs.ledger(conn, self._task_id)
             self._staged_before = reindexing.restart(conn, self._task_id)
             before = reindexing.last_complete(conn, self._index.name)
-            since = None
-            if reading.fingerprint and not full:
-                since = reindexing.last_cursor(conn, self._index.name, reading.fingerprint)
+            last = None
+            if reading.fingerprint:
+                last = reindexing.last_cursor(conn, self._index.name, reading.fingerprint)
+            since = None if full else last
             held = reindexing.count_documents(conn, self._run.index_id) if before is None else 0
         self._deleted = ledger.counts.get("deleted", 0)
         self._numbers = count(ledger.slices)
@@ -181,7 +183,9 @@ class _Sync:
                 self._delete_missing(_distinct(met, self._spared))
                 with connection.checkout(self._index.url) as conn:
                     refusals.clear_before(conn, self._run.index_id, self._run.since)
-        self._finish(reading, since, len(met), warning)
+        # a document that was left out must be read again: the cursor may not move past it
+        reached = last if self._rejected or self._overtaken else reading.cursor or last
+        self._finish(reading, reached, since is not None, len(met), warning)
 
     def _stage_page(self, page: Sequence[object]) -> None:
         """Stage those documents of a page that differ from the indexed ones."""
@@ -265,7 +269,9 @@ class _Sync:
                     counts = deletion.delete(conn, job, some, None, heads=heads, run=self._run)
                     self._deleted += counts["deleted"]
 
-    def _finish(self, reading: Reading, since: str | None, met: int, warning: str | None) -> None:
+    def _finish(
+        self, reading: Reading, reached: str | None, incremental: bool, met: int, warning: str | None
+    ) -> None:
         """Record the run in the history, and stage the last slice, which completes the job."""
         staged = _distinct(self._staged, self._staged_before)
         unchanged = len(_distinct(self._settled, staged)) - len(staged)
@@ -276,12 +282,11 @@ class _Sync:
             deleted=self._deleted,
             rejected=self._rejected,
         )
-        reached = reading.cursor or since
         cursor = SourceCursor(query=reading.fingerprint, reached=reached) if reached else None
         with connection.checkout(self._index.url) as conn, conn.transaction():
             fencing.hold(conn, self._run)
             reindexing.finish(
-                conn, self._task_id, figures, incremental=since is not None, message=warning, cursor=cursor
+                conn, self._task_id, figures, incremental=incremental, message=warning, cursor=cursor
             )
             reindexing.set_report(conn, self._task_id, {} if warning is None else {"warning": warning})
         self._stage([], last=True, unchanged=unchanged, superseded=self._taken - met)
@@ -293,6 +298,7 @@ class _Sync:
         written = stage_slice(self._index, self._job(**values), documents, PRIORITY, run=self._run)
         self._staged.extend(written.docs)
         self._changed.extend(doc for doc, _ in written.overtaken)
+        self._overtaken += len(written.overtaken)
 
     def _job(self, *, last: bool = False, **values: Any) -> JobSlice:
         """The next slice; only the last one states the number of slices."""

@@ -69,7 +69,16 @@ class FolderSource:
         self.max_bytes = max_bytes
 
     def documents(self) -> Iterator[dict[str, Any] | Skipped]:
-        """Yield documents, and Skipped for files and lines without one. Raises InvalidQuery for a missing path."""
+        """Yield documents, and Skipped for files and lines without one. Raises InvalidQuery for a missing path.
+
+        An empty folder of PATHS is Skipped without an id, so the run deletes nothing: a disk that is not mounted looks
+        like that.
+        """
+        check_existence(self.paths)
+        for path in self.paths:
+            if path.is_dir() and not any(path.iterdir()):
+                reason = "is empty, as if its disk were not mounted; mount it, or remove it from PATHS"
+                yield Skipped(path=_printable(path), reason=reason)
         for item in read(self.paths, max_bytes=self.max_bytes):
             if not isinstance(item, Skipped) or not self._is_of_another_kind(Path(item.path)):
                 yield item

@@ -31,6 +31,9 @@ PAGE = sql.SQL("SELECT source.*{more} FROM (\n{query}\n) AS source {condition} {
 REPEATED = "is the key again"
 REPEATS = sql.SQL(", lag({key}) OVER (ORDER BY {key}) = {key} AS {name}")
 NOTHING = sql.SQL("")
+NOW = sql.Composed(
+    [sql.SQL("SELECT now() AS zoned, localtimestamp AS local, now() AT TIME ZONE 'UTC' AS utc")]
+)
 
 
 class SQLSource:
@@ -146,10 +149,12 @@ class SQLSource:
     def documents_since(self, cursor: str | None) -> Generator[dict[str, Any], None, str | None]:
         """Yield the rows whose CURSOR is at least `cursor`, or NULL; all rows for `None`. Raises SourceFailed.
 
-        Returns the highest value of CURSOR, less the overlap; `None` if no row has a value.
+        Returns the highest value of CURSOR, less the overlap; `None` if no row has a value. A date or time in the
+        future counts as the present: it would hide all changes until then.
         """
         highest = None
         with self._connected() as (connection, types):
+            now = connection.rows(NOW, {})[0]
             conditions, values = [], {}
             if cursor is not None:
                 # NULL does not tell whether the row changed
@@ -164,7 +169,7 @@ class SQLSource:
             for row in rows:
                 highest = self._highest(row, highest)
                 yield _document(row)
-        return self._less_overlap(highest)
+        return self._less_overlap(_not_after(now, highest))
 
     def check(self) -> str:
         """Return where the query runs, and its columns; reads no row. Raises SourceFailed."""
@@ -278,6 +283,18 @@ class SQLSource:
         if isinstance(highest, date):
             return str(highest - timedelta(days=math.ceil(self._overlap / 86_400)))
         return str(highest - math.ceil(self._overlap))
+
+
+def _not_after(now: Row, highest: Any) -> Any:
+    """Return the highest value of CURSOR, or the time at which the reading began if that is earlier.
+
+    A time without a zone may be that of the server or UTC: the earlier one counts.
+    """
+    if isinstance(highest, datetime):
+        return min(highest, now["zoned"] if highest.tzinfo else min(now["local"], now["utc"]))
+    if isinstance(highest, date):
+        return min(highest, now["local"].date(), now["utc"].date())
+    return highest
 
 
 def _column(name: str) -> sql.SQL:
