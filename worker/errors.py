@@ -18,7 +18,22 @@ Bug                              an unexpected exception, reported without its m
 
 A message is one sentence. It names the value that is wrong, and what to do.
 It never contains the text of a document, a question or a key.
+
+The error of a task reaches an application as one of these classes, if the application has imported a copy of this file
+that is named `vector_index_errors.py`. It needs the standard library only. That name is stable, and so are the names
+and the bases of the classes.
+
+    import vector_index_errors
+
+    try:
+        rows = app.send_task("tasks.search", kwargs={"query": "books"}).get(timeout=10)
+    except vector_index_errors.TemporaryError:
+        ...  # try again later
+    except vector_index_errors.InputError as error:
+        ...  # the sentence says what to correct
 """
+
+import sys
 
 __all__ = [
     "Bug",
@@ -157,3 +172,11 @@ class SettingsError(VectorIndexError):
 
     Do: correct the setting, and restart the workers. `vector-index doctor` checks all of them.
     """
+
+
+# Celery stores the module of an error's class, and looks for the class there in the process that reads the result
+_MODULE = "vector_index_errors"
+sys.modules.setdefault(_MODULE, sys.modules[__name__])
+for _name in __all__:
+    globals()[_name].__module__ = _MODULE
+del _name

@@ -23,7 +23,7 @@ message; `…` is in place of values. A message never contains the text of a doc
 
 You meet errors in four places:
 
-- [A task raises one](tasks.md#errors). Your application sees a class of the same name.
+- [A task raises one](tasks.md#errors). Your application catches it by class.
 - A document fails alone. Its sentence is in `failed` of the result, in `tasks.failures` and in `vector-index failures`.
 - A command prints one line on stderr and ends with an [exit code](exit-codes.md).
 - A worker logs one in the field `error` of an [event](log-events.md).

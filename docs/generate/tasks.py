@@ -58,18 +58,21 @@ A result is kept for {result_hours} hours, an error for {error_days} days.
 ERRORS = """\
 ## Errors
 
-A task that fails raises from `AsyncResult.get`. The classes of this project are not in your environment, so Celery
-makes one for each error that arrives: a direct subclass of `Exception`, in the module `celery.exceptions`, with the
-name of the original and one sentence as its argument. It makes a new class each time, so compare the name:
+A task that fails raises from `AsyncResult.get`. Copy `worker/errors.py` into your application, under the name
+`vector_index_errors.py`, and import it: then you catch [the classes of this project](errors.md), with one sentence as
+their argument. The module's name, and the names and bases of its classes, are stable.
 
 ```python
+import vector_index_errors
+
 try:
     rows = app.send_task("tasks.search", queue="vector_index.chat", kwargs={"query": "books"}).get(timeout=10)
-except Exception as error:
-    if type(error).__name__ not in ("ProviderUnavailable", "ServiceUnreachable", "BuildDropped"):
-        raise
+except vector_index_errors.TemporaryError:
     rows = []  # the search is down: try again later
 ```
+
+Without that copy, Celery makes a class for each error that arrives: a direct subclass of `Exception` with the name of
+the original. It makes a new class each time, so compare `type(error).__name__`.
 
 Celery raises `NotRegistered` for a name that is no task, and `TaskRevokedError` for a task that you revoked; both are
 real classes of `celery.exceptions`. A bug of ours arrives as `Bug`, with the class of the unexpected error in its

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -76,7 +77,11 @@ def in_place(code: str, worker: System) -> str:
 
 
 def run(worker: System, code: str) -> str:
-    """The output of a script in a folder of its own, where it can import nothing of the checkout by accident."""
+    """The output of a script in a folder of its own, where it can import nothing of the checkout by accident.
+
+    The folder has the copy of worker/errors.py that the pages ask for.
+    """
+    shutil.copy(ROOT / "worker/errors.py", worker.folder / "vector_index_errors.py")
     environment = {**os.environ, "BROKER_URL": worker.environment["BROKER_URL"]}
     done = subprocess.run(
         [sys.executable, "-c", code],

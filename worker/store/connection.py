@@ -1,5 +1,6 @@
 """Connections to Postgres: pooled, in autocommit mode, with explicit transactions."""
 
+import atexit
 import os
 import re
 import threading
@@ -115,6 +116,9 @@ def pool(url: str, *, max_size: int = 16) -> ConnectionPool[Connection]:
     key = (os.getpid(), url)
     with _opening:  # other threads must wait, as a pool that is not open yet refuses them
         if key not in _pools:
+            if not _pools:
+                # Python 3.13 waits 5 s for each thread of a pool that is open when the interpreter ends
+                atexit.register(close_pools)
             _pools[key] = ConnectionPool[Connection](
                 url,
                 min_size=0,
