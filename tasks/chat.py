@@ -14,7 +14,7 @@ from worker.celery.application import app
 from worker.chat.answering import ask
 from worker.chat.questions import ChatQuestion
 from worker.chat.stream import AnswerStream, Revoked
-from worker.errors import InvalidQuery
+from worker.errors import InvalidQuery, described
 from worker.reference import Meaning
 from worker.results import Answer
 
@@ -59,7 +59,7 @@ def chat(
 def _answer_stream(task: Task, wanted: object) -> Iterator[AnswerStream | None]:
     """Open the stream of a task if it is wanted, and end the task as revoked when its caller revokes it."""
     if not isinstance(wanted, bool):
-        raise InvalidQuery(f"stream must be true or false, not {wanted!r:.40}")
+        raise InvalidQuery(f"stream must be true or false, not {described(wanted)}")
     if not wanted:
         yield None
         return

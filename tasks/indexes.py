@@ -8,7 +8,7 @@ from tasks.arguments import AnyIndex
 from worker import configuration, wiring
 from worker.celery.application import app
 from worker.celery.retries import WAIT_FOR_SERVICES
-from worker.errors import InvalidQuery
+from worker.errors import InvalidQuery, described
 from worker.results import Dropped, Paused
 from worker.store import connection, indexes
 
@@ -71,4 +71,4 @@ def _state(index: str, paused: datetime | None) -> Paused:
 
 def _check(index: object) -> None:
     if not isinstance(index, str):
-        raise InvalidQuery(f"index must be the name of an index, not {index!r:.100}")
+        raise InvalidQuery(f"index must be the name of an index, not {described(index)}")

@@ -9,7 +9,7 @@ from worker import configuration, wiring
 from worker.celery.application import app
 from worker.celery.queue_lengths import queue_lengths
 from worker.celery.retries import WAIT_FOR_SERVICES
-from worker.errors import BuildDropped, InvalidQuery
+from worker.errors import BuildDropped, InvalidQuery, described
 from worker.indexing import verification
 from worker.keyspace import EMBED
 from worker.observability.logs import log_fields
@@ -137,7 +137,7 @@ def verify(
     Errors: InvalidQuery, UnknownIndex, SettingsError.
     """
     if not isinstance(repair, bool):
-        raise InvalidQuery(f"repair must be true or false, not {repair!r}")
+        raise InvalidQuery(f"repair must be true or false, not {described(repair)}")
     target = wiring.index(index)
     verifier = verification.Verifier(index=target, wake=resend_waiting_tasks)
     return verifier.verify(repair=repair)

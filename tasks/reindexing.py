@@ -11,7 +11,7 @@ from tasks.schedule import SCHEDULED_FOR
 from worker import configuration, wiring
 from worker.celery.application import app
 from worker.celery.retries import WAIT_FOR_SERVICES
-from worker.errors import InvalidQuery, SourceFailed
+from worker.errors import InvalidQuery, SourceFailed, described
 from worker.indexing import reindexing
 from worker.reference import Meaning
 from worker.results import Progress, Reindexed
@@ -81,7 +81,7 @@ def _skipped(index: str, reason: str) -> Reindexed:
 def _check(**flags: object) -> None:
     for name, value in flags.items():
         if not isinstance(value, bool):
-            raise InvalidQuery(f"{name} must be true or false, not {value!r}")
+            raise InvalidQuery(f"{name} must be true or false, not {described(value)}")
 
 
 def _request(task: Task, index: str) -> ReindexRequest:

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from tasks.arguments import Filter, Index, Limit, Mode, Offset, PerDocument, Query, Threshold
 from worker import wiring
 from worker.celery.application import app
+from worker.documents import bounded_result
 from worker.documents import document_id as checked_id
 from worker.errors import InvalidDocument, InvalidQuery
 from worker.reference import Meaning
@@ -43,7 +44,7 @@ def search(
         mode=mode,
     )
     found = retrieval.retrieve(wiring.index(index), wanted)
-    return [passage.as_json() for passage in found]
+    return bounded_result(found)
 
 
 @app.task(name="tasks.find_similar", resultrepr_maxsize=1)
@@ -75,4 +76,4 @@ def find_similar(
     except InvalidDocument as error:
         raise InvalidQuery(f"document_id: {error}") from error
     found = similar.find_similar(wiring.index(index), wanted)
-    return [passage.as_json() for passage in found]
+    return bounded_result(found)

@@ -10,7 +10,7 @@ from worker import configuration, wiring
 from worker.celery.application import app
 from worker.celery.retries import WAIT_FOR_SERVICES
 from worker.documents import document_ids
-from worker.errors import InvalidDocument, InvalidQuery
+from worker.errors import InvalidDocument, InvalidQuery, described
 from worker.indexing import staging
 from worker.reference import Meaning
 from worker.results import DocumentStates, Failures, IndexState, Retried
@@ -61,7 +61,7 @@ def failures(
     Errors: InvalidQuery, UnknownIndex, SettingsError, ServiceUnreachable, BuildDropped.
     """
     if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= MAX_FAILURES:
-        raise InvalidQuery(f"limit must be a whole number from 1 to {MAX_FAILURES:,}, not {limit!r}")
+        raise InvalidQuery(f"limit must be a whole number from 1 to {MAX_FAILURES:,}, not {described(limit)}")
     start = "" if after == "" else _checked([after])[0]
     target = wiring.index(index)
     with connection.checkout(target.url) as conn:

@@ -1,8 +1,8 @@
 """Documents, the chunks that are embedded, and the passages that a search returns."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import date, time
 from decimal import Decimal
 from hashlib import blake2b
@@ -15,7 +15,9 @@ from worker.reference import Meaning
 from worker.results import Row
 
 MAX_ID_CHARACTERS = 512
+MAX_TITLE_CHARACTERS = 2_000
 MAX_METADATA_BYTES = 1_000_000
+MAX_RETURNED_METADATA_BYTES = 1_000_000  # of all rows of a result, which is stored in Redis
 MIN_VERSION, MAX_VERSION = -(2**63), 2**63 - 1
 MAX_DIGITS = 640  # of an integer: Python can be set to read no longer ones, so every process can read these
 MAX_BITS = 2126  # of an integer of that many digits
@@ -93,7 +95,7 @@ class Document:
         unknown = sorted(str(name) for name in value.keys() - FIELDS)
         if unknown:
             raise InvalidDocument(
-                f"unknown field {unknown[0]!r}: a document has id, text, title, metadata and version; "
+                f"unknown field {unknown[0]!r:.40}: a document has id, text, title, metadata and version; "
                 "put other values into metadata"
             )
         text = _clean(value.get("text"), "text")
@@ -102,7 +104,7 @@ class Document:
         return cls(
             id=document_id(value.get("id")),
             text=text,
-            title="" if title is None else _clean(title, "title"),
+            title="" if title is None else _title(title),
             metadata=_metadata(value.get("metadata")),
             version=document_version(value.get("version")),
         )
@@ -145,9 +147,10 @@ class Passage:
     chunks: tuple[int, int]  # ordinals of the first and the last chunk
     score: float  # compare it only with scores of the same search
     similarity: float | None  # 1 - cosine distance; None if it was not computed
+    metadata_omitted: bool = False  # the metadata of the rows before have filled the result
 
     def as_json(self) -> Row:
-        return {
+        row: Row = {
             "document_id": self.document_id,
             "title": self.title,
             "metadata": dict(self.metadata),
@@ -158,6 +161,22 @@ class Passage:
             "score": self.score,
             "similarity": self.similarity,
         }
+        if self.metadata_omitted:
+            row["metadata_omitted"] = True
+        return row
+
+
+def bounded_result(passages: Iterable[Passage]) -> list[Row]:
+    """Return the rows of a result, with at most MAX_RETURNED_METADATA_BYTES of metadata; those beyond have none."""
+    rows, left = [], MAX_RETURNED_METADATA_BYTES
+    for passage in passages:
+        size = len(json.dumps(passage.metadata))
+        if size > left:
+            passage = replace(passage, metadata={}, metadata_omitted=True)
+        else:
+            left -= size
+        rows.append(passage.as_json())
+    return rows
 
 
 def embedding_text(prefix: str, heading: str, text: str) -> str:
@@ -236,6 +255,38 @@ def _read_integer(text: str) -> int | LongNumber:
     return int(text) if digits <= MAX_DIGITS else LongNumber(digits)
 
 
+def check_tenant(sent: object, stored: Mapping[str, Any], field: str) -> None:
+    """Raise InvalidDocument if cleaning changed the tenant: with a NUL, it would become another tenant's name.
+
+    `field` is the dotted path of TENANT_FIELD in the metadata, as sent and as stored.
+    """
+    tenant = _at(sent, field)
+    if clean_json(tenant, field) != _at(stored, field) or any(
+        clean(text) != text for text in _strings(tenant)
+    ):
+        raise InvalidDocument(
+            f"metadata.{field}, the tenant, contains a NUL or a lone surrogate, which Postgres cannot store: remove it"
+        )
+
+
+def _at(value: object, path: str) -> object:
+    for name in path.split("."):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
+
+
+def _strings(value: object) -> Iterator[str]:
+    """Yield the strings of a JSON value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.items():
+            yield from _strings(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _strings(item)
+
+
 def clean(text: str) -> str:
     """Remove NUL characters and replace lone surrogates by U+FFFD, so that Postgres can store the text."""
     text = text.replace("\x00", "") if "\x00" in text else text
@@ -280,6 +331,15 @@ def _clean(value: object, name: str) -> str:
         found = "missing" if value is None else _type(value)
         raise InvalidDocument(f"{name} must be a string, not {found}")
     return clean(value)
+
+
+def _title(value: object) -> str:
+    title = _clean(value, "title")
+    if len(title) > MAX_TITLE_CHARACTERS:
+        raise InvalidDocument(
+            f"title has {len(title):,} characters; at most {MAX_TITLE_CHARACTERS:,} are allowed: put the rest into text"
+        )
+    return title
 
 
 def _metadata(value: object) -> Mapping[str, Any]:

@@ -174,6 +174,21 @@ class SettingsError(VectorIndexError):
     """
 
 
+def described(value: object) -> str:
+    """Describe a wrong argument for an error: a plain value in at most 40 characters, any other by its type.
+
+    A string is named by its length, as it may be the text of a document.
+    """
+    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 100:
+        return "a number of more than 30 digits"
+    if value is None or isinstance(value, bool | int | float):
+        return repr(value)[:40]
+    if isinstance(value, str):
+        return f"a string of {len(value):,} characters"
+    names = {"dict": "an object", "list": "a list"}
+    return names.get(type(value).__name__, f"of type {type(value).__name__}")
+
+
 # Celery stores the module of an error's class, and looks for the class there in the process that reads the result
 _MODULE = "vector_index_errors"
 sys.modules.setdefault(_MODULE, sys.modules[__name__])

@@ -93,6 +93,12 @@ class Row(TypedDict):
             '1 − cosine distance to the question, at most 1; null with `mode="text"`, or another `DISTANCE`'
         ),
     ]
+    metadata_omitted: NotRequired[
+        Annotated[
+            bool,
+            Meaning("true, and only there, if the rows above have filled the 1 MB of metadata of a result"),
+        ]
+    ]
 
 
 class SourceRow(Row):

@@ -463,6 +463,37 @@ def test_a_tenant_deletes_only_its_own_documents(application: Application) -> No
     assert enqueued(application) == [("b", "Words.")]
 
 
+def test_a_tenant_leaves_documents_that_are_others_too(application: Application) -> None:
+    application.index = replace(application.index, tenant_field="user")
+    enqueue(application, "waiting", "Words.", {"user": ["a", "b"]})
+    application.put(
+        {"id": "shared", "text": "Words.", "metadata": {"user": ["a", "b"]}},
+        {"id": "alone", "text": "Words.", "metadata": {"user": "b"}},
+        {"id": "in a list", "text": "Words.", "metadata": {"user": ["b", "b"]}},
+    )
+    assert delete_matching(application, {"user": "b"}) == staging.Deleted(deleted=2)
+    assert application.search("words", filter={"user": "a"}) == ["shared"]
+    assert enqueued(application) == [("waiting", "Words.")]
+
+
+@pytest.mark.parametrize("tenant", ["a\x00", "\x00a", "a\ud800", ["a\x00", "b"]])
+def test_a_tenant_that_postgres_would_rename_is_refused(application: Application, tenant: Any) -> None:
+    """Without its NUL it would be tenant "a"."""
+    application.index = replace(application.index, tenant_field="user")
+    application.put({"id": "own", "text": "Words.", "metadata": {"user": "a"}})
+    for metadata in ({"user": tenant}, {"user\x00": "a"}, {"user": "b", "user\x00": "a"}):
+        result = application.put({"id": "other", "text": "Words.", "metadata": metadata})
+        assert [item["id"] for item in result["failed"]] == ["other"]
+        assert "metadata.user, the tenant, contains a NUL" in result["failed"][0]["error"]
+    if isinstance(tenant, str):
+        for ask in (application.search, application.passages):
+            with pytest.raises(InvalidQuery, match="contains a NUL or a lone surrogate"):
+                ask("words", filter={"user": tenant})
+        with pytest.raises(InvalidQuery, match="contains a NUL or a lone surrogate"):
+            delete_matching(application, {"user": {"$eq": tenant}})
+    assert application.search("words", filter={"user": "a"}) == ["own"]
+
+
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     random.seed(20261123)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import time
 import tracemalloc
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from worker.documents import Document
 from worker.errors import InvalidQuery
 from worker.protocols import Skipped
-from worker.sources.files import read
+from worker.sources.files import FolderSource, PassedOver, Replaced, read
 
 MAX_BYTES = 100_000
 
@@ -190,7 +191,11 @@ def test_undecodable_file_name_gives_a_valid_id(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.md", "a.rst", "a.html"])
-@pytest.mark.parametrize("piece", ["a", "# ", "=", "~", " ", "<p>", "```\n", "a: "])
+@pytest.mark.parametrize(
+    "piece",
+    ["a", "# ", "=", "~", " ", "<p>", "```\n", "a: ", "<div>", "<div>x", "<ul><li>x", "<i><div>", "<pre>x", "<a",
+     "<table><td>", "<svg><g>", "<form><div>", "</div>", "&lt;"],
+)  # fmt: skip
 def test_parsing_time_is_linear(tmp_path: Path, name: str, piece: str) -> None:
     file = written(tmp_path, name, "# " + piece * (90_000 // len(piece)))
     start = time.process_time()
@@ -217,3 +222,117 @@ def test_large_jsonl_file_is_streamed(tmp_path: Path) -> None:
         tracemalloc.stop()
     assert ids == [*range(200), f"{file}:201", "last"]
     assert peak < 10_000_000
+
+
+def test_a_tag_of_many_attributes_is_read_in_linear_time(tmp_path: Path) -> None:
+    attributes = " ".join(f"a{n}=1" for n in range(9_000))
+    file = written(tmp_path, "a.html", f"<p {attributes}>Some text.</p>")
+    start = time.process_time()
+    assert documents(file)[0]["text"] == "Some text."
+    assert time.process_time() - start < 0.5
+
+
+def test_text_of_deeply_nested_elements_is_kept(tmp_path: Path) -> None:
+    file = written(
+        tmp_path, "a.html", "<p>first</p>" + "<div>" * 2_000 + "deep" + "</div>" * 2_000 + "<p>last</p>"
+    )
+    assert documents(file)[0]["text"].split() == ["first", "deep", "last"]
+
+
+def test_a_long_list_without_end_tags_keeps_its_lines(tmp_path: Path) -> None:
+    file = written(tmp_path, "a.html", "<ul>" + "".join(f"<li>item {n}" for n in range(2_000)) + "</ul>")
+    assert documents(file)[0]["text"].splitlines() == [f"item {n}" for n in range(2_000)]
+
+
+def test_a_link_out_of_the_folder_is_passed_over_and_named(tmp_path: Path) -> None:
+    secret = written(tmp_path, "secret/key.txt", "The key is 42.")
+    folder = written(tmp_path, "folder/a.txt", "A text.").parent
+    written(tmp_path, "folder/.hidden.txt", "Hidden.")
+    for name, target in {
+        "absolute.txt": secret,
+        "relative.txt": Path("../secret/key.txt"),
+        "kernel.txt": Path("/proc/self/environ"),
+        "hidden.txt": folder / ".hidden.txt",
+        "chain.txt": folder / "absolute.txt",
+        "circle.txt": folder / "circle.txt",
+        "beside": secret.parent,
+    }.items():
+        (folder / name).symlink_to(target)
+    (folder / "inside.md").symlink_to("a.txt")
+    assert {document["id"]: document["text"] for document in documents(folder)} == {
+        "a.txt": "A text.",
+        "inside.md": "A text.",
+    }
+    reasons = {Path(line.partition(":")[0]).name: line.partition(": ")[2] for line in skipped(folder)}
+    assert all(
+        "outside the folder" in reasons[f"{name}.txt"] for name in ("absolute", "relative", "kernel", "chain")
+    )
+    assert reasons["hidden.txt"] == "is a link to a hidden file"
+    assert reasons["circle.txt"] == "is no regular file"
+    assert "is a link to a folder" in reasons["beside"]
+    assert documents(folder / "absolute.txt")[0]["text"] == "The key is 42."  # named by the user
+
+
+def test_latin1_is_read_with_the_number_of_its_invalid_places(tmp_path: Path) -> None:
+    written(tmp_path, "a.txt", "Un café à Liège, déjà vu.".encode("latin-1"))
+    written(tmp_path, "b.txt", "A replacement, \ufffd, of the author.")
+    written(tmp_path, "c.jsonl", '{"id": 1, "text": "caf\xe9"}'.encode("latin-1"))
+    found = [item for item in read([tmp_path], max_bytes=MAX_BYTES) if isinstance(item, Replaced)]
+    assert [(Path(item.path).name, item.reason.partition(" places")[0]) for item in found] == [
+        ("a.txt", "is not UTF-8 in 5"),
+        ("c.jsonl:1", "is not UTF-8 in 1"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        random.Random(1).randbytes(5_000),
+        b"%PDF-1.7\n" + b"1 0 obj stream of plain words endobj\n" * 50,
+        b"PK\x03\x04" + b"name.xml" * 100,
+        "Words in UTF-16 without a mark.".encode("utf-16-le"),
+        "Слова в другой кодировке.".encode("koi8-r"),
+        bytes(1_000),
+    ],
+)
+def test_data_that_are_no_text_are_skipped_with_a_reason(tmp_path: Path, content: bytes) -> None:
+    file = written(tmp_path, "a.txt", content)
+    assert documents(file) == []
+    assert "is no text in UTF-8" in skipped(file)[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("a.pdf", "pdftotext a.pdf a.txt"),
+        ("b.csv", "one object with id and text per line"),
+        ("c.json", "one with id and text per line"),
+        ("d.docx", "pandoc d -o d.md"),
+        ("LICENSE", "rename it to .txt"),
+    ],
+)
+def test_a_file_of_another_kind_is_named_with_advice(tmp_path: Path, name: str, advice: str) -> None:
+    file = written(tmp_path, name, "x")
+    for paths in ([tmp_path], [file]):
+        [item] = read(paths, max_bytes=MAX_BYTES)
+        assert isinstance(item, Skipped)
+        assert isinstance(item, PassedOver) == (paths == [tmp_path])
+        assert item.path == str(file)
+        assert advice in item.reason
+
+
+def test_a_folder_source_names_what_it_passes_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    written(tmp_path, "a.txt", "Un café.".encode("latin-1"))
+    written(tmp_path, "b.pdf", "x")
+    source = FolderSource(paths=[str(tmp_path)], max_bytes=MAX_BYTES)
+    assert len(list(source.documents())) == 1
+    fields = {record.msg: vars(record)["fields"] for record in caplog.records}
+    assert fields["files_passed_over"] == {"files": 1, "names": [str(tmp_path / "b.pdf")]}
+    assert fields["bytes_replaced"]["file"] == str(tmp_path / "a.txt")
+
+
+def test_a_long_title_of_a_file_is_cut(tmp_path: Path) -> None:
+    assert (
+        documents(written(tmp_path, "a.html", f"<title>{'x' * 5_000}</title><p>Text."))[0]["title"]
+        == "x" * 2_000
+    )

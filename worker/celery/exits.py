@@ -9,6 +9,7 @@ from typing import NoReturn, ParamSpec, TypeVar
 from worker.backends.redaction import redact
 from worker.errors import ServiceUnreachable, VectorIndexError
 from worker.exit_codes import ExitCode
+from worker.observability.printing import printable
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -48,5 +49,5 @@ def exit_with_unexpected(error: Exception) -> NoReturn:
 
 
 def exit_with(sentence: str, code: ExitCode) -> NoReturn:
-    print(f"vector-index: {sentence}", file=sys.stderr, flush=True)  # noqa: T201
+    print(printable(f"vector-index: {sentence}"), file=sys.stderr, flush=True)  # noqa: T201
     raise SystemExit(code)

@@ -10,7 +10,7 @@ from worker.chat import prompting
 from worker.chat.prompting import Prompt
 from worker.chat.questions import ChatQuestion
 from worker.chat.stream import AnswerStream
-from worker.documents import Passage
+from worker.documents import Passage, bounded_result
 from worker.errors import ProviderUnavailable, TemporaryError
 from worker.index import Index
 from worker.observability import events
@@ -47,7 +47,7 @@ def ask(
                 if sources is None:
                     prompt, sources = _prepare(index, backend, question)
                     if stream:
-                        stream.write("sources", [passage.as_json() for passage in sources])
+                        stream.write("sources", bounded_result(sources))
                 reply = _send(backend, budget, prompt, stream) if prompt else _without_passages(index)
         assert sources is not None
         result = _result(reply, sources, backend.model_id)
@@ -116,7 +116,7 @@ def _send(backend: ChatBackend, budget: Budget, prompt: Prompt, stream: AnswerSt
 
 def _result(reply: Reply, sources: Sequence[Passage], model_id: str) -> Answer:
     cited = prompting.cited(reply.text, len(sources))
-    rows = enumerate((passage.as_json() for passage in sources), start=1)
+    rows = enumerate(bounded_result(sources), start=1)
     return {
         "answer": reply.text,
         "answered": bool(sources) and not prompting.declines(reply.text),

@@ -12,6 +12,7 @@ from importlib import import_module
 
 import click
 
+from worker.cli.streams import echo, prepare_streams
 from worker.errors import InputError, SettingsError, TemporaryError, VectorIndexError
 from worker.exit_codes import ExitCode
 
@@ -94,12 +95,13 @@ def main() -> None:
 
 def run(arguments: list[str]) -> int:
     """Run a command and return its exit code. Errors are printed as one line on stderr."""
+    prepare_streams()
     try:
         code = cli.main(arguments, prog_name=PROGRAM, standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else ExitCode.DONE
     except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.ctx.get_help() if error.ctx else "")
+        echo(error.ctx.get_help() if error.ctx else "")
         return ExitCode.DONE
     except click.ClickException as error:
         return _failed(error.format_message(), error.exit_code)
@@ -118,5 +120,5 @@ def run(arguments: list[str]) -> int:
 
 
 def _failed(sentence: str, code: int) -> int:
-    click.echo(f"{PROGRAM}: {' '.join(sentence.split())}", err=True)
+    echo(f"{PROGRAM}: {' '.join(sentence.split())}", err=True)
     return code

@@ -1,11 +1,10 @@
 """`addresses`: the addresses of Postgres and the broker, with their passwords."""
 
-import json
-
 import click
 
 from worker import services
 from worker.cli.options import json_option
+from worker.cli.output import print_result
 from worker.configuration import load
 from worker.services.postgres import programs
 
@@ -25,6 +24,4 @@ def addresses(as_json: bool) -> None:
     values = {"DATABASE_URL": found.database_url, "BROKER_URL": found.broker_url}
     if not configuration.database_url:
         values["POSTGRES_PROGRAMS"] = str(programs())
-    click.echo(
-        json.dumps(values) if as_json else "\n".join(f"{name}={value}" for name, value in values.items())
-    )
+    print_result(values, as_json, [f"{name}={value}" for name, value in values.items()])

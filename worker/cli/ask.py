@@ -14,6 +14,7 @@ from worker import keyspace
 from worker.cli.client import POLL_SECONDS, Client, StallDetector
 from worker.cli.options import index_and_json
 from worker.cli.output import source_lines
+from worker.cli.streams import echo, print_json
 from worker.configuration import load
 from worker.configuration.addresses import redis_url
 from worker.keyspace import CHAT
@@ -41,15 +42,15 @@ def ask(question: str, limit: int, index: str, as_json: bool) -> None:
     task = client.send("tasks.chat", CHAT, question=question, limit=limit, index=index, stream=stream)
     shown = False
     for token in _tokens(client, configuration.result_backend or client.broker_url, task) if stream else ():
-        click.echo(token, nl=False)
+        echo(token, nl=False)
         shown = True
     result = client.wait(task, CHAT)
     if as_json:
-        click.echo(json.dumps(result, ensure_ascii=False))
+        print_json(result)
         return
-    click.echo("" if shown else result["answer"])
+    echo("" if shown else result["answer"])
     for line in source_lines(result["sources"]):
-        click.echo(line)
+        echo(line)
 
 
 def _tokens(client: Client, url: str, task: "AsyncResult[Any]") -> Iterator[str]:

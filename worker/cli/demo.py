@@ -24,6 +24,7 @@ from worker.cli.client import Client
 from worker.cli.interruption import Interruption
 from worker.cli.output import source_lines
 from worker.cli.pools import POOLS, UP_POOLS
+from worker.cli.streams import echo
 from worker.cli.supervision import Supervisor, command_line
 from worker.configuration import environment, load
 from worker.configuration.layers import SCALARS
@@ -111,7 +112,7 @@ def _system(home: Path, console: Console, interruption: Interruption) -> Iterato
                 client.await_consumers(POOLS["all"].queues, checks)
             except VectorIndexError:
                 log.seek(0)
-                click.echo(log.read(), err=True, nl=False)  # the error refers to it
+                echo(log.read(), err=True, nl=False)  # the error refers to it
                 raise
         yield client
 

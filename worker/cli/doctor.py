@@ -1,6 +1,5 @@
 """`doctor`: check everything that a worker needs, in order."""
 
-import json
 import platform
 import sys
 import time
@@ -18,6 +17,7 @@ from worker.cli.client import Client
 from worker.cli.models import llm_installation
 from worker.cli.options import json_option
 from worker.cli.output import counted
+from worker.cli.streams import echo, print_json
 from worker.configuration import (
     ChatBackendSettings,
     Configuration,
@@ -66,10 +66,10 @@ def doctor(offline: bool, as_json: bool) -> ExitCode:
     for diagnosis in diagnoses(configuration, offline):
         found.append(diagnosis)
         if not as_json:
-            click.echo(f"{'ok  ' if diagnosis.ok else 'FAIL'}  {diagnosis.name:<17} {diagnosis.detail}")
+            echo(f"{'ok  ' if diagnosis.ok else 'FAIL'}  {diagnosis.name:<17} {diagnosis.detail}")
     if as_json:
         checks = [asdict(diagnosis) for diagnosis in found]
-        click.echo(json.dumps({"ok": all(diagnosis.ok for diagnosis in found), "checks": checks}))
+        print_json({"ok": all(diagnosis.ok for diagnosis in found), "checks": checks})
     return max(diagnosis.code for diagnosis in found)
 
 

@@ -20,6 +20,7 @@ from rich.table import Table
 from worker.cli.client import STALL_SECONDS, Client, result_of
 from worker.cli.options import filter_option, index_and_json, parse_filter
 from worker.cli.output import counted, first_lines, progress_bar
+from worker.cli.streams import echo, print_json
 from worker.configuration import load
 from worker.documents import document_id, document_ids, read_json
 from worker.errors import InvalidDocument, InvalidQuery
@@ -157,15 +158,15 @@ def eval(
             "absent": absent,
             "modes": {mode: scores.as_json() for mode, scores in found.items()},
         }
-        click.echo(json.dumps(result, ensure_ascii=False))
+        print_json(result)
     else:
         answerable = sum(bool(question.grades) for question in judged)
-        click.echo(
+        echo(
             f"{index}: {counted(answerable, 'question')} with an answer, {len(judged) - answerable:,} without"
         )
         Console(highlight=False).print(_table(found))
         for line in _remarks(found, absent):
-            click.echo(line)
+            echo(line)
 
 
 def read(path: Path) -> list[JudgedQuestion]:

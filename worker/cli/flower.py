@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from worker.cli.celery_program import run_celery
+from worker.cli.streams import echo
 from worker.configuration import environment, load
 from worker.errors import SettingsError
 from worker.services import home as homes
@@ -40,7 +41,7 @@ def flower(address: str | None, port: int | None) -> int:
     access = set_defaults(variables, load().home)
     try:
         check_port(variables)
-        click.echo(access)
+        echo(access)
         return run_celery("flower")
     except OSError as error:
         where = f"{variables['FLOWER_ADDRESS']}:{variables['FLOWER_PORT']}"

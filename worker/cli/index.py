@@ -84,8 +84,7 @@ class Report:
             "documents": self.documents,
             **self.counts,
             "failed": self.failed,
-            "unread": files.unread,
-            "passed_over": files.passed_over,
+            **files.as_json(),
             "seconds": round(self.seconds, 2),
         }
 

@@ -18,7 +18,10 @@ class InputFiles:
     def __init__(self, paths: Sequence[Path], max_document_bytes: int) -> None:
         self.paths = paths
         self.unread: list[dict[str, str]] = []  # files and lines: path and reason
-        self.passed_over = 0  # files in the folders whose format is not supported
+        self.passed_over: list[
+            dict[str, str]
+        ] = []  # files of the folders that are no documents: path and reason
+        self.replaced: list[dict[str, str]] = []  # files and lines with invalid bytes: path and reason
         # checks the paths now, before the command connects to the broker
         self._items = files.read(paths, max_bytes=max_document_bytes)
 
@@ -34,20 +37,33 @@ class InputFiles:
         """Raise InvalidQuery if the paths have no document at all, readable or not."""
         if not (documents or self.unread):
             endings = ", ".join(sorted(files.ENDINGS))
+            others = "".join(f"; {item['path']}: {item['reason']}" for item in self.passed_over[:1])
             raise InvalidQuery(
-                f"nothing to index in {', '.join(map(str, self.paths))}: name files that end in {endings}"
+                f"nothing to index in {', '.join(map(str, self.paths))}: name files that end in {endings}{others}"
             )
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "unread": self.unread,
+            "passed_over": len(self.passed_over),
+            "passed_over_files": self.passed_over,
+            "replaced": self.replaced,
+        }
 
     def problem_lines(self, failed: Sequence[dict[str, str]] = ()) -> Iterator[str]:
         """Yield a line for each problem: first the documents that failed, given as id and error."""
         if self.passed_over:
-            yield f"skipped {counted(self.passed_over, 'file')} of unsupported formats"
+            yield self._names()
+        yield from first_lines([f"warning: {': '.join(item.values())}" for item in self.replaced], MAX_SHOWN)
         problems = [*failed, *self.unread]
         yield from first_lines([f"failed: {': '.join(item.values())}" for item in problems], MAX_SHOWN)
 
+    def _names(self) -> str:
+        passed_over = files.names([item["path"] for item in self.passed_over])
+        return (
+            f"passed over {counted(len(self.passed_over), 'file')}, see --json for the reasons: {passed_over}"
+        )
+
     def _record(self, skipped: Skipped) -> None:
-        path = Path(skipped.path)
-        if path.suffix.lower() not in files.ENDINGS and path not in self.paths and path.is_file():
-            self.passed_over += 1
-        else:
-            self.unread.append({"path": skipped.path, "reason": skipped.reason})
+        kinds = {files.PassedOver: self.passed_over, files.Replaced: self.replaced}
+        kinds.get(type(skipped), self.unread).append({"path": skipped.path, "reason": skipped.reason})

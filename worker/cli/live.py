@@ -4,6 +4,7 @@ import click
 
 from worker.celery import liveness
 from worker.celery.liveness import Heartbeat
+from worker.cli.streams import echo
 from worker.configuration import load
 from worker.exit_codes import ExitCode
 
@@ -39,7 +40,7 @@ def live(worker: str | None, seconds: float) -> ExitCode:
             "it may have ended, or not have reached its broker yet"
         ]
     for line in problems or [f"{p.worker} sent a heartbeat {p.age_seconds:.0f} s ago" for p in found]:
-        click.echo(line, err=bool(problems))
+        echo(line, err=bool(problems))
     return ExitCode.FAILED if problems else ExitCode.DONE
 
 

@@ -1,6 +1,5 @@
 """`models`: the models of llm with their limits, and how the backends in the settings use them."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -11,15 +10,18 @@ import llm
 from llm.models import EmbeddingModel, Model
 from rich import box
 from rich.console import Console, JustifyMethod
+from rich.markup import escape
 from rich.table import Table
 
 from worker import backends, wiring
 from worker.backends.limits import ChatLimits, EmbeddingLimits, chat_limits, embedding_limits
 from worker.backends.llm.lookup import name_for_limits
 from worker.cli.options import json_option
+from worker.cli.streams import echo, print_json
 from worker.configuration import ChatBackendSettings, EmbeddingBackendSettings, load
 from worker.errors import SettingsError
 from worker.exit_codes import ExitCode
+from worker.observability.printing import printable
 from worker.tokens import ESTIMATE
 
 Settings = TypeVar("Settings", EmbeddingBackendSettings, ChatBackendSettings)
@@ -88,7 +90,7 @@ def models(as_json: bool) -> ExitCode:
     found = {"embedding": embedding, "chat": chat}
     if as_json:
         rows = {kind: [asdict(row) for row in rows] for kind, rows in found.items()}
-        click.echo(json.dumps({**llm_installation(), **rows}))
+        print_json({**llm_installation(), **rows})
     else:
         _print(found)
     return ExitCode.REFUSED if any(row.error for row in embedding + chat) else ExitCode.DONE
@@ -176,13 +178,13 @@ def _print(found: Mapping[str, Sequence[Row]]) -> None:
     for kind, rows in found.items():
         for row in rows:
             if row.error:
-                click.echo(f"{kind} backend {row.backend!r} cannot be created: {row.error}")
+                echo(f"{kind} backend {row.backend!r} cannot be created: {row.error}")
     installation = llm_installation()
-    click.echo(f"llm folder: {installation['folder']}")
-    click.echo(f"llm plugins: {', '.join(installation['plugins'])}")
+    echo(f"llm folder: {installation['folder']}")
+    echo(f"llm plugins: {', '.join(installation['plugins'])}")
 
 
 def _cell(value: object) -> str:
     if isinstance(value, tuple):
-        return ", ".join(value)
-    return f"{value:,}" if isinstance(value, int) else str(value or "")
+        return escape(printable(", ".join(value)))
+    return f"{value:,}" if isinstance(value, int) else escape(printable(str(value or "")))

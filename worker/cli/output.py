@@ -1,19 +1,23 @@
-"""The output of commands: JSON or lines on stdout, a progress bar on stderr."""
+"""The output of commands: results as JSON or lines on stdout, a progress bar on stderr."""
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
+
+from worker.cli.streams import echo, print_json
 
 
 def print_result(value: object, as_json: bool, lines: Iterable[str]) -> None:
     """Print a result: as one JSON object, or as lines for a person."""
-    click.echo(json.dumps(value, ensure_ascii=False) if as_json else "\n".join(lines))
+    if as_json:
+        print_json(value)
+    else:
+        # a line break in an id or a title would begin a line that looks like ours
+        echo("\n".join(line.replace("\n", " ") for line in lines))
 
 
 def counted(number: int, noun: str) -> str:

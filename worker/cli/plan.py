@@ -49,7 +49,7 @@ def plan(paths: tuple[Path, ...], index: str, as_json: bool) -> ExitCode:
         for request in batches(contents, lambda chunk: chunk.tokens, **limits):
             found.add(request)
     files.check_found(found.documents)
-    value = {"index": index, **found.as_json(), "unread": files.unread, "passed_over": files.passed_over}
+    value = {"index": index, **found.as_json(), **files.as_json()}
     print_result(value, as_json, [*found.lines(index), *files.problem_lines()])
     return ExitCode.FAILED if files.unread else ExitCode.DONE
 

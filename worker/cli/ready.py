@@ -5,6 +5,7 @@ import click
 from worker import services
 from worker.cli.client import Client
 from worker.cli.pools import POOLS
+from worker.cli.streams import echo
 from worker.configuration import load
 from worker.errors import ServiceUnreachable
 from worker.store import schema
@@ -33,4 +34,4 @@ def ready(queues: str) -> None:
         raise ServiceUnreachable(
             f"no worker consumes {', '.join(missing)}: start one with `vector-index worker`, or read its log"
         )
-    click.echo(f"Postgres and the broker respond, and workers consume {', '.join(wanted)}")
+    echo(f"Postgres and the broker respond, and workers consume {', '.join(wanted)}")

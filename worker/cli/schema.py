@@ -3,6 +3,7 @@
 import click
 
 from worker import services
+from worker.cli.streams import echo
 from worker.configuration import load
 from worker.store import schema as schemas
 from worker.store.connection import where
@@ -19,8 +20,8 @@ def schema(sql: bool) -> None:
     examples/test_database.sql.
     """
     if sql:
-        click.echo(script(), nl=False)
+        echo(script(), nl=False)
         return
     configuration = load()
     url = configuration.database_url or services.attach(configuration.home, valkey=False).database_url
-    click.echo(f"schema version {schemas.install(url)} at {where(url)}")
+    echo(f"schema version {schemas.install(url)} at {where(url)}")

@@ -1,6 +1,5 @@
 """`status`: documents by state and pending work, once or until Ctrl-C."""
 
-import json
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ from worker.cli.client import Client
 from worker.cli.output import counted, print_result
 from worker.configuration import load
 from worker.keyspace import CHAT
+from worker.observability.printing import printable
 
 RATE_SECONDS = 10.0  # rates are averages over this time
 COLOURS = {"live": "green", "pending": "yellow", "failed": "red", "refused": "red"}  # for figures above 0
@@ -113,7 +113,7 @@ def _watch(client: Client, indexes: Sequence[str], interval: float, as_json: boo
                     live.update(Group(tables, Text("Ctrl-C to stop", style="dim")), refresh=True)
                 else:
                     for state, figures in shown:
-                        click.echo(json.dumps({**state, **figures}) if as_json else _line(state, figures))
+                        print_result({**state, **figures}, as_json, [_line(state, figures)])
                 time.sleep(interval)
     except KeyboardInterrupt:
         return
@@ -145,7 +145,7 @@ def _table(state: dict[str, Any], rates: dict[str, float | None]) -> Table:
     if state["paused"]:
         table.add_row("paused since", state["paused"], style="yellow")
     if state["last_error"]:
-        table.add_row("last error", escape(state["last_error"]), style="red")
+        table.add_row("last error", escape(printable(state["last_error"])), style="red")
     return table
 
 

@@ -1,7 +1,6 @@
 """`up`: everything in the foreground, on one machine."""
 
 import fcntl
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +17,7 @@ from worker.cli.flower import Access
 from worker.cli.interruption import Interruption
 from worker.cli.options import loglevel_option
 from worker.cli.pools import POOLS, UP_POOLS
+from worker.cli.streams import echo, print_json
 from worker.cli.supervision import Supervisor, command_line
 from worker.configuration import Configuration, environment, load
 from worker.configuration.addresses import redacted
@@ -102,7 +102,7 @@ def _run(
         if "flower" in commands:
             login = access.login(show_password=sys.stdout.isatty())
             _print(as_json, "flower", access.as_json(), f"{access.url}  {login}")
-    click.echo(json.dumps({"ready": True}) if as_json else "ready")
+    _print(as_json, "ready", {"ready": True}, "")
     while True:
         interruption.sleep(1)
         for check in checks:
@@ -122,11 +122,14 @@ def _shown(url: str, ours: bool) -> str:
 
 
 def _notify(sentence: str) -> None:
-    click.echo(f"vector-index: {sentence}", err=True)
+    echo(f"vector-index: {sentence}", err=True)
 
 
-def _print(as_json: bool, name: str, values: Mapping[str, str], text: str) -> None:
-    click.echo(json.dumps(values) if as_json else f"{name:<9} {text}")
+def _print(as_json: bool, name: str, values: Mapping[str, object], text: str) -> None:
+    if as_json:
+        print_json(values)
+    else:
+        echo(f"{name:<9} {text}".rstrip())
 
 
 @contextmanager

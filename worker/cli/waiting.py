@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import click
 from celery.result import AsyncResult
 
 from worker.cli.client import Client
+from worker.cli.streams import echo
 from worker.keyspace import CHAT
 
 REASON_SECONDS = 3.0  # without progress, until the command asks for the reason; then between two questions
@@ -39,7 +39,7 @@ class WaitReason:
     def _tell(self, state: object) -> None:
         reason = _reason(state) if isinstance(state, dict) else None
         if reason is not None and reason != self._told:
-            click.echo(f"waiting: {reason}", err=True)
+            echo(f"waiting: {reason}", err=True)
         self._told = reason
 
 
@@ -57,5 +57,5 @@ def work_goes_on(work: Callable[[], str]) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        click.echo(f"stopped waiting: the workers go on with {work()}", err=True)
+        echo(f"stopped waiting: the workers go on with {work()}", err=True)
         raise

@@ -192,6 +192,7 @@ class _Sync:
         skipped = [item for item in page if isinstance(item, Skipped)]
         message = sort(
             [item for item in page if not isinstance(item, Skipped)],
+            self._index.settings,
             max_bytes=self._max_bytes,
             origin="the source",
             first=self._taken + self._rejected,

@@ -10,8 +10,15 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from worker.chunking import chunk, embedding_title
-from worker.documents import Chunk, Document, document_label, document_version
-from worker.errors import BuildDropped, InputError, InvalidDocument, InvalidQuery, TemporaryError
+from worker.configuration import IndexSettings
+from worker.documents import Chunk, Document, check_tenant, document_label, document_version
+from worker.errors import (
+    BuildDropped,
+    InputError,
+    InvalidDocument,
+    InvalidQuery,
+    TemporaryError,
+)
 from worker.index import Index
 from worker.indexing.fingerprints import fingerprint
 from worker.indexing.packing import batches
@@ -72,7 +79,7 @@ def stage(
     A bad document is rejected with its reason; the others are staged. Raises TemporaryError when Postgres did not
     answer, or the provider when the index is created (its first document): send the same message again.
     """
-    message = sort(documents, max_bytes=max_bytes, origin=f"task {task_id}")
+    message = sort(documents, index.settings, max_bytes=max_bytes, origin=f"task {task_id}")
     sent = fingerprint("index", documents)
     slices = list(sliced(message.documents, lambda document: len(document.text))) or [[]]
     index_id = ensure_index(index)
@@ -144,10 +151,11 @@ def delete_matching(
 
     Raises InvalidQuery for a filter without a condition, unless `everything` says that all documents are meant.
 
+    With TENANT_FIELD, a document that belongs to further tenants stays: it is theirs too.
     After a crash, the next call with the same `task_id` continues with the documents that still match. Once all are
     deleted, a further call only reports.
     """
-    where = compile_filter(filter, tenant_field=index.settings.tenant_field)
+    where = compile_filter(filter, tenant_field=index.settings.tenant_field, sole_tenant=True)
     if is_empty(filter) and not everything:
         raise InvalidQuery(
             "filter has no condition, so it would delete every document of the index: add a condition, or send "
@@ -159,7 +167,8 @@ def delete_matching(
         jobs.check_repetition(conn, task_id, index_id, sent)
         ledger = jobs.ledger(conn, task_id)
         if not ledger.complete:
-            fencing.note_deletion(conn, index_id, filter, version)
+            tenant_field = index.settings.tenant_field
+            fencing.note_deletion(conn, index_id, filter, version, tenant_field=tenant_field)
             number = ledger.slices
             for chosen in selection.select(conn, index_id, index.name, where):
                 job = JobSlice(task_id=task_id, slice=number, slices=0, index_id=index_id, fingerprint=sent)
@@ -207,7 +216,9 @@ def failed_ids(index: Index) -> Iterator[str]:
         after = page[-1]["id"]
 
 
-def sort(documents: Sequence[object], *, max_bytes: int, origin: str, first: int = 0) -> Sorted:
+def sort(
+    documents: Sequence[object], settings: IndexSettings, *, max_bytes: int, origin: str, first: int = 0
+) -> Sorted:
     """Check and clean each document; of several with one id, keep the highest version, else the last.
 
     A document without a usable id is named by its place, which begins with `first`; `origin` says where that is.
@@ -218,6 +229,8 @@ def sort(documents: Sequence[object], *, max_bytes: int, origin: str, first: int
     for at, value in enumerate(documents, start=first):
         try:
             document = Document.from_json(value, max_bytes=max_bytes)
+            if settings.tenant_field and isinstance(value, Mapping):
+                check_tenant(value.get("metadata"), document.metadata, settings.tenant_field)
         except InvalidDocument as error:
             label = document_label(value)
             rejected.append({"id": label or f"#{at}", "error": str(error)})

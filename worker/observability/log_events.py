@@ -41,6 +41,9 @@ FIELDS: Mapping[str, str] = {
     "queue": "name of the queue",
     "queues": "names of the queues",
     "read": "documents that the source returned",
+    "file": "a file, or a line of it",
+    "files": "number of files",
+    "names": "the first files, at most 20",
     "reason": "an `outcome`, `died`, or a sentence",
     "rejected": "documents that cannot be indexed",
     "seconds": "duration, or time until the next attempt",
@@ -98,6 +101,16 @@ EVENTS: Mapping[str, LogEvent] = {
         level="warning",
         fields=("index", "task_id", "documents", "ids", "error"),
         meaning="Documents could not be taken; the error is that of the first.",
+    ),
+    "files_passed_over": LogEvent(
+        level="warning",
+        fields=("files", "names"),
+        meaning="Files of a source folder are no documents; the first 20 are named.",
+    ),
+    "bytes_replaced": LogEvent(
+        level="warning",
+        fields=("file", "reason"),
+        meaning="A file of a source folder is not UTF-8 throughout.",
     ),
     "request": LogEvent(
         level="info",

@@ -5,12 +5,13 @@ names from the settings, counts, ids of tasks and documents, seconds, and error 
 stay out of log lines.
 """
 
-import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
+
+from worker.observability.printing import dumps, printable
 
 SHOWN_IDS = 20  # ids in one event; `documents` has the number of all
 
@@ -76,7 +77,7 @@ class JSONLines(_Formatter):
         }
         if trace := self.trace(record):
             values["traceback"] = trace
-        return json.dumps(values, ensure_ascii=False, default=str)
+        return dumps(values)
 
 
 class Text(_Formatter):
@@ -90,7 +91,7 @@ class Text(_Formatter):
         shown = [values["message"]] if event == "message" else [event, *_pairs(values)]
         line = f"{moment}.{int(record.msecs):03} {record.levelname:<7} {record.name}: {' '.join(shown)}"
         trace = self.trace(record)
-        return f"{line}\n{trace}" if trace else line
+        return printable(f"{line}\n{trace}" if trace else line)
 
 
 def _of_task(about: Mapping[str, Any]) -> dict[str, object]:
@@ -120,4 +121,4 @@ def _pairs(values: Mapping[str, Any]) -> list[str]:
 def _quoted(value: object) -> str:
     if isinstance(value, str) and value and not set(value) & set(' "=\\') and value.isprintable():
         return value
-    return json.dumps(value, ensure_ascii=False, default=str)
+    return dumps(value)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from worker.errors import InvalidQuery
+from worker.errors import InvalidQuery, described
 
 MODES = ("hybrid", "vector", "text")
 MAX_LIMIT = 100
@@ -54,14 +54,14 @@ class SimilarQuery:
         _check_whole("limit", self.limit, 1, MAX_LIMIT)
         _check_fraction("similarity_threshold", self.similarity_threshold)
         if not isinstance(self.include_self, bool):
-            raise InvalidQuery(f"include_self must be true or false, not {self.include_self!r}")
+            raise InvalidQuery(f"include_self must be true or false, not {described(self.include_self)}")
 
 
 def _check_fraction(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
-        raise InvalidQuery(f"{name} must be a number from 0 (off) to 1, not {value!r}")
+        raise InvalidQuery(f"{name} must be a number from 0 (off) to 1, not {described(value)}")
 
 
 def _check_whole(name: str, value: object, low: int, high: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise InvalidQuery(f"{name} must be a whole number from {low} to {high:,}, not {value!r}")
+        raise InvalidQuery(f"{name} must be a whole number from {low} to {high:,}, not {described(value)}")

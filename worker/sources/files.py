@@ -5,6 +5,7 @@ At most one file, or one line of a .jsonl file, is in memory at a time.
 
 import codecs
 import json
+import logging
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,23 +15,61 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, ClassVar
 
-from selectolax.lexbor import LexborHTMLParser
-
-from worker.documents import Document, read_json
+from worker.documents import MAX_TITLE_CHARACTERS, Document, read_json
 from worker.errors import InvalidDocument, InvalidQuery, SettingsError, SourceFailed
+from worker.observability.logs import log_fields
 from worker.protocols import Skipped
 from worker.reference import Setting
+from worker.sources.pages import read_page
+
+logger = logging.getLogger("vector_index.sources")
 
 __all__ = ["FolderSource"]
 
 MARKDOWN, HTML, JSON_LINES = {".md", ".markdown"}, {".html", ".htm"}, {".jsonl", ".ndjson"}
 ENDINGS = {".txt", ".rst"} | MARKDOWN | HTML | JSON_LINES
 
+PANDOC = "convert it to Markdown, as with `pandoc FILE -o FILE.md`"
+ADVICE = {
+    ".pdf": "convert it to text, as with `pdftotext FILE.pdf FILE.txt`",
+    ".csv": "write its rows to a .jsonl file, one object with id and text per line",
+    ".json": "write its objects to a .jsonl file, one with id and text per line",
+} | dict.fromkeys((".docx", ".odt", ".rtf", ".epub", ".tex", ".org", ".ipynb"), PANDOC)
+ADVICE |= dict.fromkeys(
+    (".tsv", ".xls", ".xlsx", ".ods", ".xml", ".yaml", ".yml", ".parquet"), ADVICE[".csv"]
+)
+
+# Text is invalid in few places, and other data in many: of random bytes 40% are. Some formats begin with much text.
+MAX_INVALID_SHARE = 0.3
+SIGNATURES = (
+    b"%PDF-",
+    b"PK\x03\x04",
+    b"\x7fELF",
+    b"\x89PNG",
+    b"\xff\xd8\xff",
+    b"GIF8",
+    b"\x1f\x8b",
+    b"SQLite format 3",
+)
+INVALID = re.compile("[\ufffd\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
+
+
+SHOWN_NAMES = 20  # of files that are passed over
+
+
+class PassedOver(Skipped):
+    """A file of a folder that is no document: of another kind, or a link to what the folder does not have."""
+
+
+class Replaced(Skipped):
+    """A file, or a line, that is read although some of its bytes are no text."""
+
 
 class FolderSource:
     """The documents of files and folders, as `vector-index index` reads them.
 
-    Skips files of other kinds inside folders. Raises SettingsError for PATHS that cannot be used.
+    Logs the files of other kinds inside folders, and those with invalid bytes. Raises SettingsError for PATHS that
+    cannot be used.
     """
 
     defaults_from_settings: ClassVar[Mapping[str, str]] = {"max_bytes": "MAX_DOCUMENT_BYTES"}
@@ -43,7 +82,8 @@ class FolderSource:
             Setting(
                 type="list of absolute paths",
                 meaning="Files, and folders that are read with their subfolders. Read are text, Markdown, "
-                "reStructuredText, HTML and JSON lines; other and hidden files of a folder are skipped.",
+                "reStructuredText, HTML and JSON lines. Other files of a folder are named in the log; hidden ones are "
+                "skipped.",
                 example='["/srv/handbook", "/srv/faq.md"]',
             ),
         ],
@@ -75,42 +115,51 @@ class FolderSource:
         like that.
         """
         check_existence(self.paths)
+        passed_over = []
         for path in self.paths:
             if path.is_dir() and not any(path.iterdir()):
                 reason = "is empty, as if its disk were not mounted; mount it, or remove it from PATHS"
                 yield Skipped(path=_printable(path), reason=reason)
         for item in read(self.paths, max_bytes=self.max_bytes):
-            if not isinstance(item, Skipped) or not self._is_of_another_kind(Path(item.path)):
+            if isinstance(item, PassedOver):
+                passed_over.append(item.path)
+            elif isinstance(item, Replaced):
+                logger.warning("bytes_replaced", extra=log_fields(file=item.path, reason=item.reason))
+            else:
                 yield item
+        if passed_over:
+            fields = log_fields(files=len(passed_over), names=passed_over[:SHOWN_NAMES])
+            logger.warning("files_passed_over", extra=fields)
 
     def check(self) -> str:
         """Count the files to read, by their names alone. Raises InvalidQuery, SourceFailed."""
         check_existence(self.paths)
         found = [file for file, _ in _files(self.paths)]
-        skipped = [
-            file
-            for file in found
-            if isinstance(file, Skipped) and not self._is_of_another_kind(Path(file.path))
-        ]
+        skipped = [file for file in found if isinstance(file, Skipped) and not isinstance(file, PassedOver)]
         if skipped:
             others = f" (and {len(skipped) - 1:,} more files)" if len(skipped) > 1 else ""
             raise SourceFailed(f"{skipped[0]}{others}; fix it, or change PATHS")
         files = sum(isinstance(file, Path) for file in found)
         return f"{files:,} files in {', '.join(map(_printable, self.paths))}"
 
-    def _is_of_another_kind(self, path: Path) -> bool:
-        return path.suffix.lower() not in ENDINGS and path not in self.paths and path.is_file()
+
+def names(paths: Sequence[str]) -> str:
+    """Name the first files of a list, and say how many more there are."""
+    more = f" and {len(paths) - SHOWN_NAMES:,} more" if len(paths) > SHOWN_NAMES else ""
+    return ", ".join(paths[:SHOWN_NAMES]) + more
 
 
 def read(paths: Iterable[Path], *, max_bytes: int) -> Iterator[dict[str, Any] | Skipped]:
     """Yield the documents of files and folders as `tasks.index_documents` takes them, or Skipped with the reason.
 
-    Reads a folder with its subfolders, in the order of names. Ignores hidden files and folders, and links to folders.
+    Reads a folder with its subfolders, in the order of names. Ignores hidden files and folders. Yields PassedOver for
+    files of other kinds, for links to folders, and for links to files outside the named folder or hidden in it.
     The id of a file is its path below the named folder, with `/` between the parts; a file that was named itself has
     its name as id. A .jsonl line has its own id. The title comes from the document (see `_title`), else it is the
     file's name without extension.
 
-    Bytes are UTF-8, or UTF-16 after a byte order mark; invalid bytes become U+FFFD. `max_bytes` is the limit of a
+    Bytes are UTF-8, or UTF-16 after a byte order mark; invalid bytes become U+FFFD, with a Replaced that counts them. A
+    file that is no text for the most part is skipped. `max_bytes` is the limit of a
     file, or of the text of a line. Raises InvalidQuery for a path that does not exist, before it reads anything.
     """
     paths = list(paths)
@@ -138,7 +187,7 @@ def _read(paths: list[Path], max_bytes: int) -> Iterator[dict[str, Any] | Skippe
                 reason = f"its id {id!r} is that of {_printable(other)}; index their common folder"
                 yield Skipped(path=_printable(file), reason=reason, id=own)
             else:
-                yield _document(file, id, max_bytes)
+                yield from _document(file, id, max_bytes)
         except InvalidDocument as error:
             yield Skipped(path=_printable(file), reason=str(error), id=own)
         except OSError as error:
@@ -149,38 +198,68 @@ def _files(paths: list[Path]) -> Iterator[tuple[Path | Skipped, str]]:
     """Yield every file with its id, and Skipped for files that cannot be documents."""
     for named in paths:
         if not named.is_dir():
-            yield _checked(named), _printable(named.name)
+            yield _checked(named, Skipped), _printable(named.name)
             continue
         unreadable: list[OSError] = []
-        for folder, folders, names in os.walk(named, onerror=unreadable.append):
+        real = named.resolve()
+        for folder, folders, files in os.walk(named, onerror=unreadable.append):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
-            for name in sorted(name for name in names if not name.startswith(".")):
+            for name in folders:
+                if (link := Path(folder, name)).is_symlink():
+                    reason = "is a link to a folder; name that folder too to read it"
+                    yield PassedOver(path=_printable(link), reason=reason), ""
+            for name in sorted(name for name in files if not name.startswith(".")):
                 file = Path(folder, name)
-                yield _checked(file), _printable(file.relative_to(named).as_posix())
+                yield _of_folder(file, real), _printable(file.relative_to(named).as_posix())
         for error in unreadable:
             yield Skipped(path=_printable(error.filename), reason=f"cannot be read: {error.strerror}"), ""
 
 
-def _checked(file: Path) -> Path | Skipped:
-    if file.suffix.lower() not in ENDINGS:
-        reason = f"the ending {file.suffix!r} is not one of {', '.join(sorted(ENDINGS))}"
-        return Skipped(path=_printable(file), reason=reason)
+def _of_folder(file: Path, folder: Path) -> Path | Skipped:
+    """Return what to read for a file of a folder: of a link, its target, which must be a visible file of the folder."""
+    if not file.is_symlink():
+        return _checked(file, PassedOver)
+    try:
+        target = file.resolve()
+    except (OSError, RuntimeError):  # links in a circle
+        return Skipped(path=_printable(file), reason="is no regular file")
+    if not target.is_relative_to(folder):
+        reason = f"is a link to {_printable(target)}, outside the folder; name that file too to read it"
+        return PassedOver(path=_printable(file), reason=reason)
+    if any(part.startswith(".") for part in target.relative_to(folder).parts):
+        return PassedOver(path=_printable(file), reason="is a link to a hidden file")
+    checked = _checked(file, PassedOver)
+    return checked if isinstance(checked, Skipped) else target
+
+
+def _checked(file: Path, of_another_kind: type[Skipped]) -> Path | Skipped:
+    ending = file.suffix.lower()
+    if ending not in ENDINGS:
+        advice = ADVICE.get(ending, "if it is text, rename it to .txt").replace("FILE", _printable(file.stem))
+        reason = f"the ending {file.suffix!r} is not one of {', '.join(sorted(ENDINGS))}; {advice}"
+        # a pipe or a device in a folder is not passed over, but told
+        return (of_another_kind if file.is_file() else Skipped)(path=_printable(file), reason=reason)
     if not file.is_file():  # a pipe or a device would be read for ever
         return Skipped(path=_printable(file), reason="is no regular file")
     return file
 
 
-def _document(file: Path, id: str, max_bytes: int) -> dict[str, Any]:
+def _document(file: Path, id: str, max_bytes: int) -> Iterator[dict[str, Any] | Replaced]:
     size = file.stat().st_size
     if size > max_bytes:
         raise InvalidDocument(
             f"has {size:,} bytes, over MAX_DOCUMENT_BYTES ({max_bytes:,}); split it or raise the setting"
         )
-    text, ending = _decode(file.read_bytes()), file.suffix.lower()
-    title, text = _html(text) if ending in HTML else (_title(text, ending), text)
-    document = {"id": id, "text": text, "title": title or _printable(file.stem)}
+    data, ending = file.read_bytes(), file.suffix.lower()
+    text = _decode(data)
+    _check_is_text(data, text)
+    replaced = _replaced(data, text)
+    title, text = read_page(text) if ending in HTML else (_title(text, ending), text)
+    document = {"id": id, "text": text, "title": (title or _printable(Path(id).stem))[:MAX_TITLE_CHARACTERS]}
     Document.from_json(document, max_bytes=max_bytes)
-    return document
+    yield document
+    if replaced:
+        yield Replaced(path=_printable(file), reason=replaced)
 
 
 def _lines(file: Path, max_bytes: int) -> Iterator[dict[str, Any] | Skipped]:
@@ -193,9 +272,12 @@ def _lines(file: Path, max_bytes: int) -> Iterator[dict[str, Any] | Skipped]:
             try:
                 if len(line) > limit:
                     raise InvalidDocument(f"the line is over {limit:,} bytes; split the document")
-                document = read_json(_decode(line))
+                text = _decode(line)
+                document = read_json(text)
                 Document.from_json(document, max_bytes=max_bytes)
                 yield document
+                if replaced := _replaced(line, text):
+                    yield Replaced(path=f"{_printable(file)}:{number}", reason=replaced)
             except json.JSONDecodeError as error:
                 reason = f"is not JSON ({error.msg} at column {error.colno}); write one object per line"
                 yield Skipped(path=f"{_printable(file)}:{number}", reason=reason)
@@ -218,6 +300,23 @@ def _bounded_lines(file: BinaryIO, limit: int) -> Iterator[bytes]:
 def _decode(data: bytes) -> str:
     encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
     return data.decode(encoding, "replace").replace("\r\n", "\n")
+
+
+def _check_is_text(data: bytes, text: str) -> None:
+    """Raise InvalidDocument for data that are no text, or text in an encoding that cannot be read."""
+    invalid = len(INVALID.findall(text))
+    if data.startswith(SIGNATURES) or invalid > MAX_INVALID_SHARE * len(text):
+        raise InvalidDocument(
+            "is no text in UTF-8, nor in UTF-16 with a byte order mark; convert it, or leave it out if it is no text"
+        )
+
+
+def _replaced(data: bytes, text: str) -> str:
+    """Return a sentence about the bytes that are no text, or "" if there are none."""
+    replaced = text.count("\ufffd") - data.count("\ufffd".encode())
+    if replaced <= 0:
+        return ""
+    return f"is not UTF-8 in {replaced:,} places, which became U+FFFD; save it as UTF-8 and index it again"
 
 
 def _printable(path: object) -> str:
@@ -259,36 +358,3 @@ def _markdown_title(text: str) -> str:
     first = "".join(headings[0]).rstrip("# ") if headings else ""
     # "Summary", "Motivation", ... of a text without a title are its sections
     return first.strip() if len(headings) == 1 or prose.lstrip("-\n# ").startswith(first) else ""
-
-
-# control characters that mark line breaks of the markup while tags are removed
-LINE, PARAGRAPH, VERBATIM = "\x01", "\x02", "\x03"
-LINES = "br, li, tr, dt, dd, option, caption, figcaption, summary"
-PARAGRAPHS = (
-    "p, div, h1, h2, h3, h4, h5, h6, ul, ol, dl, table, blockquote, section, article, header, footer, main, "
-    "nav, aside, hr, form, fieldset, figure, address, details"
-)
-
-
-def _html(source: str) -> tuple[str, str]:
-    """Return title and text of a page: a line per item and row, an empty line between blocks, `pre` unchanged."""
-    tree = LexborHTMLParser(source.translate({ord(mark): None for mark in LINE + PARAGRAPH + VERBATIM}))
-    heading = tree.css_first("title") or tree.css_first("h1")
-    title = " ".join(heading.text().split()) if heading else ""
-    tree.strip_tags(["head", "script", "style", "template", "noscript"])
-    for mark, elements in ((" ", "td, th"), (LINE, LINES), (PARAGRAPH, PARAGRAPHS), (VERBATIM, "pre")):
-        for node in tree.css(elements):
-            node.insert_before(mark)
-            node.insert_after(mark)
-    pieces = (tree.body.text() if tree.body else "").split(VERBATIM)
-    return title, "\n\n".join(filter(None, (_layout(piece, at % 2 == 1) for at, piece in enumerate(pieces))))
-
-
-def _layout(piece: str, verbatim: bool) -> str:
-    if verbatim:
-        return re.sub(f"[{LINE}{PARAGRAPH}]+", "\n", piece).strip("\n").rstrip()
-    paragraphs = (
-        "\n".join(filter(None, (" ".join(line.split()) for line in paragraph.split(LINE))))
-        for paragraph in piece.split(PARAGRAPH)
-    )
-    return "\n\n".join(filter(None, paragraphs))

@@ -33,7 +33,7 @@ class Fence:
     """What a run may not write, inside a transaction that holds the lock of the index."""
 
     run: ReindexRun
-    deletions: Sequence[Mapping[str, Any]]  # by filter, since the run began: filter and version
+    deletions: Sequence[Mapping[str, Any]]  # by filter, since the run began: filter, version, tenant_field
 
     def hold_back(
         self, connection: Connection, rows: Sequence[tuple[LockedDocument, Document]]
@@ -74,7 +74,9 @@ class Fence:
         rows: Sequence[tuple[LockedDocument, Document]],
     ) -> list[LockedDocument]:
         """The documents that a deletion by filter takes, as the source has them."""
-        condition, parameters = compile_filter(deletion["filter"])
+        condition, parameters = compile_filter(
+            deletion["filter"], tenant_field=deletion.get("tenant_field"), sole_tenant=True
+        )
         text = sql.SQL(statements("reindexing.sql")["matching_rows"]).format(filter=condition)
         values = {
             "docs": [row.doc for row, _ in rows],
@@ -95,13 +97,19 @@ def hold(connection: Connection, run: ReindexRun) -> Fence:
 
 
 def note_deletion(
-    connection: Connection, index_id: int, filter: Mapping[str, Any], version: int | None
+    connection: Connection,
+    index_id: int,
+    filter: Mapping[str, Any],
+    version: int | None,
+    *,
+    tenant_field: str | None,
 ) -> None:
     """Show a deletion by filter to the run that reads the source, before the documents are selected.
 
     The lock is exclusive: a staging of the run comes before and its documents are selected, or comes after and sees
     the deletion.
     """
-    parameters = {"index_id": index_id, "deletion": Jsonb([{"filter": dict(filter), "version": version}])}
+    noted = {"filter": dict(filter), "version": version, "tenant_field": tenant_field}
+    parameters = {"index_id": index_id, "deletion": Jsonb([noted])}
     with builds.locked(connection, index_id, exclusive=True):
         connection.execute(statement("reindexing.sql", "note_deletion"), parameters)

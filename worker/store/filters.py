@@ -37,21 +37,25 @@ EVERYTHING = sql.SQL("true")  # the condition of an empty filter
 
 
 def compile_filter(
-    value: object, *, tenant_field: str | None = None
+    value: object, *, tenant_field: str | None = None, sole_tenant: bool = False
 ) -> tuple[sql.Composable, dict[str, Any]]:
     """Compile a filter to a condition over `r.metadata` and its parameters; `None` and {} match everything.
 
     With `tenant_field`, the filter must name the tenant at its top level, by one plain value. This is the only place
-    that enforces it. Raises InvalidQuery that names the wrong operator or value.
+    that enforces it. With `sole_tenant`, documents that belong to other tenants too do not match. Raises InvalidQuery
+    that names the wrong operator or value.
     """
     if value is None:
         value = {}
     if not isinstance(value, Mapping):
         raise InvalidQuery(f"filter must be an object, not {type(value).__name__}")
-    if tenant_field is not None:
-        _require_tenant(value, tenant_field)
     compiler = _Compiler()
-    return compiler.all_of(value, depth=0), compiler.parameters
+    condition = compiler.all_of(value, depth=0)
+    if tenant_field is not None:
+        tenant = _tenant(value, tenant_field)
+        if sole_tenant:
+            condition = sql.SQL("({} AND {})").format(condition, compiler.only(tenant_field, tenant))
+    return condition, compiler.parameters
 
 
 def is_empty(value: object) -> bool:
@@ -92,12 +96,8 @@ def _negated(constant: bool | None) -> bool | None:
     return None if constant is None else not constant
 
 
-def both(one: Filter, other: Filter) -> Filter:
-    """The documents that pass two filters; their parameters must have different names."""
-    return sql.SQL("({} AND {})").format(one[0], other[0]), {**one[1], **other[1]}
-
-
-def _require_tenant(value: Mapping[str, Any], field: str) -> None:
+def _tenant(value: Mapping[str, Any], field: str) -> object:
+    """Return the tenant that a filter names. Raises InvalidQuery if there is none, or cleaning would change it."""
     tenant = value.get(field)
     if isinstance(tenant, Mapping) and set(tenant) == {"$eq"}:
         tenant = tenant["$eq"]
@@ -105,6 +105,11 @@ def _require_tenant(value: Mapping[str, Any], field: str) -> None:
         raise InvalidQuery(
             f'this index needs its TENANT_FIELD in every filter: add {{"{field}": the tenant}} to the filter'
         )
+    if isinstance(tenant, str) and clean(tenant) != tenant:
+        raise InvalidQuery(
+            f"{field} in filter, the tenant, contains a NUL or a lone surrogate, which no tenant's name has: remove it"
+        )
+    return tenant
 
 
 class _Compiler:
@@ -118,6 +123,11 @@ class _Compiler:
             raise InvalidQuery(f"filter is nested more than {MAX_DEPTH} levels deep")
         return self._join(" AND ", [self._entry(str(name), item, depth) for name, item in value.items()])
 
+    def only(self, name: str, value: object) -> sql.Composable:
+        """The field has this value and no other, alone or in a list."""
+        field = _Field(path=name.split("."), compiler=self)
+        return sql.SQL("coalesce({} <@ {}, false)").format(field.value, self._value([value]))
+
     def _entry(self, name: str, value: object, depth: int) -> sql.Composable:
         if name == "$not":
             return sql.SQL("NOT {}").format(self.all_of(value, depth + 1))
@@ -126,7 +136,9 @@ class _Compiler:
                 raise InvalidQuery(f"{name} takes a list of filters, not {type(value).__name__}")
             return self._join(f" {name[1:].upper()} ", [self.all_of(item, depth + 1) for item in value])
         if name.startswith("$"):
-            raise InvalidQuery(f"unknown operator {name!r} in filter: {', '.join(COMBINERS)} combine filters")
+            raise InvalidQuery(
+                f"unknown operator {name!r:.40} in filter: {', '.join(COMBINERS)} combine filters"
+            )
         field = _Field(path=clean(name).split("."), compiler=self)
         if isinstance(value, Mapping) and any(str(key).startswith("$") for key in value):
             return self._join(
@@ -152,7 +164,9 @@ class _Compiler:
             "$exists": lambda: self._exists(field, value),
         }
         if operator not in handlers:
-            raise InvalidQuery(f"unknown operator {operator!r} in filter: use one of {', '.join(OPERATORS)}")
+            raise InvalidQuery(
+                f"unknown operator {operator!r:.40} in filter: use one of {', '.join(OPERATORS)}"
+            )
         return handlers[operator]()
 
     def _equal(self, field: "_Field", value: object) -> sql.Composable:

@@ -64,7 +64,7 @@ def _change(connection: Connection, change: str, name: str, task_id: str) -> dat
             check_repetition(connection, task_id, find(connection, name), change.encode())
         row = connection.execute(statement("indexes.sql", "paused_at"), parameters).fetchone()
     if row is None:
-        raise InvalidQuery(f"index {name!r} does not exist: it is created with its first document")
+        raise InvalidQuery(f"index {name!r:.100} does not exist: it is created with its first document")
     return None if row[0] is None else row[0].replace(microsecond=0)
 
 
