@@ -127,12 +127,11 @@ def test_a_narrow_filter_uses_the_inverted_index_and_is_exact(
 
 def test_text_search_uses_the_inverted_index(conn: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     def ask() -> None:
-        words = search.lexemes(conn, live(conn), "word77 n4711")
-        assert len(words) == 2
+        words = search.read_words(conn, live(conn), "word77 n4711")
+        assert len(words.finding) == 2
         search.lexical(conn, live(conn), words, VECTOR, candidates=10, where=ALL)
 
-    found = [plan for plan in plans(conn, monkeypatch, ask) if "chunks_1" in plan]
+    found = [plan for plan in plans(conn, monkeypatch, ask) if "chunks_1_lexemes" in plan]
     assert len(found) == 2
     for plan in found:
-        assert "chunks_1_lexemes_idx" in plan
         assert not scanned(plan) & {"chunks_1", "embeddings_1"}

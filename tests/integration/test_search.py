@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -14,7 +15,7 @@ from worker.errors import InvalidQuery, SettingsError
 from worker.indexing import staging
 from worker.indexing.draining.drainer import Drainer
 from worker.search.queries import MODES, SearchQuery
-from worker.store import connection, schema
+from worker.store import builds, connection, schema, search
 
 PETS = [
     {"id": "cats", "text": "Cats chase mice in the garden.", "metadata": {"owner": "ann"}},
@@ -47,7 +48,7 @@ def test_text_mode_sends_no_request_and_returns_no_similarity(application: Appli
 def test_hybrid_is_the_default_and_returns_matches_by_word_and_by_vector_with_their_similarity(
     application: Application,
 ) -> None:
-    """Items high in both rankings come first, scores fall, and items of a single ranking are included."""
+    """Scores fall, and items of a single ranking are included."""
     application.put(*PETS)
     found = application.passages("cats and oceans")
     assert {row.document_id for row in found} == {"cats", "dogs", "ships"}
@@ -55,6 +56,88 @@ def test_hybrid_is_the_default_and_returns_matches_by_word_and_by_vector_with_th
     assert all(row.similarity is not None and -1.0 <= row.similarity <= 1.001 for row in found)
     near = {row.document_id: row.similarity for row in application.passages("cats and oceans", mode="vector")}
     assert {row.document_id: pytest.approx(row.similarity) for row in found} == near
+
+
+def test_a_hybrid_score_is_the_mean_of_the_similarity_and_the_relevance_by_words(
+    application: Application,
+) -> None:
+    application.put(*PETS)
+    question = "cats and oceans"
+    by_words = {row.document_id: row.score for row in application.passages(question, mode="text")}
+    for row in application.passages(question):
+        assert row.similarity is not None
+        assert row.score == pytest.approx((row.similarity + by_words.get(row.document_id, 0)) / 2)
+
+
+@pytest.mark.parametrize("distance", ["cosine", "l2", "inner_product"])
+def test_hybrid_compares_angles_whatever_the_distance_of_the_index(
+    application: Application, distance: str
+) -> None:
+    application.index = replace(application.index, distance=distance)
+    application.put(*PETS)
+    question, *vectors = application.backend.embed(["trees", *(pet["text"] for pet in PETS)])
+    lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(question)
+    angles = dict(zip([pet["id"] for pet in PETS], np.array(vectors) @ question / lengths, strict=True))
+    found = {row.document_id: row.score for row in application.passages("trees")}
+    assert found == {id: pytest.approx(cosine / 2, abs=1e-3) for id, cosine in angles.items()}
+    assert list(found) == sorted(angles, key=lambda id: -angles[id])
+
+
+def test_all_words_of_a_question_count_though_only_its_rarest_find_chunks(application: Application) -> None:
+    """Eight rare words find both documents; the ninth, which three have, tells them apart."""
+    rare = " ".join(f"rare{n}" for n in range(8))
+    application.put(
+        {"id": "a", "text": f"{rare} oak"},
+        {"id": "b", "text": f"{rare} elm"},
+        {"id": "c", "text": "elm one"},
+        {"id": "d", "text": "elm two"},
+    )
+    assert application.search(f"{rare} elm", mode="text") == ["b", "a"]
+
+
+def test_a_short_chunk_is_more_relevant_than_a_long_one_with_the_same_words(application: Application) -> None:
+    filler = " ".join(f"filler{n}" for n in range(60))
+    application.put(
+        {"id": "long", "text": f"Zeppelins. {filler}"}, {"id": "short", "text": "Zeppelins landed."}
+    )
+    assert application.search("zeppelin", mode="text") == ["short", "long"]
+
+
+def test_relevance_by_words_needs_no_statistics_of_postgres(application: Application) -> None:
+    """A new index has none, and a small one gets none."""
+
+    def ranked() -> list[tuple[str, float]]:
+        return [(row.document_id, row.score) for row in application.passages("seven oak trees", mode="text")]
+
+    numbers = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+    application.put(*[{"id": n, "text": f"{n} {'oak' if len(n) > 3 else 'elm'} tree"} for n in numbers])
+    before = ranked()
+    assert before[0][0] == "seven"
+    with connection.checkout(application.url) as conn:
+        assert conn.execute("SELECT reltuples FROM pg_class WHERE relname = 'chunks_1'").fetchone() == (-1,)
+        conn.execute("ANALYZE vector_index.chunks_1")
+    assert ranked() == before
+
+
+def test_a_large_index_takes_the_shares_of_common_words_from_postgres(
+    application: Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are as counted, and no chunk is read to count them."""
+    trees = [{"id": str(n), "text": f"number{n} {'oak' if n % 4 else 'elm'} tree"} for n in range(60)]
+    application.put(*trees)
+    with connection.checkout(application.url) as conn:
+        conn.execute("ANALYZE vector_index.chunks_1")
+        build = builds.live(conn, application.index.name)
+        assert build is not None
+        counted = search.read_words(conn, build, "elm tree zebra")
+        monkeypatch.setattr(search, "EXACTLY_COUNTED", 50)
+        requested: list[list[str]] = []
+        count = search._count
+        monkeypatch.setattr(search, "_count", lambda *args: requested.append(args[2]) or count(*args))
+        estimated = search.read_words(conn, build, "elm tree zebra")
+    assert estimated.finding == counted.finding
+    assert dict(estimated.weights) == pytest.approx(dict(counted.weights), rel=0.01)
+    assert requested == [["'zebra'"]]
 
 
 def test_hybrid_weights_of_an_index_choose_between_the_rankings(application: Application) -> None:

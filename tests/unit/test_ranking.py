@@ -1,66 +1,19 @@
-"""Rankings are fused, and neighbouring chunks become passages."""
-
-from itertools import pairwise
+"""Scores are fused, and neighbouring chunks become passages."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.search.ranking import MAX_MERGED, WINDOW, fuse, merge_neighbours
+from worker.search.ranking import MAX_MERGED, WINDOW, fused_score, merge_neighbours
 
-RANKING = st.lists(st.integers(0, 30), unique=True)
 PLACES = st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 12)), unique=True)
 
 
-def items(rankings: list[list[str]], *weights: float) -> list[str]:
-    return [item for item, _ in fuse(rankings, weights=weights)]
-
-
-def test_an_item_of_both_rankings_beats_an_item_of_one() -> None:
-    """The third item of both rankings beats the first item of a single one."""
-    assert items([["a", "b", "x"], ["c", "d", "x"]], 1, 1)[0] == "x"
-
-
-def test_a_score_of_one_is_the_first_place_everywhere() -> None:
-    assert fuse([["a", "b"], ["a"]], weights=[1, 2]) == [("a", 1.0), ("b", pytest.approx(61 / 62 / 3))]
-
-
-def test_scores_follow_the_formula_of_the_paper() -> None:
-    """The sum of 1 / (60 + rank) over the rankings, apart from a constant factor."""
-    scores = dict(fuse([["a", "b"], ["b", "c"]], weights=[1, 1]))
-    paper = {"a": 1 / 61, "b": 1 / 62 + 1 / 61, "c": 1 / 62}
-    assert scores == pytest.approx({item: score * 61 / 2 for item, score in paper.items()})
-
-
-def test_the_first_ranking_decides_ties() -> None:
-    assert items([["b", "a"], ["a", "b"]], 1, 1) == ["b", "a"]
-    assert items([["b"], ["a"]], 1, 1) == ["b", "a"]
-
-
-def test_the_ranking_with_the_higher_weight_decides() -> None:
-    assert items([["a", "b"], ["b", "a"]], 1, 2) == ["b", "a"]
-    assert items([["a", "b"], ["b", "a"]], 2, 1) == ["a", "b"]
-
-
-def test_a_ranking_without_weight_adds_nothing() -> None:
-    assert fuse([["a", "b"], ["c", "b"]], weights=[1, 0]) == fuse([["a", "b"]], weights=[1])
-
-
-def test_nothing_found_is_an_empty_ranking() -> None:
-    assert fuse([[], []], weights=[1, 1]) == []
-    assert fuse([], weights=[]) == []
-
-
-@given(RANKING, RANKING)
-def test_an_item_that_leads_in_every_ranking_leads_in_the_fusion(one: list[int], other: list[int]) -> None:
-    """Each item occurs once, by falling scores. Scores are equal only for mirrored or equal places."""
-    fused = fuse([one, other], weights=[1, 1])
-    assert sorted(item for item, _ in fused) == sorted({*one, *other})
-    scores = dict(fused)
-    assert [scores[item] for item, _ in fused] == sorted(scores.values(), reverse=True)
-    for before, after in pairwise(item for item in one if item in other):
-        if other.index(before) < other.index(after):
-            assert scores[before] > scores[after]
+def test_the_score_is_the_weighted_mean_of_both_halves() -> None:
+    assert fused_score(0.5, 1.0, weights=(1, 1)) == 0.75
+    assert fused_score(0.5, 1.0, weights=(3, 1)) == 0.625
+    assert fused_score(0.5, 1.0, weights=(1, 0)) == 0.5
+    assert fused_score(0.5, 1.0, weights=(0, 7)) == 1.0
 
 
 @pytest.mark.parametrize(

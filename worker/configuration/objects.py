@@ -103,7 +103,8 @@ class IndexSettings:
         Setting(
             type="two numbers of 0 to 1,000,000, one of them above 0",
             default="`[1, 1]`",
-            meaning="How much the ranking by vector and the ranking by words count in hybrid search, in this order.",
+            meaning="How much the similarity of the vectors and the relevance by words count in hybrid search, in this "
+            "order: the score of a chunk is their weighted mean.",
             example="[1, 0.5]",
         ),
     ] = (1.0, 1.0)

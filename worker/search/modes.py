@@ -6,6 +6,8 @@ Vector search and full-text search each give a ranking of contents. Hybrid mode 
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from math import inf
 from typing import NamedTuple
 
 import numpy as np
@@ -14,13 +16,13 @@ from numpy.typing import NDArray
 from worker.documents import clean
 from worker.search.passages import ScoredHit
 from worker.search.queries import SearchQuery
-from worker.search.ranking import fuse
+from worker.search.ranking import fused_score
 from worker.search.similarity import passes_threshold, vector_score
 from worker.store import search
 from worker.store.builds import Build
 from worker.store.connection import Connection
 from worker.store.filters import Filter
-from worker.store.search import NOTHING, Excluded, Found, Hit
+from worker.store.search import NO_WORDS, NOTHING, Excluded, Found, Hit, Words
 
 # The best contents of each ranking that hybrid mode fuses. The other contents follow them, by vector, on every page.
 FUSED = 100
@@ -48,8 +50,7 @@ class Ranker:
     vector: NDArray[np.float32] | None  # of the question; None in mode "text"
     where: Filter
     weights: tuple[float, float]  # of the ranking by vector and of the one by words, in hybrid mode
-    _last_score: float = field(default=1.0, init=False)  # of the first ranking in hybrid mode
-    _behind_fused: int = field(default=0, init=False)  # contents ranked behind it
+    _last_score: float = field(default=inf, init=False)  # of the rankings before, in hybrid mode
 
     def rank(self, candidates: int, excluded: Excluded) -> Ranking:
         """Rank the `candidates` best contents in the query's mode, without what is excluded.
@@ -60,21 +61,17 @@ class Ranker:
         if self.vector is None:
             found = self._by_words(candidates, excluded)
             more = found.contents == candidates or (found.unread and bool(found.hits))
-            return Ranking([(hit, hit.rank) for hit in found.hits], more)
-        fusing = self.query.mode == "hybrid" and not excluded
-        candidates = FUSED if fusing else candidates
-        found = search.nearest(
-            self.connection,
-            self.build,
-            self.vector,
-            candidates=candidates,
-            where=self.where,
-            excluded=excluded,
-        )
+            return Ranking([(hit, hit.words) for hit in found.hits], more)
         if self.query.mode == "vector":
+            found = self._by_vector(candidates, excluded)
             scored = [(hit, vector_score(hit, self.build)) for hit in found.hits]
+        elif excluded:
+            found = self._by_vector(candidates, excluded)
+            scored = self._in_order([(hit, self._fused_score(hit)) for hit in found.hits])
         else:
-            scored = self._fused(found.hits) if fusing else self._behind(found.hits)
+            candidates = FUSED
+            found = self._by_vector(candidates, excluded)
+            scored = self._in_order(self._fused(found.hits))
         return Ranking(scored, self._has_more(found, candidates))
 
     def _has_more(self, found: Found, candidates: int) -> bool:
@@ -82,12 +79,30 @@ class Ranker:
         threshold = self.query.similarity_threshold
         return found.contents == candidates and passes_threshold(found.hits[-1], self.build, threshold)
 
+    @cached_property
+    def _words(self) -> Words:
+        """The words of the question; none where the query does not search by words."""
+        text = clean(self.query.text)
+        unused = self.query.mode == "vector" or (self.vector is not None and WITHOUT_SPACES.search(text))
+        return NO_WORDS if unused else search.read_words(self.connection, self.build, text)
+
+    def _by_vector(self, candidates: int, excluded: Excluded) -> Found:
+        assert self.vector is not None
+        return search.nearest(
+            self.connection,
+            self.build,
+            self.vector,
+            candidates=candidates,
+            where=self.where,
+            excluded=excluded,
+            words=self._words,
+        )
+
     def _by_words(self, candidates: int, excluded: Excluded) -> Found:
-        words = search.lexemes(self.connection, self.build, clean(self.query.text))
         return search.lexical(
             self.connection,
             self.build,
-            words,
+            self._words,
             self.vector,
             candidates=candidates,
             where=self.where,
@@ -95,28 +110,20 @@ class Ranker:
         )
 
     def _fused(self, nearest: Sequence[Hit]) -> list[ScoredHit]:
-        """Fuse the ranking by vector with the one by words."""
-        spaced = not WITHOUT_SPACES.search(self.query.text)
-        by_words = self._by_words(FUSED, NOTHING).hits if spaced else []
-        chunks = _by_content([*nearest, *by_words])
-        orders = [list(dict.fromkeys(hit.hash for hit in hits)) for hits in (nearest, by_words)]
-        fused = fuse(orders, weights=self.weights)
-        self._last_score = fused[-1][1] if fused else 1.0
-        return [(hit, score) for hash, score in fused for hit in chunks[hash]]
+        """The hits of both rankings, by fused score; a ranking of weight 0 adds none."""
+        rankings = nearest, self._by_words(FUSED, NOTHING).hits
+        used = [ranking for ranking, weight in zip(rankings, self.weights, strict=True) if weight]
+        hits = {(hit.rev, hit.ordinal): hit for ranking in used for hit in ranking}.values()
+        return sorted(((hit, self._fused_score(hit)) for hit in hits), key=lambda scored: -scored[1])
 
-    def _behind(self, nearest: Sequence[Hit]) -> list[ScoredHit]:
-        """Score contents by vector, below all that were fused and those before."""
-        scored = []
-        for hits in _by_content(nearest).values():
-            self._behind_fused += 1
-            score = self._last_score * FUSED / (FUSED + self._behind_fused)
-            scored += [(hit, score) for hit in hits]
-        return scored
+    def _fused_score(self, hit: Hit) -> float:
+        assert hit.cosine is not None
+        return fused_score(hit.cosine, hit.words, weights=self.weights)
 
-
-def _by_content(hits: Iterable[Hit]) -> dict[bytes, list[Hit]]:
-    """Group hits by content, each once."""
-    chunks: dict[bytes, dict[tuple[int, int], Hit]] = {}
-    for hit in hits:
-        chunks.setdefault(hit.hash, {})[hit.rev, hit.ordinal] = hit
-    return {hash: list(each.values()) for hash, each in chunks.items()}
+    def _in_order(self, scored: Iterable[ScoredHit]) -> list[ScoredHit]:
+        """Lower the scores of hits that come after better ones, so that scores fall from the first page to the last."""
+        lowered = []
+        for hit, score in scored:
+            self._last_score = min(self._last_score, score)
+            lowered.append((hit, self._last_score))
+        return lowered

@@ -1,37 +1,19 @@
-"""Fuse rankings into one, and group neighbouring chunks into passages. Pure functions."""
+"""Fuse two scores into one, and group neighbouring chunks into passages. Pure functions."""
 
 from collections.abc import Hashable, Sequence
-from math import fsum, inf
-from typing import TypeVar
-
-RANK_CONSTANT = 60  # of reciprocal rank fusion (Cormack, Clarke and Büttcher, SIGIR 2009, who used 60)
 
 MAX_MERGED = 3  # chunks of a passage: a single document cannot fill a page
 WINDOW = 10  # ranks: a chunk joins a neighbour at most this far above it; farther ones fit the question much better
 
-Item = TypeVar("Item", bound=Hashable)
 
+def fused_score(cosine: float, relevance: float, *, weights: tuple[float, float]) -> float:
+    """The weighted mean of a chunk's cosine similarity to the question and of its relevance by words.
 
-def fuse(rankings: Sequence[Sequence[Item]], *, weights: Sequence[float]) -> list[tuple[Item, float]]:
-    """Fuse rankings into one with scores, by reciprocal rank fusion. Each is best first, without repeats.
-
-    The score of an item is the weighted mean of 61 / (60 + rank) over the rankings. A ranking without the item
-    contributes 0, so 1.0 is first everywhere. Ties go to the item that is higher in the first ranking, then in the
-    second. A ranking of weight 0 is ignored, with the items that only it has.
+    Unlike a fusion of ranks it keeps how far apart two chunks are: where one half cannot tell chunks apart, the other
+    one decides. See Bruch, Gai and Ingber, An Analysis of Fusion Functions for Hybrid Retrieval (TOIS 2023).
     """
-    used = [(ranking, weight) for ranking, weight in zip(rankings, weights, strict=True) if weight > 0]
-    total = fsum(weight for _, weight in used)
-    ranks = [{item: rank for rank, item in enumerate(ranking, start=1)} for ranking, _ in used]
-    places = {item: [rank.get(item, inf) for rank in ranks] for rank in ranks for item in rank}
-    # fsum: items with the same ranks in different rankings get the same score, to the last bit
-    scores = {
-        item: fsum(
-            weight / total * (RANK_CONSTANT + 1) / (RANK_CONSTANT + rank)
-            for rank, (_, weight) in zip(place, used, strict=True)
-        )
-        for item, place in places.items()
-    }
-    return sorted(scores.items(), key=lambda pair: (-pair[1], places[pair[0]]))
+    by_vector, by_words = weights
+    return (by_vector * cosine + by_words * relevance) / (by_vector + by_words)
 
 
 def merge_neighbours(chunks: Sequence[tuple[Hashable, int]]) -> list[list[int]]:

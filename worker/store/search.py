@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import accumulate
-from math import log
+from math import fsum, log
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from psycopg import IsolationLevel, sql
 from worker.store.builds import OPERATORS, Build
 from worker.store.connection import Connection
 from worker.store.filters import EVERYTHING, Filter
-from worker.store.statements import SCHEMA, statement, statements, tables
+from worker.store.statements import statement, statements, tables
 
 TIMEOUT_SECONDS = 20  # of a statement of a search
 DOCUMENTS_PER_CONTENT = 3  # rows of a paragraph that thousands of documents share
@@ -32,6 +32,12 @@ QUESTION_CHARACTERS = 10_000
 QUESTION_LEXEMES = 32
 RAREST_LEXEMES = 8
 LEXICAL_CHUNKS = 5_000
+EXACTLY_COUNTED = (
+    20_000  # chunks of an index; of a larger one, Postgres estimates them, and how many have common words
+)
+LEXEMES_PER_TOKEN = (
+    0.2  # of an average chunk: 26 (Arabic) to 49 (English) lexemes in chunks of up to 240 tokens
+)
 RANKED_CHUNKS = 20_000  # of a word that is in more chunks, as many are ranked
 
 
@@ -51,7 +57,8 @@ class Hit:
     ordinal: int
     hash: bytes
     distance: float | None  # None: the search uses no vector
-    rank: float  # by words, higher is better; 0 if the search uses no words
+    cosine: float | None  # of the angle to the question's vector, whatever the distance of the index
+    words: float  # relevance by words, from 0 for none of them to at most 2.2
 
 
 HIT = [field.name for field in fields(Hit)]  # in the order of the statement `hits`
@@ -87,11 +94,16 @@ NOTHING = Excluded()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lexeme:
-    """A lexeme of a question."""
+class Words:
+    """The lexemes of a question, in the syntax of tsquery."""
 
-    quoted: str  # in the syntax of tsquery
-    weight: float  # its inverse document frequency, as in BM25
+    finding: Sequence[str] = ()  # the rarest that occur in chunks: chunks with one of them are ranked
+    weights: Mapping[str, float] = field(
+        default_factory=dict
+    )  # of those that occur in chunks; 1.0 in total at most
+
+
+NO_WORDS = Words()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,8 +157,11 @@ def nearest(
     where: Filter,
     excluded: Excluded = NOTHING,
     per_content: int = DOCUMENTS_PER_CONTENT,
+    words: Words = NO_WORDS,
 ) -> Found:
     """The chunks of the `candidates` nearest contents, nearest first; `query` has the dimensions of the build.
+
+    With `words`, they have a relevance by words.
 
     At most `per_content` chunks of a content or text that many documents share. Where a filter or an exclusion leaves
     at most EXACT_CHUNKS chunks, all of these are compared. Otherwise the vector index is scanned if it exists; if that
@@ -158,7 +173,7 @@ def nearest(
     def run(name: str, chosen: str = "", **bound: Any) -> tuple[Found, int]:
         parts = {"chosen": _part(chosen, build, where, excluded)} if chosen else {}
         part = _part(name, build, where, excluded, **parts)
-        return _hits(connection, build, part, {**values, **bound}, where, excluded)
+        return _hits(connection, build, part, {**values, **bound}, where, excluded, words)
 
     if excluded.texts:
         found, read = run("exact", "chosen_by_text", most=EXACT_CHUNKS, after=after, before=before)
@@ -174,74 +189,91 @@ def nearest(
     return found
 
 
-def lexemes(connection: Connection, build: Build, text: str) -> list[Lexeme]:
-    """The rarest lexemes of a question that occur in chunks, rarest first; empty for stop words only.
+def read_words(connection: Connection, build: Build, text: str) -> Words:
+    """Look up how rare the lexemes of a question are; no words for stop words only.
 
-    Together they occur in at most LEXICAL_CHUNKS chunks, but there is at least one.
+    Those that find chunks occur together in at most LEXICAL_CHUNKS chunks, but there is at least one. The weight of a
+    lexeme is its inverse document frequency, as in BM25, divided by the sum over the question: so a chunk without the
+    rare words has a low relevance, even if no chunk has them.
     """
-    values: dict[str, Any] = {
+    values = {
         "text": text[:QUESTION_CHARACTERS],
         "language": build.language,
         "lexemes": QUESTION_LEXEMES,
-        "table": f"{SCHEMA}.chunks_{build.build}",
+        "table": f"chunks_{build.build}",
+        "exactly": EXACTLY_COUNTED,
     }
     rows = connection.execute(build.sql("search.sql", "lexemes"), values).fetchall()
     if not rows:
-        return []
-    values = {f"lexeme_{at}": _quoted(lexeme) for at, (lexeme, _) in enumerate(rows)}
+        return NO_WORDS
+    total = rows[0][1]
+    chunks = {_quoted(lexeme): round(share * total) for lexeme, _, share in rows if share is not None}
+    chunks |= _count(connection, build, [_quoted(lexeme) for lexeme, _, share in rows if share is None])
+    total = max(total, *chunks.values())
+    rarities = {word: log(1 + (total - count + 0.5) / (count + 0.5)) for word, count in chunks.items()}
+    known = sorted((word for word in chunks if chunks[word]), key=lambda word: (chunks[word], word))
+    sums = accumulate(chunks[word] for word in known[:RAREST_LEXEMES])
+    within = sum(1 for chunks_so_far in sums if chunks_so_far <= LEXICAL_CHUNKS)
+    every = fsum(rarities.values())
+    return Words(finding=known[: max(within, 1)], weights={word: rarities[word] / every for word in known})
+
+
+def _count(connection: Connection, build: Build, words: Sequence[str]) -> dict[str, int]:
+    """The number of chunks with each lexeme, at most LEXICAL_CHUNKS."""
+    if not words:
+        return {}
+    values = {f"lexeme_{at}": word for at, word in enumerate(words)}
     frequency = sql.SQL(statements("search.sql")["frequency"])
     counts = [frequency.format(lexeme=sql.Placeholder(name), **tables(build.build)) for name in values]
     counting = sql.SQL("SELECT {}").format(sql.SQL(", ").join(counts))
-    [frequencies] = connection.execute(counting, values | {"most": LEXICAL_CHUNKS}).fetchall()
-    every = zip(frequencies, values.values(), strict=True)
-    known = sorted((chunks, quoted) for chunks, quoted in every if chunks)[:RAREST_LEXEMES]
-    if not known:
-        return []
-    # a table that was never analyzed has no estimate of its rows
-    total = max(rows[0][1], known[-1][0])
-    sums = accumulate(chunks for chunks, _ in known)
-    return [
-        Lexeme(quoted=quoted, weight=log(1 + (total - chunks + 0.5) / (chunks + 0.5)))
-        for at, ((chunks, quoted), sum) in enumerate(zip(known, sums, strict=True))
-        if at == 0 or sum <= LEXICAL_CHUNKS
-    ]
+    [counted] = connection.execute(counting, values | {"most": LEXICAL_CHUNKS}).fetchall()
+    return dict(zip(words, counted, strict=True))
 
 
 def lexical(
     connection: Connection,
     build: Build,
-    words: Sequence[Lexeme],
+    words: Words,
     query: NDArray[np.float32] | None,
     *,
     candidates: int,
     where: Filter,
     excluded: Excluded = NOTHING,
 ) -> Found:
-    """The chunks of the contents with the highest rank for these lexemes, best first.
-
-    A lexeme adds its weight times the sum of 1/n² over its n occurrences: ts_rank of one word with all weights 1. This
-    saturates as BM25 does. With `query`, hits have a distance, too.
-    """
-    if not words:
+    """The chunks of the contents that are most relevant by words, best first. With `query`, they have a distance."""
+    if not words.finding:
         return Found(hits=[], contents=0)
     values: dict[str, Any] = {"candidates": candidates, "per_content": DOCUMENTS_PER_CONTENT}
     values["most"] = RANKED_CHUNKS
-    values["lexemes"] = " | ".join(word.quoted for word in words)
-    terms = []
-    for at, word in enumerate(words):
-        values |= {f"weight_{at}": word.weight, f"lexeme_{at}": word.quoted}
-        terms.append(
-            sql.SQL("{}::float8 * ts_rank('{{1,1,1,1}}', c.lexemes, {}::tsquery)").format(
-                sql.Placeholder(f"weight_{at}"), sql.Placeholder(f"lexeme_{at}")
-            )
-        )
+    values["lexemes"] = " | ".join(words.finding)
     distance: sql.Composable = sql.SQL("NULL::float8")
     if query is not None:
         distance = sql.SQL("e.embedding {operator} %(query)b::{vector}").format(**_operator(build))
         values |= _vector(build, query)
-    part = _part("lexical", build, where, excluded, score=sql.SQL(" + ").join(terms), distance=distance)
-    found, ranked = _hits(connection, build, part, values, where, excluded)
+    part = _part("lexical", build, where, excluded, relevance=_relevance(words), distance=distance)
+    found, ranked = _hits(connection, build, part, values, where, excluded, words)
     return replace(found, unread=ranked == RANKED_CHUNKS)
+
+
+def _relevance(words: Words) -> sql.Composable:
+    """The relevance of a chunk by words, for the parameters of `_weights`: BM25 with k1 = 1.2 and b = 0.75.
+
+    ts_rank of one lexeme with all weights 1 grows with the number n of its occurrences as the sum of 1/i² does. So
+    1.55 * (1 / ts_rank - 1) is 1 / n: exactly for n = 1, about that for more.
+    """
+    term = sql.SQL(statements("search.sql")["term"])
+    terms = [
+        term.format(weight=sql.Placeholder(f"weight_{at}"), word=sql.Placeholder(f"word_{at}"))
+        for at in range(len(words.weights))
+    ]
+    return sql.SQL(" + ").join(terms) if terms else sql.SQL("0.0::float8")
+
+
+def _weights(build: Build, words: Words) -> dict[str, Any]:
+    values: dict[str, Any] = {"average": LEXEMES_PER_TOKEN * build.recipe["chunk_tokens"]}
+    for at, (word, weight) in enumerate(words.weights.items()):
+        values |= {f"weight_{at}": 2.2 * weight, f"word_{at}": word}
+    return values
 
 
 def spans(connection: Connection, places: Sequence[tuple[int, int, int]]) -> Mapping[tuple[int, int], str]:
@@ -261,12 +293,29 @@ def _hits(
     values: Mapping[str, Any],
     where: Filter,
     excluded: Excluded,
+    words: Words,
 ) -> tuple[Found, int]:
     """The result of a ranking, and the number of chunks that it chose from if the ranking counts it, else 0."""
     matching = "(SELECT count(*) FROM visible)" if "most" in values else "0"
-    text = _part("hits", build, where, excluded, found=found, matching=sql.SQL(matching))
+    cosine = "NULL::float8"
+    if "query" in values:
+        cosine = (
+            "1 - h.distance" if build.recipe["distance"] == "cosine" else statements("search.sql")["cosine"]
+        )
+    text = _part(
+        "hits",
+        build,
+        where,
+        excluded,
+        found=found,
+        matching=sql.SQL(matching),
+        relevance=_relevance(words),
+        cosine=sql.SQL(cosine).format(**_operator(build), **tables(build.build)),
+    )
     left_out = {"documents": list(excluded.documents), "texts": list(excluded.texts)}
-    rows: list[Any] = connection.execute(text, {**values, **left_out, **where[1]}).fetchall()
+    rows: list[Any] = connection.execute(
+        text, {**values, **_weights(build, words), **left_out, **where[1]}
+    ).fetchall()
     hits = [Hit(**dict(zip(HIT, columns, strict=True))) for _, _, *columns in rows if columns[0] is not None]
     return Found(hits=hits, contents=rows[0][1]), rows[0][0]
 

@@ -13,14 +13,16 @@ WITH {found}, hits AS (
     SELECT c.*, f.distance, f.rank, row_number() OVER (
         PARTITION BY c.text_key ORDER BY f.rank DESC, f.distance + 0, c.doc, c.ordinal) AS copy
     FROM found f CROSS JOIN LATERAL (
-        SELECT s.doc, c.rev, c.ordinal, c.start, c."end", c.text, c.hash, hashtextextended(c.text, 0) AS text_key
+        SELECT s.doc, c.rev, c.ordinal, c.start, c."end", c.text, c.hash, hashtextextended(c.text, 0) AS text_key,
+            {relevance} AS words
         FROM {chunks} c JOIN {served} s ON s.live_rev = c.rev {revisions}
         WHERE c.hash = f.hash AND {filter} AND {new}
         ORDER BY s.doc, c.ordinal LIMIT %(per_content)s
     ) c
 )
 SELECT {matching} AS matching, (SELECT count(*) FROM found) AS contents, d.id AS document_id, r.title, r.metadata,
-    h.doc, h.rev, h.text, h.text_key, h.start, h."end", h.ordinal, h.hash, h.distance, h.rank
+    h.doc, h.rev, h.text, h.text_key, h.start, h."end", h.ordinal, h.hash, h.distance, {cosine} AS cosine,
+    h.words
 FROM (VALUES (1)) AS always LEFT JOIN hits h ON h.copy <= %(per_content)s
 LEFT JOIN LATERAL (SELECT id FROM vector_index.documents WHERE doc = h.doc LIMIT 1) d ON true
 LEFT JOIN LATERAL (SELECT title, metadata FROM vector_index.revisions WHERE rev = h.rev LIMIT 1) r ON true
@@ -65,22 +67,45 @@ LEFT JOIN LATERAL (
     SELECT true AS fits FROM {served} s {revisions} WHERE s.live_rev = c.rev AND {filter} LIMIT 1
 ) v ON true
 
--- name: lexical: the contents of visible chunks with the highest {score}, each with its {distance} to the question, of
+-- name: lexical: the contents of visible chunks with the highest {relevance}, each with its {distance} to the question, of
 -- the first %(most)s chunks that have a word
 visible AS MATERIALIZED (
-    SELECT c.hash, {score} AS score, ARRAY[s.doc, c.ordinal] AS place
+    SELECT c.hash, {relevance} AS relevance, ARRAY[s.doc, c.ordinal] AS place
     FROM {chunks} c JOIN {served} s ON s.live_rev = c.rev {revisions}
     WHERE c.lexemes @@ %(lexemes)s::tsquery AND {filter} AND {new} LIMIT %(most)s
 ), found AS MATERIALIZED (
     SELECT m.hash, m.rank, {distance} AS distance FROM (
-        SELECT hash, max(score) AS rank FROM visible
+        SELECT hash, max(relevance) AS rank FROM visible
         GROUP BY hash ORDER BY rank DESC, min(place) LIMIT %(candidates)s
     ) m JOIN {embeddings} e USING (hash)
 )
 
--- name: lexemes: lexemes of a question, in order, and an estimate of the number of chunks
-SELECT lexeme, (SELECT reltuples FROM pg_class WHERE oid = %(table)s::regclass) AS total
-FROM unnest(to_tsvector(%(language)s::regconfig, %(text)s)) ORDER BY positions[1], lexeme LIMIT %(lexemes)s
+-- name: term: what one word adds to the relevance of a chunk
+{weight}::float8 * ts_rank('{{1,1,1,1}}', c.lexemes, {word}::tsquery) / (
+    ts_rank('{{1,1,1,1}}', c.lexemes, {word}::tsquery) + 1.2 * (0.25 + 0.75 * length(c.lexemes) / %(average)s::float8)
+    * 1.55 * (1 - ts_rank('{{1,1,1,1}}', c.lexemes, {word}::tsquery)))
+
+-- name: cosine: of the angle between the vector of a hit and the question's
+1 - (SELECT embedding <=> %(query)b::{vector} FROM {embeddings} WHERE hash = h.hash)
+
+-- name: lexemes: lexemes of a question, in order; the number of chunks, exactly up to %(exactly)s and else estimated from
+-- the size of the table; and in a larger index the share of chunks with this lexeme, if it is one of the commonest
+WITH estimate AS (
+    SELECT reltuples / greatest(relpages, 1) * (pg_relation_size(oid) / current_setting('block_size')::int) AS chunks
+    FROM pg_class WHERE oid = ('vector_index.' || %(table)s)::regclass
+), size AS MATERIALIZED (
+    SELECT CASE WHEN chunks > %(exactly)s THEN chunks
+        ELSE (SELECT count(*) FROM (SELECT FROM {chunks} LIMIT %(exactly)s) AS counted) END AS chunks
+    FROM estimate
+), common AS (
+    SELECT lexeme, share FROM pg_stats,
+        unnest(most_common_elems::text::text[], most_common_elem_freqs) AS common (lexeme, share)
+    WHERE schemaname = 'vector_index' AND tablename = %(table)s AND attname = 'lexemes'
+        AND (SELECT chunks FROM size) >= %(exactly)s
+)
+SELECT lexeme, (SELECT chunks FROM size) AS total, share
+FROM unnest(to_tsvector(%(language)s::regconfig, %(text)s)) LEFT JOIN common USING (lexeme)
+ORDER BY positions[1], lexeme LIMIT %(lexemes)s
 
 -- name: frequency: number of chunks with a lexeme, up to a bound. As a parameter, Postgres knows how frequent it is; as
 -- a column of a table it would not, and would scan the chunks
