@@ -28,7 +28,6 @@ FIELDS: Mapping[str, str] = {
     "documents": "number of documents",
     "error": "the sentence of the [error](errors.md), or its class",
     "fix": "what to do",
-    "held_by": "process id of a session of Postgres, and for how long its transaction is open",
     "ids": "ids of the first 20 documents",
     "index": "name of the index",
     "inputs": "number of inputs of requests; an input is a chunk, or a question",
@@ -63,11 +62,6 @@ EVENTS: Mapping[str, LogEvent] = {
     "ready": LogEvent(level="info", fields=("worker", "queues"), meaning="A worker takes messages."),
     "start_failed": LogEvent(
         level="debug", meaning="A process cannot start, with the traceback of its error on stderr."
-    ),
-    "migration_waits": LogEvent(
-        level="warning",
-        fields=("held_by",),
-        meaning="Another transaction uses a table that a migration changes; the migration is tried again.",
     ),
     "stopping": LogEvent(
         level="info", fields=("at_most_seconds",), meaning="A worker finishes its work, and ends."
