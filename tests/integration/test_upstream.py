@@ -20,11 +20,12 @@ from urllib.parse import urlsplit
 
 import pytest
 import redis
-from celery import current_app
+from celery import current_app, signals
 from celery.apps import worker as celery_worker
 from celery.beat import BeatLazyFunc
 from celery.concurrency.asynpool import ResultHandler
 from celery.exceptions import InvalidTaskError, QueueNotFound
+from celery.utils.dispatch import Signal
 from kombu import Consumer, Message, Queue, pools
 from kombu.exceptions import DecodeError, EncodeError, OperationalError
 from kombu.transport.redis import Mutex
@@ -455,7 +456,10 @@ def test_a_signal_prints_nothing_beside_the_log(library: Library, tmp_path: Path
 
 
 @needs("Beat.install_sync_handler", raises=AssertionError)
-def test_a_signal_ends_the_beat_while_it_sends(library: Library, broker_url: str) -> None:
+def test_a_signal_ends_the_beat_while_it_sends(
+    library: Library, broker_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(signals, "beat_init", Signal())  # the receiver of our app would look for Postgres
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     sent = count(1)
 
