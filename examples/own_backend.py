@@ -7,8 +7,8 @@
     }
 
 in the settings file of workers that can import this module. Each process makes one object and uses it in many
-threads; the keys of CONFIG arrive as keyword arguments, None where absent (EMBEDDING_OUTPUT_DIMENSIONS: `dimensions`).
-All that is asked of the classes: `EmbeddingBackend` and `ChatBackend` in worker/protocols.py.
+threads. The keys of CONFIG arrive as keyword arguments (EMBEDDING_OUTPUT_DIMENSIONS: `dimensions`), an absent limit as
+None. docs/how-to/models.md lists them. The protocols are `EmbeddingBackend` and `ChatBackend` in worker/protocols.py.
 """
 
 import re

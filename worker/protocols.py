@@ -26,8 +26,8 @@ class EmbeddingBackend(Protocol):
 
     Each worker process makes one object for each entry of EMBEDDING_BACKENDS, and calls it from many threads.
     `__init__` gets the `name` of the entry and the keys of its CONFIG as keyword arguments, in lower case. Missing keys
-    arrive as their default or as `None`. EMBEDDING_OUTPUT_DIMENSIONS arrives as `dimensions`. CONCURRENCY and the
-    limits per minute stay with the worker. Take `**_` for the arguments that you leave unused.
+    arrive as their default, which is `None` for the limits. EMBEDDING_OUTPUT_DIMENSIONS arrives as `dimensions`.
+    CONCURRENCY and the limits per minute stay with the worker. Take `**_` for the arguments that you leave unused.
     """
 
     model_id: str

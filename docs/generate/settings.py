@@ -44,6 +44,10 @@ so an empty environment works: with the embedded services, and models that need 
    this page are read. `None` counts as absent.
 3. Then the shipped [settings.py](../../settings.py).
 
+So `EMBEDDING_MODEL` in the environment replaces the `MODEL_ID` of backend `default` in your file. Two different values
+in *one* place are an error: `EMBEDDING_MODEL` and that `MODEL_ID` in one file, or `BROKER_URL` and `CELERY_BROKER_URL`
+in one environment.
+
 Workers and commands read the settings once, when they start: restart them after a change. A mistake ends the process
 with exit code 2 and one sentence that names the setting, its value and the fix:
 
@@ -86,7 +90,8 @@ EMBEDDING = """\
 
 `VECTOR_INDEX["EMBEDDING_BACKENDS"]` is a dictionary of names. Each entry has a `CLASS`, and its options under `CONFIG`.
 A class of your own gets its `name` and all options but the three that workers enforce (`CONCURRENCY`,
-`REQUESTS_PER_MINUTE`, `TOKENS_PER_MINUTE`) as keyword arguments, in lower case. An absent one arrives as its default.
+`REQUESTS_PER_MINUTE`, `TOKENS_PER_MINUTE`) as keyword arguments, in lower case; `EMBEDDING_OUTPUT_DIMENSIONS` arrives
+as `dimensions`. [Models](../how-to/models.md#a-backend-class-of-your-own) lists them, with the values of absent ones.
 
 `INIT_KWARGS` belong to the model object. Use them for a key, an address or headers of one backend alone:
 

@@ -28,7 +28,9 @@ class EmbeddingBackendSettings:
     model_id: Annotated[
         Name,
         Setting(
-            meaning="The embedding model, by its id or alias in `llm`. `vector-index models` lists what is installed. "
+            default='`"ada-002"`, as in wagtail-vector-index, for a backend that you write without it; `"wordllama"` '
+            "while you leave the whole section to the shipped settings",
+            meaning="The embedding model, by its id or alias in `llm`. `vector-index models` lists the installed ones. "
             "An index keeps the model of its first document: another model needs an index of another name.",
             example='"3-small"',
         ),
@@ -169,7 +171,9 @@ class ChatBackendSettings:
     model_id: Annotated[
         Name,
         Setting(
-            meaning="The chat model, by its id or alias in `llm`. `vector-index models` lists what is installed.",
+            default='`"gpt-3.5-turbo"`, as in wagtail-vector-index, for a backend that you write without it; '
+            '`"extractive"` while you leave the whole section to the shipped settings',
+            meaning="The chat model, by its id or alias in `llm`. `vector-index models` lists the installed ones.",
             example='"gpt-4o-mini"',
         ),
     ] = "gpt-3.5-turbo"

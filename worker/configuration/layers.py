@@ -43,13 +43,15 @@ DESCRIPTIONS = {
     "EMBEDDING_MODEL": Setting(
         type="id or alias of an embedding model of `llm`",
         meaning='Short for the `MODEL_ID` of the embedding backend `"default"`. `vector-index models` lists models. '
-        "Empty: as `VECTOR_INDEX` says.",
+        "In the environment it wins over a `MODEL_ID` in your file. In one place, set only one of them. Empty: as "
+        "`VECTOR_INDEX` says.",
         example='"3-small"',
     ),
     "CHAT_MODEL": Setting(
         type="id or alias of a chat model of `llm`",
         meaning='Short for the `MODEL_ID` of the chat backend `"default"`. `vector-index models` lists models. '
-        "Empty: as `VECTOR_INDEX` says.",
+        "In the environment it wins over a `MODEL_ID` in your file. In one place, set only one of them. Empty: as "
+        "`VECTOR_INDEX` says.",
         example='"gpt-4o-mini"',
     ),
     "VECTOR_INDEX": Setting(
