@@ -33,7 +33,7 @@ class Indexed(TypedDict):
     ]
     chunks: Annotated[int, Meaning("chunks of these documents that were written")]
     embedded: Annotated[int, Meaning("chunks among them that got a new vector from the model")]
-    tokens: Annotated[int, Meaning("tokens of these chunks")]
+    tokens: Annotated[int, Meaning("tokens of the chunks that `embedded` counts")]
 
 
 class RunReport(TypedDict):
