@@ -6,9 +6,52 @@ import click
 
 from worker.cli import COMMANDS, PROGRAM, SECTIONS, cli
 
-from .text import block, page
+from .text import block, page, table
 
 COLUMNS = 100  # of a help text
+
+JSON = """\
+## The keys of --json
+
+Most commands print the result of their task, as [tasks](tasks.md#objects-in-results) describes it.
+"""
+JSON_KEYS = {
+    "`up`": (
+        "an object per service: `DATABASE_URL`, `BROKER_URL`, one `METRICS_URL_...` for each kind of worker, "
+        "`FLOWER_URL` with `FLOWER_USER` and `FLOWER_PASSWORD`; at the end `ready`"
+    ),
+    "`addresses`": "`DATABASE_URL`, `BROKER_URL`, and of the embedded Postgres `POSTGRES_PROGRAMS`",
+    "`index`": (
+        "`index`, `documents`, `indexed`, `unchanged`, `stale`, `chunks`, `embedded`, `tokens`, `failed` (as "
+        "in [Rejected](tasks.md#rejected)), `unread`, `passed_over`, `passed_over_files`, `replaced`, "
+        "`seconds`"
+    ),
+    "`plan`": (
+        "`index`, `model`, `documents`, `bytes`, `chunks`, `distinct`, `tokens`, `tokens_are`, `requests`, "
+        "`fill_tokens`, `fill_inputs`, `price`, `unread`, `passed_over`, `passed_over_files`, `replaced`"
+    ),
+    "`delete`": "[Deleted](tasks.md#deleted)",
+    "`reindex`": "[Reindexed](tasks.md#reindexed)",
+    "`schedule`": "[Schedules](tasks.md#schedules)",
+    "`search`": "`index`, and `results`: a list of [Row](tasks.md#row)",
+    "`ask`": "[Answer](tasks.md#answer)",
+    "`eval`": "`index`, `questions`, `unanswerable`, `absent`, and `modes`: an object of figures for each mode",
+    "`doctor`": "`ok`, and `checks`: a list of `name`, `ok`, `detail`, `code`",
+    "`models`": (
+        "`folder`, `plugins`, and the lists `embedding` and `chat` of `model`, `aliases`, `backend`, "
+        "`token_limit`, `batch_token_limit`, `batch_size`, `dimensions`, `output_tokens`, `counted`, `key`, "
+        "`error`"
+    ),
+    "`status`": (
+        "[IndexState](tasks.md#indexstate); with ids [DocumentStates](tasks.md#documentstates); with "
+        "`--watch` also `documents_per_second`, `chunks_per_second`, `seconds_left`"
+    ),
+    "`failures`": "`index`, and `failures`: a list of [Failure](tasks.md#failure)",
+    "`retry`": "[Retried](tasks.md#retried)",
+    "`verify`": "[Verified](tasks.md#verified)",
+    "`pause`, `resume`": "[Paused](tasks.md#paused)",
+    "`drop`": "[Dropped](tasks.md#dropped)",
+}
 
 INTRODUCTION = """\
 # Command line
@@ -21,7 +64,7 @@ does, so a worker must be running. They read the same [settings](settings.md) as
 
 def text() -> str:
     """Return the page."""
-    parts = [INTRODUCTION, block(help_of(cli))]
+    parts = [INTRODUCTION, block(help_of(cli)), JSON, table(("command", "keys"), JSON_KEYS.items())]
     for section, commands in SECTIONS.items():
         parts.append(f"## {section}")
         parts += [f"### {name}\n\n{block(help_of(command(name)))}" for name in commands]

@@ -72,6 +72,16 @@ def test_check_exits_with_0_and_changes_nothing_when_all_pages_are_current() -> 
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+def test_the_keys_of_every_json_output_are_listed() -> None:
+    listed = set(re.findall(r"`(\w+)`", " ".join(command_line.JSON_KEYS)))
+    offered = {
+        name
+        for name in COMMANDS
+        if any("--json" in option.opts for option in command_line.command(name).params)
+    }
+    assert listed == offered
+
+
 def test_a_field_without_a_description_fails() -> None:
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Grown(EmbeddingBackendSettings):

