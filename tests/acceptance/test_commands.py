@@ -93,9 +93,9 @@ def test_reindex_of_an_emptied_folder_warns_and_exits_1(reader: System, docs: Pa
     done = reader.command("reindex")
     assert done.returncode == 1
     assert (
-        "warning: the source returned 0 documents and 4 in the last complete run: nothing was deleted"
-        in done.stdout
+        f"{docs}: is empty, as if its disk were not mounted; mount it, or remove it from PATHS" in done.stdout
     )
+    assert "0 deleted" in done.stdout
 
 
 def test_reindex_of_a_failing_source_prints_one_line_and_exits_3(reader: System) -> None:

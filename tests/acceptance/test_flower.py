@@ -168,7 +168,7 @@ def test_flower_shows_states_times_and_summaries_but_no_text(
     shown = {"running": opened(browser, flower, f"/task/{running.id}")}
     assert fields(browser)["Arguments"] == "2 documents, 53 B, index articles"
     assert fields(browser)["Status"] == "PROGRESS"
-    assert fields(browser)["Result"] == "2 documents, 0 done, 2 chunks, 2 embedded"
+    assert fields(browser)["Result"] == "2 documents, 0 done, 2 chunks, 0 embedded"
     for worker in watched.inspect("ping", nodes=3):
         shown[worker] = opened(browser, flower, f"/worker/{worker}")
     assert "1 document, 24 B, index default" in next(

@@ -2,6 +2,7 @@
 
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.fixtures.system import CHAT, PATIENCE_SECONDS, PROCESSES, VECTOR_INDEX, System, eventually
+from worker.indexing.draining.claiming import BUILDS_SECONDS
 
 SETTINGS = """
 CLASS = "worker.backends.llm.LLMEmbeddingBackend"
@@ -70,6 +72,7 @@ def test_commands_say_why_documents_wait_and_that_they_go_on_after_ctrl_c(waitin
 
     waiting.call("tasks.index_documents", documents=[], index="paused")
     assert waiting.command("pause", "--index", "paused").returncode == 0
+    time.sleep(BUILDS_SECONDS)  # until then, a worker may still embed for it
     rest = interrupt(
         waiting, "index paused is paused: continue embedding", "index", folder, "--index", "paused"
     )

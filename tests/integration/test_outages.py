@@ -302,14 +302,14 @@ def test_no_request_begins_after_its_lease_ended(
     url: str, index: IndexSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Asking for the unknown length of the vectors took longer than the lease: another worker may hold the inputs."""
-    late_by = [0.0]
+    late_by, slow = [0.0], threading.Event()
     clock = SimpleNamespace(monotonic=lambda: time.monotonic() + late_by[0])
     monkeypatch.setattr("worker.indexing.draining.sending.time", clock)
 
     class Slow(HashBackend):
         @property
         def dimensions(self) -> int:  # type: ignore[override]
-            late_by[0] = LEASE_MARGIN_SECONDS + 1 if late_by[0] < 0 else 0.0
+            late_by[0] = LEASE_MARGIN_SECONDS + 1 if slow.is_set() else 0.0
             return 16
 
         @dimensions.setter
@@ -320,8 +320,9 @@ def test_no_request_begins_after_its_lease_ended(
     drainer = Drainer(url, index.embedding_backend, backend)
     ours = Application(url, index, backend, drainer)
     task_id = ours.stage({"id": "a", "text": "Words."})
-    late_by[0] = -1.0
+    slow.set()
     assert drainer.step()
+    slow.clear()
     assert backend.requests == []
     assert ours.rows("SELECT attempts, token FROM vector_index.pending_1") == [(0, None)]
     drainer.drain()

@@ -78,6 +78,17 @@ def consume(connection: Any, got: list[Message]) -> Consumer:
     return Consumer(connection.default_channel, [Queue("first")], on_message=got.append, accept=["json"])
 
 
+@pytest.fixture
+def own_pools(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Pools of connections for one test: the apps of other tests keep theirs open."""
+    groups = [pools.Connections(limit=10), pools.Producers(limit=10)]
+    monkeypatch.setattr(pools, "_groups", groups)
+    monkeypatch.setattr(pools, "connections", groups[0])
+    monkeypatch.setattr(pools, "producers", groups[1])
+    yield
+    pools.reset()
+
+
 def send(connection: Any, body: str) -> None:
     connection.Producer().publish(body, routing_key="first", serializer="json")
 
@@ -203,6 +214,7 @@ def test_a_full_broker_takes_the_successor_of_a_task(
 
 
 @needs("ConnectionPool.new", raises=OperationalError)
+@pytest.mark.usefixtures("own_pools")
 def test_a_full_broker_takes_the_successor_that_an_app_sends(
     library: Library, own_url: str, own: "redis.Redis"
 ) -> None:
@@ -211,12 +223,8 @@ def test_a_full_broker_takes_the_successor_that_an_app_sends(
     with app.connection_for_write() as connection:
         Queue("celery", channel=connection.default_channel).declare()
     fill(own)
-    try:
-        with past_memory_limit():
-            app.send_task("tasks.any", retry=False)
-    finally:
-        app.close()
-        pools.reset()
+    with past_memory_limit():
+        app.send_task("tasks.any", retry=False)
     assert own.llen("celery") == 1
 
 
@@ -340,17 +348,14 @@ def test_a_callback_goes_to_the_exchange_that_it_names(
 
 
 @needs("AMQP._retry_publish", raises=OperationalError)
+@pytest.mark.usefixtures("own_pools")
 def test_a_full_broker_takes_the_callbacks_of_a_task_that_is_done(
     library: Library, own_url: str, own: "redis.Redis"
 ) -> None:
     app = callbacks_app(library, own_url)
     app.signature("shop.note").apply_async()  # declares the queue
     fill(own)
-    try:
-        app.amqp._retry_publish(app.signature("shop.note").apply_async)
-    finally:
-        app.close()
-        pools.reset()
+    app.amqp._retry_publish(app.signature("shop.note").apply_async)
     assert own.llen("celery") == 2
 
 

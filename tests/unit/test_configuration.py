@@ -131,12 +131,15 @@ def test_settings_file_inside_a_package_is_told_its_dotted_name(tmp_path: Path, 
     assert f"set VECTOR_INDEX_SETTINGS to 'shop.production' and start the workers in {tmp_path}" in message
 
 
-def test_settings_file_changes_neither_the_import_path_nor_our_tasks(tmp_path: Path) -> None:
+def test_settings_file_changes_neither_the_import_path_nor_our_tasks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its folders stay importable, after ours."""
     (tmp_path / "apps").mkdir()
     (tmp_path / "apps/tasks.py").write_text("")
     before = list(sys.path)
-    ours = sys.modules.pop("tasks", None)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "tasks"]:
+        monkeypatch.delitem(sys.modules, name)
     try:
         folder = str(tmp_path / "apps")
         load(given(tmp_path, f"import sys\nsys.path.insert(0, {folder!r})\nimport tasks\n"))
@@ -145,8 +148,6 @@ def test_settings_file_changes_neither_the_import_path_nor_our_tasks(tmp_path: P
         assert "tasks" not in sys.modules
     finally:
         sys.path[:] = before
-        if ours is not None:
-            sys.modules["tasks"] = ours
 
 
 @pytest.mark.parametrize(

@@ -32,9 +32,9 @@ def check(sender: Any, **_: Any) -> None:
             f"the queue {EMBED} needs --pool=threads: its requests run in threads of the worker process",
             ExitCode.REFUSED,
         )
-    shutdown.node_name.take(configuration.current().home, sender.hostname)
     for notice in startup_checks.prepare():
         logger.info(notice)  # `up` has printed it
+    shutdown.node_name.take(configuration.current().home, sender.hostname)
     metrics_endpoint.serve(forks="prefork" in str(sender.pool_cls))
     connection.close_pools()  # a forked process opens its own
 
