@@ -158,7 +158,10 @@ def test_a_database_that_cannot_hold_every_text_ends_the_start_in_a_sentence(
     ("variables", "expected"),
     [
         ({"EMBEDDING_MODEL": "nope"}, "MODEL_ID 'nope' of embedding backend 'default' is unknown"),
-        ({"CHAT_MODEL": "nope"}, "MODEL_ID 'nope' of chat backend 'default' is unknown"),
+        (
+            {"CHAT_MODEL": "nope", "EMBEDDING_MODEL": "wordllama"},
+            "MODEL_ID 'nope' of chat backend 'default' is unknown",
+        ),
     ],
 )
 def test_up_exits_for_an_unknown_model_before_it_starts_anything(

@@ -60,8 +60,12 @@ def secrets(model: EmbeddingModel | Model, init_kwargs: Mapping[str, Any]) -> li
 
 
 def name_for_limits(model: EmbeddingModel | Model) -> str:
-    """The name to look limits up by: the server's name of a model, since an operator may choose any model_id."""
-    return getattr(model, "model_name", None) or model.model_id
+    """The name to look limits up by: the server's, where an operator may choose any model_id for its model.
+
+    Models of plugins have ids of their own, which may stand for a length of vectors: mistral/codestral-embed-512.
+    """
+    own_name = getattr(model, "model_name", None) if hasattr(model, "api_base") else None
+    return own_name or model.model_id
 
 
 def _unknown(model_id: str, owner: str, known: Iterable[str], command: str) -> SettingsError:
