@@ -135,7 +135,8 @@ INDEXES = """\
 ## Indexes
 
 `VECTOR_INDEX["INDEXES"]` is a dictionary of names, each a dictionary of these keys. An empty dictionary is an index
-with the defaults. What an index keeps from its first document, you change by filling an index of another name.
+with the defaults. An index keeps some of them from its first document on: to change those, drop the index and fill it
+again, or fill one of another name.
 """
 SOURCES_TEXT = """\
 ## Sources

@@ -31,7 +31,8 @@ class EmbeddingBackendSettings:
             default='`"ada-002"`, as in wagtail-vector-index, for a backend that you write without it; `"wordllama"` '
             "while you leave the whole section to the shipped settings",
             meaning="The embedding model, by its id or alias in `llm`. `vector-index models` lists the installed ones. "
-            "An index keeps the model of its first document: another model needs an index of another name.",
+            "An index keeps the model of its first document: for another model, drop the index or use one of another "
+            "name.",
             example='"3-small"',
         ),
     ] = "ada-002"
