@@ -111,9 +111,9 @@ class Ranker:
 
     def _fused(self, nearest: Sequence[Hit]) -> list[ScoredHit]:
         """The hits of both rankings, by fused score; a ranking of weight 0 adds none."""
-        rankings = nearest, self._by_words(FUSED, NOTHING).hits
-        used = [ranking for ranking, weight in zip(rankings, self.weights, strict=True) if weight]
-        hits = {(hit.rev, hit.ordinal): hit for ranking in used for hit in ranking}.values()
+        by_vector, by_words = self.weights
+        found = [*(nearest if by_vector else ()), *(self._by_words(FUSED, NOTHING).hits if by_words else ())]
+        hits = {(hit.rev, hit.ordinal): hit for hit in found}.values()
         return sorted(((hit, self._fused_score(hit)) for hit in hits), key=lambda scored: -scored[1])
 
     def _fused_score(self, hit: Hit) -> float:

@@ -32,12 +32,11 @@ QUESTION_CHARACTERS = 10_000
 QUESTION_LEXEMES = 32
 RAREST_LEXEMES = 8
 LEXICAL_CHUNKS = 5_000
-EXACTLY_COUNTED = (
-    20_000  # chunks of an index; of a larger one, Postgres estimates them, and how many have common words
-)
-LEXEMES_PER_TOKEN = (
-    0.2  # of an average chunk: 26 (Arabic) to 49 (English) lexemes in chunks of up to 240 tokens
-)
+# Chunks of an index. Of a larger one, Postgres estimates how many there are, and how many have its commonest words.
+EXACTLY_COUNTED = 20_000
+
+# Of an average chunk: 26 (Arabic) to 49 (English) lexemes in chunks of up to 240 tokens
+LEXEMES_PER_TOKEN = 0.2
 RANKED_CHUNKS = 20_000  # of a word that is in more chunks, as many are ranked
 
 
@@ -98,9 +97,8 @@ class Words:
     """The lexemes of a question, in the syntax of tsquery."""
 
     finding: Sequence[str] = ()  # the rarest that occur in chunks: chunks with one of them are ranked
-    weights: Mapping[str, float] = field(
-        default_factory=dict
-    )  # of those that occur in chunks; 1.0 in total at most
+    # of those that occur in chunks; 1.0 in total at most
+    weights: Mapping[str, float] = field(default_factory=dict)
 
 
 NO_WORDS = Words()
