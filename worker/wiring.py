@@ -5,7 +5,7 @@ import os
 import re
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import wraps
 from inspect import signature
 from typing import Any, ParamSpec, TypeVar
@@ -72,6 +72,21 @@ def index(name: str) -> Index:
         backend=embedding_backend(backend),
         budget=embedding_budget(backend),
     )
+
+
+def index_without_broker(known: Configuration, name: str, *, dimensions: int | None = None) -> Index:
+    """Return an index for a command that sends no request, with the address of Postgres alone.
+
+    `dimensions`: the length of its vectors, if only the provider could tell. Raises UnknownIndex, SettingsError,
+    ServiceUnreachable.
+    """
+    settings = known.index(name)
+    own = settings.embedding_backend
+    backend = make_backend(own)
+    if dimensions is not None and getattr(backend, "stated_dimensions", dimensions) is None:
+        backend = make_backend(replace(own, dimensions=dimensions))
+    url = known.database_url or services.attach(known.home, valkey=False).database_url
+    return Index(url=url, settings=settings, backend=backend, budget=Budget("", own.name))
 
 
 @once_per_process

@@ -32,6 +32,11 @@ JSON_KEYS = {
     ),
     "`delete`": "[Deleted](tasks.md#deleted)",
     "`reindex`": "[Reindexed](tasks.md#reindexed)",
+    "`export`": "`index`, `file`, `total`, `documents`, `tombstones`, `chunks`, `vectors`, `bytes`",
+    "`import`": (
+        "`index`, `total`, `documents`, `indexed`, `unchanged`, `stale`, `deleted`, `chunks`, `vectors`, `queued`, "
+        "`tokens`, `failed` (as in [Rejected](tasks.md#rejected)), `seconds`"
+    ),
     "`schedule`": "[Schedules](tasks.md#schedules)",
     "`search`": "`index`, and `results`: a list of [Row](tasks.md#row)",
     "`ask`": "[Answer](tasks.md#answer)",

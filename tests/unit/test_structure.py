@@ -46,6 +46,7 @@ PURE = {
     "indexing.draining.backoff",
     "indexing.draining.outcomes",
     "indexing.packing",
+    "indexing.transfer.lines",
     "observability.events",
     "observability.logs",
     "observability.metrics",

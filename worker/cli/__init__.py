@@ -1,7 +1,7 @@
 """The command line `vector-index`. Most commands send tasks by name through the broker, as an application does.
 
-The command NAME is defined in the module `worker.cli.NAME`, which is imported only when that command runs. The
-other modules are shared by several commands.
+The command NAME is defined in the module `worker.cli.NAME`, which is imported only when that command runs. `import`, a
+keyword of Python, is in `worker.cli.import_`. The other modules are shared by several commands.
 
 A command ends with an ExitCode. An error is one line on stderr.
 """
@@ -9,6 +9,7 @@ A command ends with an ExitCode. An error is one line on stderr.
 import os
 import sys
 from importlib import import_module
+from keyword import iskeyword
 
 import click
 
@@ -36,6 +37,8 @@ SECTIONS = {
         "plan": "Estimate chunks, tokens, requests and price of indexing files.",
         "delete": "Delete documents by id.",
         "reindex": "Sync an index with its source.",
+        "export": "Write an index with its vectors to a file of JSON lines.",
+        "import": "Take over documents and vectors that `export` wrote, or others.",
         "schedule": "Show the last and the next scheduled sync of each index.",
     },
     "Search": {
@@ -68,7 +71,8 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = getattr(import_module(f"worker.cli.{cmd_name}"), cmd_name)
+        name = f"{cmd_name}_" if iskeyword(cmd_name) else cmd_name
+        command: click.Command = getattr(import_module(f"worker.cli.{name}"), name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

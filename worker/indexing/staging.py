@@ -7,6 +7,7 @@ before the transaction.
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 from worker.chunking import chunk, embedding_title
@@ -315,12 +316,15 @@ def prepare_and_commit(
     *,
     anew: bool = False,
     task_id: str | None = None,
+    cut: Callable[[Document, Build], Sequence[Chunk]] | None = None,
 ) -> Written:
     """Split at most 100 documents with distinct ids, write them with `commit`, and publish complete documents.
 
-    Unchanged documents are split only if `anew`. Raises SettingsError when recipe and backend of the index differ.
+    Unchanged documents are split only if `anew`. `cut` takes the place of `split`. Raises SettingsError when recipe and
+    backend of the index differ.
     """
     hashes = {document.id: document.content_hash() for document in documents}
+    cut = cut or partial(split, backend=index.backend)
     for attempt in range(1, PREPARE_ATTEMPTS + 1):
         with connection.checkout(index.url) as conn:
             written = builds.writable(conn, index_id)
@@ -338,7 +342,7 @@ def prepare_and_commit(
             item = Prepared(
                 document=document,
                 content_hash=hashes[document.id],
-                chunks={build.build: split(document, build, index.backend) for build in wanted},
+                chunks={build.build: cut(document, build) for build in wanted},
             )
             prepared.append(item)
         try:

@@ -103,6 +103,25 @@ def remove(
     return StageCounts(stale=len(fenced), deleted=there)
 
 
+@retry_on_deadlock
+def bury(connection: Connection, job: JobSlice, versions: Mapping[str, int]) -> list[str]:
+    """Leave a tombstone with its version for each unknown or deleted id; the ids of documents that are there.
+
+    Delete those with `delete`, which takes the exclusive lock. The shared lock is enough here, as no vector goes.
+    """
+    with builds.locked(connection, job.index_id, exclusive=False):
+        if not jobs.begin_slice(connection, job):
+            return []
+        parameters: dict[str, Any] = {"index_id": job.index_id, "ids": list(versions)}
+        connection.execute(statement("writing.sql", "insert_documents"), parameters)
+        rows = lock_documents(connection, parameters)
+        absent = [row for row in rows if row.head_rev is None]
+        values = {"docs": [row.doc for row in absent], "versions": [versions[row.id] for row in absent]}
+        connection.execute(statement("deletion.sql", "bury"), values)
+        jobs.set_counts(connection, job, StageCounts(), finished=True)
+        return [row.id for row in rows if row.head_rev is not None]
+
+
 def _delete_from_build(connection: Connection, build: Build, docs: Sequence[int]) -> None:
     """Delete locked documents from a build: served rows, chunks, and vectors that only they had."""
     served = lock_served(connection, build, docs)

@@ -4,7 +4,7 @@ A claim is a lease by the clock of the database. Saving twice is harmless, so it
 splitting are fenced by the token of the claim.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID, uuid4
@@ -115,15 +115,25 @@ def renew(connection: Connection, held: Claim, *, lease_seconds: float) -> bool:
 @retry_on_deadlock
 def save(connection: Connection, build: Build, hashes: Sequence[bytes], vectors: NDArray[np.float32]) -> None:
     """Save the vectors of queued contents, in one commit; `vectors` has one row per hash. Late or twice is a no-op."""
-    column = Vector if build.vector == "vector" else HalfVector
-    order = sorted(range(len(hashes)), key=lambda at: hashes[at])
-    parameters = {
-        "hashes": [hashes[at] for at in order],
-        "embeddings": [column(vectors[at]) for at in order],
-    }
+    parameters = _embeddings(build, dict(zip(hashes, vectors, strict=True)))
     with connection.transaction():
-        connection.execute(_save_statement(build), parameters)
+        connection.execute(_statement(build, "save_embeddings"), parameters)
         connection.execute(build.sql("queue.sql", "drop_saved"), parameters)
+
+
+def supply(connection: Connection, build: Build, vectors: Mapping[bytes, NDArray[np.float32]]) -> None:
+    """Save vectors that came with documents, inside a transaction that holds the shared lock of the index.
+
+    Run it once the chunks are written, and before their contents are queued. Skips contents that nothing needs. Locks
+    rows of the queue before it inserts vectors, as `save` does.
+    """
+    if not vectors:
+        return
+    parameters = _embeddings(build, vectors)
+    rows = connection.execute(build.sql("queue.sql", "lock_queued"), parameters)
+    parameters["queued"] = [row[0] for row in rows]
+    connection.execute(_statement(build, "supply_embeddings"), parameters)
+    connection.execute(build.sql("queue.sql", "drop_supplied"), parameters)
 
 
 @retry_on_deadlock
@@ -210,8 +220,16 @@ def _columns(cut: Sequence[tuple[Input, Sequence[Chunk]]]) -> dict[str, list[Any
     }
 
 
-def _save_statement(build: Build) -> sql.Composed:
-    text = sql.SQL(statements("queue.sql")["save_embeddings"])
+def _embeddings(build: Build, vectors: Mapping[bytes, NDArray[np.float32]]) -> dict[str, Any]:
+    """Contents and their vectors as parameters, by hash."""
+    column = Vector if build.vector == "vector" else HalfVector
+    hashes = sorted(vectors)
+    return {"hashes": hashes, "embeddings": [column(vectors[hash]) for hash in hashes]}
+
+
+def _statement(build: Build, name: str) -> sql.Composed:
+    """A statement with the type of the build's vectors."""
+    text = sql.SQL(statements("queue.sql")[name])
     return text.format(column=sql.SQL(build.vector), **tables(build.build))
 
 

@@ -9,10 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from psycopg.types.json import Jsonb
 
 from worker.documents import Chunk, Document
-from worker.store import builds, fencing, jobs, refusals
+from worker.store import builds, fencing, jobs, queue, refusals
 from worker.store.builds import Build
 from worker.store.connection import Connection, retry_on_deadlock
 from worker.store.fencing import Fence
@@ -31,6 +33,8 @@ class Prepared:
     document: Document
     content_hash: bytes  # 32 bytes
     chunks: Mapping[int, Sequence[Chunk]]  # by build; empty if the newest revision has this content
+    # by build: vectors that came with the document, by hash
+    vectors: Mapping[int, Mapping[bytes, NDArray[np.float32]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +113,12 @@ def unchanged(connection: Connection, index_id: int, hashes: Mapping[str, bytes]
     return {row[0] for row in connection.execute(statement("writing.sql", "unchanged"), parameters)}
 
 
+def known(connection: Connection, index_id: int, ids: Sequence[str]) -> set[str]:
+    """Those ids of which the index has a document or a tombstone. Takes no lock."""
+    rows = connection.execute(statement("writing.sql", "known"), {"index_id": index_id, "ids": list(ids)})
+    return {row[0] for row in rows}
+
+
 @retry_on_deadlock
 def retry(connection: Connection, index_id: int, ids: Sequence[str]) -> Retried:
     """Make at most 100 failed documents pending again, in every build in which they failed."""
@@ -118,7 +128,7 @@ def retry(connection: Connection, index_id: int, ids: Sequence[str]) -> Retried:
         chunks = 0
         for build in builds.writable(connection, index_id):
             again = want(connection, build, [], docs)
-            chunks += len(queue(connection, build, again, priority=0))
+            chunks += len(queue_contents(connection, build, again, priority=0))
             tried.update(again)
     return Retried(docs=sorted(tried), chunks=chunks)
 
@@ -165,7 +175,8 @@ def write(
     retried: set[int] = set()
     for build in writable:
         again = want(connection, build, staged, unchanged)
-        queued = queue(connection, build, [entry.doc for entry in staged] + again, priority)
+        queue.supply(connection, build, _vectors(prepared, build))
+        queued = queue_contents(connection, build, [entry.doc for entry in staged] + again, priority)
         if build.state == "live":
             retried = set(again)
             chunks = sum(len(entry.item.chunks[build.build]) for entry in staged)
@@ -215,6 +226,11 @@ def _sort(
         else:
             new.append((row, item))
     return stale, same, new
+
+
+def _vectors(prepared: Sequence[Prepared], build: Build) -> dict[bytes, NDArray[np.float32]]:
+    """The vectors that came with documents for a build, by hash."""
+    return {hash: vector for item in prepared for hash, vector in item.vectors.get(build.build, {}).items()}
 
 
 def _insert_revisions(
@@ -276,7 +292,7 @@ def want(
     return again
 
 
-def queue(connection: Connection, build: Build, docs: Sequence[int], priority: int) -> list[int]:
+def queue_contents(connection: Connection, build: Build, docs: Sequence[int], priority: int) -> list[int]:
     """Queue the contents without a vector of these documents, by hash; the tokens of each newly queued content."""
     parameters = {"docs": list(docs), "priority": priority}
     rows = connection.execute(build.sql("writing.sql", "queue_chunks"), parameters).fetchall()

@@ -83,12 +83,17 @@ class LLMEmbeddingBackend:
         """The function that counts tokens: exactly, or by an upper bound if the tokenizer is not known."""
         return counter(self.tokenizer)
 
+    @property
+    def stated_dimensions(self) -> int | None:
+        """The length of a vector by the settings, the model or limits.toml; `None` if only the provider knows it."""
+        of_model: int | None = getattr(self._model, "dimensions", None)
+        known = self._known.dimensions if self._known else None
+        return self._given_dimensions or of_model or known
+
     @cached_property
     def dimensions(self) -> int:
-        """The length of a vector: from the settings, the model or limits.toml, else from a request with one word."""
-        of_model = getattr(self._model, "dimensions", None)
-        known = self._known.dimensions if self._known else None
-        return self._given_dimensions or of_model or known or len(self._request(["dimensions"])[0])
+        """The length of a vector: as stated, else from a request with one word."""
+        return self.stated_dimensions or len(self._request(["dimensions"])[0])
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Send one request, and return vectors of shape (len(texts), dimensions): in order, finite and non-zero.

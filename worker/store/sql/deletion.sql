@@ -5,6 +5,11 @@ UPDATE vector_index.documents SET deleted = true, head_rev = NULL, content_hash 
     version = greatest(version, %(version)s::bigint), changed_at = clock_timestamp()
 WHERE doc = ANY(%(docs)s)
 
+-- name: bury: turn documents without a revision into tombstones, each with the higher of its versions
+UPDATE vector_index.documents d SET deleted = true, version = greatest(d.version, n.version), changed_at = clock_timestamp()
+FROM unnest(%(docs)s::bigint[], %(versions)s::bigint[]) AS n (doc, version)
+WHERE d.doc = n.doc AND (NOT d.deleted OR d.version IS DISTINCT FROM greatest(d.version, n.version))
+
 -- name: delete_served: delete the served rows of documents, once locked in order; returns the errors of failed ones
 DELETE FROM {served} WHERE doc = ANY(%(docs)s) RETURNING error
 

@@ -40,6 +40,18 @@ INSERT INTO {embeddings} (hash, embedding)
 SELECT hash, embedding FROM unnest(%(hashes)b::bytea[], %(embeddings)b::{column}[]) AS n (hash, embedding)
 JOIN queued USING (hash) ORDER BY hash ON CONFLICT DO NOTHING
 
+-- name: lock_queued: lock those contents that are queued, by hash
+SELECT hash FROM {pending} WHERE hash = ANY(%(hashes)s) ORDER BY hash FOR UPDATE
+
+-- name: supply_embeddings: insert vectors of contents that were queued or that a chunk has, by hash, without updates. A
+-- queued one gets its vector in any case: others may rely on its row, which goes
+INSERT INTO {embeddings} (hash, embedding)
+SELECT hash, embedding FROM unnest(%(hashes)b::bytea[], %(embeddings)b::{column}[]) AS n (hash, embedding)
+WHERE hash = ANY(%(queued)s) OR EXISTS (SELECT FROM {chunks} c WHERE c.hash = n.hash) ORDER BY hash ON CONFLICT DO NOTHING
+
+-- name: drop_supplied: remove contents from the queue that got their vectors
+DELETE FROM {pending} WHERE hash = ANY(%(queued)s)
+
 -- name: drop_saved: remove saved contents from the queue, by hash
 DELETE FROM {pending} WHERE hash IN (
     SELECT hash FROM {pending} WHERE hash = ANY(%(hashes)s) ORDER BY hash FOR UPDATE)

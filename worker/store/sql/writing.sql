@@ -6,6 +6,10 @@ SELECT d.id FROM vector_index.documents d
 JOIN unnest(%(ids)s::text[], %(hashes)s::bytea[]) AS n (id, content_hash) ON d.id = n.id
 WHERE d.index_id = %(index_id)s AND d.content_hash = n.content_hash AND NOT d.deleted
 
+-- name: known: ids with a document or a tombstone
+SELECT id FROM vector_index.documents
+WHERE index_id = %(index_id)s AND id = ANY(%(ids)s) AND (deleted OR head_rev IS NOT NULL)
+
 -- name: insert_documents: insert rows for new ids
 INSERT INTO vector_index.documents (index_id, id)
 SELECT %(index_id)s, id FROM unnest(%(ids)s::text[]) AS id ORDER BY id ON CONFLICT DO NOTHING

@@ -1,0 +1,1 @@
+"""Export and import: an index as JSON lines, with its vectors."""
