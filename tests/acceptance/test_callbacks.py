@@ -91,6 +91,7 @@ def shop(system: System) -> Iterator[Shop]:
 def watched(system: System) -> Iterator[list[str]]:
     """The names of all tasks that were put into a queue of ours meanwhile."""
     url = system.environment["BROKER_URL"]
+    database = int(url.rpartition("/")[2])  # MONITOR also shows the others, which belong to other tests
     names: list[str] = []
     with redis.Redis.from_url(url) as client, client.monitor() as monitor:
 
@@ -99,7 +100,7 @@ def watched(system: System) -> Iterator[list[str]]:
                 words = command["command"].split(" ", 2)
                 if words[0] == "ECHO" and words[1] == end:
                     return
-                if words[0] in ("LPUSH", "RPUSH") and words[1].startswith(STAGING):
+                if command["db"] == database and words[0] in PUSHES and words[1].startswith(STAGING):
                     payload = words[2]
                     names.append(json.loads(payload.encode().decode("unicode_escape"))["headers"]["task"])
 
@@ -113,6 +114,7 @@ def watched(system: System) -> Iterator[list[str]]:
             reader.join(PATIENCE_SECONDS)
 
 
+PUSHES = ("LPUSH", "RPUSH")
 QUEUES = pytest.mark.parametrize(
     "options", [{}, {"queue": "counter"}], ids=["without a queue", "with a named queue"]
 )

@@ -12,7 +12,7 @@ import pytest
 from tests.fixtures.system import eventually
 from worker.cli.supervision import Supervisor
 from worker.errors import ServiceUnreachable, SettingsError
-from worker.services.child import MAX_DEATHS
+from worker.services.child import MAX_DEATHS, Child, end
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(300)"]
 STUBBORN = [
@@ -54,6 +54,15 @@ def test_a_dead_process_is_restarted() -> None:
 
         eventually(replaced)
     assert notices == ["sleeper was killed by SIGKILL; restarting in 0.01 s"]
+
+
+def test_a_process_that_is_stopped_on_purpose_has_not_died() -> None:
+    child = Child(lambda: subprocess.Popen(SLEEP), backoff_seconds=300)
+    for _ in range(MAX_DEATHS):
+        assert child.check() is None
+        assert child.process is not None
+        assert child.process.poll() is None
+        end([child], signal=signal.SIGTERM, grace_seconds=60, kill=subprocess.Popen.kill)
 
 
 def test_supervisor_gives_up_after_max_deaths_in_a_row(tmp_path: Path) -> None:

@@ -1,8 +1,11 @@
 """Backends talk to the providers of models. The settings name a backend by the dotted path of its class."""
 
+import sys
 from importlib import import_module
 from threading import Lock
 from traceback import extract_tb, walk_tb
+from types import ModuleType
+from typing import Any
 
 from worker import application_code
 from worker.errors import SettingsError, VectorIndexError
@@ -12,6 +15,19 @@ _PLUGIN_ERRORS = (ImportError, SyntaxError, AttributeError, KeyError, TypeError,
 
 _lock = Lock()
 _loaded = False
+
+
+class ImportedAtFirstUse(ModuleType):
+    """Stands in `sys.modules` for a package that is slow to import, until somebody uses an attribute of it.
+
+    openai has 528 modules, which are a quarter of the start of a worker that has no model of OpenAI. The LazyLoader of
+    the standard library imports at the second `import` statement, and is not safe in threads, before Python 3.12.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        if sys.modules.get(self.__name__) is self:
+            sys.modules.pop(self.__name__, None)
+        return getattr(import_module(self.__name__), name)
 
 
 def load_class(path: str) -> type:
@@ -44,6 +60,8 @@ def load_plugins() -> None:
     that fails to import, even the built-in models are missing. The process must end after an error: SettingsError, or
     ProviderUnavailable if a plugin asked its provider for the list of models (llm-mistral with a key).
     """
+    # before llm, which imports openai for any model
+    sys.modules.setdefault("openai", ImportedAtFirstUse("openai"))
     # takes half a second, so commands that only send tasks do not import it
     import llm
 

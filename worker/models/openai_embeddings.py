@@ -5,6 +5,9 @@ for 600 s, retries inside the call, assumes that vectors arrive in order, and su
 registered after them, so the names resolve to ours.
 """
 
+# openai is imported at its first use, so annotations must not use it
+from __future__ import annotations
+
 import base64
 import os
 import re

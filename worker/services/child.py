@@ -63,6 +63,10 @@ class Child:
         self._start_at = time.monotonic() + backoff_seconds
         return Death(code=code, in_a_row=self.deaths, backoff_seconds=backoff_seconds)
 
+    def forget(self) -> None:
+        """Forget the process and its deaths, after it has been stopped on purpose: the next `check` starts another."""
+        self.process, self.deaths, self._start_at = None, 0, 0.0
+
 
 def end(
     children: Iterable[Child], *, signal: Signals, grace_seconds: float, kill: Callable[[Process], object]
@@ -71,6 +75,7 @@ def end(
 
     Ctrl-C ends the grace period.
     """
+    children = list(children)
     processes = [child.process for child in children if child.process is not None]
     for process in processes:
         process.send_signal(signal)
@@ -83,3 +88,5 @@ def end(
             if process.poll() is None:
                 kill(process)
                 process.wait()
+    for child in children:
+        child.forget()

@@ -1,5 +1,8 @@
 """Configure the client of llm's OpenAI classes: one per process, without retries, with corrected answers."""
 
+# openai is imported at its first use, so neither annotations nor this module's constants must use it
+from __future__ import annotations
+
 import os
 from collections.abc import Callable, Iterator
 from functools import lru_cache, wraps
@@ -8,11 +11,8 @@ from typing import Any
 import openai
 from llm.default_plugins.openai_models import Chat, Responses
 from llm.models import Model
-from openai.types import CompletionUsage
 
 OPENAI_CLASSES = (Chat, Responses)  # of llm; plugins derive classes from them
-
-NO_USAGE = CompletionUsage(prompt_tokens=0, completion_tokens=0, total_tokens=0)
 
 
 def with_persistent_client(model: Model, timeout_seconds: float) -> Model:
@@ -47,7 +47,8 @@ def _with_usage(create: Callable[..., Any]) -> Callable[..., Any]:
         if request["stream"]:
             return _closing(answer)
         if answer.usage is None:
-            answer.usage = NO_USAGE
+            none = openai.types.CompletionUsage(prompt_tokens=0, completion_tokens=0, total_tokens=0)
+            answer.usage = none
         return answer
 
     return created
