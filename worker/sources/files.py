@@ -10,8 +10,6 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from email.parser import HeaderParser
-from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, ClassVar
 
@@ -21,6 +19,7 @@ from worker.observability.logs import log_fields
 from worker.protocols import Skipped
 from worker.reference import Setting
 from worker.sources.pages import read_page
+from worker.sources.titles import markdown_title, restructured_text_title
 
 logger = logging.getLogger("vector_index.sources")
 
@@ -299,7 +298,7 @@ def _bounded_lines(file: BinaryIO, limit: int) -> Iterator[bytes]:
 
 def _decode(data: bytes) -> str:
     encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
-    return data.decode(encoding, "replace").replace("\r\n", "\n")
+    return data.decode(encoding, "replace").replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _check_is_text(data: bytes, text: str) -> None:
@@ -325,36 +324,7 @@ def _printable(path: object) -> str:
 
 
 def _title(text: str, ending: str) -> str:
-    """Return the title that the text states, or "".
-
-    It is the `Title:` of a mail-like header (PEPs) or of YAML front matter. In Markdown it is else the level-1 heading,
-    if that is the only one or comes first; in reStructuredText, the first underlined line.
-    """
+    """Return the title that the text states, or ""."""
     if ending == ".txt":
         return ""
-    header = text.removeprefix("---\n").partition("\n---\n" if text.startswith("---\n") else "\n\n")[0]
-    if title := HeaderParser().parsestr(header).get("Title"):
-        return " ".join(title.split()).strip("\"'")
-    if ending in MARKDOWN:
-        return _markdown_title(text[len(header) :] if text.startswith("---\n") else text)
-    return next(
-        (
-            above.strip()
-            for above, line in pairwise(text.splitlines())
-            if re.fullmatch(r"([=\-~^\"'`#*+.:_])\1{2,}\s*", line)
-            and above.strip()
-            and len(line.rstrip()) >= len(above.rstrip())
-        ),
-        "",
-    )
-
-
-def _markdown_title(text: str) -> str:
-    prose = re.sub(
-        r"^(```|~~~).*?(^\1|\Z)", "", text, flags=re.DOTALL | re.MULTILINE
-    )  # `# ` is a comment there
-    # no pattern here may backtrack: a line can have ten megabytes
-    headings = re.findall(r"^(?:# +(.+)|(?=.*\w)(.+)\n=+ *)$", prose, flags=re.MULTILINE)
-    first = "".join(headings[0]).rstrip("# ") if headings else ""
-    # "Summary", "Motivation", ... of a text without a title are its sections
-    return first.strip() if len(headings) == 1 or prose.lstrip("-\n# ").startswith(first) else ""
+    return markdown_title(text) if ending in MARKDOWN else restructured_text_title(text)
