@@ -23,12 +23,12 @@ JSON_KEYS = {
     "`addresses`": "`DATABASE_URL`, `BROKER_URL`, and of the embedded Postgres `POSTGRES_PROGRAMS`",
     "`index`": (
         "`index`, `documents`, `indexed`, `unchanged`, `stale`, `chunks`, `embedded`, `tokens`, `failed` (as "
-        "in [Rejected](tasks.md#rejected)), `unread`, `passed_over`, `passed_over_files`, `replaced`, "
+        "in [Rejected](tasks.md#rejected)), `unread`, `passed_over`, `passed_over_files`, `replaced`, `guessed`, "
         "`seconds`"
     ),
     "`plan`": (
         "`index`, `model`, `documents`, `bytes`, `chunks`, `distinct`, `tokens`, `tokens_are`, `requests`, "
-        "`fill_tokens`, `fill_inputs`, `price`, `unread`, `passed_over`, `passed_over_files`, `replaced`"
+        "`fill_tokens`, `fill_inputs`, `price`, `unread`, `passed_over`, `passed_over_files`, `replaced`, `guessed`"
     ),
     "`delete`": "[Deleted](tasks.md#deleted)",
     "`reindex`": "[Reindexed](tasks.md#reindexed)",

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.test_files import documents, written
+from tests.fixtures.folders import documents, written
 from worker.sources.titles import MAX_FRONT_MATTER_CHARACTERS, front_matter, markdown_title
 
 

@@ -22,6 +22,7 @@ class InputFiles:
             dict[str, str]
         ] = []  # files of the folders that are no documents: path and reason
         self.replaced: list[dict[str, str]] = []  # files and lines with invalid bytes: path and reason
+        self.guessed: list[dict[str, str]] = []  # files whose encoding a detector found: path and reason
         # checks the paths now, before the command connects to the broker
         self._items = files.read(paths, max_bytes=max_document_bytes)
 
@@ -48,15 +49,20 @@ class InputFiles:
             "passed_over": len(self.passed_over),
             "passed_over_files": self.passed_over,
             "replaced": self.replaced,
+            "guessed": self.guessed,
         }
 
     def problem_lines(self, failed: Sequence[dict[str, str]] = ()) -> Iterator[str]:
         """Yield a line for each problem: first the documents that failed, given as id and error."""
         if self.passed_over:
             yield self._names()
-        yield from first_lines([f"warning: {': '.join(item.values())}" for item in self.replaced], MAX_SHOWN)
+        yield from first_lines([f"warning: {': '.join(item.values())}" for item in self.remarks()], MAX_SHOWN)
         problems = [*failed, *self.unread]
         yield from first_lines([f"failed: {': '.join(item.values())}" for item in problems], MAX_SHOWN)
+
+    def remarks(self) -> list[dict[str, str]]:
+        """Return what to say about files that are read."""
+        return [*self.guessed, *self.replaced]
 
     def _names(self) -> str:
         passed_over = files.names([item["path"] for item in self.passed_over])
@@ -65,5 +71,9 @@ class InputFiles:
         )
 
     def _record(self, skipped: Skipped) -> None:
-        kinds = {files.PassedOver: self.passed_over, files.Replaced: self.replaced}
+        kinds = {
+            files.PassedOver: self.passed_over,
+            files.Replaced: self.replaced,
+            files.Guessed: self.guessed,
+        }
         kinds.get(type(skipped), self.unread).append({"path": skipped.path, "reason": skipped.reason})

@@ -104,7 +104,12 @@ EVENTS: Mapping[str, LogEvent] = {
     "bytes_replaced": LogEvent(
         level="warning",
         fields=("file", "reason"),
-        meaning="A file of a source folder is not UTF-8 throughout.",
+        meaning="A file of a source folder has places that its encoding does not have; they became U+FFFD.",
+    ),
+    "encoding_guessed": LogEvent(
+        level="warning",
+        fields=("file", "reason"),
+        meaning="A file of a source folder is not UTF-8, and does not state its encoding; a detector found one.",
     ),
     "request": LogEvent(
         level="info",

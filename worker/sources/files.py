@@ -3,7 +3,6 @@
 At most one file, or one line of a .jsonl file, is in memory at a time.
 """
 
-import codecs
 import json
 import logging
 import os
@@ -11,13 +10,14 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from worker.documents import MAX_TITLE_CHARACTERS, Document, read_json
 from worker.errors import InvalidDocument, InvalidQuery, SettingsError, SourceFailed
 from worker.observability.logs import log_fields
 from worker.protocols import Skipped
 from worker.reference import Setting
+from worker.sources.encodings import Decoded, declared_by_page, decode, decoded_lines
 from worker.sources.pages import read_page
 from worker.sources.titles import markdown_title, restructured_text_title
 
@@ -62,6 +62,13 @@ class PassedOver(Skipped):
 
 class Replaced(Skipped):
     """A file, or a line, that is read although some of its bytes are no text."""
+
+
+class Guessed(Skipped):
+    """A file that is read in an encoding that a detector found, because nothing in the file states it."""
+
+
+REMARKS: Mapping[type[Skipped], str] = {Replaced: "bytes_replaced", Guessed: "encoding_guessed"}  # log events
 
 
 class FolderSource:
@@ -122,8 +129,8 @@ class FolderSource:
         for item in read(self.paths, max_bytes=self.max_bytes):
             if isinstance(item, PassedOver):
                 passed_over.append(item.path)
-            elif isinstance(item, Replaced):
-                logger.warning("bytes_replaced", extra=log_fields(file=item.path, reason=item.reason))
+            elif isinstance(item, Skipped) and type(item) in REMARKS:
+                logger.warning(REMARKS[type(item)], extra=log_fields(file=item.path, reason=item.reason))
             else:
                 yield item
         if passed_over:
@@ -157,9 +164,10 @@ def read(paths: Iterable[Path], *, max_bytes: int) -> Iterator[dict[str, Any] | 
     its name as id. A .jsonl line has its own id. The title comes from the document (see `_title`), else it is the
     file's name without extension.
 
-    Bytes are UTF-8, or UTF-16 after a byte order mark; invalid bytes become U+FFFD, with a Replaced that counts them. A
-    file that is no text for the most part is skipped. `max_bytes` is the limit of a
-    file, or of the text of a line. Raises InvalidQuery for a path that does not exist, before it reads anything.
+    Bytes are read as `worker.sources.encodings` says. Yields Guessed for a file whose encoding a detector found, and
+    Replaced with the number of places that became U+FFFD. A file that is no text for the most part is skipped.
+    `max_bytes` is the limit of a file, or of the text of a line. Raises InvalidQuery for a path that does not exist,
+    before it reads anything.
     """
     paths = list(paths)
     check_existence(paths)
@@ -243,40 +251,38 @@ def _checked(file: Path, of_another_kind: type[Skipped]) -> Path | Skipped:
     return file
 
 
-def _document(file: Path, id: str, max_bytes: int) -> Iterator[dict[str, Any] | Replaced]:
+def _document(file: Path, id: str, max_bytes: int) -> Iterator[dict[str, Any] | Skipped]:
     size = file.stat().st_size
     if size > max_bytes:
         raise InvalidDocument(
             f"has {size:,} bytes, over MAX_DOCUMENT_BYTES ({max_bytes:,}); split it or raise the setting"
         )
     data, ending = file.read_bytes(), file.suffix.lower()
-    text = _decode(data)
-    _check_is_text(data, text)
-    replaced = _replaced(data, text)
-    title, text = read_page(text) if ending in HTML else (_title(text, ending), text)
+    decoded = decode(data, declared_by_page(data) if ending in HTML else None)
+    _check_is_text(data, decoded.text)
+    title, text = read_page(decoded.text) if ending in HTML else (_title(decoded.text, ending), decoded.text)
     document = {"id": id, "text": text, "title": (title or _printable(Path(id).stem))[:MAX_TITLE_CHARACTERS]}
     Document.from_json(document, max_bytes=max_bytes)
     yield document
-    if replaced:
-        yield Replaced(path=_printable(file), reason=replaced)
+    yield from _remarks(decoded, _printable(file))
 
 
 def _lines(file: Path, max_bytes: int) -> Iterator[dict[str, Any] | Skipped]:
     # JSON's escapes at most triple the bytes of real text; metadata and title come on top
     limit = 3 * max_bytes + 2_000_000
+    guessed: Decoded | None = None
     with file.open("rb") as opened:
-        for number, line in enumerate(_bounded_lines(opened, limit), start=1):
-            if not line.strip():
+        for number, line in enumerate(decoded_lines(opened, limit), start=1):
+            if not line.text.strip():
                 continue
             try:
-                if len(line) > limit:
-                    raise InvalidDocument(f"the line is over {limit:,} bytes; split the document")
-                text = _decode(line)
-                document = read_json(text)
+                if len(line.text) > limit:
+                    raise InvalidDocument(f"the line is over {limit:,} characters; split the document")
+                document = read_json(line.text)
                 Document.from_json(document, max_bytes=max_bytes)
                 yield document
-                if replaced := _replaced(line, text):
-                    yield Replaced(path=f"{_printable(file)}:{number}", reason=replaced)
+                yield from _remarks(replace(line, guessed=False), f"{_printable(file)}:{number}")
+                guessed = line if line.guessed else guessed
             except json.JSONDecodeError as error:
                 reason = f"is not JSON ({error.msg} at column {error.colno}); write one object per line"
                 yield Skipped(path=f"{_printable(file)}:{number}", reason=reason)
@@ -284,21 +290,19 @@ def _lines(file: Path, max_bytes: int) -> Iterator[dict[str, Any] | Skipped]:
                 yield Skipped(path=f"{_printable(file)}:{number}", reason="is nested too deep for JSON")
             except InvalidDocument as error:
                 yield Skipped(path=f"{_printable(file)}:{number}", reason=str(error))
+    if guessed:
+        yield from _remarks(replace(guessed, replaced=0), _printable(file))
 
 
-def _bounded_lines(file: BinaryIO, limit: int) -> Iterator[bytes]:
-    """Yield the lines of a file; of a line over `limit` bytes only the first `limit` + 1."""
-    while line := file.readline(limit + 1):
-        yield line
-        while len(line) > limit and not line.endswith(b"\n"):
-            line = file.readline(limit + 1)
-            if not line:
-                return
-
-
-def _decode(data: bytes) -> str:
-    encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
-    return data.decode(encoding, "replace").replace("\r\n", "\n").replace("\r", "\n")
+def _remarks(decoded: Decoded, path: str) -> Iterator[Skipped]:
+    """Yield what to say about the encoding of a file or a line."""
+    name = decoded.encoding.upper() if decoded.encoding.startswith("utf") else decoded.encoding
+    if decoded.guessed:
+        reason = f"is read as {name}, which only its bytes suggest; save it as UTF-8 if that is wrong"
+        yield Guessed(path=path, reason=reason)
+    if decoded.replaced:
+        places = f"{decoded.replaced:,} places, which became U+FFFD"
+        yield Replaced(path=path, reason=f"is not {name} in {places}; save it as UTF-8 and index it again")
 
 
 def _check_is_text(data: bytes, text: str) -> None:
@@ -306,16 +310,8 @@ def _check_is_text(data: bytes, text: str) -> None:
     invalid = len(INVALID.findall(text))
     if data.startswith(SIGNATURES) or invalid > MAX_INVALID_SHARE * len(text):
         raise InvalidDocument(
-            "is no text in UTF-8, nor in UTF-16 with a byte order mark; convert it, or leave it out if it is no text"
+            "is no text in an encoding that can be told; save it as UTF-8, or leave it out if it is no text"
         )
-
-
-def _replaced(data: bytes, text: str) -> str:
-    """Return a sentence about the bytes that are no text, or "" if there are none."""
-    replaced = text.count("\ufffd") - data.count("\ufffd".encode())
-    if replaced <= 0:
-        return ""
-    return f"is not UTF-8 in {replaced:,} places, which became U+FFFD; save it as UTF-8 and index it again"
 
 
 def _printable(path: object) -> str:
