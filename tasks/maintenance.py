@@ -15,13 +15,14 @@ from worker.keyspace import EMBED
 from worker.observability.logs import log_fields
 from worker.reference import Meaning
 from worker.results import Collected, VectorsIndexed, Verified
-from worker.store import builds, connection, garbage, hnsw, indexes, jobs
+from worker.store import builds, connection, garbage, hnsw, indexes, jobs, rebuilds
 from worker.store.builds import Build
 from worker.store.sweep import sweep_build
 
 QUIET_SECONDS = 120.0  # without a look at a job, until it gets a new waiting task
 COLLECT_SECONDS = 3600.0  # between two collections of an index
 ERASED_SECONDS = 600.0  # the same after a deletion
+ABANDONED_SECONDS = 60.0  # without a worker, until a rebuild gets a new task
 INDEX_VECTORS_SECONDS = 60.0  # after which the message expires: each sweep sends another while it is due
 
 REPAIRED = "contents were neither embedded nor pending: the protocol has no such state"
@@ -46,7 +47,9 @@ def sweep() -> None:
     with connection.checkout(url) as conn:
         jobs.delete_expired(conn)
         due = garbage.collections_due(conn, seconds=COLLECT_SECONDS, erased_seconds=ERASED_SECONDS)
+        rebuilds.drop_expired(conn)
     resend_waiting_tasks()
+    resume_rebuilds()
     for index in due:
         app.send_task("tasks.collect", kwargs={"index": index}, ignore_result=True)
 
@@ -63,6 +66,18 @@ def _sweep_build(url: str, build: Build) -> None:
                 expires=INDEX_VECTORS_SECONDS,
                 ignore_result=True,
             )
+
+
+def resume_rebuilds() -> None:
+    """Send the tasks of rebuilds again that no worker has touched for a minute: their message was lost."""
+    known = configuration.current().indexes
+    with connection.checkout(wiring.addresses().database_url) as conn:
+        for index, build, task_id in rebuilds.abandoned(conn, seconds=ABANDONED_SECONDS):
+            if index in known:
+                kwargs = {"index": index, "build": build}
+                app.send_task(
+                    "tasks.continue_rebuild", kwargs=kwargs, task_id=task_id, expires=ABANDONED_SECONDS
+                )
 
 
 def resend_waiting_tasks() -> None:

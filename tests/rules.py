@@ -29,9 +29,11 @@ from tests.simulation import (
     LATE_REFUSALS,
     OUTAGES,
     PROVIDER_CRASHES,
+    REBUILDS,
     REINDEXING,
     STORM,
     Drops,
+    Rebuilds,
     Simulation,
     Weather,
 )
@@ -39,8 +41,22 @@ from worker import configuration
 from worker.indexing.draining import outcomes
 from worker.indexing.draining.settlement import Settlement
 from worker.services import running
-from worker.store import builds, deletion, fencing, garbage, jobs, locking, publishing, queue, schema, writing
+from worker.store import (
+    builds,
+    deletion,
+    fencing,
+    filling,
+    garbage,
+    jobs,
+    locking,
+    publishing,
+    queue,
+    rebuilds,
+    schema,
+    writing,
+)
 from worker.store.connection import Connection
+from worker.store.rebuilds import Lag
 from worker.store.statements import statements
 
 ROUND_SECONDS = 4.0
@@ -140,10 +156,35 @@ def leave_no_tombstones_of_unknown_documents() -> None:
     deletion.remove = remove_known
 
 
+def switch_at_once() -> None:
+    rebuilds.lag = lambda connection, pair: Lag(lagging=0, unfilled=0, failed=0)
+
+
+def fill_without_a_second_look() -> None:
+    filling._still_due = lambda connection, pair, wanted: {text.doc for text in wanted}
+
+
+def fill_only_the_newest_revision() -> None:
+    rewrite("rebuilds.sql", "unfilled", "WHEN l.state = 'failed'", "WHEN false")()
+    filling.needed = lambda head, new, live: (
+        head if ((new and (new.want_rev or new.live_rev)) or 0) < head else None
+    )
+
+
+def let_deletions_spare_retired_builds() -> None:
+    setattr(deletion, "builds", SimpleNamespace(**{**vars(builds), "every": builds.writable}))  # noqa: B010
+
+
+def publish_regardless_of_the_closing_build() -> None:
+    publishing._gate = lambda state, closing: None
+    rebuilds._lock_states = lambda connection, index_id: None
+    rewrite("builds.sql", "lock_publishing", "SELECT pg_advisory", "SELECT -- pg_advisory")()
+
+
 RULES = [
     Rule(
         name="control: all rules in place",
-        weathers=(CALM, STORM, REINDEXING, DROPS, LATE_REFUSALS, OUTAGES, PROVIDER_CRASHES),
+        weathers=(CALM, STORM, REINDEXING, DROPS, REBUILDS, LATE_REFUSALS, OUTAGES, PROVIDER_CRASHES),
     ),
     Rule(name="staging, retry and delete hold the index's shared lock", remove=unlock(writing, deletion)),
     Rule(
@@ -234,6 +275,36 @@ RULES = [
         remove=rewrite("jobs.sql", "forget_dropped", "WHERE", "WHERE false AND"),
         weathers=(DROPS,),
     ),
+    Rule(
+        name="a build replaces the live one only if it lags behind in no document",
+        remove=switch_at_once,
+        weathers=(REBUILDS,),
+    ),
+    Rule(
+        name="filling holds the index's shared lock",
+        remove=unlock(filling),
+        weathers=(REBUILDS,),
+    ),
+    Rule(
+        name="filling looks again once it holds its locks",
+        remove=fill_without_a_second_look,
+        weathers=(REBUILDS,),
+    ),
+    Rule(
+        name="where the newest revision failed, the one that is served is filled first",
+        remove=fill_only_the_newest_revision,
+        weathers=(REBUILDS,),
+    ),
+    Rule(
+        name="deletions reach retired builds",
+        remove=let_deletions_spare_retired_builds,
+        weathers=(REBUILDS,),
+    ),
+    Rule(
+        name="the live build publishes only what the closing build has",
+        remove=publish_regardless_of_the_closing_build,
+        weathers=(REBUILDS,),
+    ),
     Rule(name="the sweep runs", weathers=(replace(STORM, sweeps=False),)),
 ]
 
@@ -245,12 +316,19 @@ def notice(rule: Rule, url: str, seconds: float) -> dict[str, Any]:
     spent = 0.0
     for weather in cycle(rule.weathers):
         with fresh_database(url) as database:
-            simulation = (Drops if weather.drops else Simulation)(database, index, weather)
+            simulation = kind(weather)(database, index, weather)
             simulation.run(min(ROUND_SECONDS, seconds - spent))
         spent += ROUND_SECONDS
         if +simulation.violations or spent >= seconds:
             return {"seconds": spent, "violations": dict(+simulation.violations)}
     raise AssertionError(f"rule {rule.name!r} names no weather")
+
+
+def kind(weather: Weather) -> type[Simulation]:
+    """The simulation of a weather."""
+    if weather.rebuilds:
+        return Rebuilds
+    return Drops if weather.drops else Simulation
 
 
 @contextmanager

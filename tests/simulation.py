@@ -6,6 +6,7 @@ everything has a vector. A crash breaks a connection before or after any stateme
 `docs/internals/tests.md` describes the invariants and how to add one.
 """
 
+import itertools
 import json
 import random
 import threading
@@ -13,6 +14,7 @@ import time
 import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, LiteralString
 
@@ -28,11 +30,12 @@ from worker.backends.budgets import Budget
 from worker.configuration import IndexSettings
 from worker.documents import digest
 from worker.errors import InvalidQuery, ProviderUnavailable, Refused, TemporaryError, TooLarge
-from worker.index import Index
-from worker.indexing import jobs, outbox, reindexing, staging
+from worker.index import Embedder, Index
+from worker.indexing import jobs, outbox, rebuilding, reindexing, staging
 from worker.indexing.draining.drainer import Drainer
 from worker.recipes import PROBE
-from worker.store import builds, connection, garbage, indexes, status, sweep
+from worker.store import builds, connection, garbage, indexes, rebuilds, status, sweep
+from worker.store.rebuilds import RebuildRequest
 from worker.store.reindexing import ReindexRequest
 from worker.store.statements import tables
 
@@ -52,6 +55,7 @@ PRODUCERS, CONSUMERS, EMBEDDERS = 5, 2, 4  # threads; consumers read the outbox
 SETTLE_SECONDS = 60
 EXTRA_SECONDS = 120  # a busy machine gets this much longer to reach `at_least`
 PROVIDER_CRASH_SECONDS = 0.02
+WIDE = 24  # length of the vectors of the second model
 FATAL_ROUNDS = 10  # in every tenth round, poison crashes the provider; in the others the provider refuses it
 OUTAGE_PERIOD_SECONDS = 5.0  # from the start of one outage to the start of the next
 
@@ -73,6 +77,7 @@ class Weather:
     fatal: bool = False  # in some rounds poison crashes the provider
     reindexes: bool = False  # run after run reads the catalogue, and little else happens
     drops: bool = False  # the index is dropped and made anew again and again: see `Drops`
+    rebuilds: bool = False  # the index is rebuilt again and again: see `Rebuilds`
     late: bool = False  # refuse one content at a time, after its lease has expired
 
 
@@ -97,6 +102,7 @@ REINDEXING = Weather(
 )
 PROVIDER_CRASHES = replace(CALM, poison=0.1, fatal=True)
 DROPS = Weather(drops=True, away=0, poison=0)
+REBUILDS = Weather(crashes=0.003, poison=0.05, away=0, rebuilds=True)
 
 LIVE = """
 SELECT d.id, s.live_rev, r.title, r.metadata, r.text, d.deleted,
@@ -205,8 +211,8 @@ class CrashingPool(ConnectionPool[Any]):
 class UnreliableBackend(HashBackend):
     """A backend that refuses some contents, calls others too large, has outages, and sometimes outlasts the lease."""
 
-    def __init__(self, weather: Weather) -> None:
-        super().__init__(chunk_tokens=10, batch_size=weather.batch_size)
+    def __init__(self, weather: Weather, dimensions: int = 16) -> None:
+        super().__init__(chunk_tokens=10, batch_size=weather.batch_size, dimensions=dimensions)
         self.weather = weather
         self.sent: Counter[str] = Counter()
         self.lock = threading.Lock()
@@ -394,6 +400,10 @@ class Simulation:
             patch.setattr("worker.indexing.draining.backoff.BACKOFF_SECONDS", 0.02)
             patch.setattr("worker.indexing.draining.claiming.BUILDS_SECONDS", 0.2)
             patch.setattr("worker.store.reindexing.LEASE_SECONDS", 1.0)
+            patch.setattr("worker.store.rebuilds.LEASE_SECONDS", 0.3)
+            patch.setattr("worker.store.rebuilds.GRACE_SECONDS", 1.0)
+            patch.setattr("worker.indexing.rebuilding.CLOSING_SECONDS", 2.0)
+            patch.setattr("worker.indexing.rebuilding.PAUSE_SECONDS", 0.02)
             patch.setattr("worker.indexing.reindexing.DOCUMENTS_AT_ONCE", PAGE_DOCUMENTS)
             patch.setattr(connection, "ConnectionPool", CrashingPool)
             patch.setattr(CrashingConnection, "crashes", 0)
@@ -778,3 +788,143 @@ class Drops(Simulation):
 
     def count_recorded(self) -> None:
         """Nothing: the witnesses of the other weathers belong to one build."""
+
+
+class Rebuilds(Simulation):
+    """The index is rebuilt again and again: to the end, cancelled on its way, or rolled back.
+
+    Vectors of two lengths, chunks of two sizes and two languages take turns. A vector that is copied serves both builds
+    of the same length.
+    """
+
+    def __init__(self, url: str, settings: IndexSettings, weather: Weather) -> None:
+        super().__init__(url, settings, weather)
+        self.wide = UnreliableBackend(weather, dimensions=WIDE)
+        self.recipes = itertools.cycle(
+            [
+                (self.wide, replace(settings, chunk_tokens=14)),
+                (self.backend, replace(settings, language="german")),
+                (self.backend, replace(settings, chunk_tokens=14)),
+                (self.wide, settings),
+            ]
+        )
+        self.index = replace(self.index, remembered=self.find_backend)
+
+    def find_backend(self, index: Index, build: builds.Build) -> Embedder:
+        backend = self.wide if build.dimensions == WIDE else self.backend
+        return Embedder(settings=self.settings, backend=backend, budget=Budget("", "default"))
+
+    def work(self, seconds: float, at_least: int) -> None:
+        self.rebuilder = threading.Thread(target=self.repeat, args=(self.rebuild,))
+        self.rebuilder.start()
+        super().work(seconds, at_least)
+        self.rebuilder.join(60)
+        self.violations["thread hangs"] += self.rebuilder.is_alive()
+
+    def is_enough(self, at_least: int) -> bool:
+        return super().is_enough(at_least) and self.done["switches"] >= 2
+
+    def rebuild(self) -> None:
+        """Begin a rebuild or a rollback, and go on with it until it has ended; sometimes cancel it."""
+        task_id = f"rebuild-{random.random()}"
+        request = RebuildRequest(task_id=task_id, keep_old=random.random() < 0.3)
+        if random.random() < 0.3:
+            started = self.attempt(lambda: rebuilding.roll_back(self.index, request))
+        else:
+            backend, settings = next(self.recipes)
+            self.index = replace(self.index, backend=backend, settings=settings)
+            started = self.attempt(lambda: rebuilding.begin(self.index, request))
+        if started is None:
+            return
+        self.done["rebuilds"] += 1
+        is_cancelled = random.random() < 0.2
+        while not self.over.is_set():
+            step = self.attempt(
+                lambda: rebuilding.Rebuilder(index=self.index, build=started.build).advance(seconds=0.1)
+            )
+            if is_cancelled and random.random() < 0.1:
+                if self.attempt(lambda: rebuilding.cancel(self.index, f"{task_id}-cancel")) is not None:
+                    self.done["cancelled rebuilds"] += 1
+                return
+            if step is not None and step.state == "live":
+                self.done["switches"] += 1
+                return
+            if step is not None and step.state == "cancelled":
+                return
+
+    def attempt(self, step: Callable[[], Any]) -> Any:
+        """Repeat a step until it has an end, as Celery does; `None` if there is nothing to do."""
+        while not self.over.is_set():
+            try:
+                return step()
+            except Crash:
+                continue
+            except InvalidQuery:
+                return None
+            except TemporaryError:
+                time.sleep(0.02)
+        return None
+
+    def embed(self) -> None:
+        drainers = [
+            Drainer(self.url, self.settings, backend)
+            for backend in random.sample([self.backend, self.wide], 2)
+        ]
+        while not self.over.is_set():
+            for drainer in drainers:
+                drainer.drain()
+            time.sleep(0.005)
+
+    def every_build(self) -> list[builds.Build]:
+        with connection.checkout(self.url) as conn:
+            return builds.every(conn, self.build.index_id)
+
+    def sweep_once(self, *, unchecked_seconds: float) -> None:
+        for build in self.every_build():
+            if build.state != "retired":
+                with connection.checkout(self.url) as conn:
+                    repairs = sweep.sweep_build(conn, build, unchecked_seconds=unchecked_seconds)
+                self.violations["chunk without a vector or a queue entry"] += repairs.queued
+        with connection.checkout(self.url) as conn:
+            self.done["dropped builds"] += rebuilds.drop_expired(conn)
+
+    def collect(self) -> None:
+        time.sleep(0.1)
+        for build in self.every_build():
+            with connection.checkout(self.url) as conn:
+                self.done["vectors collected"] += garbage.collect(conn, build, kept_share=0.0).embeddings
+
+    def read(self) -> None:
+        """Find the live build, and read it some time later: a search embeds its question in between."""
+        seen: dict[str, int] = {}
+        with psycopg.connect(self.url, autocommit=True) as conn:
+            while not self.over.is_set():
+                build = builds.live(conn, "default")
+                assert build is not None
+                self.build = build
+                self.done["reads"] += 1
+                with suppress(psycopg.errors.UndefinedTable):  # dropped after its grace period
+                    self.check_served(conn, seen)
+
+    def check_final_state(self) -> None:
+        super().check_final_state()
+        ended = all(build.state not in rebuilds.FILLED for build in self.every_build())
+        self.violations["rebuild without an end"] += not ended
+
+    def settle(self) -> None:
+        deadline = time.monotonic() + SETTLE_SECONDS
+        drainers = [Drainer(self.url, self.settings, backend) for backend in (self.backend, self.wide)]
+        while time.monotonic() < deadline:
+            for build in self.every_build():
+                if build.state in rebuilds.FILLED:
+                    rebuilding.Rebuilder(index=self.index, build=build.build).advance(seconds=0.2)
+            self.consume()
+            for drainer in drainers:
+                drainer.drain()
+            self.sweep_once(unchecked_seconds=0.0)
+            live = [build for build in self.every_build() if build.state == "live"]
+            self.build = live[0]
+            is_over = all(build.state not in rebuilds.FILLED for build in self.every_build())
+            if is_over and self.unfinished() == 0:
+                return
+            time.sleep(0.1)

@@ -39,6 +39,42 @@ def known_dimensions(backend: EmbeddingBackend) -> int | None:
         return None
 
 
+def stated_dimensions(settings: IndexSettings, backend: EmbeddingBackend) -> int | None:
+    """The length of the backend's vectors, without a request where the backend can tell."""
+    if hasattr(backend, "stated_dimensions"):
+        stated: int | None = backend.stated_dimensions
+        return stated
+    return settings.embedding_backend.dimensions or backend.dimensions
+
+
+# the setting that a field of a recipe comes from
+SETTINGS_OF = {
+    "model": "MODEL_ID",
+    "dimensions": "EMBEDDING_OUTPUT_DIMENSIONS",
+    "tokenizer": "TOKENIZER",
+    "token_limit": "TOKEN_LIMIT",
+    "chunker": "the chunker of this release",
+    "chunk_tokens": "CHUNK_TOKENS",
+    "overlap_tokens": "CHUNK_OVERLAP_TOKENS",
+    "document_prefix": "DOCUMENT_PREFIX",
+    "query_prefix": "QUERY_PREFIX",
+    "distance": "DISTANCE",
+    "language": "LANGUAGE",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """A setting whose value differs from the one that an index was built with."""
+
+    setting: str
+    is_value: Any  # of the index
+    will_be: Any  # of the settings
+
+    def __str__(self) -> str:
+        return f"{self.setting} is {self.is_value!r} in the index and {self.will_be!r} in the settings"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """The recipe of one build, stored with it as JSON. Any backend that can make its vectors may embed for it."""
@@ -86,6 +122,19 @@ class Recipe:
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
 
+    def is_made_by(self, backend: EmbeddingBackend) -> bool:
+        """Whether a backend makes the vectors of this build, as far as is known without a request to its provider."""
+        return backend.model_id == self.model and known_dimensions(backend) in (None, self.dimensions)
+
+    def differences(self, wanted: "Recipe") -> list["Difference"]:
+        """What a rebuild under the wanted recipe would change."""
+        old, new = self.as_json(), wanted.as_json()
+        return [
+            Difference(setting=SETTINGS_OF[field], is_value=old[field], will_be=new[field])
+            for field in old
+            if old[field] != new[field]
+        ]
+
     def check(self, index: str, backend: EmbeddingBackend, *, dimensions: int | None = None) -> None:
         """Raise SettingsError if the backend's vectors differ from those of this build.
 
@@ -101,6 +150,6 @@ class Recipe:
             return
         raise SettingsError(
             f"index {index!r} holds vectors of {self.model} ({self.dimensions} dimensions), but its embedding "
-            f"backend is {backend.model_id} ({dimensions} dimensions): set {fix}, or index the documents "
-            "under another index name"
+            f"backend is {backend.model_id} ({dimensions} dimensions): run `vector-index rebuild --index {index}`, or "
+            f"set {fix}"
         )

@@ -165,6 +165,48 @@ class Repairs(TypedDict):
     queued: Annotated[int, Meaning("contents queued that had been lost: a bug, please report it")]
 
 
+class RebuildProgress(TypedDict):
+    """How far the build that is to replace the live one is."""
+
+    documents: Annotated[int, Meaning("documents of the index")]
+    filled: Annotated[int, Meaning("documents that are split under the new settings")]
+    done: Annotated[int, Meaning("documents that are complete in the new build")]
+    pending_chunks: Annotated[int, Meaning("chunks that wait for a vector")]
+    copied: Annotated[int, Meaning("vectors copied from the live build, without a request")]
+    embedded: Annotated[int, Meaning("vectors that the model made for it; an estimate")]
+    failed: Annotated[int, Meaning("documents that failed in it")]
+    seconds: Annotated[float, Meaning("time since the build was begun")]
+    seconds_left: Annotated[float | None, Meaning("estimate of the time left; null while it is unknown")]
+
+
+class RebuildFailure(TypedDict):
+    """A document that is searchable today and fails under the new settings."""
+
+    id: Annotated[str, Meaning("your id")]
+    error: Annotated[str | None, Meaning("one sentence: the reason and the fix")]
+
+
+class Rebuilt(TypedDict):
+    """The end of a rebuild."""
+
+    index: IndexName
+    build: Annotated[int | None, Meaning("number of the build that was filled; null: none")]
+    outcome: Annotated[
+        Literal["live", "unchanged", "cancelled", "dropped", "blocked"],
+        Meaning(
+            "`live`: searches read the new build; `unchanged`: nothing was to be done; `cancelled`; `dropped`: the "
+            "earlier builds are gone; `blocked`: `failed` documents keep it from the switch, which happens once they "
+            "are fixed or deleted"
+        ),
+    ]
+    documents: Annotated[int, Meaning("documents of the index")]
+    copied: Annotated[int, Meaning("vectors copied from the live build, without a request")]
+    embedded: Annotated[int, Meaning("vectors that the model made for it; an estimate")]
+    seconds: Annotated[float, Meaning("time since the build was begun")]
+    failures: Annotated[int, Meaning("documents that are searchable today and fail under the new settings")]
+    failed: Annotated[list[RebuildFailure], Meaning("the first five of them")]
+
+
 class BuildState(TypedDict):
     """A build: one complete copy of an index under one recipe."""
 
@@ -172,7 +214,14 @@ class BuildState(TypedDict):
     state: Annotated[Literal["filling", "closing", "live", "retired"], Meaning("`live`: searches read it")]
     recipe: Annotated[dict[str, Any], Meaning("model, length of vectors, chunk size, distance, language")]
     repairs: Annotated[Repairs, Meaning("repairs of the sweep so far")]
-    documents: Annotated[int | None, Meaning("searchable documents; null unless `live`")]
+    documents: Annotated[int | None, Meaning("searchable documents; null if `retired`")]
+    drift: Annotated[
+        list[str],
+        Meaning("of the live build: settings that differ from its recipe, which `tasks.rebuild` applies"),
+    ]
+    rebuild: Annotated[
+        RebuildProgress | None, Meaning("how far a build is that is to become live; else null")
+    ]
 
 
 class OutboxCounts(TypedDict):

@@ -5,6 +5,7 @@ import os
 import re
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import wraps
 from inspect import signature
@@ -13,6 +14,7 @@ from typing import Any, ParamSpec, TypeVar
 from worker import backends, configuration, services
 from worker.backends.budgets import CHAT_BURST, Budget
 from worker.backends.redaction import redact
+from worker.backends.remembered import RememberedBackend
 from worker.configuration import (
     ChatBackendSettings,
     Configuration,
@@ -22,9 +24,12 @@ from worker.configuration import (
 )
 from worker.documents import digest
 from worker.errors import InvalidQuery, SettingsError, VectorIndexError
-from worker.index import Index
+from worker.index import Embedder, Index
 from worker.protocols import ChatBackend, EmbeddingBackend, Source
+from worker.recipes import Recipe
 from worker.services import Addresses
+from worker.store import builds, connection
+from worker.store.builds import Build
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -71,6 +76,7 @@ def index(name: str) -> Index:
         settings=settings,
         backend=embedding_backend(backend),
         budget=embedding_budget(backend),
+        remembered=remembered,
     )
 
 
@@ -87,6 +93,60 @@ def index_without_broker(known: Configuration, name: str, *, dimensions: int | N
         backend = make_backend(replace(own, dimensions=dimensions))
     url = known.database_url or services.attach(known.home, valkey=False).database_url
     return Index(url=url, settings=settings, backend=backend, budget=Budget("", own.name))
+
+
+def remembered(index: Index, build: Build) -> Embedder:
+    """Return the backend that makes the vectors of a build of another model than the settings of the index name.
+
+    It is the entry of EMBEDDING_BACKENDS with that model. Without one, it is made from the settings that the build
+    remembers, with the key that `llm` has for the model. Raises SettingsError, with the entry to keep.
+    """
+    return _remembered(index.name, build.build, json.dumps(dict(build.recipe)))
+
+
+@once_per_process
+def _remembered(index: str, build: int, stored: str) -> Embedder:
+    recipe = Recipe.stored(json.loads(stored))
+    for name, settings in configuration.current().embedding_backends.items():
+        with suppress(VectorIndexError):  # of an entry that has nothing to do with this build
+            if recipe.is_made_by(embedding_backend(name)):
+                return _with_tokenizer(settings, recipe)
+    until = (
+        f"searches of index {index!r} read build {build}, which has vectors of {recipe.model} ({recipe.dimensions:,} "
+        f"dimensions): keep an entry of EMBEDDING_BACKENDS with MODEL_ID {recipe.model!r} and its key, until "
+        f"`vector-index rebuild --index {index}` has ended"
+    )
+    try:
+        settings = _remembered_settings(build, recipe)
+        backend = RememberedBackend(make_backend(settings), until, dimensions=recipe.dimensions)
+    except SettingsError as error:
+        raise SettingsError(f"{error}; {until}") from error
+    budget = Budget(
+        addresses().broker_url,
+        f"embedding:{settings.name}",
+        requests_per_minute=settings.requests_per_minute,
+        tokens_per_minute=settings.tokens_per_minute,
+        account=rate_limit_account("embedding", settings),
+    )
+    return Embedder(settings=settings, backend=backend, budget=budget)
+
+
+def _with_tokenizer(settings: EmbeddingBackendSettings, recipe: Recipe) -> Embedder:
+    """Return a backend of the settings that counts as the recipe does, if that tokenizer can still be used."""
+    backend, budget = embedding_backend(settings.name), embedding_budget(settings.name)
+    if backend.tokenizer != recipe.tokenizer:
+        with suppress(VectorIndexError):
+            backend = make_backend(replace(settings, tokenizer=recipe.tokenizer))
+    return Embedder(settings=settings, backend=backend, budget=budget)
+
+
+def _remembered_settings(build: int, recipe: Recipe) -> EmbeddingBackendSettings:
+    """Return the settings that a build remembers; of an earlier release, those that its recipe implies."""
+    with connection.checkout(addresses().database_url) as conn:
+        known = builds.remembered_backend(conn, build)
+    implied = {"class_path": configuration.EMBEDDING_CLASS, "token_limit": recipe.token_limit}
+    of_recipe = {"model_id": recipe.model, "dimensions": recipe.dimensions, "tokenizer": recipe.tokenizer}
+    return EmbeddingBackendSettings(**{**(known or implied), **of_recipe, "name": f"build-{build}"})
 
 
 @once_per_process

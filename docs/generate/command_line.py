@@ -31,6 +31,7 @@ JSON_KEYS = {
         "`fill_tokens`, `fill_inputs`, `price`, `unread`, `passed_over`, `passed_over_files`, `replaced`, `guessed`"
     ),
     "`delete`": "[Deleted](tasks.md#deleted)",
+    "`rebuild`": "[Rebuilt](tasks.md#rebuilt)",
     "`reindex`": "[Reindexed](tasks.md#reindexed)",
     "`export`": "`index`, `file`, `total`, `documents`, `tombstones`, `chunks`, `vectors`, `bytes`",
     "`import`": (

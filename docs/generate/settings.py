@@ -135,8 +135,7 @@ INDEXES = """\
 ## Indexes
 
 `VECTOR_INDEX["INDEXES"]` is a dictionary of names, each a dictionary of these keys. An empty dictionary is an index
-with the defaults. An index keeps some of them from its first document on: to change those, drop the index and fill it
-again, or fill one of another name.
+with the defaults. An index keeps some of them from its first document on: `vector-index rebuild` applies them.
 """
 SOURCES_TEXT = """\
 ## Sources

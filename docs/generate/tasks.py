@@ -48,6 +48,7 @@ STATES = """\
 | `PENDING` | null | no worker has taken the task yet, or its result has expired |
 | `STARTED` | `{{"pid", "hostname"}}` | a worker has begun |
 | `PROGRESS` | [Progress](#progress) | documents are being embedded; `tasks.reindex`: or read |
+| `PROGRESS` | [RebuildProgress](#rebuildprogress) | `tasks.rebuild`: the new build is being filled |
 | `RETRY` | the error | Postgres, Redis or the provider does not answer; the task tries again by itself |
 | `SUCCESS` | the result | done |
 | `FAILURE` | the error | given up |

@@ -13,6 +13,7 @@ from worker import configuration, wiring
 from worker.backends.budgets import Budget
 from worker.configuration import EmbeddingBackendSettings
 from worker.indexing.draining.drainer import Drainer
+from worker.indexing.draining.other_builds import OtherBuilds
 from worker.store import builds, connection, jobs, status
 
 DOCUMENTS = 300
@@ -83,6 +84,7 @@ def test_a_backend_of_another_model_claims_nothing_and_says_why(application: App
     other = other_deployment(application, "default")
     assert other.drainer.drain() == 0
     assert queue(application) == [(1, 0, True)]
+    OtherBuilds(application.url, {"default": other.backend}, other.target.embedder).look()
     with connection.checkout(application.url) as conn:
         said = status.index_status(conn, builds.live(conn, "default"))["last_error"]
     assert "but its embedding backend is hash (8 dimensions)" in said

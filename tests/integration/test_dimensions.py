@@ -14,6 +14,7 @@ from worker.backends.llm import LLMEmbeddingBackend
 from worker.configuration import IndexSettings
 from worker.errors import SettingsError
 from worker.indexing.draining.drainer import Drainer
+from worker.indexing.draining.other_builds import OtherBuilds
 from worker.recipes import PROBE
 from worker.store import builds, connection, status
 
@@ -156,8 +157,8 @@ def test_an_index_with_other_dimensions_is_named_with_the_fix(connect: Connect, 
         changed.stage({"id": "b", "text": "More words."})
     assert str(told.value) == (
         "index 'default' holds vectors of text-embedding-3-small (512 dimensions), but its embedding backend is "
-        "text-embedding-3-small (256 dimensions): set EMBEDDING_OUTPUT_DIMENSIONS back to 512, or index the documents "
-        "under another index name"
+        "text-embedding-3-small (256 dimensions): run `vector-index rebuild --index default`, or set "
+        "EMBEDDING_OUTPUT_DIMENSIONS back to 512"
     )
 
 
@@ -167,9 +168,11 @@ def test_an_index_with_other_dimensions_waits_and_delays_no_other(application: A
     drainer = Drainer(application.url, application.index.embedding_backend, backend)
     other = Application(application.url, replace(application.index, name="other"), backend, drainer)
     other.jobs = 100  # tasks of its own
+    changed = Application(application.url, application.index, backend, drainer)
     assert other.put({"id": "b", "text": "Words."})["indexed"] == 1
     assert drainer.provider.paused_seconds <= 0
     assert application.state("a")["state"] == "pending"
+    OtherBuilds(application.url, {"default": backend}, changed.target.embedder).look()
     assert "(16 dimensions), but its embedding backend is hash (8 dimensions)" in last_error(application)
     make_visible(application)
     application.drainer.drain()

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.simulation import CALM, DROPS, STORM, Drops, Simulation, Weather
+from tests.simulation import CALM, DROPS, REBUILDS, STORM, Drops, Rebuilds, Simulation, Weather
 from worker.configuration import IndexSettings
 
 
@@ -36,4 +36,14 @@ def test_messages_survive_that_their_index_is_dropped_and_made_anew(
     simulation.run(4)
     print(simulation)
     assert simulation.done["drops"] >= 3
+    assert not +simulation.violations, str(simulation)
+
+
+def test_readers_see_whole_new_documents_through_rebuilds_and_rollbacks(
+    database_url: str, index: IndexSettings
+) -> None:
+    simulation = Rebuilds(database_url, index, REBUILDS)
+    simulation.run(6)
+    print(simulation)
+    assert simulation.done["switches"] >= 2
     assert not +simulation.violations, str(simulation)

@@ -38,6 +38,7 @@ TASK_MODULES = (
     "tasks.indexing",
     "tasks.maintenance",
     "tasks.outbox",
+    "tasks.rebuilding",
     "tasks.reindexing",
     "tasks.retrieval",
     "tasks.schedule",

@@ -47,6 +47,8 @@ def start_background_work(sender: Any, **_: Any) -> None:
     HeartbeatThread.on_stuck = partial(shutdown.leave, ExitCode.STUCK)
     HeartbeatThread.on_alive = shutdown.heartbeat_file.write
     if EMBED in sender.app.amqp.queues.consume_from:
+        for sentence in startup_checks.note_drift():
+            logger.warning(sentence)
         background_threads.start(sender.app)
         with past_memory_limit():  # a worker also starts while the broker is full
             sender.app.send_task("tasks.sweep", expires=SWEEP_SECONDS)

@@ -1,10 +1,13 @@
 """Checks at the start of a worker: settings, schema, schedules, sources and models."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 from worker import configuration, wiring
 from worker.celery.broker_errors import check_login
 from worker.configuration import EmbeddingBackendSettings
+from worker.errors import VectorIndexError
+from worker.indexing import drift
 from worker.store import connection, schedule, schema
 
 
@@ -33,6 +36,16 @@ def sync_schedules() -> None:
     with connection.checkout(url) as conn:
         indexes = configuration.current().indexes
         schedule.sync(conn, dict.fromkeys(indexes) | schedules(), configuration.current().timezone)
+
+
+def note_drift() -> Sequence[str]:
+    """Compare each index with its settings. Returns a sentence for each one that differs."""
+    sentences = []
+    for name in configuration.current().indexes:
+        # a service that is down now is reported by whatever needs it next
+        with suppress(VectorIndexError):
+            sentences.append(drift.note(wiring.index(name)))
+    return [sentence for sentence in sentences if sentence is not None]
 
 
 def schedules() -> dict[str, str]:

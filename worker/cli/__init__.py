@@ -39,6 +39,7 @@ SECTIONS = {
         "reindex": "Sync an index with its source.",
         "export": "Write an index with its vectors to a file of JSON lines.",
         "import": "Take over documents and vectors that `export` wrote, or others.",
+        "rebuild": "Take an index to other settings, such as another model, while it is searched.",
         "schedule": "Show the last and the next scheduled sync of each index.",
     },
     "Search": {

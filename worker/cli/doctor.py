@@ -27,6 +27,7 @@ from worker.configuration import (
 )
 from worker.errors import InputError, ServiceUnreachable, SettingsError, VectorIndexError
 from worker.exit_codes import ExitCode
+from worker.indexing import drift
 from worker.keyspace import QUEUES
 from worker.recipes import Recipe, probe
 from worker.services import attach
@@ -164,15 +165,19 @@ def _postgres(configuration: Configuration) -> str:
 
 
 def _indexes(configuration: Configuration) -> str:
-    """Compare each index with its settings. Raises SettingsError if the model or the vector length changed."""
+    """Compare each index with its settings. Raises SettingsError for a model that an index needs and nobody has."""
     found = []
-    for name, index in configuration.indexes.items():
+    for name in configuration.indexes:
         with connection.checkout(_database_url(configuration)) as conn:
             live = builds.live(conn, name)
         if live is not None:
             recipe = Recipe.stored(live.recipe)
-            recipe.check(name, wiring.make_backend(index.embedding_backend))
+            target = wiring.index(name)
+            if not recipe.is_made_by(target.backend):
+                probe(wiring.remembered(target, live).backend)
             found.append(f"{name} has vectors of {recipe.model}")
+            if differences := drift.find(target, live):
+                found.append(drift.sentence(name, list(map(str, differences))))
     return ", ".join(found) or "no index has documents yet"
 
 

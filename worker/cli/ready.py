@@ -8,7 +8,8 @@ from worker.cli.pools import POOLS
 from worker.cli.streams import echo
 from worker.configuration import load
 from worker.errors import ServiceUnreachable
-from worker.store import schema
+from worker.indexing import drift
+from worker.store import builds, connection, schema
 
 
 @click.command()
@@ -26,12 +27,15 @@ def ready(queues: str) -> None:
     one of them is missing, and stderr has the reason.
     """
     configuration = load()
-    url = configuration.database_url
-    schema.check(url or services.attach(configuration.home, valkey=False).database_url)
+    url = configuration.database_url or services.attach(configuration.home, valkey=False).database_url
+    schema.check(url)
     served = set().union(*Client(configuration).consumers().values())
     wanted = sorted(POOLS[queues].queues)
     if missing := [queue for queue in wanted if queue not in served]:
         raise ServiceUnreachable(
             f"no worker consumes {', '.join(missing)}: start one with `vector-index worker`, or read its log"
         )
+    with connection.connect(url) as conn:
+        for name, differences in builds.drift(conn, list(configuration.indexes)).items():
+            echo(f"notice: {drift.sentence(name, differences)}")
     echo(f"Postgres and the broker respond, and workers consume {', '.join(wanted)}")

@@ -18,6 +18,7 @@ from rich.text import Text
 from worker.cli.client import Client
 from worker.cli.output import counted, print_result
 from worker.configuration import load
+from worker.indexing import drift
 from worker.keyspace import CHAT
 from worker.observability.printing import printable
 
@@ -144,6 +145,11 @@ def _table(state: dict[str, Any], rates: dict[str, float | None]) -> Table:
         table.add_row(name, figure, style=COLOURS.get(name) if figure != "0" else None)
     if state["paused"]:
         table.add_row("paused since", state["paused"], style="yellow")
+    for build in state["builds"]:
+        if build["rebuild"]:
+            table.add_row("rebuild", escape(_build(build)), style="yellow")
+    for line in _drift(state):
+        table.add_row("settings", escape(printable(line)), style="yellow")
     if state["last_error"]:
         table.add_row("last error", escape(printable(state["last_error"])), style="red")
     return table
@@ -153,7 +159,8 @@ def _line(state: dict[str, Any], rates: dict[str, float | None]) -> str:
     figures = ", ".join(f"{name} {figure}" for name, figure in _figures(state, rates).items())
     paused = f"; paused since {state['paused']}" if state["paused"] else ""
     error = f"; last error: {state['last_error']}" if state["last_error"] else ""
-    return f"{state['index']}: {figures}{paused}{error}"
+    rebuilds = "".join(f"; {_build(build)}" for build in state["builds"] if build["rebuild"])
+    return f"{state['index']}: {figures}{paused}{rebuilds}{error}"
 
 
 def _index_state(state: dict[str, Any]) -> Iterator[str]:
@@ -172,7 +179,31 @@ def _index_state(state: dict[str, Any]) -> Iterator[str]:
     if state["last_error"]:
         yield f"last error: {state['last_error']}"
     for build in state["builds"]:
-        yield f"build {build['build']}: {build['state']}, {counted(build['documents'], 'document')}"
+        yield _build(build)
+    yield from _drift(state)
+
+
+def _build(build: dict[str, Any]) -> str:
+    documents = "" if build["documents"] is None else f", {counted(build['documents'], 'document')}"
+    return f"build {build['build']}: {build['state']}{documents}{_rebuild(build)}"
+
+
+def _rebuild(build: dict[str, Any]) -> str:
+    if (progress := build["rebuild"]) is None:
+        return ""
+    left = progress["seconds_left"]
+    return (
+        f" of {progress['documents']:,}, {progress['pending_chunks']:,} chunks pending, "
+        f"{progress['copied']:,} vectors reused, {'time left unknown' if left is None else f'{left:.0f} s left'}"
+    )
+
+
+def _drift(state: dict[str, Any]) -> Iterator[str]:
+    """Say how the live build differs from the settings; a rebuild that is running applies them."""
+    is_rebuilding = any(build["rebuild"] for build in state["builds"])
+    for build in state["builds"]:
+        if build["drift"] and not is_rebuilding:
+            yield drift.sentence(state["index"], build["drift"])
 
 
 def _outbox(outbox: dict[str, Any]) -> Iterator[str]:

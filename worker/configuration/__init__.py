@@ -18,9 +18,11 @@ from worker.configuration.addresses import broker_url, database_url
 from worker.configuration.backends import ChatBackendSettings, EmbeddingBackendSettings
 from worker.configuration.messages import checked, shown
 from worker.configuration.objects import Configuration, IndexSettings, SourceSettings
+from worker.configuration.sections import EMBEDDING_CLASS
 from worker.errors import SettingsError
 
 __all__ = [
+    "EMBEDDING_CLASS",
     "ChatBackendSettings",
     "Configuration",
     "EmbeddingBackendSettings",

@@ -1,7 +1,7 @@
 """The entries of EMBEDDING_BACKENDS and CHAT_BACKENDS; `None` means that the backend decides by model."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any
 
 from worker.configuration.rules import Amount, Count, Name
@@ -31,8 +31,7 @@ class EmbeddingBackendSettings:
             default='`"ada-002"`, as in wagtail-vector-index, for a backend that you write without it; `"wordllama"` '
             "while you leave the whole section to the shipped settings",
             meaning="The embedding model, by its id or alias in `llm`. `vector-index models` lists the installed ones. "
-            "An index keeps the model of its first document: for another model, drop the index or use one of another "
-            "name.",
+            "An index keeps the model of its first document until `vector-index rebuild`.",
             example='"3-small"',
         ),
     ] = "ada-002"
@@ -150,6 +149,10 @@ class EmbeddingBackendSettings:
             example="30",
         ),
     ] = 60.0
+
+    def without_keys(self) -> dict[str, Any]:
+        """Return the values as JSON without INIT_KWARGS, which hold keys."""
+        return {key: value for key, value in asdict(self).items() if key != "init_kwargs"}
 
 
 @dataclass(frozen=True, kw_only=True)

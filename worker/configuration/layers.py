@@ -81,10 +81,16 @@ def merged(environ: Mapping[str, str], notices: list[str]) -> dict[str, Any]:
             if layer.get(shorthand):
                 values[section] = _with_model(shorthand, layer, section, values[section])
                 given.add(section)
-    if "CHAT_BACKENDS" in given and "EMBEDDING_BACKENDS" not in given:
+    pasted = "WAGTAIL_VECTOR_INDEX" in values
+    if ("CHAT_BACKENDS" in given or pasted) and "EMBEDDING_BACKENDS" not in given:
         notices.append(
             'VECTOR_INDEX has no "EMBEDDING_BACKENDS", so the shipped model `wordllama` embeds documents and '
             "questions; add that section, or set EMBEDDING_MODEL (to wordllama, if you mean it)"
+        )
+    if pasted and "CHAT_BACKENDS" not in given:
+        notices.append(
+            'WAGTAIL_VECTOR_INDEX has no "CHAT_BACKENDS", so the shipped model `extractive` answers with quotes; add '
+            "that section, or set CHAT_MODEL (to extractive, if you mean it)"
         )
     return values
 
@@ -237,7 +243,7 @@ def _renamed(layer: dict[str, Any], notices: list[str]) -> dict[str, Any]:
             )
         else:
             layer[name] = theirs
-    wagtail = layer.pop("WAGTAIL_VECTOR_INDEX", None)
+    wagtail = layer.get("WAGTAIL_VECTOR_INDEX")
     if wagtail is not None:
         layer.setdefault("VECTOR_INDEX", wagtail)
     return layer

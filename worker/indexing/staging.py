@@ -7,7 +7,6 @@ before the transaction.
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, TypeVar
 
 from worker.chunking import chunk, embedding_title
@@ -25,7 +24,7 @@ from worker.indexing.fingerprints import fingerprint
 from worker.indexing.packing import batches
 from worker.observability import events
 from worker.protocols import EmbeddingBackend
-from worker.recipes import Recipe, known_dimensions, probe
+from worker.recipes import Recipe, probe
 from worker.store import (
     builds,
     connection,
@@ -116,7 +115,9 @@ def ensure_index(index: Index) -> int:
         return Recipe.of(index.settings, index.backend).as_json()
 
     with connection.checkout(index.url) as conn:
-        builds.ensure(conn, index.name, recipe)
+        if builds.live(conn, index.name) is None:
+            for build in builds.ensure(conn, index.name, recipe):
+                builds.remember_backend(conn, build.build, index.settings.embedding_backend.without_keys())
         return builds.index_key(conn, index.name)
 
 
@@ -320,29 +321,29 @@ def prepare_and_commit(
 ) -> Written:
     """Split at most 100 documents with distinct ids, write them with `commit`, and publish complete documents.
 
-    Unchanged documents are split only if `anew`. `cut` takes the place of `split`. Raises SettingsError when recipe and
-    backend of the index differ.
+    Unchanged documents are split only if `anew`. `cut` takes the place of `split`. Raises SettingsError for a
+    build whose backend cannot be used any more.
     """
     hashes = {document.id: document.content_hash() for document in documents}
-    cut = cut or partial(split, backend=index.backend)
     for attempt in range(1, PREPARE_ATTEMPTS + 1):
         with connection.checkout(index.url) as conn:
             written = builds.writable(conn, index_id)
             if not written:
                 raise BuildDropped(connection.DROPPED)
             unchanged = set() if anew else writing.unchanged(conn, index_id, hashes)
-        dimensions = known_dimensions(index.backend)
-        for build in written:
-            Recipe.stored(build.recipe).check(
-                index.name, index.backend, dimensions=dimensions or build.dimensions
-            )
+        backends = {build.build: index.embedder(build).backend for build in written}
         prepared = []
         for document in documents:
             wanted = [] if document.id in unchanged else written
             item = Prepared(
                 document=document,
                 content_hash=hashes[document.id],
-                chunks={build.build: cut(document, build) for build in wanted},
+                chunks={
+                    build.build: cut(document, build)
+                    if cut
+                    else split(document, build, backends[build.build])
+                    for build in wanted
+                },
             )
             prepared.append(item)
         try:

@@ -62,12 +62,13 @@ def emptiness(index: Index) -> str | None:
 
 
 def _embed_question(index: Index, build: Build, text: str) -> NDArray[np.float32]:
-    recipe = Recipe.stored(build.recipe)
-    recipe.check(index.name, index.backend)
-    question = _question_text(text, recipe.within(index.backend), index.backend)
-    tokens = index.backend.count_tokens(question)
-    with index.budget.reserve(tokens), events.ProviderRequest(index.budget.name, "search", tokens=tokens):
-        vector: NDArray[np.float32] = index.backend.embed([question])[0]
+    """Embed the question as the build's documents are embedded, whatever model the settings name by now."""
+    embedder = index.embedder(build)
+    backend, budget = embedder.backend, embedder.budget
+    question = _question_text(text, Recipe.stored(build.recipe).within(backend), backend)
+    tokens = backend.count_tokens(question)
+    with budget.reserve(tokens), events.ProviderRequest(budget.name, "search", tokens=tokens):
+        vector: NDArray[np.float32] = backend.embed([question])[0]
     return vector
 
 

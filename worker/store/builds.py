@@ -13,11 +13,14 @@ from psycopg.types.json import Jsonb
 from worker.errors import BuildDropped, SettingsError
 from worker.store.connection import DROPPED, Connection
 from worker.store.schema import LOCK_NAMESPACE
-from worker.store.statements import read, statement, tables
+from worker.store.statements import read, statement, statements, tables
 
 # pgvector 0.8: HNSW indexes take vector up to 2,000 dimensions and halfvec up to 4,000; both types store up to 16,000
 MAX_VECTOR_DIMENSIONS = 2_000
 MAX_DIMENSIONS = 16_000
+
+# what a vector depends on, beside the embedded string
+VECTOR_FIELDS = ("model", "dimensions")
 
 OPERATORS = {"cosine": "<=>", "l2": "<->", "inner_product": "<#>"}
 
@@ -45,6 +48,10 @@ class Build:
         """Its text search configuration."""
         return str(self.recipe["language"])
 
+    def shares_vectors(self, other: "Build") -> bool:
+        """Whether a vector of this build serves the other one, if the embedded string is the same."""
+        return all(self.recipe[field] == other.recipe[field] for field in VECTOR_FIELDS)
+
     @property
     def vector(self) -> str:
         """The type of its vector column: halfvec when an index cannot take vector."""
@@ -58,6 +65,14 @@ def locked(connection: Connection, index_id: int, *, exclusive: bool) -> Iterato
     with connection.transaction():
         connection.execute(statement("builds.sql", name), {"namespace": LOCK_NAMESPACE, "index_id": index_id})
         yield
+
+
+def publishing_key(index_id: int) -> dict[str, int]:
+    """The second advisory lock of an index: shared to publish, exclusive to change the states of its builds.
+
+    It is taken after the lock of the index, and before rows.
+    """
+    return {"namespace": LOCK_NAMESPACE + 1, "index_id": index_id}
 
 
 def live(connection: Connection, name: str) -> Build | None:
@@ -152,6 +167,37 @@ def index_key(connection: Connection, name: str) -> int:
     if row is None:
         raise BuildDropped(DROPPED)
     return int(row[0])
+
+
+def remember_backend(connection: Connection, build: int, backend: Mapping[str, Any]) -> None:
+    """Keep the settings of the backend that makes the vectors of a build, without its keys."""
+    parameters = {"build": build, "backend": Jsonb(dict(backend))}
+    connection.execute(statement("builds.sql", "remember_backend"), parameters)
+
+
+def remembered_backend(connection: Connection, build: int) -> Mapping[str, Any] | None:
+    """The settings of the backend that made the vectors of a build; `None` if they are not known."""
+    row = connection.execute(statement("builds.sql", "remembered_backend"), {"build": build}).fetchone()
+    return row[0] if row else None
+
+
+def note_drift(connection: Connection, build: int, drift: Sequence[str]) -> None:
+    """Keep the differences between the recipe of a build and the settings, for `status` and `ready`."""
+    parameters = {"build": build, "drift": Jsonb(list(drift))}
+    connection.execute(statement("builds.sql", "note_drift"), parameters)
+
+
+def drift(connection: Connection, names: Sequence[str]) -> dict[str, list[str]]:
+    """The differences between these indexes and the settings, of those that have any."""
+    rows = connection.execute(statement("builds.sql", "drift"), {"names": list(names)})
+    return {name: list(found) for name, found in rows}
+
+
+def copy_statement(build: Build, donor: Build) -> sql.Composed:
+    """The statement that copies vectors from one build to another: of these hashes, by hash."""
+    donated = {f"donor_{table}": named for table, named in tables(donor.build).items()}
+    text = sql.SQL(statements("builds.sql")["copy_vectors"])
+    return text.format(vector=sql.SQL(build.vector), **donated, **tables(build.build))
 
 
 def note_error(connection: Connection, build: Build, error: str | None) -> None:

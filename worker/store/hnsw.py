@@ -82,3 +82,8 @@ def _state(connection: Connection, build: Build) -> State:
         state = cursor.execute(build.sql("hnsw.sql", "state"), values).fetchone()
     assert state is not None
     return state
+
+
+def is_missing(connection: Connection, build: Build) -> bool:
+    """Whether the build is large enough for a vector index and has none yet."""
+    return build.dimensions <= MAX_DIMENSIONS and _state(connection, build).wanted

@@ -22,6 +22,7 @@ from worker.store.connection import Connection, retry_on_deadlock
 from worker.store.statements import statements, tables
 
 PRIORITIES = (0, 1, 2)  # jobs, reindexing, rebuilding
+URGENT = (0, 1)  # those before rebuilding
 ALONE_FROM_ATTEMPT = 3  # from this attempt on a content is sent alone, so that only the one at fault can fail
 
 
@@ -52,20 +53,30 @@ class Claim:
 Fill = Callable[[Sequence[int]], int]  # how many of these token counts, in order, one request can carry
 
 
-def waiting(connection: Connection, build: Build, *, limit: int) -> tuple[int, int]:
+def waiting(
+    connection: Connection, build: Build, *, limit: int, priorities: Sequence[int] = PRIORITIES
+) -> tuple[int, int]:
     """The number of claimable contents, counted up to `limit`, and the tokens of the largest of them."""
-    parameters = {"limit": limit, "priorities": list(PRIORITIES)}
+    parameters = {"limit": limit, "priorities": list(priorities)}
     [(number, tokens)] = connection.execute(build.sql("queue.sql", "count_waiting"), parameters)
     return number, tokens
 
 
 @retry_on_deadlock
 def claim(
-    connection: Connection, build: Build, *, limit: int, fill: Fill, lease_seconds: float
+    connection: Connection,
+    build: Build,
+    *,
+    limit: int,
+    fill: Fill,
+    lease_seconds: float,
+    donor: Build | None = None,
 ) -> Claim | None:
     """Claim the contents of one request, most urgent first; `None` if nothing is claimable.
 
     `limit` bounds the number of contents, `fill` their tokens. From ALONE_FROM_ATTEMPT on, a content is claimed alone.
+    `donor`: another build whose vectors serve this one, while the index is being rebuilt. What it has got a vector of
+    since the content was queued is copied, under the locks of the claim, and not sent.
     """
     token = uuid4()
     with connection.transaction():
@@ -77,6 +88,8 @@ def claim(
             return None
         attempts = {row.hash: row.attempts + 1 for row in rows}
         tokens = {row.hash: row.tokens for row in rows}
+        if donor is not None:
+            connection.execute(builds.copy_statement(build, donor), {"hashes": sorted(attempts)})
         gone = connection.execute(
             build.sql("queue.sql", "drop_embedded"), {"hashes": list(attempts)}
         ).fetchall()

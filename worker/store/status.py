@@ -9,8 +9,15 @@ from typing import Any
 from psycopg import Cursor
 from psycopg.rows import dict_row
 
-from worker.results import BuildState, DocumentCounts, DocumentState, Failure, IndexFigures
-from worker.store import refusals
+from worker.results import (
+    BuildState,
+    DocumentCounts,
+    DocumentState,
+    Failure,
+    IndexFigures,
+    RebuildProgress,
+)
+from worker.store import builds, rebuilds, refusals
 from worker.store.builds import Build
 from worker.store.connection import Connection
 from worker.store.statements import SCHEMA, statement
@@ -69,18 +76,49 @@ def index_status(connection: Connection, build: Build | None) -> IndexFigures:
         "embedded_chunks": embedded["embedded"] or 0,  # so far, an estimate: good for a rate
         "last_error": next((row["error"] for row in listed if row["error"]), None),
         "builds": [
-            _build_state(row, counted["live"] if row["build"] == build.build else None) for row in listed
+            _build_state(connection, build, row, counted["live"] if row["build"] == build.build else None)
+            for row in listed
         ],
     }
 
 
-def _build_state(row: Mapping[str, Any], documents: int | None) -> BuildState:
+def rebuild_progress(connection: Connection, index: str, build: int) -> RebuildProgress | None:
+    """How far a build is, and an estimate of the time left; `None` once it was dropped."""
+    live = builds.live(connection, index)
+    found = [] if live is None else rebuilds.states(connection, live.index_id)
+    new = next((each for each in found if each.build == build), None)
+    if new is None:
+        return None
+    figures = rebuilds.progress(connection, new)
+    share = min(1.0, figures["searchable"] / figures["documents"]) if figures["documents"] else 1.0
+    table = {"table": f"{SCHEMA}.embeddings_{build}"}
+    embedded = connection.execute(statement("status.sql", "count_embedded"), table).fetchone()
+    return {
+        "documents": figures["documents"],
+        "filled": figures["filled"],
+        "done": figures["searchable"],
+        "pending_chunks": figures["pending_chunks"],
+        "copied": new.copied,
+        "embedded": max(0, (embedded[0] or 0 if embedded else 0) - new.copied),
+        "failed": figures["failed"],
+        "seconds": round(new.age_seconds, 1),
+        "seconds_left": round(new.age_seconds * (1 - share) / share, 1) if share else None,
+    }
+
+
+def _build_state(
+    connection: Connection, live: Build, row: Mapping[str, Any], documents: int | None
+) -> BuildState:
+    is_new = row["state"] in rebuilds.FILLED
+    rebuild = rebuild_progress(connection, live.index, row["build"]) if is_new else None
     return {
         "build": row["build"],
         "state": row["state"],
         "recipe": row["recipe"],
         "repairs": row["repairs"],
-        "documents": documents,
+        "documents": documents if rebuild is None else rebuild["done"],
+        "rebuild": rebuild,
+        "drift": row["drift"] if row["state"] == "live" else [],
     }
 
 

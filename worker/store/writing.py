@@ -24,6 +24,7 @@ from worker.store.reindexing import ReindexRun
 from worker.store.statements import statement
 
 DOCUMENTS_PER_TRANSACTION = 100
+FILLING_PRIORITY = 2  # of the contents of a build that is being filled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,7 +177,9 @@ def write(
     for build in writable:
         again = want(connection, build, staged, unchanged)
         queue.supply(connection, build, _vectors(prepared, build))
-        queued = queue_contents(connection, build, [entry.doc for entry in staged] + again, priority)
+        # the live build sends first: a build that is being filled copies vectors where it can
+        own = max(priority, FILLING_PRIORITY) if build.state == "filling" else priority
+        queued = queue_contents(connection, build, [entry.doc for entry in staged] + again, own)
         if build.state == "live":
             retried = set(again)
             chunks = sum(len(entry.item.chunks[build.build]) for entry in staged)
@@ -274,22 +277,32 @@ def want(
     connection: Connection, build: Build, staged: Sequence[_Staged], unchanged: Sequence[int]
 ) -> list[int]:
     """Let a build want the new revisions; the unchanged documents that had failed in it, which are pending again."""
-    docs = [entry.doc for entry in staged]
+    chunks = [(entry.doc, entry.rev, entry.item.chunks[build.build]) for entry in staged]
+    again = want_chunks(connection, build, chunks, unchanged)
+    connection.execute(build.sql("writing.sql", "want_again"), {"docs": again})
+    return again
+
+
+def want_chunks(
+    connection: Connection,
+    build: Build,
+    staged: Sequence[tuple[int, int, Sequence[Chunk]]],
+    unchanged: Sequence[int] = (),
+) -> list[int]:
+    """Let a build want revisions, given as document, revision and chunks; which of `unchanged` had failed in it."""
+    docs, revs = [doc for doc, _, _ in staged], [rev for _, rev, _ in staged]
     rows = lock_served(connection, build, [*docs, *unchanged])
     superseded = [row.want_rev for row in rows if row.want_rev is not None and row.doc in set(docs)]
     failed = [row.doc for row in rows if row.state == "failed" and row.want_rev is not None]
-    again = [doc for doc in failed if doc in set(unchanged)]
     connection.execute(build.sql("writing.sql", "delete_chunks"), {"revs": superseded})
     with connection.cursor() as copying, copying.copy(build.sql("writing.sql", "copy_chunks")) as copy:
         copy.set_types(["int8", "int4", "bytea", "int4", "int4", "int4", "text", "text"])
-        for entry in staged:
-            for ordinal, chunk in enumerate(entry.item.chunks[build.build]):
+        for _, rev, chunks in staged:
+            for ordinal, chunk in enumerate(chunks):
                 span = (chunk.start, chunk.end, chunk.tokens, chunk.heading, chunk.text)
-                copy.write_row((entry.rev, ordinal, chunk.hash, *span))
-    revs = [entry.rev for entry in staged]
+                copy.write_row((rev, ordinal, chunk.hash, *span))
     connection.execute(build.sql("writing.sql", "want"), {"docs": docs, "revs": revs})
-    connection.execute(build.sql("writing.sql", "want_again"), {"docs": again})
-    return again
+    return [doc for doc in failed if doc in set(unchanged)]
 
 
 def queue_contents(connection: Connection, build: Build, docs: Sequence[int], priority: int) -> list[int]:

@@ -3,7 +3,6 @@
 The budget comes before the claim, so a slot waits for it without a lease, a connection, or a counted attempt.
 """
 
-import logging
 import threading
 import time
 from collections.abc import Collection, Sequence
@@ -11,20 +10,17 @@ from dataclasses import dataclass
 from functools import partial
 
 from worker.backends.budgets import MAX_PAUSE_SECONDS
-from worker.errors import BuildDropped, SettingsError
+from worker.errors import BuildDropped
 from worker.indexing.draining.provider import Provider
 from worker.indexing.packing import fill
 from worker.observability import events
-from worker.observability.logs import log_fields
-from worker.recipes import Recipe, known_dimensions
+from worker.recipes import Recipe
 from worker.store import builds, connection, queue
 from worker.store.builds import Build
 from worker.store.queue import Claim
 
 MIN_SHARE = 64  # inputs; smaller requests cost more than sharing the queue out to more slots gains
 BUILDS_SECONDS = 2.0  # how long the list of builds is cached; documents of a cached build are seen at once
-
-logger = logging.getLogger("vector_index.drain")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +46,6 @@ class Claimer:
     ) -> None:
         self._url, self._provider, self._stopping = url, provider, stopping
         self._indexes, self._lease_seconds = indexes, lease_seconds
-        self._reported: set[int] = set()  # builds of other models that have queued inputs
         self._heavy_tokens = 0  # of the next input, if it is more than the budget's share of a request
         self._builds: tuple[float, list[Build]] = (0.0, [])  # and the monotonic time when they were read
         self._turn = 0  # which build is looked at first
@@ -78,15 +73,20 @@ class Claimer:
         return failure is None
 
     def _find_work(self) -> Work | None:
-        """Find the next build with queued inputs, in turn, so that a backlog of one index delays only that index."""
+        """Find the next build with queued inputs, in turn, so that a backlog of one index delays only that index.
+
+        While an index is being rebuilt, its texts come after everything else that this backend embeds.
+        """
         with connection.checkout(self._url) as conn:
             active = self._active_builds(conn)
-            for at in range(len(active)):
-                build = active[(self._turn + at) % len(active)]
-                limit, largest_tokens = self._request_size(conn, build)
-                if limit > 0:
-                    self._turn += at + 1
-                    return Work(build=build, limit=limit, tokens=limit * largest_tokens)
+            is_rebuilding = any(build.state == "filling" for build in active)
+            for priorities in (queue.URGENT, queue.PRIORITIES) if is_rebuilding else (queue.PRIORITIES,):
+                for at in range(len(active)):
+                    build = active[(self._turn + at) % len(active)]
+                    limit, largest_tokens = self._request_size(conn, build, priorities)
+                    if limit > 0:
+                        self._turn += at + 1
+                        return Work(build=build, limit=limit, tokens=limit * largest_tokens)
         return None
 
     def _active_builds(self, conn: connection.Connection) -> list[Build]:
@@ -102,31 +102,19 @@ class Claimer:
                 for build in builds.active(conn)
                 if self._indexes is None or build.index in self._indexes
             ]
-            found = [build for build in own if self._fits(conn, build)]
+            found = [build for build in own if Recipe.stored(build.recipe).is_made_by(self._provider.backend)]
             self._builds = (time.monotonic(), found)
         return found
 
-    def _fits(self, conn: connection.Connection, build: Build) -> bool:
-        """Whether the backend makes the vectors of a build. If it cannot and inputs wait, status and log say so."""
-        backend = self._provider.backend
-        dimensions = known_dimensions(backend) or build.dimensions
-        try:
-            Recipe.stored(build.recipe).check(build.index, backend, dimensions=dimensions)
-        except SettingsError as error:
-            if build.build not in self._reported and queue.waiting(conn, build, limit=1)[0]:
-                self._reported.add(build.build)
-                builds.note_error(conn, build, str(error))
-                logger.warning("index_set_aside", extra=log_fields(index=build.index, error=str(error)))
-            return False
-        return True
-
-    def _request_size(self, conn: connection.Connection, build: Build) -> tuple[int, int]:
+    def _request_size(
+        self, conn: connection.Connection, build: Build, priorities: Sequence[int]
+    ) -> tuple[int, int]:
         """How many inputs the next request takes, and the tokens of the largest queued one.
 
         A small queue is shared out to all slots; a large backlog fills requests.
         """
         slots, batch_size = self._provider.settings.concurrency, self._provider.backend.batch_size
-        waiting, largest_tokens = queue.waiting(conn, build, limit=slots * batch_size)
+        waiting, largest_tokens = queue.waiting(conn, build, limit=slots * batch_size, priorities=priorities)
         share = self._provider.window or max(MIN_SHARE, -(-waiting // slots))
         return min(waiting, share, batch_size), largest_tokens
 
@@ -147,6 +135,7 @@ class Claimer:
                     limit=work.limit,
                     fill=partial(self._fill, tokens),
                     lease_seconds=self._lease_seconds,
+                    donor=self._donor(work.build),
                 )
         finally:
             inputs = claim.inputs if claim else ()
@@ -159,6 +148,13 @@ class Claimer:
             events.expired(work.build.index, claim.expired)
             self._heavy_tokens = 0
         return claim
+
+    def _donor(self, build: Build) -> Build | None:
+        """Another build of the index whose vectors serve this one, while the index is being rebuilt."""
+        others = (each for each in self._builds[1] if each.index_id == build.index_id)
+        return next(
+            (each for each in others if each.build != build.build and each.shares_vectors(build)), None
+        )
 
     def _take_budget(self, work: Work) -> int | None:
         """Take a request from the budget, and wait until it may be sent. Returns its tokens, `None` without a grant.

@@ -15,7 +15,7 @@ from worker.index import Index
 from worker.indexing import staging
 from worker.indexing.transfer import lines
 from worker.indexing.transfer.lines import Footer, GivenDocument, Header, Tombstone
-from worker.recipes import Recipe
+from worker.recipes import Recipe, stated_dimensions
 from worker.store import builds, connection, deletion, jobs, publishing, writing
 from worker.store.builds import Build
 from worker.store.connection import Connection
@@ -98,7 +98,9 @@ class Import:
         if live is not None:
             return Recipe.stored(live.recipe)
         same = self.index.backend.model_id == self.header.model
-        dimensions = _stated_dimensions(self.index) or (self.header.dimensions if same else None)
+        dimensions = stated_dimensions(self.index.settings, self.index.backend) or (
+            self.header.dimensions if same else None
+        )
         return Recipe.of(self.index.settings, self.index.backend, dimensions=dimensions)
 
     def _index_id(self) -> int:
@@ -275,12 +277,3 @@ def read_header(file: Iterator[bytes], origin: str, checksum: Any) -> Header:
     line = next(file, b"")
     checksum.update(line)
     return Header.read(line, origin)
-
-
-def _stated_dimensions(index: Index) -> int | None:
-    """The length of the backend's vectors, without a request where the backend can tell."""
-    backend = index.backend
-    if hasattr(backend, "stated_dimensions"):
-        stated: int | None = backend.stated_dimensions
-        return stated
-    return index.settings.embedding_backend.dimensions or backend.dimensions

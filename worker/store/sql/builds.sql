@@ -1,10 +1,16 @@
--- Indexes and their builds.
+-- Indexes and their builds. {donor_embeddings} are the vectors of another build, {vector} the type of those of this one.
 
 -- name: lock_shared: take the index lock shared, before relying on a stored vector or a queued content
 SELECT pg_advisory_xact_lock_shared(%(namespace)s, %(index_id)s)
 
 -- name: lock_exclusive: take the index lock exclusively, before removing vectors or queued contents or changing the
 -- list of builds
+SELECT pg_advisory_xact_lock(%(namespace)s, %(index_id)s)
+
+-- name: lock_publishing: keep the states of the builds as they are while a document is published
+SELECT pg_advisory_xact_lock_shared(%(namespace)s, %(index_id)s)
+
+-- name: lock_states: wait until nothing is being published, before the state of a build changes
 SELECT pg_advisory_xact_lock(%(namespace)s, %(index_id)s)
 
 -- name: find_index: key and live build of an index
@@ -48,3 +54,21 @@ UPDATE vector_index.builds SET error = %(error)s, error_at = clock_timestamp() W
 
 -- name: clear_error: clear that error after a successful request
 UPDATE vector_index.builds SET error = NULL, error_at = NULL WHERE build = %(build)s AND error IS NOT NULL
+
+-- name: remember_backend: keep the settings of the backend that makes the vectors of a build, if they changed
+UPDATE vector_index.builds SET backend = %(backend)s WHERE build = %(build)s AND backend IS DISTINCT FROM %(backend)s
+
+-- name: note_drift: keep the differences between the recipe of a build and the settings, if they changed
+UPDATE vector_index.builds SET drift = %(drift)s WHERE build = %(build)s AND drift IS DISTINCT FROM %(drift)s
+
+-- name: drift: differences between the live builds of these indexes and the settings
+SELECT i.name, b.drift FROM vector_index.indexes i JOIN vector_index.builds b ON b.build = i.live_build
+WHERE i.name = ANY(%(names)s) AND b.drift <> '[]' ORDER BY i.name
+
+-- name: remembered_backend: the settings of the backend that made the vectors of a build
+SELECT backend FROM vector_index.builds WHERE build = %(build)s
+
+-- name: copy_vectors: copy the vectors of contents that another build of the same model has, by hash
+INSERT INTO {embeddings} (hash, embedding)
+SELECT d.hash, d.embedding::{vector} FROM {donor_embeddings} d WHERE d.hash = ANY(%(hashes)s)
+ORDER BY d.hash ON CONFLICT DO NOTHING

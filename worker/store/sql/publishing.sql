@@ -1,7 +1,11 @@
 -- Publication of complete revisions.
 
 -- name: lock_wanted: lock documents that have a wanted revision, by doc; waits for others that stage or publish them
-SELECT doc FROM {served} WHERE doc = ANY(%(docs)s) AND want_rev IS NOT NULL ORDER BY doc FOR UPDATE
+SELECT doc, want_rev FROM {served} WHERE doc = ANY(%(docs)s) AND want_rev IS NOT NULL ORDER BY doc FOR UPDATE
+
+-- name: has_revisions: documents of which a build has published this revision or a later one, or has failed it
+SELECT w.doc FROM unnest(%(docs)s::bigint[], %(revs)s::bigint[]) AS w (doc, rev) JOIN {served} s USING (doc)
+WHERE s.live_rev >= w.rev OR (s.state = 'failed' AND coalesce(s.want_rev, w.rev) >= w.rev)
 
 -- name: publish: make the wanted revision live if it has every vector. A statement of its own, to see what others
 -- committed while it waited for the locks

@@ -14,7 +14,7 @@ SELECT count(*) AS chunks, coalesce(sum(tokens), 0)::bigint AS tokens FROM {pend
 SELECT pg_stat_get_tuples_inserted(to_regclass(%(table)s)) AS embedded
 
 -- name: list_builds: builds of one index
-SELECT build, state, recipe, error, jsonb_build_object('published', swept_published, 'queued', swept_queued) AS repairs
+SELECT build, state, recipe, drift, error, jsonb_build_object('published', swept_published, 'queued', swept_queued) AS repairs
 FROM vector_index.builds WHERE index_id = %(index_id)s ORDER BY build
 
 -- name: limit_time: limit the time of each statement of this transaction
