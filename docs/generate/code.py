@@ -1,7 +1,7 @@
 """The code of workers and tasks, parsed, for pages that list what the code says."""
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -15,3 +15,9 @@ def modules() -> Mapping[str, ast.Module]:
     return {
         str(file.relative_to(ROOT)): ast.parse(file.read_text(encoding="utf-8")) for file in sorted(files)
     }
+
+
+@cache
+def nodes(tree: ast.AST) -> Sequence[ast.AST]:
+    """Return a node and all below it. The pages walk the same trees again and again."""
+    return list(ast.walk(tree))

@@ -8,7 +8,7 @@ from functools import cache
 from worker import errors
 from worker.configuration.messages import FIXES
 
-from .code import modules
+from .code import modules, nodes
 from .text import block, bullets, page, wrapped
 
 UNKNOWN = "…"  # in place of a value
@@ -75,7 +75,7 @@ def found() -> Mapping[str, Sequence[str]]:
     classes = {
         node.name: node
         for tree in modules().values()
-        for node in ast.walk(tree)
+        for node in nodes(tree)
         if isinstance(node, ast.ClassDef)
     }
     own = [name for name in vars(errors) if name in classes]
@@ -103,11 +103,9 @@ def messages_of(classes: Mapping[str, Sequence[str]]) -> Mapping[str, Sequence[s
 
 def _raised(module: ast.Module, classes: Container[str]) -> Iterator[tuple[str, ast.expr]]:
     """Yield each error that a module makes, by class, with its message."""
-    for node in ast.walk(module):
+    for node in nodes(module):
         if isinstance(node, ast.ClassDef) and node.name in classes:
-            calls = [
-                call for call in ast.walk(node) if isinstance(call, ast.Call) and _name(call.func) == "cls"
-            ]
+            calls = [call for call in nodes(node) if isinstance(call, ast.Call) and _name(call.func) == "cls"]
             yield from ((node.name, call.args[0]) for call in calls if call.args)
         elif isinstance(node, ast.Call) and node.args:
             name = "SettingsError" if _name(node.func) == "exit_with" else _name(node.func)
@@ -133,7 +131,7 @@ def fixes() -> Sequence[str]:
         message
         for path, module in modules().items()
         if path.startswith(("worker/configuration/", "worker/sources/scheduling"))
-        for node in ast.walk(module)
+        for node in nodes(module)
         if isinstance(node, ast.Call) and node.args and _name(node.func) == "ValueError"
         for message in spelled(node.args[0], module)
     ]
@@ -185,7 +183,7 @@ def constants() -> Mapping[str, list[ast.expr]]:
 def assigned(module: ast.Module) -> Mapping[str, list[ast.expr]]:
     """Return the texts that a module assigns, by name."""
     found: dict[str, list[ast.expr]] = {}
-    for node in ast.walk(module):
+    for node in nodes(module):
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant | ast.JoinedStr):
             for target in node.targets:
                 if isinstance(target, ast.Name):

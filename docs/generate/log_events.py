@@ -6,7 +6,7 @@ from collections.abc import Iterator, Set
 
 from worker.observability.log_events import EVENTS, FIELDS, LogEvent
 
-from .code import modules
+from .code import modules, nodes
 from .text import page, table
 
 REGISTRY = "worker/observability/log_events.py"
@@ -52,7 +52,7 @@ def differences() -> Iterator[str]:
         part.value
         for path, module in modules().items()
         if path != REGISTRY
-        for part in ast.walk(module)
+        for part in nodes(module)
         if isinstance(part, ast.Constant)
     }
     yield from (f"nothing logs {name!r}" for name in EVENTS if name not in said)
@@ -63,17 +63,17 @@ def differences() -> Iterator[str]:
 
 def logged(module: ast.Module) -> Iterator[tuple[str, str | None, Set[str]]]:
     """Yield each event that a module logs by name, with its level (None: computed) and the fields that it names."""
-    for function in ast.walk(module):
+    for function in nodes(module):
         if not isinstance(function, ast.FunctionDef):
             continue
         assigned = {
             target.id: node.value
-            for node in ast.walk(function)
+            for node in nodes(function)
             if isinstance(node, ast.Assign)
             for target in node.targets
             if isinstance(target, ast.Name)
         }
-        for call in ast.walk(function):
+        for call in nodes(function):
             method = _method(call)
             if method is None or not isinstance(call, ast.Call):
                 continue
@@ -86,12 +86,11 @@ def logged(module: ast.Module) -> Iterator[tuple[str, str | None, Set[str]]]:
 
 def _method(node: ast.AST) -> str | None:
     """Return the method that a call of a logger names."""
-    found = (
-        re.fullmatch(r"(?:self\._)?logger\.(\w+)", ast.unparse(node.func))
-        if isinstance(node, ast.Call)
-        else None
-    )
-    return found[1] if found else None
+    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+        return None
+    owner = node.func.value
+    name = owner.id if isinstance(owner, ast.Name) else owner.attr if isinstance(owner, ast.Attribute) else ""
+    return node.func.attr if name in ("logger", "_logger") else None
 
 
 def _fields(extra: ast.expr | None) -> Set[str]:
