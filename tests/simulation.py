@@ -822,7 +822,7 @@ class Rebuilds(Simulation):
         self.violations["thread hangs"] += self.rebuilder.is_alive()
 
     def is_enough(self, at_least: int) -> bool:
-        return super().is_enough(at_least) and self.done["switches"] >= 2
+        return super().is_enough(at_least) and (self.done["switches"] >= 2 or not at_least)
 
     def rebuild(self) -> None:
         """Begin a rebuild or a rollback, and go on with it until it has ended; sometimes cancel it."""
@@ -866,14 +866,21 @@ class Rebuilds(Simulation):
         return None
 
     def embed(self) -> None:
-        drainers = [
-            Drainer(self.url, self.settings, backend)
-            for backend in random.sample([self.backend, self.wide], 2)
-        ]
+        drainers = self.drainers()
+        random.shuffle(drainers)
         while not self.over.is_set():
             for drainer in drainers:
-                drainer.drain()
+                self.drain(drainer, 1.0)
             time.sleep(0.005)
+
+    def drainers(self) -> list[Drainer]:
+        return [Drainer(self.url, self.settings, backend) for backend in (self.backend, self.wide)]
+
+    def drain(self, drainer: Drainer, seconds: float) -> None:
+        """Drain the queue for a limited time: where a rule is missing, it may never be empty."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and drainer.step() and drainer.provider.failure is None:
+            pass
 
     def every_build(self) -> list[builds.Build]:
         with connection.checkout(self.url) as conn:
@@ -913,14 +920,14 @@ class Rebuilds(Simulation):
 
     def settle(self) -> None:
         deadline = time.monotonic() + SETTLE_SECONDS
-        drainers = [Drainer(self.url, self.settings, backend) for backend in (self.backend, self.wide)]
+        drainers = self.drainers()
         while time.monotonic() < deadline:
             for build in self.every_build():
                 if build.state in rebuilds.FILLED:
                     rebuilding.Rebuilder(index=self.index, build=build.build).advance(seconds=0.2)
             self.consume()
             for drainer in drainers:
-                drainer.drain()
+                self.drain(drainer, 5.0)
             self.sweep_once(unchecked_seconds=0.0)
             live = [build for build in self.every_build() if build.state == "live"]
             self.build = live[0]

@@ -43,7 +43,7 @@ def test_readers_see_whole_new_documents_through_rebuilds_and_rollbacks(
     database_url: str, index: IndexSettings
 ) -> None:
     simulation = Rebuilds(database_url, index, REBUILDS)
-    simulation.run(6)
+    simulation.run(6, at_least=5)
     print(simulation)
     assert simulation.done["switches"] >= 2
     assert not +simulation.violations, str(simulation)
