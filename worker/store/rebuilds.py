@@ -277,7 +277,7 @@ def lag(connection: Connection, pair: Pair) -> Lag:
 
 
 def progress(connection: Connection, build: Build) -> dict[str, int]:
-    """How far a build is filled: documents, filled, searchable, failed, pending chunks and tokens."""
+    """How far a build is filled: documents, filled, searchable, failed, vectors, pending chunks and tokens."""
     with connection.cursor(row_factory=dict_row) as cursor:
         row = cursor.execute(build.sql("rebuilds.sql", "progress"), {"index_id": build.index_id}).fetchone()
     return dict(row or {})

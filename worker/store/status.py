@@ -91,15 +91,13 @@ def rebuild_progress(connection: Connection, index: str, build: int) -> RebuildP
         return None
     figures = rebuilds.progress(connection, new)
     share = min(1.0, figures["searchable"] / figures["documents"]) if figures["documents"] else 1.0
-    table = {"table": f"{SCHEMA}.embeddings_{build}"}
-    embedded = connection.execute(statement("status.sql", "count_embedded"), table).fetchone()
     return {
         "documents": figures["documents"],
         "filled": figures["filled"],
         "done": figures["searchable"],
         "pending_chunks": figures["pending_chunks"],
         "copied": new.copied,
-        "embedded": max(0, (embedded[0] or 0 if embedded else 0) - new.copied),
+        "embedded": max(0, figures["vectors"] - new.copied),
         "failed": figures["failed"],
         "seconds": round(new.age_seconds, 1),
         "seconds_left": round(new.age_seconds * (1 - share) / share, 1) if share else None,

@@ -99,6 +99,7 @@ SELECT (SELECT count(*) FROM vector_index.documents WHERE index_id = %(index_id)
         AS documents,
     count(*) AS filled, count(*) FILTER (WHERE live_rev IS NOT NULL AND want_rev IS NULL) AS searchable,
     count(*) FILTER (WHERE state = 'failed') AS failed,
+    (SELECT count(*) FROM {embeddings}) AS vectors,
     (SELECT count(*) FROM {pending}) AS pending_chunks, (SELECT coalesce(sum(tokens), 0)::bigint FROM {pending}) AS pending_tokens
 FROM {served}
 
