@@ -34,11 +34,11 @@ def read_events(task_id):
 kwargs = {"question": sys.argv[1], "stream": True}
 task = app.send_task("tasks.chat", queue="vector_index.chat", kwargs=kwargs)
 for event, data in read_events(task.id):
-    if event == "sources":  # again, if a worker died: print the answer anew
+    if event == "sources":  # again, if the answer starts anew: forget what came before
         print(f"{len(data)} sources:", end=" ")
     elif event == "token":
         print(data, end="", flush=True)
     elif event == "done":
         print(f"\n{data['usage']['output_tokens']} tokens by {data['model']}")
-    else:
+    elif event == "error":  # ignore other events, such as `reasoning`
         sys.exit(data)

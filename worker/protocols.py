@@ -10,11 +10,14 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from worker.results import FinishReason
+
 __all__ = [
     "ChatBackend",
     "CheckedSource",
     "EmbeddingBackend",
     "IncrementalSource",
+    "Reasoning",
     "Reply",
     "Skipped",
     "Source",
@@ -64,6 +67,14 @@ class Reply:
     text: str
     input_tokens: int  # of the prompt, as the provider counts; otherwise your own count
     output_tokens: int  # of the answer, as the provider counts; otherwise your own count
+    finish_reason: FinishReason = "stop"
+    reasoning: str = ""  # what the model thought before it answered, if it is not part of `text`
+
+
+class Reasoning(str):
+    """A piece of the model's reasoning, for `on_token`: it is shown apart from the answer."""
+
+    __slots__ = ()
 
 
 class ChatBackend(Protocol):
@@ -85,7 +96,8 @@ class ChatBackend(Protocol):
         """Answer the messages, each {"role": "system" | "user" | "assistant", "content": text}.
 
         The last message is the user's. With `on_token`, call it with each piece of the answer as it arrives, and let
-        its exceptions pass: they end the request. It is passed by position.
+        its exceptions pass: they end the request. It is passed by position. Wrap a piece of reasoning in `Reasoning`;
+        reasoning between `<think>` and `</think>` is recognised in any piece.
         Raise the errors that `EmbeddingBackend.embed` raises. A ProviderUnavailable before the first token is retried.
         """
 

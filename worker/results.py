@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, NotRequired, TypedDict
 from worker.reference import Meaning
 
 IndexName = Annotated[str, Meaning("name of the index")]
+FinishReason = Literal["stop", "length", "content_filter", "refusal", "tool_calls", "unknown"]
 
 
 class Rejected(TypedDict):
@@ -119,8 +120,13 @@ class Answer(TypedDict):
 
     answer: Annotated[str, Meaning("the answer, with citations such as `[1]` or `[1, 3]`")]
     answered: Annotated[
-        bool, Meaning("false if the documents do not answer the question, or the search found nothing")
+        bool,
+        Meaning(
+            "false if the documents do not answer, nothing was found, or the answer was refused or stopped"
+        ),
     ]
+    finish_reason: Annotated[FinishReason | None, Meaning("[its end](../how-to/chat.md#how-an-answer-ends)")]
+    reasoning: Annotated[str, Meaning("what the model thought before it answered, or empty")]
     sources: Annotated[
         list[SourceRow], Meaning("the passages of the prompt, in their order: `[1]` is the first")
     ]

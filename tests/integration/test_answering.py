@@ -15,7 +15,15 @@ from worker.chat.answering import ask
 from worker.chat.questions import ChatQuestion
 from worker.chat.stream import AnswerStream, Revoked
 from worker.documents import Passage
-from worker.errors import InvalidQuery, ProviderUnavailable, Refused, ServiceUnreachable, VectorIndexError
+from worker.errors import (
+    InvalidQuery,
+    ProviderUnavailable,
+    Refused,
+    ServiceUnreachable,
+    SettingsError,
+    VectorIndexError,
+)
+from worker.results import FinishReason
 
 OWLS = ChatQuestion(text="When do owls hunt?")
 
@@ -72,6 +80,8 @@ def test_a_result_has_the_answer_the_cited_sources_and_the_usage(birds: Applicat
     assert answer(birds, Echo()) == {
         "answer": "At night [1].",
         "answered": True,
+        "finish_reason": "stop",
+        "reasoning": "",
         "sources": [{**owls.as_json(), "cited": True}, {**cats.as_json(), "cited": False}],
         "model": "echo",
         "usage": {"input_tokens": 100, "output_tokens": 3},
@@ -90,6 +100,16 @@ def test_without_passages_the_model_is_not_asked(application: Application) -> No
 def test_answered_is_false_when_the_model_declines(birds: Application) -> None:
     declined = "This question cannot be answered from these documents."
     assert not answer(birds, Echo(text=declined))["answered"]
+
+
+@pytest.mark.parametrize("text", ["[0] Azt nem lehet tudni.", "[0]\n\nAzt nem lehet tudni."])
+def test_the_mark_of_a_declined_question_is_never_shown(
+    birds: Application, stream: AnswerStream, broker_url: str, text: str
+) -> None:
+    with stream:
+        result = answer(birds, Echo(text=text), stream=stream)
+    assert (result["answer"], result["answered"]) == ("Azt nem lehet tudni.", False)
+    assert "".join(data for event, data in entries(broker_url) if event == "token") == result["answer"]
 
 
 def test_sources_are_the_passages_in_the_prompt(application: Application) -> None:
@@ -160,6 +180,84 @@ def test_a_stream_without_passages_has_no_token(
     with stream:
         result = answer(application, Echo(), stream=stream)
     assert entries(broker_url) == [("sources", []), ("done", result)]
+
+
+THOUGHTFUL = "<think>\nCats [2] purr.\n</think>\n\nAt night [1]."
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        Echo(text=THOUGHTFUL),
+        Echo(reasoning=["Cats ", "[2] purr."]),
+        Echo(text=THOUGHTFUL.removeprefix("<think>\n"), model_id="opened in its prompt"),
+    ],
+)
+def test_reasoning_is_no_part_of_the_answer_and_cites_nothing(birds: Application, model: Echo) -> None:
+    result = answer(birds, model)
+    assert (result["answer"], result["reasoning"]) == ("At night [1].", "Cats [2] purr.")
+    assert [row["cited"] for row in result["sources"]] == [True, False]
+
+
+@pytest.mark.parametrize("model", [Echo(text=THOUGHTFUL), Echo(reasoning=["Cats ", "[2] purr."])])
+def test_a_stream_has_the_reasoning_as_events_of_its_own(
+    birds: Application, stream: AnswerStream, broker_url: str, model: Echo
+) -> None:
+    with stream:
+        answer(birds, model, stream=stream)
+    found = entries(broker_url)
+    assert "".join(data for event, data in found if event == "token") == "At night [1]."
+    assert "".join(data for event, data in found if event == "reasoning").strip() == "Cats [2] purr."
+
+
+def test_a_stream_starts_anew_when_its_text_turns_out_to_be_reasoning(
+    birds: Application, broker_url: str
+) -> None:
+    """The first time; the next answer of the model begins as reasoning."""
+    model = Echo(text="Cats purr.</think>At night [1].", model_id="thinks in its prompt")
+    for expected in (
+        ["sources", "token", "token", "sources", "reasoning", "token", "token", "token", "done"],
+        ["sources", "reasoning", "reasoning", "token", "token", "token", "done"],
+    ):
+        with AnswerStream(broker_url, "task") as stream:
+            result = answer(birds, model, stream=stream)
+        assert events(broker_url) == expected
+        assert (result["answer"], result["reasoning"]) == ("At night [1].", "Cats purr.")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason", "answered"),
+    [
+        ("At night [1]", "length", True),
+        ("At night [1] the", "content_filter", False),
+        ("I can't help with that.", "refusal", False),
+    ],
+)
+def test_what_a_filter_stopped_or_the_model_refused_is_no_answer(
+    birds: Application, text: str, reason: FinishReason, answered: bool
+) -> None:
+    backend = Echo(text=text, finish_reason=reason)
+    result = answer(birds, backend)
+    assert (result["answer"], result["finish_reason"], result["answered"]) == (text, reason, answered)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason", "kind", "requests"),
+    [
+        ("", "content_filter", Refused, 1),
+        ("", "refusal", Refused, 1),
+        ("", "length", SettingsError, 1),
+        ("<think>Cats purr, and", "length", SettingsError, 1),
+        ("", "tool_calls", SettingsError, 1),
+    ],
+)
+def test_an_answer_without_a_word_is_asked_for_once(
+    birds: Application, text: str, reason: FinishReason, kind: type[Exception], requests: int
+) -> None:
+    backend = Echo(text=text, finish_reason=reason)
+    with pytest.raises(kind, match=r"^echo: "):
+        answer(birds, backend)
+    assert len(backend.prompts) == requests
 
 
 def test_an_answer_is_never_retried_after_its_first_token(

@@ -77,12 +77,6 @@ def test_a_stream_that_breaks_off_raises_a_temporary_error(
         backend.reply(MESSAGES, lambda piece: None)
 
 
-def test_an_empty_answer_raises_a_temporary_error(backend: LLMChatBackend, provider: Provider) -> None:
-    provider.answer = ""
-    with pytest.raises(ProviderUnavailable, match="empty answer"):
-        backend.reply(MESSAGES)
-
-
 def test_an_exception_of_the_reader_ends_the_request_and_passes_unchanged(
     backend: LLMChatBackend, provider: Provider
 ) -> None:

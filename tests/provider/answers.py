@@ -136,7 +136,7 @@ def response_events(body: Any, answer: str) -> Iterator[Event]:
 
 def is_word(event: Event) -> bool:
     """Return whether the event carries a word of the answer."""
-    if isinstance(event, str):
+    if isinstance(event, (str, bytes)):
         return False
     if "type" in event:
         return bool(event["type"] == "response.output_text.delta")

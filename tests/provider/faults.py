@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.provider import answers
+from tests.provider import answers, shapes
 from tests.provider.http import Dropped, Event, Hung, Rejection, Reply, Request
 
 Fault = Callable[[Request, Callable[[], Reply]], Reply]
@@ -121,7 +121,7 @@ def changed_events(change: Callable[[dict[str, Any]], dict[str, Any]]) -> Fault:
         if isinstance(body, Mapping):
             return Reply(body=change(dict(body)))
         assert not isinstance(body, bytes)
-        return Reply(body=(event if isinstance(event, str) else change(dict(event)) for event in body))
+        return Reply(body=(change(dict(event)) if isinstance(event, Mapping) else event for event in body))
 
     return fault
 
@@ -235,4 +235,5 @@ FAULTS: dict[str, Callable[..., Fault]] = {
     # faults of answers
     "no_usage": partial(changed_events, _no_usage),
     "truncated": partial(changed_events, _truncated),
+    **shapes.SHAPES,
 }

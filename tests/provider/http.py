@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 
-Event = Mapping[str, Any] | str  # of a stream: an object, or text to send unchanged
+Event = Mapping[str, Any] | str | bytes  # of a stream: an object, its text, or bytes to send unchanged
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,6 +168,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _server_sent(event: Event) -> bytes:
+    if isinstance(event, bytes):
+        return event
     if isinstance(event, str):
         return f"data: {event}\n\n".encode()
     # events of the Responses API have a name

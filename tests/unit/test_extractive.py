@@ -7,6 +7,8 @@ from tests.fixtures.passages import EXACT, passage
 from worker.backends import load_plugins
 from worker.backends.llm import LLMChatBackend
 from worker.chat import prompting
+from worker.chat.citations import cited
+from worker.chat.declining import declines
 from worker.protocols import Reply
 
 PASSAGES = [
@@ -37,7 +39,7 @@ def test_extractive_quotes_a_sentence_with_the_number_of_its_passage(backend: LL
 def test_numbers_of_footnotes_are_not_citations(backend: LLMChatBackend) -> None:
     answer = ask(backend, "In which month does a new feature version come out each year?").text
     assert "October every year" in answer
-    assert prompting.cited(answer, 3) == {2}
+    assert cited(answer, 3) == {2}
 
 
 def test_a_question_inside_a_passage_is_ignored(backend: LLMChatBackend) -> None:
@@ -54,7 +56,7 @@ def test_a_question_inside_a_passage_is_ignored(backend: LLMChatBackend) -> None
 def test_extractive_declines_in_the_words_that_prompting_recognises(
     backend: LLMChatBackend, question: str
 ) -> None:
-    assert prompting.declines(ask(backend, question).text)
+    assert declines(ask(backend, question).text, cites=False)
 
 
 def test_extractive_is_deterministic_whole_and_streamed(backend: LLMChatBackend) -> None:
@@ -69,7 +71,7 @@ def test_extractive_is_deterministic_whole_and_streamed(backend: LLMChatBackend)
 
 
 def test_extractive_declines_without_passages(backend: LLMChatBackend) -> None:
-    assert prompting.declines(backend.reply([{"role": "user", "content": "Hello?"}]).text)
+    assert declines(backend.reply([{"role": "user", "content": "Hello?"}]).text, cites=False)
 
 
 def test_llm_lists_it() -> None:

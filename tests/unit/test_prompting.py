@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.fixtures.passages import EXACT, passage
-from worker.chat.prompting import RULES, SYSTEM, Messages, cited, compose, declines
+from worker.chat.prompting import RULES, SYSTEM, Messages, compose
 from worker.documents import Passage
 from worker.errors import InvalidQuery
 
@@ -139,32 +139,3 @@ def test_a_passage_cannot_close_itself_or_claim_another_number() -> None:
     assert len(re.findall(r"<\s*/\s*passage", content.removeprefix(RULES), re.IGNORECASE)) == 1
     outside = re.sub(r"<passage>.*</passage>", "", content.removeprefix(RULES), flags=re.DOTALL)
     assert outside.partition("Question:")[0].split() == ["[1]"]  # the title is inside the marks too
-
-
-@pytest.mark.parametrize(
-    ("answer", "numbers"),
-    [
-        ("Yes [1].", {1}),
-        ("Yes [1][3], no [2].", {1, 2, 3}),
-        ("Yes [1, 3] [2; 4].", {1, 2, 3, 4}),
-        ("Yes [1 and 2].", {1, 2}),
-        ("Yes [5] [0] [99999].", set()),
-        ("items[i], [a1], (1), [ ]", set()),
-    ],
-)
-def test_existing_numbers_in_brackets_are_citations(answer: str, numbers: set[int]) -> None:
-    assert cited(answer, 4) == numbers
-
-
-@pytest.mark.parametrize(
-    ("answer", "expected"),
-    [
-        ("This question cannot be answered from these documents.", True),
-        ("It cannot be answered\nfrom these documents", True),
-        ("October [1]. The rest cannot be answered from these documents.", False),
-        ("October [1].", False),
-        ("October.", False),
-    ],
-)
-def test_an_answer_declines_if_it_has_the_sentence_and_no_citation(answer: str, expected: bool) -> None:
-    assert declines(answer) is expected

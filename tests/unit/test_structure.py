@@ -38,7 +38,10 @@ LAYER_OF = {package: layer for layer, packages in enumerate(LAYERS) for package 
 PURE = {
     "celery.argument_summary",
     "celery.liveness",
+    "chat.citations",
+    "chat.declining",
     "chat.prompting",
+    "chat.reasoning",
     "chunking",
     "documents",
     "errors",

@@ -44,6 +44,13 @@ _NO_KEY = re.compile(
     r"api[ _]key (is )?(not valid|invalid|missing|expired)|invalid api[ _]key", re.IGNORECASE
 )
 _NO_CREDIT = re.compile(r"insufficient_quota|credit balance is too low|billing_hard_limit", re.IGNORECASE)
+# the words of filters: OpenAI, Azure, Gemini, Bedrock, DashScope, OpenRouter and LiteLLM
+_FILTERED = re.compile(
+    r"content[_ -]?(filter|policy|management)|responsible_?ai_?policy|prohibited_content|data_inspection_failed"
+    r"|guardrail|safety (system|filter|settings)|blocked by .{0,40}(filter|safety|policy|moderation)"
+    r"|(input|prompt|request|content) (was|is|has been) (flagged|blocked|filtered)|requires moderation",
+    re.IGNORECASE,
+)
 # the longest Retry-After that counts: a wrong one would stop a backend forever
 _LONGEST_WAIT_SECONDS = 3_600.0
 _STATUS_IN_MESSAGE = re.compile(r"^\s*(\d{3}):")
@@ -72,6 +79,11 @@ def classify(
     # without quotations, since a text about keys must not stop the whole backend
     words = f"{shown_code} {shown}"
 
+    if _FILTERED.search(f"{code} {message}") and status in (None, 400, 403, 422, 451):
+        return Refused(
+            f"{what}: a content filter of the provider stopped the question or the answer; change the question or the "
+            "documents, or the filter"
+        )
     if (
         status in (401, 403)
         or isinstance(error, llm.NeedsKeyException)
@@ -122,6 +134,35 @@ def classify(
     ):
         return Refused(f"{what}: the model refuses the input")
     return ProviderUnavailable(f"{what}: the answer could not be read; retry later")
+
+
+def refusal(error: BaseException) -> str:
+    """All that a provider says about a request that it does not take; "" for another failure.
+
+    With the names of parameters, as in `param` and `loc`, but without the values that a body may quote.
+    """
+    chain = list(_causes(error))
+    status = next(filter(None, map(_status, chain)), None)
+    if status not in (400, 405, 406, 415, 422, 500, 501):
+        return ""
+    body = next(filter(None, map(_body, chain)), str(error))
+    return " ".join(_strings(body))[:_READ_CHARACTERS]
+
+
+def _strings(value: object) -> Iterator[str]:
+    if isinstance(value, dict):
+        for name, part in value.items():
+            yield from () if name in ("input", "ctx", "url") else _strings(part)
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _strings(part)
+    elif isinstance(value, str):
+        yield value
+
+
+def is_filtered(words: str) -> bool:
+    """Tell whether an error says that a filter of the provider has stopped the question or the answer."""
+    return _FILTERED.search(words[:_READ_CHARACTERS]) is not None
 
 
 def _matches(pattern: re.Pattern[str], told: str, status: int | None, *statuses: int) -> bool:

@@ -6,9 +6,12 @@ from collections.abc import Iterator, Sequence
 import stamina
 
 from worker.backends.budgets import Budget
-from worker.chat import prompting
+from worker.chat import prompting, replies
+from worker.chat.citations import cited
+from worker.chat.declining import declines, unmarked
 from worker.chat.prompting import Prompt
 from worker.chat.questions import ChatQuestion
+from worker.chat.replies import Listener
 from worker.chat.stream import AnswerStream
 from worker.documents import Passage, bounded_result
 from worker.errors import ProviderUnavailable, TemporaryError
@@ -22,6 +25,8 @@ from worker.search.retrieval import emptiness, retrieve
 ATTEMPTS, ATTEMPTS_SECONDS = 3, 10.0
 LONGEST_WAIT_SECONDS = 5.0  # between two attempts
 
+STOPPED = ("content_filter", "refusal")  # finish reasons of a text that is no whole answer
+
 NOTHING_FOUND = f"This question {prompting.NO_ANSWER}."
 
 
@@ -32,7 +37,7 @@ def ask(
     question: ChatQuestion,
     stream: AnswerStream | None = None,
 ) -> Answer:
-    """Return the result of a chat: answer, answered, sources with `cited`, model, usage.
+    """Return the result of a chat, see Answer.
 
     The sources are the passages in the prompt, in their order. Without passages, the model is not asked: the answer
     says that the index holds no documents, or that they do not answer the question.
@@ -48,9 +53,12 @@ def ask(
                     prompt, sources = _prepare(index, backend, question)
                     if stream:
                         stream.write("sources", bounded_result(sources))
-                reply = _send(backend, budget, prompt, stream) if prompt else _without_passages(index)
+                listener = Listener(stream, backend.model_id, sources) if stream else None
+                reply = _send(backend, budget, prompt, listener) if prompt else None
         assert sources is not None
-        result = _result(reply, sources, backend.model_id)
+        result = (
+            _result(reply, sources, backend.model_id) if reply else _without_passages(index, backend.model_id)
+        )
         if stream:
             stream.write("done", result)
         return result
@@ -97,30 +105,42 @@ def _prepare(
     return prompt, passages[: prompt.passages]
 
 
-def _without_passages(index: Index) -> Reply:
-    return Reply(text=emptiness(index) or NOTHING_FOUND, input_tokens=0, output_tokens=0)
+def _without_passages(index: Index, model_id: str) -> Answer:
+    return {
+        "answer": emptiness(index) or NOTHING_FOUND,
+        "answered": False,
+        "finish_reason": None,
+        "reasoning": "",
+        "sources": [],
+        "model": model_id,
+        "usage": {"input_tokens": 0, "output_tokens": 0},
+    }
 
 
-def _send(backend: ChatBackend, budget: Budget, prompt: Prompt, stream: AnswerStream | None) -> Reply:
+def _send(backend: ChatBackend, budget: Budget, prompt: Prompt, listener: Listener | None) -> Reply:
     """Send one request within the budget, and return the tokens that it left unused."""
     answer_tokens = backend.token_limit - backend.prompt_tokens
     tokens = answer_tokens + sum(backend.count_tokens(message["content"]) for message in prompt.messages)
     with budget.reserve(tokens), events.ProviderRequest(budget.name, "answer") as request:
         sent = time.monotonic()
-        reply = backend.reply(prompt.messages, stream.write_token if stream else None)
+        reply = backend.reply(prompt.messages, listener)
         request.tokens, request.answer_tokens = reply.input_tokens, reply.output_tokens
     used = reply.input_tokens + reply.output_tokens
     budget.refund(tokens=tokens - used, held_seconds=time.monotonic() - sent)
-    return reply
+    if listener:
+        listener.finish()
+    return replies.read(reply, backend.model_id)
 
 
 def _result(reply: Reply, sources: Sequence[Passage], model_id: str) -> Answer:
-    cited = prompting.cited(reply.text, len(sources))
+    numbers = cited(reply.text, len(sources))
     rows = enumerate(bounded_result(sources), start=1)
     return {
-        "answer": reply.text,
-        "answered": bool(sources) and not prompting.declines(reply.text),
-        "sources": [{**row, "cited": number in cited} for number, row in rows],
+        "answer": unmarked(reply.text),
+        "answered": reply.finish_reason not in STOPPED and not declines(reply.text, cites=bool(numbers)),
+        "finish_reason": reply.finish_reason,
+        "reasoning": reply.reasoning,
+        "sources": [{**row, "cited": number in numbers} for number, row in rows],
         "model": model_id,
         "usage": {"input_tokens": reply.input_tokens, "output_tokens": reply.output_tokens},
     }

@@ -16,12 +16,17 @@ from worker.reference import Meaning
 STREAM_SECONDS = 600
 MAX_STREAM_ENTRIES = 200_000  # above the tokens of the longest answer of any known model
 
-Event = Literal["sources", "token", "done", "error"]
+Event = Literal["sources", "reasoning", "token", "done", "error"]
 # the data of each event, and when it comes
 EVENTS: Mapping[Event, Meaning] = {
     "sources": Meaning(
-        "first: the passages of the prompt, in their order. It comes again if another worker starts the answer anew",
+        "first: the passages of the prompt, in their order. It comes again if the answer starts anew: with another "
+        "worker, or because the model ended its reasoning late. Forget what came before",
         type="list of [Row](tasks.md#row)",
+    ),
+    "reasoning": Meaning(
+        "as often as the model thinks: the next piece of its reasoning, which is no part of the answer",
+        type="string",
     ),
     "token": Meaning("as often as the model sends one: the next piece of the answer", type="string"),
     "done": Meaning("last: the whole result of the task", type="[Answer](tasks.md#answer)"),
@@ -62,11 +67,19 @@ class AnswerStream:
             raise _unreachable(error) from None
 
     def write_token(self, piece: str) -> None:
-        """Append a piece of the answer. Raises Revoked, ServiceUnreachable."""
-        if self._revoked():
-            raise Revoked("the question was revoked: the answer ends here")
+        """Append a piece of the answer. Raises ServiceUnreachable."""
         self.can_retry = False
         self.write("token", piece)
+
+    def write_reasoning(self, piece: str) -> None:
+        """Append a piece of the reasoning. Raises ServiceUnreachable."""
+        self.can_retry = False
+        self.write("reasoning", piece)
+
+    def check(self) -> None:
+        """Raises Revoked if the caller has revoked the question."""
+        if self._revoked():
+            raise Revoked("the question was revoked: the answer ends here")
 
     def __enter__(self) -> Self:
         try:

@@ -19,6 +19,14 @@ from worker.configuration import load
 from worker.configuration.addresses import redis_url
 from worker.keyspace import CHAT
 
+# after text that was no answer: another worker has taken the question over, or it was reasoning
+STARTS_ANEW = "\n\nThe answer starts anew:\n"
+STOPPED = {
+    "length": "The answer is cut off: raise max_tokens in PROMPT_KWARGS of the chat backend.",
+    "content_filter": "The provider's content filter stopped the answer here.",
+    "refusal": "The model refused to answer.",
+}
+
 
 @click.command()
 @click.argument("question")
@@ -49,6 +57,8 @@ def ask(question: str, limit: int, index: str, as_json: bool) -> None:
         print_json(result)
         return
     echo("" if shown else result["answer"])
+    if stopped := STOPPED.get(result["finish_reason"]):
+        echo(stopped, err=True)
     for line in source_lines(result["sources"]):
         echo(line)
 
@@ -56,7 +66,7 @@ def ask(question: str, limit: int, index: str, as_json: bool) -> None:
 def _tokens(client: Client, url: str, task: "AsyncResult[Any]") -> Iterator[str]:
     """Yield the tokens of the task's stream until the answer is complete or the task has ended."""
     stall = StallDetector(client, CHAT)
-    last = "0"
+    last, begun = "0", False
     with client.reachable(), redis.Redis.from_url(redis_url(url), decode_responses=True) as stream:
         while True:
             ended = task.ready()  # before reading the stream, so that the last read gets everything
@@ -65,6 +75,9 @@ def _tokens(client: Client, url: str, task: "AsyncResult[Any]") -> Iterator[str]
                 last = id
                 if entry["event"] == "token":
                     yield json.loads(entry["data"])
+                    begun = True
+                elif entry["event"] == "sources" and begun:
+                    yield STARTS_ANEW
                 elif entry["event"] in ("done", "error"):
                     return
             if ended:

@@ -13,6 +13,7 @@ import click
 from worker import backends, wiring
 from worker.backends.redaction import redact
 from worker.celery.upstream import registry
+from worker.chat import replies
 from worker.cli.client import Client
 from worker.cli.models import llm_installation
 from worker.cli.options import json_option
@@ -149,7 +150,7 @@ def _chat(settings: ChatBackendSettings, offline: bool) -> str:
     if offline:
         return f"{backend.model_id}, no request sent"
     started = time.monotonic()
-    reply = backend.reply([{"role": "user", "content": PROMPT}])
+    reply = replies.read(backend.reply([{"role": "user", "content": PROMPT}]), backend.model_id)
     seconds = time.monotonic() - started
     text = " ".join(reply.text.split())
     answer = text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…"

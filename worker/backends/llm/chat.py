@@ -6,24 +6,27 @@ from contextlib import closing
 from typing import Any
 
 import llm
-from llm.default_plugins.openai_models import Completion
+from llm.default_plugins.openai_models import Chat, Completion, Responses
 from llm.models import Model, Prompt, Response
 
-from worker.backends.failures import classify
+from worker.backends import failures
 from worker.backends.limits import chat_limits
+from worker.backends.llm import finish_reasons
 from worker.backends.llm.deadline import iterate_with_timeout
+from worker.backends.llm.dialect import Dialect, named
 from worker.backends.llm.lookup import chat_model, name_for_limits, secrets
-from worker.backends.llm.openai_client import OPENAI_CLASSES, with_persistent_client
+from worker.backends.llm.openai_client import OPENAI_CLASSES, speaking, with_persistent_client
 from worker.backends.llm.options import PromptOptions, prompt_options
-from worker.errors import ProviderUnavailable, SettingsError, VectorIndexError
+from worker.errors import ProviderUnavailable, Refused, SettingsError, VectorIndexError
 from worker.observability.logs import log_fields
-from worker.protocols import Reply
+from worker.protocols import Reasoning, Reply
 from worker.tokens import ESTIMATE, counter
 
 # tokens reserved for the answer if PROMPT_KWARGS has no max_tokens; at most a quarter of the context window
 DEFAULT_ANSWER_TOKENS = 1_024
-# the finish reasons of answers that max_tokens has cut off
-TRUNCATED = ("length", "incomplete")
+
+# the events of llm that carry text
+PIECES: Mapping[str, Callable[[str], str]] = {"text": str, "reasoning": Reasoning}
 
 logger = logging.getLogger("vector_index.chat")
 
@@ -63,6 +66,7 @@ class LLMChatBackend:
         # llm 0.36 does not read the finish reason of a streamed completion
         self._streams = options.stream and bool(model.can_stream) and not isinstance(model, Completion)
         self._timeout_seconds = timeout_seconds
+        self._dialect = Dialect()  # what the server has been found to take
         known = chat_limits(name_for_limits(model))
         self.count_tokens = counter((known and known.tokenizer) or ESTIMATE)
         limit = token_limit or (known and known.token_limit)
@@ -78,44 +82,46 @@ class LLMChatBackend:
         """Answer messages {"role", "content"}, the last of them the user's. Calls `on_token` with each piece.
 
         An exception of `on_token` ends the request. Raises TooLarge, Refused, ProviderUnavailable or SettingsError, as
-        `failures.classify` decides. Raises ProviderUnavailable also for an empty answer, a stream that breaks off, and
-        a silence of TIMEOUT_SECONDS. An answer that max_tokens cuts off is returned, with a warning in the log.
+        `failures.classify` decides. Raises ProviderUnavailable also for a stream that breaks off, and a silence of
+        TIMEOUT_SECONDS. An answer that max_tokens cuts off is returned, with a warning in the log.
         """
-        texts = [message["content"] for message in messages]
-        response = self._prompt(messages)
         pieces: list[str] = []
-        with closing(iterate_with_timeout(self._timeout_seconds, self._pieces(response, texts))) as arriving:
+        sent: list[Response] = []
+        with closing(iterate_with_timeout(self._timeout_seconds, self._pieces(messages, sent))) as arriving:
             try:
                 for piece in arriving:
                     pieces.append(piece)
                     if on_token:
                         on_token(piece)
             except TimeoutError as error:
-                raise ProviderUnavailable(
-                    f"{self.model_id}: {error}; retry later, and raise TIMEOUT_SECONDS if the model thinks for longer"
-                ) from None
-        text = "".join(pieces)
-        reason = _finish_reason(self._model, response)
-        if self._streams and reason is None:
-            raise ProviderUnavailable(f"{self.model_id}: the stream of the answer broke off; retry later")
-        if not text.strip():
-            raise ProviderUnavailable(
-                f"{self.model_id} returned an empty answer; retry later, and raise max_tokens if the model "
-                "reasons before it answers"
-            )
-        if reason in TRUNCATED:
+                # with a finish reason, the answer is whole, and only its usage is missing
+                if not (sent and _finish_reason(self._model, sent[-1])):
+                    raise ProviderUnavailable(
+                        f"{self.model_id}: {error}; retry later, and raise TIMEOUT_SECONDS if the model thinks for "
+                        "longer"
+                    ) from None
+        reply = self._reply(sent[-1], pieces, [message["content"] for message in messages])
+        if reply.finish_reason == "length":
             logger.warning(
                 "answer_cut_off",
                 extra=log_fields(model=self.model_id, fix="raise max_tokens in PROMPT_KWARGS"),
             )
+        return reply
+
+    def _reply(self, response: Response, pieces: Sequence[str], texts: Sequence[str]) -> Reply:
+        reason = _finish_reason(self._model, response)
+        if reason is None:
+            raise ProviderUnavailable(f"{self.model_id}: the stream of the answer broke off; retry later")
         input_tokens, output_tokens = _usage(self._model, response)
         return Reply(
-            text=text,
+            text="".join(piece for piece in pieces if not isinstance(piece, Reasoning)),
+            reasoning="".join(piece for piece in pieces if isinstance(piece, Reasoning)),
+            finish_reason=finish_reasons.finish_reason(reason),
             input_tokens=input_tokens or sum(map(self.count_tokens, texts)),
-            output_tokens=output_tokens or self.count_tokens(text),
+            output_tokens=output_tokens or self.count_tokens("".join(pieces)),
         )
 
-    def _prompt(self, messages: Messages) -> Response:
+    def _prompt(self, messages: Messages, dialect: Dialect) -> Response:
         """Make a turn as `llm chat` does. The request is sent when the response is read.
 
         Plugins read the conversation from different places, so all of it is in each of them. llm-anthropic and
@@ -126,14 +132,16 @@ class LLMChatBackend:
         system = "\n\n".join(
             [*self._options.system_fragments, *(m["content"] for m in messages if m["role"] == "system")]
         )
-        *history, asked = (message for message in messages if message["role"] != "system")
+        *history, asked = _in_turns(messages, system if not dialect.system else "")
+        system = system if dialect.system else ""
         question = "\n".join([*self._options.fragments, asked["content"]])
-        if not _takes_roles(self._model, history):
-            return self._model.prompt(
-                _as_one_text(system, history, question), stream=self._streams, **self._options.others
+        model, stream = speaking(self._model, dialect), self._streams and dialect.stream
+        if not _takes_roles(model, history):
+            return model.prompt(
+                _as_one_text(system, history, question), stream=stream, **self._options.others
             )
-        conversation = self._model.conversation()
-        conversation.responses.extend(_turns(self._model, history))
+        conversation = model.conversation()
+        conversation.responses.extend(_turns(model, history))
         roles = {"user": llm.user, "assistant": llm.assistant}
         return conversation.prompt(
             question,
@@ -143,20 +151,59 @@ class LLMChatBackend:
                 *([llm.system(system)] if system else []),
                 *(roles[message["role"]](message["content"]) for message in history),
             ],
-            stream=self._streams,
+            stream=stream,
             **self._options.others,
         )
 
-    def _pieces(self, response: Response, texts: Sequence[str]) -> Generator[str, None, None]:
-        failure: VectorIndexError | None = None
-        try:
-            yield from response
-        except Exception as error:  # noqa: BLE001 - a plugin may raise anything, and classify decides
-            hidden = secrets(self._model, self._init_kwargs)
-            failure = classify(error, model_id=self.model_id, texts=texts, secrets=hidden)
-        # raised outside the handler, since the traceback of the plugin's exception may hold the request
-        if failure:
-            raise failure
+    def _pieces(self, messages: Messages, sent: list[Response]) -> Generator[str, None, None]:
+        """Yield the pieces of an answer, and append to `sent` each request; the last one is answered.
+
+        A server that refuses a part of the request which is not needed gets it without, now and in the next requests.
+        """
+        dialect: Dialect | None = self._dialect
+        while dialect:
+            spoken, begun = dialect, False
+            sent.append(self._prompt(messages, dialect))
+            failure: VectorIndexError | None = None
+            try:
+                for event in sent[-1].stream_events():  # type: ignore[no-untyped-call]
+                    if event.chunk and event.type in PIECES:
+                        begun = True
+                        yield PIECES[event.type](event.chunk)
+            except Exception as error:  # noqa: BLE001 - a plugin may raise anything, and classify decides
+                failure = self._classified(error, messages)
+                refusal = failures.refusal(error)
+                dialect = None if begun else spoken.after(refusal)
+            # raised outside the handler, since the traceback of the plugin's exception may hold the request
+            if failure and not dialect:
+                raise self._about_settings(failure, refusal)
+            if not failure:
+                self._dialect = spoken
+                return
+
+    def _classified(self, error: Exception, messages: Messages) -> VectorIndexError:
+        texts = [message["content"] for message in messages]
+        hidden = secrets(self._model, self._init_kwargs)
+        return failures.classify(error, model_id=self.model_id, texts=texts, secrets=hidden)
+
+    def _about_settings(self, failure: VectorIndexError, refusal: str) -> VectorIndexError:
+        """The failure, or a SettingsError if the server refuses an option of PROMPT_KWARGS."""
+        if not isinstance(failure, Refused):
+            return failure
+        told = str(failure).partition(": the provider refuses")[0]
+        owner = f"PROMPT_KWARGS of chat backend {self.name!r}"
+        given = {*self._options.others, *self._options.others.get("options", {})}
+        if option := named(refusal, given):
+            return SettingsError(
+                f"{told}: the server refuses {option!r} in {owner}; remove it, or change its value"
+            )
+        if isinstance(self._model, Responses) and named(
+            refusal, {"store", "reasoning", "instructions", "include"}
+        ):
+            return SettingsError(
+                f"{told}: the server lacks a part of the Responses API; set chat_completions in {owner}"
+            )
+        return failure
 
     def _prompt_tokens(self, limit: int, options: PromptOptions) -> int:
         answer_tokens = options.max_tokens or min(DEFAULT_ANSWER_TOKENS, limit // 4)
@@ -169,6 +216,23 @@ class LLMChatBackend:
                 f"TOKEN_LIMIT is {limit:,}, which leaves no room for a prompt: lower max_tokens or shorten fragments"
             )
         return left
+
+
+def _in_turns(messages: Messages, first: str) -> Sequence[Mapping[str, str]]:
+    """The messages without those of the system; with `first`, as the start of the first one.
+
+    Where a server takes no system message, it may want the roles in turns.
+    """
+    turns = [dict(message) for message in messages if message["role"] != "system"]
+    if not first:
+        return turns
+    joined: list[dict[str, str]] = [{"role": "user", "content": first}]
+    for turn in turns:
+        if turn["role"] == joined[-1]["role"]:
+            joined[-1]["content"] += f"\n\n{turn['content']}"
+        else:
+            joined.append(turn)
+    return joined
 
 
 def _takes_roles(model: Model, history: Messages) -> bool:
@@ -206,22 +270,20 @@ def _turns(model: Model, history: Messages) -> list[Response]:
 
 def _usage(model: Model, response: Response) -> tuple[int | None, int | None]:
     """Tokens of the prompt and of the answer, as the provider counts them; `None` or 0 if it does not."""
-    if isinstance(model, Completion):  # llm 0.36 does not pass it on
-        told = (response.response_json or {}).get("usage") or {}
-        return told.get("prompt_tokens"), told.get("completion_tokens")
-    usage = response.usage()
-    return usage.input, usage.output
+    if isinstance(model, Chat):
+        usage = (response.response_json or {}).get("usage") or {}
+        return _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
+    return response.input_tokens, response.output_tokens
+
+
+def _count(value: object) -> int | None:
+    return value if isinstance(value, int) else None
 
 
 def _finish_reason(model: Model, response: Response) -> str | None:
-    """The finish reason of an answer: "stop", "length", "completed", …; "" if the plugin does not report one.
+    """The finish reason as the provider says it; "" if a plugin does not report one.
 
-    `None`: the stream broke off, which llm 0.36 takes for a whole answer. In that case finish_reason (Chat) or
-    everything (Responses) is missing. Only the OpenAI classes report a reason.
+    `None`: the stream broke off, which llm 0.36 takes for a whole answer. The OpenAI classes always report a reason.
     """
-    if not isinstance(model, OPENAI_CLASSES):
-        return ""
-    said = response.response_json or {}
-    (choice,) = (said.get("choices") or [{}])[:1]
-    reason: str | None = said.get("finish_reason") or said.get("status") or choice.get("finish_reason")
-    return reason
+    reason = finish_reasons.told(response.response_json or {})
+    return reason or (None if isinstance(model, OPENAI_CLASSES) else "")
