@@ -59,8 +59,6 @@ from worker.store.connection import Connection
 from worker.store.rebuilds import Lag
 from worker.store.statements import statements
 
-ROUND_SECONDS = 4.0
-
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
@@ -317,8 +315,8 @@ def notice(rule: Rule, url: str, seconds: float) -> dict[str, Any]:
     for weather in cycle(rule.weathers):
         with fresh_database(url) as database:
             simulation = kind(weather)(database, index, weather)
-            simulation.run(min(ROUND_SECONDS, seconds - spent))
-        spent += ROUND_SECONDS
+            simulation.run(min(weather.round_seconds, seconds - spent))
+        spent += weather.round_seconds
         if +simulation.violations or spent >= seconds:
             return {"seconds": spent, "violations": dict(+simulation.violations)}
     raise AssertionError(f"rule {rule.name!r} names no weather")

@@ -77,6 +77,7 @@ class Weather:
     fatal: bool = False  # in some rounds poison crashes the provider
     reindexes: bool = False  # run after run reads the catalogue, and little else happens
     drops: bool = False  # the index is dropped and made anew again and again: see `Drops`
+    round_seconds: float = 4.0  # of a round of the rule tests, each on a fresh database
     rebuilds: bool = False  # the index is rebuilt again and again: see `Rebuilds`
     late: bool = False  # refuse one content at a time, after its lease has expired
 
@@ -102,7 +103,7 @@ REINDEXING = Weather(
 )
 PROVIDER_CRASHES = replace(CALM, poison=0.1, fatal=True)
 DROPS = Weather(drops=True, away=0, poison=0)
-REBUILDS = Weather(crashes=0.003, poison=0.05, away=0, rebuilds=True)
+REBUILDS = Weather(crashes=0.003, poison=0.05, away=0, rebuilds=True, round_seconds=20.0)
 
 LIVE = """
 SELECT d.id, s.live_rev, r.title, r.metadata, r.text, d.deleted,
@@ -827,7 +828,7 @@ class Rebuilds(Simulation):
     def rebuild(self) -> None:
         """Begin a rebuild or a rollback, and go on with it until it has ended; sometimes cancel it."""
         task_id = f"rebuild-{random.random()}"
-        request = RebuildRequest(task_id=task_id, keep_old=random.random() < 0.3)
+        request = RebuildRequest(task_id=task_id, keep_old=random.random() < 0.8)
         if random.random() < 0.3:
             started = self.attempt(lambda: rebuilding.roll_back(self.index, request))
         else:
