@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from worker.errors import InvalidDocument
+from worker.inline_data import without_inline_data
 from worker.reference import Meaning
 from worker.results import Row
 
@@ -62,7 +63,7 @@ class Document:
         str,
         Meaning(
             "the text to search, at most `MAX_DOCUMENT_BYTES` in UTF-8. Plain text, Markdown, reStructuredText and "
-            "HTML are split along their structure"
+            "HTML are split along their structure. Inline images (`data:` addresses) are left out"
         ),
     ]
     title: Annotated[str, Meaning("embedded with every chunk, and returned with results")] = ""
@@ -84,8 +85,8 @@ class Document:
     def from_json(cls, value: object, *, max_bytes: int) -> "Document":
         """Check one entry of `documents`. Raises InvalidDocument, which names the field, its value and the fix.
 
-        Removes NUL characters from `text` and `title`, and replaces lone surrogates by U+FFFD. Offsets of passages
-        count code points of this text. `max_bytes` is the limit of the text in UTF-8.
+        Removes NUL characters from `text` and `title`, and inline data from `text`; replaces lone surrogates by U+FFFD.
+        Offsets of passages count code points of this text. `max_bytes` is the limit of the text in UTF-8.
 
         Celery carries more than JSON does: a UUID, or a whole Decimal, can be an id. In metadata, dates, times, UUIDs
         and Decimals become strings (dates and times in ISO 8601), as those of a CallableSource do.
@@ -98,7 +99,7 @@ class Document:
                 f"unknown field {unknown[0]!r:.40}: a document has id, text, title, metadata and version; "
                 "put other values into metadata"
             )
-        text = _clean(value.get("text"), "text")
+        text, _ = without_inline_data(_clean(value.get("text"), "text"))
         check_size(len(text) if text.isascii() else len(text.encode()), max_bytes)
         title = value.get("title")
         return cls(

@@ -17,6 +17,7 @@ __all__ = [
     "CheckedSource",
     "EmbeddingBackend",
     "IncrementalSource",
+    "LeftOut",
     "Reasoning",
     "Reply",
     "Skipped",
@@ -115,6 +116,14 @@ class Skipped:
         return f"{self.path}: {self.reason}"
 
 
+@dataclass(frozen=True, kw_only=True)
+class LeftOut:
+    """Characters that a source left out of a document, as no reader sees them. Yield it beside the document."""
+
+    kind: str  # such as "hidden text"
+    characters: int
+
+
 class Source(Protocol):
     """Yields the documents of an index, so that `reindex` and SCHEDULE can read them.
 
@@ -128,6 +137,8 @@ class Source(Protocol):
 
     def documents(self) -> Iterator[Any]:
         """Yield every document, in the form that `tasks.index_documents` takes, or a Skipped for it.
+
+        A LeftOut may stand between documents: a run adds up its characters in `left_out` of its result.
 
         After a complete run, the index deletes the documents that you left out. An exception ends the run as failed,
         without a deletion.

@@ -35,6 +35,9 @@ class Indexed(TypedDict):
     chunks: Annotated[int, Meaning("chunks of these documents that were written")]
     embedded: Annotated[int, Meaning("chunks among them that got a new vector from the model")]
     tokens: Annotated[int, Meaning("tokens of the chunks that `embedded` counts")]
+    left_out: NotRequired[
+        Annotated[int, Meaning("characters that no reader sees and were left out; only there if some were")]
+    ]
 
 
 class RunReport(TypedDict):

@@ -23,12 +23,14 @@ JSON_KEYS = {
     "`addresses`": "`DATABASE_URL`, `BROKER_URL`, and of the embedded Postgres `POSTGRES_PROGRAMS`",
     "`index`": (
         "`index`, `documents`, `indexed`, `unchanged`, `stale`, `chunks`, `embedded`, `tokens`, `failed` (as "
-        "in [Rejected](tasks.md#rejected)), `unread`, `passed_over`, `passed_over_files`, `replaced`, `guessed`, "
+        "in [Rejected](tasks.md#rejected)), `unread`, `passed_over`, `passed_over_files`, "
+        "`replaced`, `guessed`, `without_text`, `left_out`, "
         "`seconds`"
     ),
     "`plan`": (
         "`index`, `model`, `documents`, `bytes`, `chunks`, `distinct`, `tokens`, `tokens_are`, `requests`, "
-        "`fill_tokens`, `fill_inputs`, `price`, `unread`, `passed_over`, `passed_over_files`, `replaced`, `guessed`"
+        "`fill_tokens`, `fill_inputs`, `price`, `unread`, `passed_over`, `passed_over_files`, "
+        "`replaced`, `guessed`, `without_text`, `left_out`"
     ),
     "`delete`": "[Deleted](tasks.md#deleted)",
     "`rebuild`": "[Rebuilt](tasks.md#rebuilt)",

@@ -388,6 +388,25 @@ def test_plan_works_without_services_keys_and_requests(
     assert provider.stats().requests == 0
 
 
+def test_plan_says_what_was_left_out_and_what_was_guessed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.md").write_text(f"Text.\n\n![plan](data:image/png;base64,{'A' * 5_000})\n")
+    (tmp_path / "b.txt").write_bytes("Un café à Liège, déjà vu.".encode("cp1252"))
+    (tmp_path / "c.html").write_text("<title>T</title><nav>Home</nav><main><p>Words.</p></main>")
+    (tmp_path / "d.html").write_text("<title>T</title><p hidden>Words.</p>")
+    found = planned(capsys, str(tmp_path))
+    assert found["left_out"] == {"inline data": 5_022, "navigation": 4, "hidden text": 6}
+    assert [Path(item["path"]).name for item in found["guessed"]] == ["b.txt"]
+    assert [Path(item["path"]).name for item in found["without_text"]] == ["d.html"]
+    assert found["chunks"] <= 4
+    run(["plan", str(tmp_path)])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "left out 5,032 characters that no reader sees: 5,022 of inline data" in said
+    assert "b.txt: is read as windows-1252" in said
+    assert "d.html: has no text that a reader sees" in said
+
+
 def test_plan_counts_equal_chunks_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = [json.dumps({"id": number, "text": f"Text {number % 10}."}) for number in range(1000)]
     (tmp_path / "a.jsonl").write_text("\n".join(lines))

@@ -47,6 +47,17 @@ def test_changed_documents_are_embedded_and_missing_ones_deleted(shop: Applicati
     assert ids(shop) == set(shelf.texts)
 
 
+def test_result_says_how_many_characters_were_left_out(shop: Application, tmp_path: Path) -> None:
+    """Hidden text of files, told by the source, and inline images of any text, which the index removes."""
+    image = "data:image/png;base64," + "A" * 978
+    (tmp_path / "a.html").write_text("<p hidden>Words of 18 chars.</p><p>The library opens on Sundays.</p>")
+    (tmp_path / "b.md").write_text(f"Text.\n\n![plan]({image})\n")
+    assert run(shop, FolderSource(paths=[str(tmp_path)], max_bytes=10_000))["left_out"] == 1_018
+    assert run(shop, Shelf({"c": f"Text. ![plan]({image})"}), allow_shrink=True)["left_out"] == 1_000
+    assert "left_out" not in run(shop, Shelf({"c": "Text."}))
+    assert shop.put({"id": "d", "text": f"Text. ![plan]({image})"})["left_out"] == 1_000
+
+
 def test_documents_that_applications_send_go_before_reindexing(shop: Application) -> None:
     assert reindex(shop, Shelf({"a": "One book."}), "run") is None
     assert shop.rows("SELECT priority FROM vector_index.pending_1") == [(1,)]

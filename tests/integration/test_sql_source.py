@@ -3,6 +3,7 @@
 import re
 import traceback
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import psycopg
@@ -10,7 +11,8 @@ import pytest
 from psycopg import sql
 
 from worker.documents import Document
-from worker.errors import SettingsError, SourceFailed
+from worker.errors import InvalidDocument, SettingsError, SourceFailed
+from worker.protocols import Skipped
 from worker.sources.reading import Reading
 from worker.sources.sql import SQLSource
 
@@ -381,3 +383,125 @@ def test_page_is_an_index_scan_of_one_page(source: Any, application: psycopg.Con
     assert "Index Scan using page_pkey" in told
     assert "Sort" not in told
     assert max(float(rows) for rows in re.findall(r"actual rows=([\d.]+)", told)) <= 13
+
+
+# Values that Postgres has and Python lacks
+
+
+UNREADABLE = {
+    "date": ["infinity", "-infinity", "0044-03-15 BC", "12026-11-29"],
+    "timestamp": ["infinity", "-infinity", "0044-03-15 12:00 BC", "12026-11-29 12:00"],
+    "timestamptz": ["infinity", "-infinity", "0044-03-15 12:00 BC", "12026-11-29 12:00"],
+    "time": ["24:00"],
+    "timetz": ["24:00+00"],
+    "json": ["[" * 3_000 + "]" * 3_000],
+}
+STRANGE = {
+    "numeric": ["NaN", "Infinity", "9" * 5_000],
+    "float8": ["NaN", "-Infinity"],
+    "bytea": ["\\\\xff00"],
+    "int4range": ["[1,3)"],
+    "daterange": ["[2026-01-01,infinity)"],
+    "date[]": ["{infinity}"],
+    "interval": ["2 mons", "178000000 years"],
+    "json": ['{"n": ' + "9" * 5_000 + "}", '{"t": "\\\\ud800"}', '{"n": 1e999}'],
+    "tsvector": ["a b"],
+    "inet": ["::1"],
+    "point": ["(1,2)"],
+}
+
+
+def with_value(column: str, kind: str, value: str) -> str:
+    """A query of 25 documents; in row 7 the column has the value, and in the other rows NULL."""
+    columns = {"id": "id::text", "text": "body", column: f"CASE WHEN id = 7 THEN '{value}'::{kind} END"}
+    return f"SELECT {', '.join(f'{what} AS {name}' for name, what in columns.items())}, id AS pk FROM page"
+
+
+@pytest.mark.parametrize("column", ["id", "text", "title", "metadata", "version"])
+def test_value_that_python_lacks_skips_its_row_alone(source: Any, column: str) -> None:
+    """Such as the date `infinity`: psycopg cannot read it, and would end the run."""
+    for kind, values in UNREADABLE.items():
+        for value in values:
+            found = list(source(with_value(column, kind, value), key="pk").documents())
+            [skipped] = [item for item in found if isinstance(item, Skipped)]
+            assert len(found) == 25
+            assert skipped.path == "row with pk 7"
+            assert skipped.id == (None if column == "id" else "7")
+            assert skipped.reason.startswith(f"{column} is {'a value' if kind == 'json' else value[:5]}")
+            assert "that Python cannot hold" in skipped.reason
+
+
+def test_value_that_python_lacks_skips_its_row_alone_on_a_cursor(source: Any) -> None:
+    query = "SELECT id, CASE WHEN id = 7 THEN date 'infinity' END AS text FROM page ORDER BY id"
+    found = list(source(query, key="").documents())
+    assert [item.path for item in found if isinstance(item, Skipped)] == ["row 7"]
+    assert len(found) == 25
+
+
+@pytest.mark.parametrize("column", ["id", "text", "title", "metadata", "version"])
+def test_strange_value_is_taken_or_refused_alone(source: Any, column: str) -> None:
+    for kind, values in STRANGE.items():
+        for value in values:
+            found = list(source(with_value(column, kind, value), key="pk").documents())
+            assert len(found) == 25
+            for document in found:
+                with suppress(InvalidDocument):
+                    Document.from_json(document, max_bytes=10_000)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "CASE id WHEN 24 THEN 'infinity' WHEN 1 THEN '-infinity' ELSE date '2026-01-01' + id::integer END",
+        "CASE id WHEN 24 THEN 'NaN' ELSE id::float8 END",
+        "CASE id WHEN 24 THEN 'NaN' ELSE id::numeric END",
+        "make_interval(months => id::integer, days => 40 - id::integer)",
+        "CASE id WHEN 24 THEN time '24:00' ELSE time '01:00' + id * interval '1 minute' END",
+        "lpad(id::text, 10, '0')::char(10)",
+        "id::integer::bit(16)",
+        "ARRAY[id]",
+        "int8range(id, id + 1)",
+        "decode(lpad(id::text, 4, '0'), 'hex')",
+        "('::' || id::text)::inet",
+    ],
+)
+def test_key_may_have_values_that_python_lacks(source: Any, key: str) -> None:
+    query = f"SELECT id, body AS text, {key} AS pk FROM page"
+    assert sorted(read(source(query, key="pk", page=3))) == list(range(1, 26))
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        ("date", ["infinity", "12026-01-01"]),
+        ("timestamp", ["infinity", "12026-01-01"]),
+        ("timestamptz", ["infinity", "9999-12-31 23:59:59.999999+00"]),
+    ],
+)
+def test_cursor_beyond_all_dates_counts_as_the_present(source: Any, kind: str, values: list[str]) -> None:
+    for value in values:
+        expression = f"CASE WHEN id = 7 THEN '{value}'::{kind} ELSE '2026-01-01'::{kind} END"
+        query = f"SELECT id, body AS text, {expression} AS changed FROM page"
+        _, cursor = read_on(source(query, cursor="changed"))
+        assert cursor is not None
+        assert cursor.startswith("202")
+        assert read(source(query, cursor="changed"), cursor) == [7]
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity"])
+@pytest.mark.parametrize("kind", ["numeric", "float8"])
+def test_cursor_does_not_move_to_infinity(source: Any, kind: str, value: str) -> None:
+    expression = f"CASE WHEN id = 7 THEN '{value}'::{kind} ELSE id::{kind} END"
+    query = f"SELECT id, body AS text, {expression} AS changed FROM page"
+    _, cursor = read_on(source(query, cursor="changed", cursor_overlap=5))
+    assert cursor is not None
+    assert float(cursor) == 20
+
+
+@pytest.mark.parametrize("value", ["-infinity", "0044-03-15 BC"])
+def test_cursor_before_all_dates_is_passed_over(source: Any, value: str) -> None:
+    expression = f"CASE WHEN id = 7 THEN '{value}'::date ELSE '2026-01-05' END"
+    _, cursor = read_on(
+        source(f"SELECT id, body AS text, {expression} AS changed FROM page", cursor="changed")
+    )
+    assert cursor == "2026-01-04"

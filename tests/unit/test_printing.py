@@ -3,7 +3,10 @@
 import io
 import json
 import logging
+import os
 import re
+import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -65,6 +68,55 @@ def test_every_stream_prints_every_character(
     assert written.getvalue().startswith(b'{"text": "smile' if as_json else b"smile")
     if as_json:
         assert json.loads(written.getvalue())["text"] == "smile 😀 “é” \udc80"
+
+
+def command(stdout: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a command whose stdout goes where a shell's words say; its files have names beyond ASCII."""
+    words = " ".join(map(shlex.quote, [sys.executable, "-m", "worker.cli", *arguments]))
+    return subprocess.run(
+        ["/bin/bash", "-c", f"set -o pipefail; {words} {stdout}"],
+        env={**os.environ, "EMBEDDING_MODEL": "wordllama", **environment},
+        capture_output=True,
+        text=True,
+        errors="replace",
+        cwd=Path(__file__).parents[2],
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize(
+    ("stdout", "said"),
+    [
+        (">&-", ""),
+        (">/dev/full", "vector-index: the output cannot be written (No space left on device)"),
+        ("| true", ""),
+    ],
+)
+def test_output_that_nobody_takes_ends_quietly_or_with_a_sentence(
+    tmp_path: Path, stdout: str, said: str
+) -> None:
+    (tmp_path / "a “x”.txt").write_text(HOSTILE, encoding="utf-8")
+    ended = command(stdout, "plan", str(tmp_path))
+    assert ended.stderr.startswith(said)
+    assert len(ended.stderr.splitlines()) == bool(said)
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"PYTHONIOENCODING": "ascii"},
+        {"PYTHONIOENCODING": "cp1252"},
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    ],
+)
+def test_every_locale_reads_and_names_files_beyond_ascii(tmp_path: Path, environment: dict[str, str]) -> None:
+    (tmp_path / "a “x”.txt").write_text("smile 😀 “é”", encoding="utf-8")
+    (tmp_path / "b “y”.pdf").write_text("x")
+    ended = command("", "plan", str(tmp_path), **environment)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "passed over 1 file" in ended.stdout
+    found = json.loads(command("", "plan", str(tmp_path), "--json", **environment).stdout)
+    assert found["passed_over_files"][0]["path"].endswith("b “y”.pdf")
 
 
 def test_commands_print_through_one_module() -> None:

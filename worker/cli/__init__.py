@@ -6,14 +6,14 @@ keyword of Python, is in `worker.cli.import_`. The other modules are shared by s
 A command ends with an ExitCode. An error is one line on stderr.
 """
 
-import os
 import sys
+from contextlib import suppress
 from importlib import import_module
 from keyword import iskeyword
 
 import click
 
-from worker.cli.streams import echo, prepare_streams
+from worker.cli.streams import discard_stdout, echo, flush, prepare_streams
 from worker.errors import InputError, SettingsError, TemporaryError, VectorIndexError
 from worker.exit_codes import ExitCode
 
@@ -103,7 +103,7 @@ def run(arguments: list[str]) -> int:
     prepare_streams()
     try:
         code = cli.main(arguments, prog_name=PROGRAM, standalone_mode=False)
-        sys.stdout.flush()
+        flush()
         return code if isinstance(code, int) else ExitCode.DONE
     except click.exceptions.NoArgsIsHelpError as error:
         echo(error.ctx.get_help() if error.ctx else "")
@@ -119,11 +119,11 @@ def run(arguments: list[str]) -> int:
     except (KeyboardInterrupt, click.Abort):
         return ExitCode.INTERRUPTED
     except BrokenPipeError:
-        # the reader of the pipe has closed it: the interpreter's flush at exit must not raise again
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_stdout()  # the reader of the pipe has closed it
         return ExitCode.FAILED
 
 
 def _failed(sentence: str, code: int) -> int:
-    echo(f"{PROGRAM}: {' '.join(sentence.split())}", err=True)
+    with suppress(OSError, click.ClickException):  # nobody may read stderr
+        echo(f"{PROGRAM}: {' '.join(sentence.split())}", err=True)
     return code

@@ -26,7 +26,9 @@ from worker.documents import document_id, document_ids, read_json
 from worker.errors import InvalidDocument, InvalidQuery
 from worker.keyspace import CHAT, STAGING
 from worker.search.queries import MODES
+from worker.sources.encodings import decoded_lines
 
+MAX_LINE_CHARACTERS = 1_000_000  # of a question with its documents
 CUTOFFS = (1, 5)  # k of hit@k, in addition to --limit
 MESSAGE_IDS = 1000
 MAX_SHOWN = 10  # questions or ids on a terminal; --json prints all
@@ -172,12 +174,12 @@ def eval(
 def read(path: Path) -> list[JudgedQuestion]:
     """Read the questions of a file. Raises InvalidQuery with the number of the wrong line."""
     questions = []
-    with path.open(encoding="utf-8", errors="replace") as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
+    with path.open("rb") as file:
+        for number, line in enumerate(decoded_lines(file, MAX_LINE_CHARACTERS), start=1):
+            if line.text.strip():
                 try:
-                    questions.append(_question(read_json(line)))
-                except (json.JSONDecodeError, InvalidDocument, InvalidQuery) as error:
+                    questions.append(_question(read_json(line.text)))
+                except (json.JSONDecodeError, RecursionError, InvalidDocument, InvalidQuery) as error:
                     reason = f"not JSON ({error.msg})" if isinstance(error, json.JSONDecodeError) else error
                     raise InvalidQuery(
                         f"{path}, line {number}: {reason}; a line is "

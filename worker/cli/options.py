@@ -43,7 +43,8 @@ def parse_filter(text: str | None) -> Any:
     """Return the value of --filter. Raises InvalidQuery if it is not JSON."""
     try:
         return None if text is None else read_json(text)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
+        reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deep"
         raise InvalidQuery(
-            f'--filter is {text!r}, which is not JSON ({error.msg}): write it as in \'{{"language": "en"}}\''
+            f'--filter is {text!r:.200}, which is not JSON ({reason}): write it as in \'{{"language": "en"}}\''
         ) from None

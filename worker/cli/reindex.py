@@ -49,6 +49,8 @@ def _lines(result: dict[str, Any]) -> Iterator[str]:
         f"{result['chunks']:,} chunks, {result['embedded']:,} embedded with {result['tokens']:,} tokens, "
         f"{result['seconds']:.1f} s"
     )
+    if "left_out" in result:
+        yield f"left out {result['left_out']:,} characters that no reader sees"
     if "warning" in result:
         yield f"warning: {result['warning']}"
     yield from first_lines([f"failed: {item['id']}: {item['error']}" for item in failed], MAX_SHOWN)

@@ -36,6 +36,8 @@ def job_result(conn: Connection, index: str, task_id: str) -> Indexed | None:
         "embedded": embedded["embedded"],
         "tokens": embedded["tokens"],
     }
+    if left_out := job.counts.get("left_out", 0):
+        result["left_out"] = left_out
     if job.ledger.report is None:
         return result
     reindexed: Reindexed = {

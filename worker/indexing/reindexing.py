@@ -25,7 +25,7 @@ from worker.indexing.fingerprints import fingerprint
 from worker.indexing.packing import batches
 from worker.indexing.staging import SLICE_CHARACTERS, ensure_index, sliced, sort, stage_slice
 from worker.observability.logs import log_fields
-from worker.protocols import Skipped, Source
+from worker.protocols import LeftOut, Skipped, Source
 from worker.sources.reading import Reading
 from worker.store import builds, connection, deletion, fencing, indexes, jobs, refusals, reindexing
 from worker.store.fencing import LeaseLost
@@ -148,6 +148,7 @@ class _Sync:
         self._staged_before = array("q")  # by an earlier delivery of the task
         self._taken = 0  # documents that the source returned, repeats included
         self._rejected = 0
+        self._left_out = 0  # characters
         self._overtaken = 0  # documents that changed since the run began
         self._deleted = 0
         self._unidentified = 0  # items that failed and may be, or may contain, any document
@@ -189,6 +190,8 @@ class _Sync:
 
     def _stage_page(self, page: Sequence[object]) -> None:
         """Stage those documents of a page that differ from the indexed ones."""
+        self._left_out += sum(item.characters for item in page if isinstance(item, LeftOut))
+        page = [item for item in page if not isinstance(item, LeftOut)]
         skipped = [item for item in page if isinstance(item, Skipped)]
         message = sort(
             [item for item in page if not isinstance(item, Skipped)],
@@ -216,6 +219,7 @@ class _Sync:
             (settled if found is not None and found.settled else changed).append(document)
         self._clear_refusals(settled)
         self._spared.extend(known[entry["id"]].doc for entry in rejected if entry["id"] in known)
+        self._left_out += message.left_out
         self._taken += len(message.documents) + message.superseded
         self._rejected += len(rejected)
         self._unidentified += sum(not _is_identified(item) for item in page)
@@ -290,7 +294,7 @@ class _Sync:
                 conn, self._task_id, figures, incremental=incremental, message=warning, cursor=cursor
             )
             reindexing.set_report(conn, self._task_id, {} if warning is None else {"warning": warning})
-        self._stage([], last=True, unchanged=unchanged, superseded=self._taken - met)
+        self._stage([], last=True, unchanged=unchanged, superseded=self._taken - met, left_out=self._left_out)
         logged = log_fields(index=self._index.name, task_id=self._task_id, **asdict(figures), warning=warning)
         logger.log(logging.INFO if warning is None else logging.WARNING, "reindexed", extra=logged)
 

@@ -22,6 +22,7 @@ from worker.errors import (
 from worker.index import Index
 from worker.indexing.fingerprints import fingerprint
 from worker.indexing.packing import batches
+from worker.inline_data import without_inline_data
 from worker.observability import events
 from worker.protocols import EmbeddingBackend
 from worker.recipes import Recipe, probe
@@ -61,6 +62,7 @@ class Sorted:
     rejected: Sequence[Mapping[str, str]]  # id and error
     refusals: Sequence[Refusal]  # those among them that no later document with the same id replaces
     superseded: int  # documents that another one of the same message, with the same id, replaces
+    left_out: int  # characters of inline data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +97,7 @@ def stage(
             if number == len(slices) - 1
             else (),  # later than what they are newer than
             superseded=message.superseded if number == 0 else 0,
+            left_out=message.left_out if number == 0 else 0,
         )
         stage_slice(index, job, documents_of_slice, priority)
 
@@ -226,7 +229,7 @@ def sort(
     A document without a usable id is named by its place, which begins with `first`; `origin` says where that is.
     """
     kept: dict[str, Document] = {}
-    rejected, superseded = [], 0
+    rejected, superseded, left_out = [], 0, 0
     refused: dict[str, Refusal] = {}
     for at, value in enumerate(documents, start=first):
         try:
@@ -239,6 +242,7 @@ def sort(
             key = label or f"#{at} of {origin}"
             refused[key] = Refusal(id=key, error=str(error), version=_usable_version(value))
             continue
+        left_out += _inline_data(value)
         refused.pop(document.id, None)
         other = kept.get(document.id)
         superseded += other is not None
@@ -253,7 +257,14 @@ def sort(
         rejected=rejected,
         refusals=list(refused.values()),
         superseded=superseded,
+        left_out=left_out,
     )
+
+
+def _inline_data(document: object) -> int:
+    """Return the number of characters that `Document.from_json` leaves out of a document's text."""
+    text = document.get("text") if isinstance(document, Mapping) else None
+    return without_inline_data(text)[1] if isinstance(text, str) else 0
 
 
 def split(document: Document, build: Build, backend: EmbeddingBackend) -> list[Chunk]:

@@ -24,6 +24,7 @@ FIELDS: Mapping[str, str] = {
     "backend": "`embedding:` or `chat:`, and the name of the backend in the settings",
     "bug": "the fault in the worker",
     "bytes": "size of the message",
+    "characters": "numbers of characters, by kind",
     "deleted": "documents that the source no longer has",
     "documents": "number of documents",
     "error": "the sentence of the [error](errors.md), or its class",
@@ -105,6 +106,16 @@ EVENTS: Mapping[str, LogEvent] = {
         level="warning",
         fields=("file", "reason"),
         meaning="A file of a source folder has places that its encoding does not have; they became U+FFFD.",
+    ),
+    "file_without_text": LogEvent(
+        level="warning",
+        fields=("file", "reason"),
+        meaning="A file of a source folder has no text that a reader sees.",
+    ),
+    "text_left_out": LogEvent(
+        level="info",
+        fields=("characters",),
+        meaning="A reading of source folders left out what no reader sees; `characters` counts it by kind.",
     ),
     "encoding_guessed": LogEvent(
         level="warning",

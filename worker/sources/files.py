@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,12 +15,14 @@ from typing import Annotated, Any, ClassVar
 
 from worker.documents import MAX_TITLE_CHARACTERS, Document, read_json
 from worker.errors import InvalidDocument, InvalidQuery, SettingsError, SourceFailed
+from worker.inline_data import INLINE_DATA, without_inline_data
 from worker.observability.logs import log_fields
-from worker.protocols import Skipped
+from worker.protocols import LeftOut, Skipped
 from worker.reference import Setting
 from worker.sources.encodings import Decoded, declared_by_page, decode, decoded_lines
 from worker.sources.pages import read_page
 from worker.sources.titles import markdown_title, restructured_text_title
+from worker.sources.unseen import COMMENTS, without_comments
 
 logger = logging.getLogger("vector_index.sources")
 
@@ -64,11 +67,19 @@ class Replaced(Skipped):
     """A file, or a line, that is read although some of its bytes are no text."""
 
 
+class WithoutText(Skipped):
+    """A file that is read although it has no text."""
+
+
 class Guessed(Skipped):
     """A file that is read in an encoding that a detector found, because nothing in the file states it."""
 
 
-REMARKS: Mapping[type[Skipped], str] = {Replaced: "bytes_replaced", Guessed: "encoding_guessed"}  # log events
+REMARKS: Mapping[type[Skipped], str] = {  # log events
+    Replaced: "bytes_replaced",
+    Guessed: "encoding_guessed",
+    WithoutText: "file_without_text",
+}
 
 
 class FolderSource:
@@ -114,14 +125,15 @@ class FolderSource:
         self.paths = [Path(path).expanduser() for path in paths]
         self.max_bytes = max_bytes
 
-    def documents(self) -> Iterator[dict[str, Any] | Skipped]:
+    def documents(self) -> Iterator[dict[str, Any] | Skipped | LeftOut]:
         """Yield documents, and Skipped for files and lines without one. Raises InvalidQuery for a missing path.
 
         An empty folder of PATHS is Skipped without an id, so the run deletes nothing: a disk that is not mounted looks
         like that.
         """
         check_existence(self.paths)
-        passed_over = []
+        passed_over: list[str] = []
+        left_out: Counter[str] = Counter()
         for path in self.paths:
             if path.is_dir() and not any(path.iterdir()):
                 reason = "is empty, as if its disk were not mounted; mount it, or remove it from PATHS"
@@ -129,10 +141,15 @@ class FolderSource:
         for item in read(self.paths, max_bytes=self.max_bytes):
             if isinstance(item, PassedOver):
                 passed_over.append(item.path)
+            elif isinstance(item, LeftOut):
+                left_out[item.kind] += item.characters
+                yield item
             elif isinstance(item, Skipped) and type(item) in REMARKS:
                 logger.warning(REMARKS[type(item)], extra=log_fields(file=item.path, reason=item.reason))
             else:
                 yield item
+        if left_out:
+            logger.info("text_left_out", extra=log_fields(characters=dict(left_out)))
         if passed_over:
             fields = log_fields(files=len(passed_over), names=passed_over[:SHOWN_NAMES])
             logger.warning("files_passed_over", extra=fields)
@@ -155,7 +172,7 @@ def names(paths: Sequence[str]) -> str:
     return ", ".join(paths[:SHOWN_NAMES]) + more
 
 
-def read(paths: Iterable[Path], *, max_bytes: int) -> Iterator[dict[str, Any] | Skipped]:
+def read(paths: Iterable[Path], *, max_bytes: int) -> Iterator[dict[str, Any] | Skipped | LeftOut]:
     """Yield the documents of files and folders as `tasks.index_documents` takes them, or Skipped with the reason.
 
     Reads a folder with its subfolders, in the order of names. Ignores hidden files and folders. Yields PassedOver for
@@ -180,7 +197,7 @@ def check_existence(paths: Iterable[Path]) -> None:
             raise InvalidQuery(f"{_printable(path)} does not exist; name files or folders to index")
 
 
-def _read(paths: list[Path], max_bytes: int) -> Iterator[dict[str, Any] | Skipped]:
+def _read(paths: list[Path], max_bytes: int) -> Iterator[dict[str, Any] | Skipped | LeftOut]:
     taken: dict[str, Path] = {}  # a second file of the same id would silently replace the first
     for file, id in _files(paths):
         if isinstance(file, Skipped):
@@ -251,7 +268,7 @@ def _checked(file: Path, of_another_kind: type[Skipped]) -> Path | Skipped:
     return file
 
 
-def _document(file: Path, id: str, max_bytes: int) -> Iterator[dict[str, Any] | Skipped]:
+def _document(file: Path, id: str, max_bytes: int) -> Iterator[dict[str, Any] | Skipped | LeftOut]:
     size = file.stat().st_size
     if size > max_bytes:
         raise InvalidDocument(
@@ -260,14 +277,41 @@ def _document(file: Path, id: str, max_bytes: int) -> Iterator[dict[str, Any] | 
     data, ending = file.read_bytes(), file.suffix.lower()
     decoded = decode(data, declared_by_page(data) if ending in HTML else None)
     _check_is_text(data, decoded.text)
-    title, text = read_page(decoded.text) if ending in HTML else (_title(decoded.text, ending), decoded.text)
+    title, text, left_out = _readable(decoded.text, ending)
     document = {"id": id, "text": text, "title": (title or _printable(Path(id).stem))[:MAX_TITLE_CHARACTERS]}
     Document.from_json(document, max_bytes=max_bytes)
     yield document
+    yield from (
+        LeftOut(kind=kind, characters=characters) for kind, characters in left_out.items() if characters
+    )
     yield from _remarks(decoded, _printable(file))
+    if not text.strip():
+        by_script = (
+            "; a script may make it: save the page as a browser shows it" if "<script" in decoded.text else ""
+        )
+        reason = f"has no text that a reader sees, so only its title is there to be found{by_script}"
+        yield WithoutText(path=_printable(file), reason=reason)
 
 
-def _lines(file: Path, max_bytes: int) -> Iterator[dict[str, Any] | Skipped]:
+def _readable(text: str, ending: str) -> tuple[str, str, Mapping[str, int]]:
+    """Return the title that a text states, or "", what a reader sees of it, and the characters left out by kind."""
+    left_out: Counter[str] = Counter()
+    title = ""
+    if ending in HTML:
+        page = read_page(text)
+        title, text = page.title, page.text
+        left_out.update(page.left_out)
+    elif ending in MARKDOWN:
+        text, left_out[COMMENTS] = without_comments(text)
+    text, left_out[INLINE_DATA] = without_inline_data(text)
+    if ending in MARKDOWN:
+        title = markdown_title(text)
+    elif ending == ".rst":
+        title = restructured_text_title(text)
+    return title, text, +left_out
+
+
+def _lines(file: Path, max_bytes: int) -> Iterator[dict[str, Any] | Skipped | LeftOut]:
     # JSON's escapes at most triple the bytes of real text; metadata and title come on top
     limit = 3 * max_bytes + 2_000_000
     guessed: Decoded | None = None
@@ -280,7 +324,10 @@ def _lines(file: Path, max_bytes: int) -> Iterator[dict[str, Any] | Skipped]:
                     raise InvalidDocument(f"the line is over {limit:,} characters; split the document")
                 document = read_json(line.text)
                 Document.from_json(document, max_bytes=max_bytes)
-                yield document
+                text, characters = without_inline_data(document["text"])
+                yield {**document, "text": text}
+                if characters:
+                    yield LeftOut(kind=INLINE_DATA, characters=characters)
                 yield from _remarks(replace(line, guessed=False), f"{_printable(file)}:{number}")
                 guessed = line if line.guessed else guessed
             except json.JSONDecodeError as error:
@@ -316,11 +363,4 @@ def _check_is_text(data: bytes, text: str) -> None:
 
 def _printable(path: object) -> str:
     """Return the path as text that Postgres and terminals accept: file names on Linux are bytes."""
-    return os.fsencode(str(path)).decode(errors="replace")
-
-
-def _title(text: str, ending: str) -> str:
-    """Return the title that the text states, or ""."""
-    if ending == ".txt":
-        return ""
-    return markdown_title(text) if ending in MARKDOWN else restructured_text_title(text)
+    return str(path).encode(errors="surrogateescape").decode(errors="replace")

@@ -1,14 +1,17 @@
 """A read-only connection to the application's Postgres, which survives the loss of a connection."""
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import psycopg
 import stamina
+from psycopg import abc, sql
 from psycopg import errors as pg
-from psycopg import sql
+from psycopg.adapt import Loader
 from psycopg.rows import DictRow, dict_row
 from psycopg.types.json import set_json_loads
 
@@ -21,11 +24,26 @@ ATTEMPTS = 4  # of a page, when the connection is lost
 TYPES = (
     "SELECT format_type(oid, -1) AS name FROM unnest(%s::oid[]) WITH ORDINALITY AS t (oid, at) ORDER BY at"
 )
+# without a length, a cast to these types cuts to one character or bit
+WHOLE = {"character": "bpchar", "bit": "varbit"}
 # first characters of SQLSTATEs whose messages are about the server or the query; other messages may quote rows
 HARMLESS = ("08", "0A", "25", "28", "3D", "3F", "42", "53", "55", "57", "58")
+SHORT_VALUE = re.compile(r"[\w+:. -]{1,40}", re.ASCII)
 LOST = ("08", "57P")
 
 Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """Stands for a value of a database that Python has no value for, such as the date `infinity`."""
+
+    text: str  # as the database writes it
+
+    def __repr__(self) -> str:
+        # a number or a time; other values may quote a document
+        shown = self.text if SHORT_VALUE.fullmatch(self.text) else "a value"
+        return f"{shown} that Python cannot hold"
 
 
 class ReadOnlyConnection:
@@ -47,7 +65,8 @@ class ReadOnlyConnection:
                 with attempt, self._transaction() as connection:
                     found = connection.execute(statement, values or {}).description or []
                     rows = connection.execute(TYPES, [[column.type_code for column in found]]).fetchall()
-                    types = (sql.SQL(row["name"].replace("%", "%%")) for row in rows)
+                    names = (WHOLE.get(row["name"], row["name"]) for row in rows)
+                    types = (sql.SQL(name.replace("%", "%%")) for name in names)
                     return dict(zip((column.name for column in found), types, strict=True))
         raise AssertionError("an attempt returns or raises")
 
@@ -87,6 +106,7 @@ class ReadOnlyConnection:
             self._open.execute(DRIVER)
             self._open.read_only = True
             set_json_loads(read_json, self._open)
+            _tell_unreadable_values(self._open)
         limit = sql.SQL("SET LOCAL statement_timeout = {}").format(math.ceil(1000 * self._timeout_seconds))
         with self._open.transaction():
             self._open.execute(limit)
@@ -117,6 +137,29 @@ class ReadOnlyConnection:
                     said = error.diag.message_primary or said
             # no cause: its traceback, with Postgres' own message, would be logged and kept with the result
             raise SourceFailed(f"Postgres at {self._where} says: {said}") from None
+
+
+def _tell_unreadable_values(connection: psycopg.Connection[DictRow]) -> None:
+    """Let every type give an Unreadable for a value that Python lacks; psycopg would end the whole query."""
+    adapters = connection.adapters
+    for oid in {0, *(info.oid for info in adapters.types), *(info.array_oid for info in adapters.types)}:
+        if loader := adapters.get_loader(oid, psycopg.pq.Format.TEXT):
+            adapters.register_loader(oid, _lenient(loader))
+
+
+def _lenient(loader: type[abc.Loader]) -> type[Loader]:
+    class Lenient(Loader):
+        def __init__(self, oid: int, context: abc.AdaptContext | None = None) -> None:
+            super().__init__(oid, context)
+            self._inner = loader(oid, context)
+
+        def load(self, data: abc.Buffer) -> Any:
+            try:
+                return self._inner.load(data)
+            except (psycopg.Error, ValueError, ArithmeticError, RecursionError):
+                return Unreadable(bytes(data).decode(errors="backslashreplace"))
+
+    return Lenient
 
 
 def is_lost(error: Exception) -> bool:

@@ -17,10 +17,12 @@ import psycopg
 from psycopg import errors as pg
 from psycopg import sql
 
+from worker.documents import document_label
 from worker.errors import SettingsError, SourceFailed
+from worker.protocols import Skipped
 from worker.reference import Setting
 from worker.sessions import libpq_address
-from worker.sources.postgres import ATTEMPTS, ReadOnlyConnection, Row, place
+from worker.sources.postgres import ATTEMPTS, ReadOnlyConnection, Row, Unreadable, place
 
 __all__ = ["SQLSource"]
 
@@ -29,7 +31,14 @@ PAGE = sql.SQL("SELECT source.*{more} FROM (\n{query}\n) AS source {condition} {
 # whether a row has the key of the row before. Postgres compares: by its types and collations, keys may be equal that
 # differ in Python
 REPEATED = "is the key again"
-REPEATS = sql.SQL(", lag({key}) OVER (ORDER BY {key}) = {key} AS {name}")
+REPEATS = sql.SQL(", lag({key}) OVER (ORDER BY {key}) = {key} AS {name}, {key}::text AS {position}")
+POSITION = "the key as text"  # which the next page begins behind; Python may lack its value
+# what stands for a CURSOR that is later than all dates of Python, by the type of its column
+LATEST = {
+    "date": date.max,
+    "timestamp without time zone": datetime.max,
+    "timestamp with time zone": datetime.max.replace(tzinfo=UTC),
+}
 NOTHING = sql.SQL("")
 NOW = sql.Composed(
     [sql.SQL("SELECT now() AS zoned, localtimestamp AS local, now() AT TIME ZONE 'UTC' AS utc")]
@@ -142,11 +151,11 @@ class SQLSource:
         told = f"{self._where}\x00{self._cursor}\x00{self._query}".encode()
         return blake2b(told, digest_size=16).hexdigest() if self._cursor else ""
 
-    def documents(self) -> Iterator[dict[str, Any]]:
-        """Yield all rows. Raises SourceFailed."""
+    def documents(self) -> Iterator[dict[str, Any] | Skipped]:
+        """Yield all rows; Skipped for a row with a value that Python lacks. Raises SourceFailed."""
         return self.documents_since(None)
 
-    def documents_since(self, cursor: str | None) -> Generator[dict[str, Any], None, str | None]:
+    def documents_since(self, cursor: str | None) -> Generator[dict[str, Any] | Skipped, None, str | None]:
         """Yield the rows whose CURSOR is at least `cursor`, or NULL; all rows for `None`. Raises SourceFailed.
 
         Returns the highest value of CURSOR, less the overlap; `None` if no row has a value. A date or time in the
@@ -166,9 +175,9 @@ class SQLSource:
                 if self._key
                 else connection.stream(self._framed(conditions), values, self._page)
             )
-            for row in rows:
-                highest = self._highest(row, highest)
-                yield _document(row)
+            for number, row in enumerate(rows, start=1):
+                highest = self._highest(row, highest, types)
+                yield self._document(row, number)
         return self._less_overlap(_not_after(now, highest))
 
     def check(self) -> str:
@@ -222,7 +231,7 @@ class SQLSource:
             yield from rows[: self._page]
             if len(rows) <= self._page:
                 break
-            last = {"last": rows[self._page - 1][self._key]}
+            last = {"last": rows[self._page - 1][POSITION]}
         without = self._framed([*conditions, sql.SQL("{} IS NULL").format(key)], limit=1)
         if connection.rows(without, values):
             raise SourceFailed(f"KEY {self._key!r} is NULL in some row; name a column that is never NULL")
@@ -240,7 +249,9 @@ class SQLSource:
         return PAGE.format(
             query=sql.SQL(self._query.replace("%", "%%")),
             condition=sql.SQL("WHERE ") + sql.SQL(" AND ").join(conditions) if conditions else NOTHING,
-            more=REPEATS.format(key=order, name=sql.Identifier(REPEATED)) if order else NOTHING,
+            more=REPEATS.format(key=order, name=sql.Identifier(REPEATED), position=sql.Identifier(POSITION))
+            if order
+            else NOTHING,
             order=sql.SQL("ORDER BY ") + order if order else NOTHING,
             limit=NOTHING if limit is None else sql.SQL("LIMIT {}").format(limit),
         )
@@ -260,28 +271,44 @@ class SQLSource:
                     f"with jsonb_build_object('{name}', {name}) AS metadata"
                 )
 
-    def _highest(self, row: Row, highest: Any) -> Any:
+    def _document(self, row: Row, number: int) -> dict[str, Any] | Skipped:
+        document = {name: row[name] for name in (*REQUIRED, *OPTIONAL) if row.get(name) is not None}
+        for name, value in document.items():
+            if isinstance(value, Unreadable):
+                place = f"row with {self._key} {row[POSITION]!s:.100}" if self._key else f"row {number:,}"
+                reason = f"{name} is {value!r}; correct the row, or give another value in QUERY"
+                return Skipped(path=place, reason=reason, id=document_label(document))
+        return document
+
+    def _highest(self, row: Row, highest: Any, types: Mapping[str, sql.SQL]) -> Any:
         """Return the higher of the row's CURSOR and the highest value so far."""
         value = row[self._cursor] if self._cursor else None
-        if value is None:
-            return highest
+        if isinstance(value, Unreadable):
+            # before all dates of Python, or after them: then it counts as the present
+            is_early = value.text.startswith("-") or value.text.endswith("BC")
+            value = None if is_early else LATEST.get(types[self._cursor].as_string(), value)
+        if value is None or (isinstance(value, float | Decimal) and not math.isfinite(value)):
+            return highest  # neither NaN nor infinity is a place to go on from
         if isinstance(value, bool) or not isinstance(value, int | float | Decimal | date):
             raise SourceFailed(
                 f"CURSOR {self._cursor!r} is of type {type(value).__name__}; name a column of numbers or times"
             )
         if isinstance(value, datetime) and value.tzinfo is not None:
             # Python subtracts within one zone by its wall clock, which daylight saving shifts
-            value = value.astimezone(UTC)
+            value = _in_utc(value)
         return value if highest is None or value > highest else highest
 
     def _less_overlap(self, highest: Any) -> str | None:
         """Return where the next incremental run begins."""
         if highest is None:
             return None
-        if isinstance(highest, datetime):
-            return str(highest - timedelta(seconds=self._overlap))
-        if isinstance(highest, date):
-            return str(highest - timedelta(days=math.ceil(self._overlap / 86_400)))
+        try:
+            if isinstance(highest, datetime):
+                return str(highest - timedelta(seconds=self._overlap))
+            if isinstance(highest, date):
+                return str(highest - timedelta(days=math.ceil(self._overlap / 86_400)))
+        except OverflowError:  # Python's dates begin with the year 1
+            return str(highest)
         return str(highest - math.ceil(self._overlap))
 
 
@@ -297,10 +324,13 @@ def _not_after(now: Row, highest: Any) -> Any:
     return highest
 
 
+def _in_utc(time: datetime) -> datetime:
+    try:
+        return time.astimezone(UTC)
+    except OverflowError:  # within a day of the first or the last time of Python
+        return time.replace(tzinfo=UTC)
+
+
 def _column(name: str) -> sql.SQL:
     """Quote a column for a statement with parameters."""
     return sql.SQL(sql.Identifier(name).as_string().replace("%", "%%"))
-
-
-def _document(row: Row) -> dict[str, Any]:
-    return {name: row[name] for name in (*REQUIRED, *OPTIONAL) if row.get(name) is not None}

@@ -35,6 +35,7 @@ class JobSlice:
     refusals: Sequence[Refusal] = ()  # those among them that no later document of the message replaces
     superseded: int = 0  # documents of the message that a later one with the same id replaced: stale
     unchanged: int = 0  # documents that are searchable as they came, and are in no slice
+    left_out: int = 0  # characters of the message's texts that no reader sees
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +45,7 @@ class StageCounts:
     stale: int = 0
     unchanged: int = 0  # documents of the message that needed no staging
     deleted: int = 0
+    left_out: int = 0  # characters of the message's texts that no reader sees
     chunks: int = 0  # of the documents with a new revision, in the live build
     embedded: int = 0  # contents that were queued, as they are new to the live build
     tokens: int = 0  # of those contents

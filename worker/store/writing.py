@@ -104,7 +104,8 @@ def stage(
         refusals.record(connection, job.index_id, job.task_id, job.refusals, since=since)
         jobs.add_documents(connection, job, written.waited)
         stale = written.counts.stale + job.superseded
-        jobs.set_counts(connection, job, replace(written.counts, stale=stale, unchanged=job.unchanged))
+        counts = replace(written.counts, stale=stale, unchanged=job.unchanged, left_out=job.left_out)
+        jobs.set_counts(connection, job, counts)
         return written
 
 
