@@ -1,6 +1,6 @@
 """The recipe of a build: all settings that determine its chunks, vectors and lexemes."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -22,13 +22,30 @@ def probe(backend: EmbeddingBackend) -> None:
         [vector] = backend.embed([PROBE])
     except (Refused, TooLarge) as error:
         raise SettingsError(
-            f"{error}, even for the one word {PROBE!r}: fix MODEL_ID, INIT_KWARGS or EMBEDDING_OUTPUT_DIMENSIONS"
+            f"{error}, even for the one word {PROBE!r}: fix MODEL_ID, INIT_KWARGS (key, api_base) or "
+            "EMBEDDING_OUTPUT_DIMENSIONS"
         ) from None
     if len(vector) != backend.dimensions:
         raise SettingsError(
             f"{backend.model_id} returns vectors of length {len(vector)} instead of {backend.dimensions}: set "
             "EMBEDDING_OUTPUT_DIMENSIONS to the length that the model returns"
         )
+
+
+def most_inputs(embed: Callable[[Sequence[str]], object], *, wanted: int, taken: int = 1) -> int:
+    """Find the most inputs, up to `wanted`, that a provider takes in one request; it takes `taken` for certain.
+
+    Calls `embed` with so many words: once, and a few times more if they are refused. Other errors of it pass.
+    """
+    tried = wanted
+    while tried > taken:
+        try:
+            embed([f"{PROBE} {number}" for number in range(tried)])
+            taken = tried
+        except (Refused, TooLarge):
+            wanted = tried - 1
+        tried = (taken + wanted + 1) // 2
+    return taken
 
 
 def known_dimensions(backend: EmbeddingBackend) -> int | None:

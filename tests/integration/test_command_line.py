@@ -19,9 +19,11 @@ import redis
 
 from tests.fixtures.application import make_index
 from tests.provider import Provider
+from tests.provider.servers import TOO_MANY
 from worker import configuration, wiring
 from worker.celery.upstream import registry
 from worker.cli import COMMANDS, cli, client, run
+from worker.cli.doctor import MOST_WORDS
 from worker.indexing.staging import ensure_index
 from worker.store import connection
 
@@ -192,8 +194,25 @@ def test_doctor_sends_one_request_per_backend_and_prints_the_answer(
         r"gpt-4o-mini answered 'The answer stands .*' in \d+\.\d\d s, \d+ input tokens and \d+ output tokens$",
         said,
     )
-    assert asked.stats().inputs == 1
+    assert (asked.stats().requests, asked.stats().max_inputs) == (2, MOST_WORDS)
     assert len(asked.prompts) == 1
+
+
+def test_doctor_suggests_a_batch_size_that_the_server_takes(
+    asked: Provider, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked.inject("too_many", answer=TOO_MANY["Azure"], inputs=10, times=None, path="/embeddings")
+    detail = checks(capsys, code=3)["embedding default"]["detail"]
+    assert detail.endswith("; it refuses 256 inputs in a request: set BATCH_SIZE to 10")
+
+
+def test_doctor_says_nothing_of_a_batch_size_that_a_rate_limit_hides(
+    asked: Provider, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked.inject("too_many", answer=(429, "slow down"), inputs=1, times=None, path="/embeddings")
+    found = checks(capsys, code=3)["embedding default"]
+    assert found["ok"]
+    assert "BATCH_SIZE" not in found["detail"]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """Dimensions: the settings, the provider's vectors and the index must agree on the length of a vector."""
 
+import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from tests.fixtures.system import eventually
 from tests.provider import Provider
 from worker.backends.llm import LLMEmbeddingBackend
 from worker.configuration import IndexSettings
-from worker.errors import SettingsError
+from worker.errors import SettingsError, VectorIndexError
 from worker.indexing.draining.drainer import Drainer
 from worker.indexing.draining.other_builds import OtherBuilds
 from worker.recipes import PROBE
@@ -44,7 +46,7 @@ def connect(url: str, index: IndexSettings, provider: Provider) -> Connect:
 
 def last_error(application: Application) -> str:
     with connection.checkout(application.url) as conn:
-        return str(status.index_status(conn, builds.live(conn, "default"))["last_error"])
+        return str(status.index_status(conn, builds.live(conn, "default"), "default")["last_error"])
 
 
 def make_visible(application: Application) -> None:
@@ -59,7 +61,7 @@ def test_wrong_dimensions_are_an_error_before_any_document_is_accepted(
     mend = f"returns vectors of length 512 instead of {said}: set EMBEDDING_OUTPUT_DIMENSIONS"
     with pytest.raises(SettingsError, match=mend):
         application.stage({"id": "a", "text": "Words."})
-    assert application.rows("SELECT count(*) FROM vector_index.indexes") == [(0,)]
+    assert application.rows("SELECT count(*) FROM vector_index.builds") == [(0,)]
     assert connect(dimensions=512).put({"id": "a", "text": "Words."})["indexed"] == 1
 
 
@@ -73,6 +75,33 @@ def test_documents_are_accepted_while_the_provider_is_down(connect: Connect, pro
     provider.reset()
     application.drainer.drain()
     assert application.state("first")["state"] == application.state("second")["state"] == "live"
+
+
+@pytest.mark.parametrize("fault", ["unavailable", "content_policy", "unauthorized", "bad_gateway"])
+@pytest.mark.parametrize("known", [True, False])
+def test_an_index_that_waits_for_its_provider_says_why_from_the_start(
+    connect: Connect,
+    provider: Provider,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: str,
+    *,
+    known: bool,
+) -> None:
+    """Without a known length of its vectors, the index itself waits, and its first documents in their messages."""
+    entry = f"- model_id: house\n  model_name: house/embed\n  api_base: {provider.url}\n"
+    (tmp_path / "extra-openai-embedding-models.yaml").write_text(entry)
+    monkeypatch.setenv("LLM_USER_PATH", str(tmp_path))
+    application = connect("house", token_limit=500, dimensions=512 if known else None)
+    assert last_error(application) == "None"
+    provider.inject(fault, times=None)
+    with suppress(VectorIndexError):
+        application.stage({"id": "a", "text": "Words."}, task_id="first")
+    assert re.search("house: HTTP (503|400|401|502)", last_error(application))
+    provider.reset()
+    application.stage({"id": "a", "text": "Words."}, task_id="first")
+    application.drainer.drain()
+    assert last_error(application) == "None"
 
 
 @pytest.mark.parametrize("fault", ["unavailable", "content_policy", "unauthorized"])
@@ -106,7 +135,7 @@ def test_a_model_that_changes_its_dimensions_loses_nothing_and_goes_on_when_fixe
     application.drainer.drain()
     assert application.state("a") == {"state": "pending", "version": None, "searchable": True, "error": None}
     assert application.rows("SELECT max(attempts) FROM vector_index.pending_1") == [(0,)]
-    assert "returns vectors of length 511, 512 instead of 512" in last_error(application)
+    assert "returned a vector of length 511 instead of 512, even for the one word" in last_error(application)
     provider.reset()
     make_visible(application)
     application.drainer.drain()
@@ -125,7 +154,7 @@ def test_the_probe_at_the_start_finds_wrong_dimensions(
     provider.inject("wrong_dimension", times=None)
     application.drainer.start()
     try:
-        eventually(lambda: "returns vectors of length 511 instead of 512" in last_error(application))
+        eventually(lambda: "a vector of length 511 instead of 512" in last_error(application))
         task_id = application.stage({"id": "b", "text": "More words."})
         eventually(lambda: provider.stats().requests > 6)
         assert {text for request in provider.requests for text in request.body["input"]} == {PROBE}

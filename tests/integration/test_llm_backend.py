@@ -246,14 +246,33 @@ def test_an_unknown_model_mentions_a_server_that_may_be_down() -> None:
 @pytest.mark.parametrize(
     ("answer", "kind"),
     [
-        ([[1.0, 0.0]], ProviderUnavailable),
+        ([], ProviderUnavailable),
+        ([[1.0, 0.0]], Refused),
+        ([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]], Refused),
+        ([[1.0, 0.0], None], Refused),
+        ([[1.0, 0.0], "words"], Refused),
         ([[1.0, 0.0], [1.0, float("nan")]], Refused),
         ([[1.0, 0.0], [0.0, 0.0]], Refused),
         ([[1.0, 0.0], [1.0, 1e300]], Refused),
-        ([[1.0, 0.0], [1.0]], SettingsError),
+        ([[1.0, 0.0], [1.0]], Refused),
+        ([[1.0], [1.0]], SettingsError),
+        ([[1.0], [1.0, 2.0, 3.0]], Refused),
         (None, ProviderUnavailable),
     ],
-    ids=["too few", "NaN", "zeros", "infinite as float32", "ragged", "TypeError"],
+    ids=[
+        "none",
+        "too few",
+        "too many",
+        "null",
+        "words",
+        "NaN",
+        "zeros",
+        "infinite as float32",
+        "one short",
+        "all short",
+        "two lengths",
+        "TypeError",
+    ],
 )
 def test_an_invalid_answer_never_becomes_vectors(broken: Broken, answer: Any, kind: type[Exception]) -> None:
     broken.answer = answer
@@ -326,7 +345,7 @@ def test_all_texts_are_sent_in_one_request(provider: Provider) -> None:
 
 def test_vectors_of_another_length_name_the_setting_to_change(provider: Provider) -> None:
     with pytest.raises(SettingsError, match=r"length 1536 instead of 512: set EMBEDDING_OUTPUT_DIMENSIONS"):
-        over_http("ada-002", dimensions=512).embed(["text"])
+        over_http("ada-002", dimensions=512).embed(["text", "another"])
     assert "dimensions" not in provider.requests[-1].body
 
 

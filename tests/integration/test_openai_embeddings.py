@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 import llm
 import numpy as np
@@ -250,6 +251,29 @@ def test_only_a_url_of_openai_gets_openais_key(name: str, send: Any) -> None:
 
 
 @EITHER
+@pytest.mark.parametrize("of_environment", [False, True], ids=["api_base", "OPENAI_BASE_URL"])
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_the_query_of_a_url_follows_the_path(
+    provider: Provider,
+    folder: Path,
+    name: str,
+    send: Any,
+    slash: str,
+    *,
+    of_environment: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Azure's URLs end in `?api-version=`, and the openai package would append the path to it."""
+    url = f"{provider.url}{slash}?api-version=2024-10-21&tenant=a%20b"
+    monkeypatch.setenv("OPENAI_BASE_URL", url if of_environment else "http://127.0.0.1:1/v1")
+    write(folder, name, **({} if of_environment else {"api_base": url}), headers={"api-key": "of-azure"})
+    received = send(provider, init_kwargs={"key": "unused"})
+    assert received.path == ("/embeddings" if name == EMBEDDINGS else "/chat/completions")
+    assert parse_qs(received.query) == {"api-version": ["2024-10-21"], "tenant": ["a b"]}
+    assert received.headers["api-key"] == "of-azure"
+
+
+@EITHER
 def test_openai_base_url_gets_openais_key(
     provider: Provider, name: str, send: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -422,20 +446,26 @@ def test_vectors_are_in_the_order_of_the_texts_for_any_order_of_the_answer(
 @pytest.mark.parametrize(
     ("fault", "arguments", "kind", "said"),
     [
-        ("one_missing", {}, ProviderUnavailable, "1 vectors for 2 texts"),
+        ("one_missing", {}, Refused, "no vector for 1 of 2 texts"),
         ("not_a_number", {}, Refused, "zeros or NaN"),
         ("zeros", {}, Refused, "zeros or NaN"),
-        ("wrong_dimension", {"times": 2}, SettingsError, "length 15, 16 instead of 16"),
+        ("wrong_dimension", {}, Refused, "a vector of length 15 instead of 16 for 1 of 2 texts"),
         ("empty_object", {}, ProviderUnavailable, "no list of embeddings"),
         ("malformed_json", {}, ProviderUnavailable, "could not be read"),
-        ("plain_text", {}, ProviderUnavailable, "could not be read"),
+        ("plain_text", {}, ProviderUnavailable, "http://127.0.0.1:.*/v1/ sends no result"),
+        ("raw", {"body": '{"object": "list", "data": []}'}, ProviderUnavailable, "no list of embeddings"),
         (
             "raw",
-            {"body": '{"data": [{"embedding": null}, {"embedding": [1]}]}'},
-            ProviderUnavailable,
-            "not lists",
+            {"body": '{"data": [{"embedding": null}, {"embedding": [1]}]}', "times": 2},
+            Refused,
+            "no vector for 1 of 2 texts",
         ),
-        ("raw", {"body": '{"data": [{"index": 0}, {"index": 0}]}'}, ProviderUnavailable, "which text"),
+        (
+            "raw",
+            {"body": '{"data": [{"index": 0}, {"index": 9}]}', "times": 2},
+            Refused,
+            "no vector for 2 of 2",
+        ),
         (
             "raw",
             {"body": '{"error": {"code": 503, "message": "No instances"}}'},

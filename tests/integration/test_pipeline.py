@@ -353,9 +353,10 @@ def test_after_six_failed_attempts_only_the_guilty_document_fails(
 
 
 def test_wrong_backend_settings_fail_no_document_and_are_shown(application: Application) -> None:
-    wrong = [True]
-    faulty(application.backend, lambda _: SettingsError("the key is wrong") if wrong[0] else None)
+    wrong = [False]
+    faulty(application.backend, lambda _: SettingsError("the key is wrong") if wrong[0] else None, words=True)
     application.stage({"id": "a", "text": "Words."})
+    wrong[0] = True
     application.drainer.drain()
     assert application.state("a")["state"] == "pending"
     assert application.rows("SELECT attempts FROM vector_index.pending_1") == [(0,)]

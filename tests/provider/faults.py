@@ -14,6 +14,7 @@ import numpy as np
 
 from tests.provider import answers, shapes
 from tests.provider.http import Dropped, Event, Hung, Rejection, Reply, Request
+from tests.provider.servers import Answer
 
 Fault = Callable[[Request, Callable[[], Reply]], Reply]
 Item = dict[str, Any]  # of an embedding response's `data`
@@ -34,6 +35,55 @@ def error(
         said = message.replace("{key}", request.key).replace("{json}", json.dumps(text))
         rejected = Rejection(status, said.replace("{text}", text), code=code, kind=kind).reply
         return Reply(status=status, body=rejected.body, headers=headers or {})
+
+    return fault
+
+
+def said(answer: Answer) -> Fault:
+    """Answer with the status and body of a server, as tests/provider/servers.py has them."""
+    status, body = answer
+    text = body if isinstance(body, str) else json.dumps(body)
+    is_page = text.startswith("<")
+    return raw(text, status=status, content_type="text/html" if is_page else "application/json")
+
+
+def too_long(answer: Answer, *, words: int) -> Fault:
+    """Refuse requests that contain a text of more words; answer the others normally."""
+    refusal = said(answer)
+    return lambda request, normal: (
+        refusal(request, normal)
+        if any(len(text.split()) > words for text in request.body["input"])
+        else normal()
+    )
+
+
+def too_many(answer: Answer, *, inputs: int) -> Fault:
+    """Refuse requests with more inputs; answer the others normally."""
+    refusal = said(answer)
+    return lambda request, normal: (
+        refusal(request, normal) if len(request.body["input"]) > inputs else normal()
+    )
+
+
+def refused_word(answer: Answer, *, word: str) -> Fault:
+    """Refuse requests that contain a text with this word; answer the others normally."""
+    refusal = said(answer)
+    return lambda request, normal: (
+        refusal(request, normal) if any(word in text for text in request.body["input"]) else normal()
+    )
+
+
+def spoiled(how: str, *, word: str) -> Fault:
+    """Spoil the vectors of the texts with this word, as SPOILED names it; answer the others normally."""
+
+    def fault(request: Request, normal: Callable[[], Reply]) -> Reply:
+        body = normal().body
+        assert isinstance(body, dict), "this fault applies to /embeddings only"
+        spoil = SPOILED[how]
+        rows: list[Item] = []
+        for item, text in zip(body["data"], request.body["input"], strict=True):
+            rows += spoil(item) if word in text else [item]
+        return Reply(body={**body, "data": rows})
 
     return fault
 
@@ -190,9 +240,36 @@ def _packed(values: list[float]) -> str:
     return base64.b64encode(np.asarray(values, "<f4").tobytes()).decode()
 
 
+def _with_values(change: Callable[[list[float]], Any]) -> Callable[[Item], list[Item]]:
+    return lambda item: [{**item, "embedding": change(_floats(item["embedding"]))}]
+
+
+# what becomes of an item of an embedding response
+SPOILED: dict[str, Callable[[Item], list[Item]]] = {
+    "short": _with_values(lambda values: values[: len(values) // 2]),
+    "short base64": _with_values(lambda values: _packed(values[: len(values) // 2])),
+    "empty": _with_values(lambda values: []),
+    "null": _with_values(lambda values: None),
+    "nulls": _with_values(lambda values: [None] * len(values)),
+    "NaN": _with_values(lambda values: [float("nan"), *values[1:]]),
+    "zeros": _with_values(lambda values: [0.0] * len(values)),
+    "words": _with_values(lambda values: "not a vector"),
+    "nested": _with_values(lambda values: [values, values]),
+    "missing": lambda item: [],
+    "twice": lambda item: [item, item],
+    "number of its neighbour": lambda item: [{**item, "index": max(0, item["index"] - 1)}],
+    "no number": lambda item: [{**item, "index": 4_711}],
+}
+
+
 FAULTS: dict[str, Callable[..., Fault]] = {
     "error": error,
     "raw": raw,
+    "said": said,
+    "too_long": too_long,
+    "too_many": too_many,
+    "refused_word": refused_word,
+    "spoiled": spoiled,
     # errors of the settings
     "unauthorized": partial(error, 401, "Incorrect API key provided: {key}.", code="invalid_api_key"),
     "forbidden": partial(error, 403, "You are not allowed to sample from this model."),

@@ -20,7 +20,8 @@ class Request:
     """A client's request."""
 
     method: str
-    path: str  # without /v1
+    path: str  # without /v1 and without the query
+    query: str = ""  # behind the question mark
     headers: Mapping[str, str]  # names in lower case
     body: Any  # parsed JSON; None for a GET
 
@@ -120,11 +121,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def answer(self, body: Any) -> None:
         headers = {name.lower(): value for name, value in self.headers.items()}
-        path = self.path.removeprefix("/v1")
+        path, _, query = self.path.removeprefix("/v1").partition("?")
         try:
             try:
                 reply = self.server.handle(
-                    Request(method=self.command, path=path, headers=headers, body=body)
+                    Request(method=self.command, path=path, query=query, headers=headers, body=body)
                 )
             except Rejection as rejection:
                 reply = rejection.reply

@@ -4,12 +4,15 @@ Plugins of `llm` raise the exceptions of their client libraries. These have some
 on the exception or on its `response`, anywhere in the chain of causes, and a body with a code.
 """
 
+import html
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
+from urllib.parse import urlsplit
 
 import llm
 from pydantic import ValidationError
@@ -30,18 +33,22 @@ _MISCONFIGURED = (
     llm.NeedsKeyException,
     llm.UnknownModelError,
 )
-# messages of OpenAI, Anthropic, Gemini, Mistral, Cohere, Voyage, Ollama, TEI and llama.cpp
+# Messages of OpenAI, Anthropic, Gemini, Mistral, Cohere, Voyage, Ollama, TEI, llama.cpp, NIM and DashScope. In other
+# words, an input fails only after its halves did: worker/indexing/draining/sending.py
 _TOO_LARGE = re.compile(
     r"context_length_exceeded|max_tokens_per_request|array_above_max_length|string_above_max_length"
     r"|maximum context length|exceeds the (context length|maximum number of tokens)|maximum allowed batch size"
     r"|too many (inputs|(input )?tokens)|max allowed tokens|must have less than \d+ tokens"
     r"|at most \d+ (requests|texts|inputs)|total number of texts must be at most"
+    r"|exceeds maximum allowed token size|batch size is invalid"
     r"|(prompt|request|input|batch)( is)? too (large|long)",
     re.IGNORECASE,
 )
 # Gemini and Anthropic send these with status 400, and llm-gemini raises them without a status
 _NO_KEY = re.compile(
-    r"api[ _]key (is )?(not valid|invalid|missing|expired)|invalid api[ _]key", re.IGNORECASE
+    r"api[ _]key (is )?(not valid|invalid|missing|expired)|invalid api[ _]key"
+    r"|(missing or )?invalid authorization header",
+    re.IGNORECASE,
 )
 _NO_CREDIT = re.compile(r"insufficient_quota|credit balance is too low|billing_hard_limit", re.IGNORECASE)
 # the words of filters: OpenAI, Azure, Gemini, Bedrock, DashScope, OpenRouter and LiteLLM
@@ -56,6 +63,25 @@ _LONGEST_WAIT_SECONDS = 3_600.0
 _STATUS_IN_MESSAGE = re.compile(r"^\s*(\d{3}):")
 # of a message of a provider: the search in it blocks the other threads
 _READ_CHARACTERS = 10_000
+
+# where bodies have a word for the error, and a sentence about it, in any spelling: most telling first
+_CODES = ("code", "type", "status", "error_code", "errorcode", "error_type")
+_SENTENCES = (
+    "message", "msg", "error_description", "error_msg", "errormessage", "status_msg", "detail", "details",
+    "description", "error", "errors", "title", "reason", "base_resp",
+)  # fmt: skip
+_PAGE = re.compile(r"\s*<(!doctype|html|head|body|\?xml)", re.IGNORECASE)
+_TITLE = re.compile(r"<(title|h1)\b[^>]*>(.*?)</\1", re.IGNORECASE | re.DOTALL)
+_MARKUP = re.compile(r"<(script|style)\b.*?</\1\s*>|<[^>]*>", re.IGNORECASE | re.DOTALL)
+
+
+class UnexpectedAnswer(llm.ModelError):
+    """An answer with status 200 that is no result: an error, a web page, or something else."""
+
+    def __init__(self, message: str, *, body: object, url: str) -> None:
+        super().__init__(message)
+        self.body = body
+        self.url = url
 
 
 def classify(
@@ -121,6 +147,8 @@ def classify(
             f"{what}: the key or a header cannot be sent; remove all characters but plain ASCII, and blanks and line "
             "feeds at its ends"
         )
+    if isinstance(error, UnexpectedAnswer):
+        return _unexpected(error, what)
     if any(isinstance(e, OSError) or _is_named(e, _TRANSPORT) for e in chain):
         return ProviderUnavailable(f"{what}: the provider does not answer; check its URL, or wait")
     # another TypeError comes from an answer of an unexpected form
@@ -165,6 +193,20 @@ def is_filtered(words: str) -> bool:
     return _FILTERED.search(words[:_READ_CHARACTERS]) is not None
 
 
+def _unexpected(error: UnexpectedAnswer, what: str) -> VectorIndexError:
+    """What an answer with status 200 means that has neither a result nor an error with a code."""
+    parts = urlsplit(error.url)  # without user and query, which may hold a key
+    address = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    if isinstance(error.body, str) and _PAGE.match(error.body):
+        return SettingsError(
+            f"{what}: {address} answers with a web page instead of JSON; correct the URL (api_base, OPENAI_BASE_URL), "
+            "which usually ends in /v1, or the proxy in front of it"
+        )
+    return ProviderUnavailable(
+        f"{what}: {address} sends no result; check the URL (api_base, OPENAI_BASE_URL), or retry later"
+    )
+
+
 def _matches(pattern: re.Pattern[str], told: str, status: int | None, *statuses: int) -> bool:
     """Tell whether the provider says this, with one of these statuses or without a status."""
     return status in (None, *statuses) and pattern.search(told) is not None
@@ -187,28 +229,72 @@ def _status(error: BaseException) -> int | None:
         status = getattr(holder, "status_code", None)
         if isinstance(status, int) and 100 <= status < 600:
             return status
+    if isinstance(error, UnexpectedAnswer):
+        return _status_of_body(error.body)
     found = _STATUS_IN_MESSAGE.match(str(error)) if isinstance(error, llm.ModelError) else None
     return int(found[1]) if found else None
 
 
+def _status_of_body(body: object) -> int | None:
+    """The status that the body of an answer states, as gateways do that answer with 200."""
+    parts = body if isinstance(body, Mapping) else {}
+    inner = parts.get("error")
+    for holder in (inner if isinstance(inner, Mapping) else {}, parts):
+        for name in ("code", "status", "statusCode"):
+            if re.fullmatch(r"[345]\d\d", str(holder.get(name))):
+                return int(holder[name])
+    return None
+
+
 def _code_and_message(chain: list[BaseException]) -> tuple[str, str]:
     """Code and message, from the body if there is one. Other parts of a body may quote the request."""
-    for body in map(_body, chain):
-        body = body.get("error", body) if isinstance(body, dict) else None
-        if isinstance(body, dict):
-            # the code of Gemini is a number, and its status a word
-            words = (body.get(name) for name in ("code", "type", "status"))
-            code = next((word for word in words if isinstance(word, str)), "")
-            # Voyage and FastAPI send a detail, which is a list if the request was invalid
-            said = body.get("message") or body.get("detail") or ""
-            if isinstance(said, list):
-                said = "; ".join(
-                    str(item["msg"]) for item in said if isinstance(item, dict) and "msg" in item
-                )
-            return code, str(said)[:_READ_CHARACTERS]
-    # the body of TEI is a sentence, which the openai package omits from its message
-    body = _body(chain[0])
-    return "", (body if isinstance(body, str) and body else str(chain[0]))[:_READ_CHARACTERS]
+    bodies = [_body(error) for error in chain]
+    for body in (body for body in bodies if isinstance(body, Mapping | list)):
+        if message := said(body):
+            return _code(body), message[:_READ_CHARACTERS]
+    # a sentence or a web page, which client libraries omit from their message
+    return _code(bodies[0]), (said(bodies[0]) or str(chain[0]))[:_READ_CHARACTERS]
+
+
+def said(body: object) -> str:
+    """Return what the body of an answer says about an error, whatever its form; "" if it says nothing.
+
+    OpenAI has an object within `error`, Gemini a list of these, NIM and Mistral a `message` beside or around a list of
+    details, TEI and Ollama a sentence in `error`, Voyage and FastAPI a `detail`, and a gateway sends a web page.
+    """
+    if isinstance(body, str):
+        return _text_of_page(body) if _PAGE.match(body) else body.strip()
+    if isinstance(body, list):
+        return "; ".join(filter(None, map(said, body[:20])))
+    if not isinstance(body, Mapping):
+        return ""
+    parts = {str(name).lower(): value for name, value in body.items()}
+    # {"error": {…}} is a wrapper, but {"error": "Not Found", "message": "…"} a title and a sentence
+    wrapped = said(parts["error"]) if isinstance(parts.get("error"), Mapping | list) else ""
+    sentence = wrapped or next(filter(None, (said(parts.get(name)) for name in _SENTENCES)), "")
+    place = parts.get("loc")  # of FastAPI: ["body", "stream_options", "include_usage"]
+    if sentence and isinstance(place, list) and "msg" in parts:
+        return f"{'.'.join(str(part) for part in place if part != 'body')}: {sentence}"
+    return sentence
+
+
+def _code(body: object) -> str:
+    """The word for an error, of the innermost part of a body that has one."""
+    if isinstance(body, list):
+        return next(filter(None, map(_code, body[:20])), "")
+    if not isinstance(body, Mapping):
+        return ""
+    parts = {str(name).lower(): value for name, value in body.items()}
+    inner = next(filter(None, (_code(parts.get(name)) for name in ("error", "errors"))), "")
+    # the code of Gemini is a number, and its status a word
+    return inner or next((parts[name] for name in _CODES if isinstance(parts.get(name), str)), "")
+
+
+def _text_of_page(page: str) -> str:
+    """The title of a web page, else its text."""
+    page = page[:_READ_CHARACTERS]
+    title = _TITLE.search(page)
+    return html.unescape(" ".join(_MARKUP.sub(" ", title[2] if title else page).split()))
 
 
 def _body(error: BaseException) -> Any:
@@ -216,10 +302,11 @@ def _body(error: BaseException) -> Any:
     response = getattr(error, "response", None)
     if (body := getattr(error, "body", None)) is not None or response is None:
         return body
-    try:
-        return response.json()
-    except (AttributeError, ValueError, RuntimeError):  # not an HTTP answer, not JSON, or an unread stream
-        return None
+    for read in ("json", "text"):
+        # not an HTTP answer, not JSON, or an unread stream
+        with suppress(AttributeError, ValueError, RuntimeError, TypeError):
+            return response.json() if read == "json" else response.text
+    return None
 
 
 def _retry_after_seconds(chain: list[BaseException]) -> float | None:

@@ -30,13 +30,16 @@ from worker.errors import InputError, ServiceUnreachable, SettingsError, VectorI
 from worker.exit_codes import ExitCode
 from worker.indexing import drift
 from worker.keyspace import QUEUES
-from worker.recipes import Recipe, probe
+from worker.protocols import EmbeddingBackend
+from worker.recipes import Recipe, most_inputs, probe
 from worker.services import attach
 from worker.sources import reading
 from worker.store import builds, connection, outbox, schema
 
 MINIMUM_REDIS = (6, 2)
 MAX_MEMORY_SHARE = 0.8  # of the broker's maxmemory
+MOST_WORDS = 256  # that a check sends in one request
+WORD_TOKENS = 8  # of a word in a request of BATCH_SIZE words, at most
 PROMPT = "Say ok."
 SHOWN_CHARACTERS = 40  # of an answer
 
@@ -60,8 +63,9 @@ def doctor(offline: bool, as_json: bool) -> ExitCode:
     """Diagnose settings, models, services, sources and workers.
 
     Prints a line per check, with the fix for each problem. Sends one small request to each backend, or two if the
-    length of its vectors is unknown. Creates the schema in Postgres if it is missing, as a worker does. Reads no
-    document of a source, but imports a callable's module. Exit code 2: wrong settings; 3: a service is unreachable.
+    length of its vectors is unknown, and one of BATCH_SIZE words, at most 256, to each embedding backend. Creates the
+    schema in Postgres if it is missing, as a worker does. Reads no document of a source, but imports a callable's
+    module. Exit code 2: wrong settings; 3: a service is unreachable.
     """
     configuration = load()
     found = []
@@ -142,7 +146,20 @@ def _embedding(settings: EmbeddingBackendSettings, offline: bool) -> str:
     started = time.monotonic()
     probe(backend)
     seconds = time.monotonic() - started
-    return f"{backend.model_id} returned a vector of length {backend.dimensions:,} in {seconds:.2f} s"
+    found = f"{backend.model_id} returned a vector of length {backend.dimensions:,} in {seconds:.2f} s"
+    return found + _batch_size(backend)
+
+
+def _batch_size(backend: EmbeddingBackend) -> str:
+    """Try a request of BATCH_SIZE words, and suggest fewer if the provider refuses them."""
+    wanted = max(1, min(backend.batch_size, MOST_WORDS, backend.batch_token_limit // WORD_TOKENS))
+    try:
+        taken = most_inputs(backend.embed, wanted=wanted)
+    except VectorIndexError:  # a rate limit, such as one of a trial: the word before was answered
+        return ""
+    if taken == wanted:
+        return ""
+    return f"; it refuses {counted(wanted, 'input')} in a request: set BATCH_SIZE to {taken}"
 
 
 def _chat(settings: ChatBackendSettings, offline: bool) -> str:

@@ -5,7 +5,6 @@ before the transaction.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -17,7 +16,11 @@ from worker.errors import (
     InputError,
     InvalidDocument,
     InvalidQuery,
+    ProviderUnavailable,
+    Refused,
+    SettingsError,
     TemporaryError,
+    VectorIndexError,
 )
 from worker.index import Index
 from worker.indexing.fingerprints import fingerprint
@@ -105,22 +108,33 @@ def stage(
 def ensure_index(index: Index) -> int:
     """Return the id of the index in Postgres; the first call creates the index with an empty build.
 
-    Before it creates the index, it probes the provider. Raises SettingsError, before any document is accepted, when
-    the provider cannot be used or its vectors have another length than the settings say. Raises TemporaryError when
-    the provider does not answer and the settings do not state the length of its vectors.
+    Before it creates the index, it probes the provider, and keeps an error for `status`. Raises SettingsError, before
+    any document is accepted, when the provider cannot be used or its vectors have another length than the settings say.
+    Raises TemporaryError when the provider does not answer and the settings do not state the length of its vectors.
     """
+    failures: list[VectorIndexError] = []
 
     def recipe() -> Mapping[str, Any]:
         # a provider that is down now may come back: the accepted documents wait for it
         name = f"embedding:{index.settings.embedding_backend.name}"
-        with suppress(TemporaryError, InputError), events.ProviderRequest(name, "probe"):
-            probe(index.backend)
+        try:
+            with events.ProviderRequest(name, "probe"):
+                probe(index.backend)
+        except (TemporaryError, InputError) as error:
+            failures.append(error)
         return Recipe.of(index.settings, index.backend).as_json()
 
     with connection.checkout(index.url) as conn:
         if builds.live(conn, index.name) is None:
-            for build in builds.ensure(conn, index.name, recipe):
+            try:
+                found = builds.ensure(conn, index.name, recipe)
+            except (ProviderUnavailable, Refused, SettingsError) as error:
+                builds.note_missing(conn, index.name, str(error))
+                raise
+            for build in found:
                 builds.remember_backend(conn, build.build, index.settings.embedding_backend.without_keys())
+                for failure in failures:
+                    builds.note_error(conn, build, str(failure))
         return builds.index_key(conn, index.name)
 
 

@@ -11,20 +11,23 @@ from __future__ import annotations
 import base64
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from threading import Lock
 from typing import Any, cast
 
-import llm
 import numpy as np
 import openai
 from llm.models import EmbeddingModel
 from numpy.typing import NDArray
 
+from worker.backends.failures import UnexpectedAnswer
 from worker.backends.limits import embedding_limits
+from worker.backends.urls import with_query_behind_path
 
 _making = Lock()
+
+_NONE: NDArray[np.float32] = np.empty(0, dtype=np.float32)
 
 # the message of a server that does not accept base64
 _REFUSES_BASE64 = re.compile(r"encoding_format|base64", re.IGNORECASE)
@@ -35,8 +38,8 @@ class OpenAIEmbeddings(EmbeddingModel):
 
     Vectors arrive as base64, which takes a quarter of the CPU of floats. Some servers ignore the parameter, refuse it,
     or return something else: LM Studio (its bug tracker, 756), LiteLLM in front of Ollama (192 numbers instead of 768,
-    pull request 42421). So requests use base64 only after the length of a vector is known. An answer of another length
-    is compared with one in floats. If they differ, all later requests use floats.
+    pull request 42421). So requests use base64 only after the length of a vector is known. An answer in which no vector
+    has that length is compared with one in floats. If they differ, all later requests use floats.
     """
 
     batch_size = 100
@@ -75,20 +78,23 @@ class OpenAIEmbeddings(EmbeddingModel):
     def embed_batch(self, items: Iterable[str | bytes], *, key: str | None = None) -> Iterator[list[float]]:
         """Send one request, and return an array of float32 for each text, in order, without a check of the values.
 
-        Raises the errors of the openai package, and ModelError for an answer without a vector for each text.
+        A text whose vector is missing, `null` or unreadable gets an empty array. Raises the errors of the openai
+        package, and UnexpectedAnswer for an answer without embeddings.
         """
         texts = cast(list[str], list(items))
         client = self._client(key)
         found = None
-        use_base64 = self.takes_base64 and (self.dimensions or self._length) is not None
+        expected = self.dimensions or self._length
+        use_base64 = self.takes_base64 and expected is not None
         if use_base64:
             found = self._base64(client, texts)
-            if found is not None and _lengths(found) == {self.dimensions or self._length}:
+            if found is not None and expected in _lengths(found):
                 return iter(cast(list[list[float]], found))
-        vectors = self._floats(self._request(client, texts, "float"))
+        vectors = [_vector(row) for row in self._request(client, texts, "float")]
         if use_base64:
             self.takes_base64 = found is not None and _lengths(found) == _lengths(vectors)
-        self._length = len(vectors[0])
+        if self._length is None and len(lengths := _lengths(vectors)) == 1:
+            self._length = lengths.pop() or None
         return iter(cast(list[list[float]], vectors))
 
     def _base64(self, client: openai.OpenAI, texts: list[str]) -> list[NDArray[np.float32]] | None:
@@ -99,40 +105,27 @@ class OpenAIEmbeddings(EmbeddingModel):
             if _REFUSES_BASE64.search(str(error)):
                 return None
             raise
-        if not all(isinstance(row, str) for row in rows):
+        if any(isinstance(row, list) for row in rows):
             self.takes_base64 = False
-            return self._floats(rows)
+            return [_vector(row) for row in rows]
         try:
-            return [np.frombuffer(base64.b64decode(row, validate=True), dtype="<f4") for row in rows]
+            return [_unpacked(row) for row in rows]
         except ValueError:
             return None
 
-    def _floats(self, rows: list[Any]) -> list[NDArray[np.float32]]:
-        with suppress(TypeError, ValueError):
-            vectors = [np.array(row, dtype=np.float32) for row in rows]
-            if all(vector.ndim == 1 for vector in vectors):
-                return vectors
-        raise llm.ModelError("the answer has vectors that are not lists of numbers")
-
     def _request(self, client: openai.OpenAI, texts: list[str], encoding: str) -> list[Any]:
-        """Send a request, and return the embedding of each text as it is in the answer, in the order of the texts."""
+        """Send a request. Returns the embedding of each text as it is in the answer, in the order of the texts."""
         request: dict[str, Any] = {"model": self.model_name, "input": texts, "encoding_format": encoding}
         if self.dimensions:
             request["dimensions"] = self.dimensions
         # embeddings.create checks the type of each text and makes an object of each vector: 3 ms for 100
         body: Any = client.post("/embeddings", body=request, cast_to=object)
-        body = body if isinstance(body, dict) else {}
-        if isinstance(said := body.get("error"), dict):  # gateways report errors with status 200
-            raise llm.ModelError(f"{said.get('code')}: {said.get('message')}")
-        data = body.get("data")
-        if not isinstance(data, list) or not all(isinstance(item, dict) for item in data):
-            raise llm.ModelError("the answer has no list of embeddings")
-        if len(data) != len(texts):
-            raise llm.ModelError(f"the answer has {len(data)} vectors for {len(texts)} texts")
-        rows = {item.get("index", at): item.get("embedding") for at, item in enumerate(data)}
-        if rows.keys() != set(range(len(texts))):
-            raise llm.ModelError("the answer does not say which vector belongs to which text")
-        return [rows[at] for at in range(len(texts))]
+        data = body.get("data") if isinstance(body, dict) else None
+        if not isinstance(data, list) or not data or not all(isinstance(item, dict) for item in data):
+            raise UnexpectedAnswer(
+                "the answer has no list of embeddings", body=body, url=str(client.base_url)
+            )
+        return [item and item.get("embedding") for item in in_order(data, len(texts))]
 
     def _client(self, key: str | None) -> openai.OpenAI:
         """The client of this process, since a child process cannot share the connections of its parent."""
@@ -140,7 +133,7 @@ class OpenAIEmbeddings(EmbeddingModel):
         made_for = (os.getpid(), self.api_base, key, self.timeout_seconds, frozenset(headers.items()))
         with _making:
             if made_for not in self._clients:
-                client = self._clients[made_for] = openai.OpenAI(
+                client = openai.OpenAI(
                     # the package refuses an empty key; llm uses the same value for its chat models
                     api_key=key or "DUMMY_KEY",
                     base_url=self.api_base,
@@ -150,8 +143,56 @@ class OpenAIEmbeddings(EmbeddingModel):
                 )
                 # a redirect would send the texts, and all headers but Authorization, to any host that it names
                 client._client.follow_redirects = False
+                self._clients[made_for] = with_query_behind_path(client)
             return self._clients[made_for]
 
 
-def _lengths(vectors: list[NDArray[np.float32]]) -> set[int]:
+def in_order(data: Sequence[Mapping[str, Any]], texts: int) -> Sequence[Mapping[str, Any] | None]:
+    """Return the item of each text; `None` for a text whose item is missing, or cannot be told from another.
+
+    Servers state `index` in each item from 0 or from 1, in all but the first (those that leave out a zero), or in none
+    (then the items are in the order of the texts). A number that is stated twice says nothing about either item, and
+    one that no text has says that the numbers mean something else.
+    """
+    stated = [item.get("index") for item in data]
+    if stated == list(range(texts)):
+        return data
+    if (
+        len(set(map(repr, stated))) == 1 and len(data) == texts
+    ):  # missing, `null`, or the same: they have no numbers
+        return data
+    numbers = [index for index in stated if isinstance(index, int)]
+    first = 1 if sorted(numbers) == list(range(1, texts + 1)) else 0
+    items: list[Mapping[str, Any] | None] = [None] * texts
+    if len(numbers) + stated.count(None) < len(data) or not all(0 <= n - first < texts for n in numbers):
+        return items
+    times = Counter(numbers)
+    for index, item in zip(stated, data, strict=True):
+        if index is not None and times[index] == 1:
+            items[index - first] = item
+    unnumbered = iter([item for index, item in zip(stated, data, strict=True) if index is None])
+    if len(data) == texts and max(times.values()) == 1:
+        return [next(unnumbered) if item is None else item for item in items]
+    return items
+
+
+def _vector(row: object) -> NDArray[np.float32]:
+    """A vector as an array; an empty one for what is no list of numbers. `null` among numbers becomes NaN."""
+    if isinstance(row, list):
+        try:
+            vector = np.array(row, dtype=np.float32)
+        except (TypeError, ValueError):
+            return _NONE
+        return vector if vector.ndim == 1 else _NONE
+    return _NONE
+
+
+def _unpacked(row: object) -> NDArray[np.float32]:
+    """A vector of base64 as an array; an empty one for what is no string. Raises ValueError."""
+    if not isinstance(row, str):
+        return _NONE
+    return np.frombuffer(base64.b64decode(row, validate=True), dtype="<f4")
+
+
+def _lengths(vectors: Sequence[NDArray[np.float32]]) -> set[int]:
     return {vector.size for vector in vectors}

@@ -145,6 +145,11 @@ EVENTS: Mapping[str, LogEvent] = {
         fields=("inputs", "error"),
         meaning="Chunks were too large for the provider, and were cut into smaller ones.",
     ),
+    "batch_size_found": LogEvent(
+        level="warning",
+        fields=("backend", "inputs", "fix"),
+        meaning="The provider refuses requests of BATCH_SIZE inputs; this process sends fewer from now on.",
+    ),
     "provider_pause": LogEvent(
         level="warning",
         fields=("backend", "seconds"),

@@ -206,6 +206,18 @@ def note_error(connection: Connection, build: Build, error: str | None) -> None:
     connection.execute(statement("builds.sql", name), {"build": build.build, "error": error})
 
 
+def note_missing(connection: Connection, name: str, error: str) -> None:
+    """Keep why an index cannot be created yet, which `status` shows; its first build clears it."""
+    register(connection, name)
+    connection.execute(statement("builds.sql", "set_index_error"), {"name": name, "error": error})
+
+
+def missing_error(connection: Connection, name: str) -> str | None:
+    """Why an index has no build yet; `None` if nothing was sent to it, or it has one."""
+    row = connection.execute(statement("builds.sql", "index_error"), {"name": name}).fetchone()
+    return row[0] if row else None
+
+
 def _builds(connection: Connection, name: str, index_id: int) -> list[Build]:
     with connection.cursor(row_factory=class_row(Build)) as cursor:
         return cursor.execute(statement("builds.sql", name), {"index_id": index_id}).fetchall()

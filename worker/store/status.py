@@ -38,10 +38,10 @@ class ScrapedIndex:
     repairs: Mapping[str, int]  # by kind: what the sweep has repaired so far
 
 
-def index_status(connection: Connection, build: Build | None) -> IndexFigures:
+def index_status(connection: Connection, build: Build | None, index: str = "") -> IndexFigures:
     """Documents by state, refused ones, pending chunks and tokens, the age of the oldest, and the builds of the index.
 
-    `build` is the live build; `None` for an index without documents.
+    `build` is the live build; `None` for an index without documents, which waits for its provider if there is an error.
     """
     if build is None:
         return {
@@ -51,7 +51,7 @@ def index_status(connection: Connection, build: Build | None) -> IndexFigures:
             "pending_tokens": 0,
             "oldest_seconds": 0.0,
             "embedded_chunks": 0,
-            "last_error": None,
+            "last_error": builds.missing_error(connection, index),
             "builds": [],
         }
     with connection.cursor(row_factory=dict_row) as cursor:

@@ -77,6 +77,7 @@ class LLMEmbeddingBackend:
         self.query_prefix = query_prefix
         self.timeout_seconds = timeout_seconds
         self._given_dimensions = dimensions
+        self._has_fitted = False  # whether a vector had the expected length
 
     @property
     def count_tokens(self) -> Callable[[str], int]:
@@ -93,29 +94,60 @@ class LLMEmbeddingBackend:
     @cached_property
     def dimensions(self) -> int:
         """The length of a vector: as stated, else from a request with one word."""
-        return self.stated_dimensions or len(self._request(["dimensions"])[0])
+        return self.stated_dimensions or self._length_of_an_answer()
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Send one request, and return vectors of shape (len(texts), dimensions): in order, finite and non-zero.
 
-        Raises TooLarge, Refused, ProviderUnavailable or SettingsError, as `failures.classify` decides. A vector
-        of zeros or with NaN raises Refused, too few or ragged vectors raise ProviderUnavailable.
+        Raises TooLarge, Refused, ProviderUnavailable or SettingsError, as `failures.classify` decides. Raises
+        SettingsError if all vectors of a request have the same other length, and Refused if some vectors have another
+        length, are missing, or have no direction (zeros, NaN): these inputs are at fault, or the number of inputs.
         """
         if not texts:
             return np.empty((0, self.dimensions), dtype=np.float32)
+        expected = self.dimensions
         rows = self._request(texts)
-        if any(row.shape != (self.dimensions,) for row in rows):
-            lengths = ", ".join(map(str, sorted({row.size for row in rows})))
-            raise SettingsError(
-                f"{self.model_id} returns vectors of length {lengths} instead of {self.dimensions}: set "
-                f"EMBEDDING_OUTPUT_DIMENSIONS of embedding backend {self.name!r} to the length that the model returns"
-            )
+        if (wrong := [row.size for row in rows if row.size != expected]) or len(rows) != len(texts):
+            raise self._unusable(texts, rows, wrong)
+        self._has_fitted = True
         vectors = np.stack(rows)
         if not (np.isfinite(vectors).all() and vectors.any(axis=1).all()):
             raise Refused(f"{self.model_id} returned a vector of zeros or NaN, which has no direction")
         return vectors
 
+    def _unusable(
+        self, texts: Sequence[str], rows: Sequence[NDArray[np.float32]], wrong: Sequence[int]
+    ) -> VectorIndexError:
+        """Class an answer by what differs: all vectors alike is a matter of settings, some vectors of their inputs."""
+        if not rows:
+            return ProviderUnavailable(
+                f"{self.model_id} returned no vectors for {len(texts)} texts; retry later"
+            )
+        if len(rows) != len(texts):
+            return Refused(f"{self.model_id} returned {len(rows)} vectors for {len(texts)} texts")
+        if 0 in wrong:
+            return Refused(f"{self.model_id} returned no vector for {wrong.count(0)} of {len(texts)} texts")
+        lengths = ", ".join(map(str, sorted(set(wrong))))
+        if len(wrong) == len(rows) and len(set(wrong)) == 1 and not (self._has_fitted and len(rows) == 1):
+            return SettingsError(
+                f"{self.model_id} returns vectors of length {lengths} instead of {self.dimensions}: set "
+                f"EMBEDDING_OUTPUT_DIMENSIONS of embedding backend {self.name!r} to the length that the model returns"
+            )
+        # one vector says nothing about the others, which had the right length: a probe does
+        some = f" for {len(wrong)} of {len(texts)} texts" if len(texts) > 1 else ""
+        return Refused(
+            f"{self.model_id} returned a vector of length {lengths} instead of {self.dimensions}{some}"
+        )
+
+    def _length_of_an_answer(self) -> int:
+        """Ask for the vector of one word. Raises Refused for an empty one."""
+        rows = self._request(["dimensions"])
+        if not rows or not rows[0].size:
+            raise Refused(f"{self.model_id} returned an empty vector")
+        return rows[0].size
+
     def _request(self, texts: Sequence[str]) -> list[NDArray[np.float32]]:
+        """Send a request. Returns the vectors as they come: unchecked, an empty one for what is no vector."""
         failure: VectorIndexError | None = None
         try:
             rows = call_with_timeout(self.timeout_seconds, partial(self._vectors, texts))
@@ -126,11 +158,18 @@ class LLMEmbeddingBackend:
         # raised outside the handler, since the traceback of the plugin's exception may hold the request
         if failure:
             raise failure
-        if len(rows) != len(texts):
-            raise ProviderUnavailable(f"{self.model_id} returned {len(rows)} vectors for {len(texts)} texts")
         return rows
 
     def _vectors(self, texts: Sequence[str]) -> list[NDArray[np.float32]]:
         with np.errstate(over="ignore"):  # `embed` checks for infinite values
             found = self._model.embed_multi(list(texts), batch_size=len(texts))
-            return [np.asarray(row, dtype=np.float32) for row in found]
+            return [_vector(row) for row in found]
+
+
+def _vector(row: object) -> NDArray[np.float32]:
+    """A vector of a plugin as an array; an empty one for what is no list of numbers."""
+    try:
+        vector = np.asarray(row, dtype=np.float32)
+    except (TypeError, ValueError):
+        return np.empty(0, dtype=np.float32)
+    return vector if vector.ndim == 1 else np.empty(0, dtype=np.float32)

@@ -18,6 +18,7 @@ from worker.backends.llm import chat_completions
 from worker.backends.llm.chat_completions import ServerError
 from worker.backends.llm.dialect import Dialect
 from worker.backends.llm.event_stream import objects
+from worker.backends.urls import with_query_behind_path
 
 OPENAI_CLASSES = (Chat, Responses)  # of llm; plugins derive classes from them
 # events of the Responses API that llm 0.36 does not read, and those that it takes instead
@@ -50,7 +51,7 @@ def speaking(model: Model, dialect: Dialect) -> Model:
 
 
 def _configured(client: openai.OpenAI, timeout_seconds: float) -> openai.OpenAI:
-    client = client.with_options(timeout=timeout_seconds, max_retries=0)
+    client = with_query_behind_path(client.with_options(timeout=timeout_seconds, max_retries=0))
     # a redirect would send the question, and all headers but Authorization, to any host that it names
     client._client.follow_redirects = False
     client.responses.create = _with_every_event(client, client.responses.create)  # type: ignore[method-assign]

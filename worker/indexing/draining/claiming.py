@@ -54,7 +54,10 @@ class Claimer:
         """Return the next claim; `None` if the queue is empty, the provider is down, or the process is stopping."""
         while not self._stopping.is_set():
             try:
-                if not self._provider_is_up() or (work := self._find_work()) is None:
+                if not self._provider_is_up():
+                    return None
+                self._provider.find_batch_size()
+                if (work := self._find_work()) is None:
                     return None
                 if (claim := self._claim(work)) is not None:
                     return claim
@@ -113,7 +116,7 @@ class Claimer:
 
         A small queue is shared out to all slots; a large backlog fills requests.
         """
-        slots, batch_size = self._provider.settings.concurrency, self._provider.backend.batch_size
+        slots, batch_size = self._provider.settings.concurrency, self._provider.batch_size
         waiting, largest_tokens = queue.waiting(conn, build, limit=slots * batch_size, priorities=priorities)
         share = self._provider.window or max(MIN_SHARE, -(-waiting // slots))
         return min(waiting, share, batch_size), largest_tokens
@@ -179,4 +182,4 @@ class Claimer:
         if self._provider.budget.request_tokens and counts and counts[0] > tokens:
             self._heavy_tokens = counts[0]
             return 0
-        return fill(counts, token_limit=tokens, size_limit=self._provider.backend.batch_size)
+        return fill(counts, token_limit=tokens, size_limit=self._provider.batch_size)

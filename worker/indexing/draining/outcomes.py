@@ -28,7 +28,7 @@ class Response:
     inputs: "Sequence[Input]"
     vectors: NDArray[np.float32] | None = None  # a row per input
     error: VectorIndexError | None = None
-    pieces: Sequence[Chunk] = ()  # of a single input that is too large: they replace it
+    pieces: Sequence[Chunk] = ()  # of a single input that is, or may be, too large: they replace it
 
     @property
     def is_unanswered(self) -> bool:
@@ -38,7 +38,7 @@ class Response:
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """An input that is too large for the provider."""
+    """An input that is, or may be, too large for the provider."""
 
     input: "Input"
     pieces: Sequence[Chunk]  # at least two, which replace it
@@ -119,8 +119,8 @@ def blame(responses: Sequence[Response], *, provider_is_up: bool, was_alone: boo
 def decide(responses: Sequence[Response], *, max_pause_seconds: float) -> Outcome:
     """How the inputs without a vector end, after `blame`.
 
-    At most one response needs the claim released: a failure that concerns all inputs ends the sending.
-    A pause that the provider names is cut to `max_pause_seconds`.
+    Inputs of several responses may need another attempt; one release puts all of them back. A pause that the provider
+    names is cut to `max_pause_seconds`.
     """
     outcome = Outcome(
         split=tuple(
@@ -137,6 +137,8 @@ def decide(responses: Sequence[Response], *, max_pause_seconds: float) -> Outcom
     )
     errors = [*(each.error for each in outcome.split[:1]), *(each.error for each in outcome.failed)]
     for sent in responses:
+        if sent.pieces:
+            continue
         if sent.error is not None and not isinstance(sent.error, InputError):
             errors.append(sent.error)
             outcome = _retry(outcome, sent, sent.error, max_pause_seconds)
@@ -153,7 +155,8 @@ def _retry(outcome: Outcome, sent: Response, error: VectorIndexError, max_pause_
         return replace(outcome, release=release)
     attempts = max(item.attempts for item in sent.inputs)
     seconds = backoff.backoff_seconds(attempts, backoff.BACKOFF_LIMIT_SECONDS)
-    release = Release(seconds=seconds, counted=True, retried=len(sent.inputs), error=error)
+    others = outcome.release.retried if outcome.release else 0
+    release = Release(seconds=seconds, counted=True, retried=len(sent.inputs) + others, error=error)
     if attempts >= MAX_ATTEMPTS and len(sent.inputs) == 1:
         failure = Failure(input=sent.inputs[0], message=str(error), error=error)
         return replace(outcome, failed=(*outcome.failed, failure), release=release)

@@ -1,8 +1,12 @@
-"""The provider of one embedding backend, as this process knows it: limits, probes, pauses, slow start."""
+"""The provider of one embedding backend, as this process knows it: limits, probes, pauses, slow start.
+
+What the settings do not say, it learns from answers: the most inputs of a request, and how long an input may be.
+"""
 
 import logging
 import threading
 import time
+from collections.abc import Sequence
 
 from worker.backends.budgets import MAX_WAIT_SECONDS, Budget
 from worker.configuration import EmbeddingBackendSettings
@@ -11,7 +15,7 @@ from worker.indexing.draining import backoff
 from worker.observability import events
 from worker.observability.logs import log_fields
 from worker.protocols import EmbeddingBackend
-from worker.recipes import probe
+from worker.recipes import most_inputs, probe
 
 PROBE_TOKENS = 8  # of the one word, at most
 FULL_INPUTS = 64  # requests of this size end the slow start: all slots work again
@@ -35,6 +39,17 @@ class Provider:
         self._failures = 0  # failed probes in a row
         self._window: int | None = None  # inputs of a request during the slow start
         self._paused_until = 0.0  # monotonic seconds
+        self._batch_size: int | None = None  # the most inputs of a request, once a refusal has shown them
+        self._suspected: tuple[int, int] | None = (
+            None  # inputs of a refused request, and of its largest part taken
+        )
+        self._words_taken = 0  # the most words that were taken in a request
+        self._longest_tokens = 0  # of an input that was embedded
+
+    @property
+    def batch_size(self) -> int:
+        """The most inputs of a request: of the settings, or fewer if the provider has refused so many."""
+        return min(self.backend.batch_size, self._batch_size or self.backend.batch_size)
 
     @property
     def paused_seconds(self) -> float:
@@ -49,11 +64,46 @@ class Provider:
         """
         return self._window
 
-    def answered(self) -> None:
-        """Widen the window: the provider answered a request with vectors."""
+    def answered(self, tokens: Sequence[int]) -> None:
+        """Widen the window: the provider answered a request, of inputs of so many tokens, with vectors."""
+        self._longest_tokens = max(self._longest_tokens, *tokens)
         if window := self._window:
-            full = min(FULL_INPUTS, self.backend.batch_size)
+            full = min(FULL_INPUTS, self.batch_size)
             self._window = 2 * window if 2 * window < full else None
+
+    def may_be_too_long(self, tokens: int) -> bool:
+        """Whether an input that is refused may be so for its length: not if twice as many tokens were taken.
+
+        Providers say "too long" in words of their own. So a long input is halved before it fails, whatever they say.
+        """
+        return 2 * tokens > self._longest_tokens
+
+    def suspect_batch_size(self, *, refused: int, taken: int) -> None:
+        """Note that a request was refused for its size: its parts, of at most `taken` inputs, were all embedded."""
+        if self._words_taken < refused <= self.batch_size:
+            self._suspected = (refused, taken)
+
+    def find_batch_size(self) -> None:
+        """After such a request, find the most inputs that the provider takes, once per process, with words.
+
+        If it takes as many words, the request had too many tokens, and BATCH_SIZE holds.
+        """
+        if self._suspected is None:
+            return
+        (refused, taken), self._suspected = self._suspected, None
+        try:
+            found = most_inputs(self._embed_words, wanted=refused, taken=taken)
+        except VectorIndexError:
+            return  # the next such request asks again
+        self._words_taken = found
+        if found < refused:
+            self._batch_size = found
+            logger.warning(
+                "batch_size_found",
+                extra=log_fields(
+                    backend=self.settings.name, inputs=found, fix=f"set BATCH_SIZE of the backend to {found}"
+                ),
+            )
 
     def pause(self, seconds: float) -> None:
         """Stop sending from this process for so many seconds; a longer pause stays."""
@@ -74,6 +124,14 @@ class Provider:
             if self.failure is None and self._probed_at < moment:
                 return self._probe(max_wait_seconds)
             return self.failure
+
+    def _embed_words(self, words: Sequence[str]) -> None:
+        tokens = PROBE_TOKENS * len(words)
+        with (
+            self.budget.reserve(tokens, max_wait_seconds=MAX_WAIT_SECONDS),
+            events.ProviderRequest(self.budget.name, "probe", inputs=len(words), tokens=tokens),
+        ):
+            self.backend.embed(words)
 
     def _probe(self, max_wait_seconds: float) -> VectorIndexError | None:
         try:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from worker.chunking import MIN_TOKENS, chunk
 from worker.documents import Chunk, embedding_text
-from worker.errors import ProviderUnavailable, Refused, SettingsError, TooLarge
-from worker.indexing.draining.outcomes import Response
+from worker.errors import ProviderUnavailable, Refused, SettingsError, TooLarge, VectorIndexError
+from worker.indexing.draining.outcomes import MAX_ATTEMPTS, Response
 from worker.indexing.draining.provider import Provider
 from worker.observability import events
 from worker.recipes import Recipe
@@ -32,32 +32,64 @@ class Sender:
         recipe = Recipe.stored(claim.build.recipe).within(self.provider.backend)
         within = [item for item in claim.inputs if item.tokens <= recipe.token_limit]
         ended = [self._over_limit(recipe, item) for item in claim.inputs if item.tokens > recipe.token_limit]
+        sent: list[Response] = []
         waiting: list[Sequence[Input]] = [within] if within else []
         is_up = False
         while waiting:
             inputs = waiting.pop()
             try:
                 if self.stopping.is_set() or not self._may_send(inputs, last_start, first=inputs is within):
-                    return [*ended, Response(inputs=inputs)]
-                texts = [embedding_text(recipe.document_prefix, item.heading, item.text) for item in inputs]
-                with self._measured(inputs):
-                    vectors = self.provider.backend.embed(texts)
-                self.provider.answered()
-                events.embedded(claim.build.index, len(inputs))
-                ended.append(Response(inputs=inputs, vectors=vectors))
-            except (TooLarge, Refused) as error:
+                    return [*ended, *sent, Response(inputs=inputs)]
+                sent.append(self._request(claim, recipe, inputs))
+            except (TooLarge, Refused, SettingsError) as error:
                 is_up = is_up or self.provider_is_up(last_start - time.monotonic())
                 if not is_up:
-                    return [*ended, Response(inputs=_flat([inputs, *waiting]))]
+                    failures = (self.provider.failure, error)
+                    of_all = next((each for each in failures if isinstance(each, SettingsError)), None)
+                    return [*ended, *sent, Response(inputs=_flat([inputs, *waiting]), error=of_all)]
                 half = len(inputs) // 2
                 if half:
                     waiting += [inputs[half:], inputs[:half]]
                 else:
-                    pieces = self._cut(recipe, inputs[0]) if isinstance(error, TooLarge) else ()
-                    ended.append(Response(inputs=inputs, error=error, pieces=pieces))
-            except (ProviderUnavailable, SettingsError) as error:  # would fail the other inputs, too
-                return [*ended, Response(inputs=_flat([inputs, *waiting]), error=error)]
-        return ended
+                    sent.append(self._alone(recipe, inputs[0], error))
+            except ProviderUnavailable as error:  # would fail the other inputs, too
+                unanswered = _flat([inputs, *waiting])
+                pieces = self._pieces_at_last(recipe, unanswered)
+                return [*ended, *sent, Response(inputs=unanswered, error=error, pieces=pieces)]
+        self._learn(within, sent)
+        return [*ended, *sent]
+
+    def _request(self, claim: Claim, recipe: Recipe, inputs: Sequence[Input]) -> Response:
+        texts = [embedding_text(recipe.document_prefix, item.heading, item.text) for item in inputs]
+        with self._measured(inputs):
+            vectors = self.provider.backend.embed(texts)
+        self.provider.answered([item.tokens for item in inputs])
+        events.embedded(claim.build.index, len(inputs))
+        return Response(inputs=inputs, vectors=vectors)
+
+    def _alone(self, recipe: Recipe, item: Input, error: VectorIndexError) -> Response:
+        """How an input ends that is refused alone, while the provider takes a word.
+
+        An error that seems to be one of the settings is an attempt: a firewall may block this text, or a server of
+        several has another key.
+        """
+        if isinstance(error, SettingsError):
+            error = ProviderUnavailable(f"{error}. The provider takes other texts: it may refuse this one")
+        elif isinstance(error, TooLarge) or self.provider.may_be_too_long(item.tokens):
+            return Response(inputs=[item], error=error, pieces=self._cut(recipe, item))
+        return Response(inputs=[item], error=error)
+
+    def _pieces_at_last(self, recipe: Recipe, inputs: Sequence[Input]) -> Sequence[Chunk]:
+        """Cut an input that would be given up without an answer: a long one may take the provider too long."""
+        [item, *others] = inputs
+        is_last = not others and item.attempts >= MAX_ATTEMPTS
+        return self._cut(recipe, item) if is_last and self.provider.may_be_too_long(item.tokens) else ()
+
+    def _learn(self, inputs: Sequence[Input], sent: Sequence[Response]) -> None:
+        """Remember that a request was refused for its size if all of its inputs were embedded in smaller ones."""
+        if len(sent) > 1 and all(response.vectors is not None for response in sent):
+            taken = max(len(response.inputs) for response in sent)
+            self.provider.suspect_batch_size(refused=len(inputs), taken=taken)
 
     def provider_is_up(self, max_wait_seconds: float) -> bool:
         """Probe the provider after a failed request: if it takes one word, the inputs are to blame.
@@ -92,7 +124,7 @@ class Sender:
         """Measure a request of these inputs, for the log and the metrics."""
         backend = self.provider.backend
         tokens = sum(item.tokens for item in inputs)
-        fill = max(tokens / backend.batch_token_limit, len(inputs) / backend.batch_size)
+        fill = max(tokens / backend.batch_token_limit, len(inputs) / self.provider.batch_size)
         return events.ProviderRequest(
             self.provider.budget.name, "documents", inputs=len(inputs), tokens=tokens, fill=fill
         )

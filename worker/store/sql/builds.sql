@@ -22,6 +22,12 @@ SELECT FROM vector_index.indexes WHERE index_id = %(index_id)s AND dropped_at IS
 -- name: create_index: insert an index; does nothing if it exists
 INSERT INTO vector_index.indexes (name) VALUES (%(name)s) ON CONFLICT DO NOTHING
 
+-- name: set_index_error: keep why an index has no build yet
+UPDATE vector_index.indexes SET error = %(error)s WHERE name = %(name)s AND live_build IS NULL
+
+-- name: index_error: why an index has no build yet
+SELECT error FROM vector_index.indexes WHERE name = %(name)s
+
 -- name: writable: builds of one index that staging writes to
 SELECT build, index_id, name AS index, state, recipe FROM vector_index.builds JOIN vector_index.indexes USING (index_id)
 WHERE index_id = %(index_id)s AND state IN ('filling', 'closing', 'live') ORDER BY build
@@ -47,7 +53,7 @@ WHERE index_id = %(index_id)s ORDER BY build
 INSERT INTO vector_index.builds (index_id, recipe, state) VALUES (%(index_id)s, %(recipe)s, %(state)s) RETURNING build
 
 -- name: set_live_build: point searches at a build
-UPDATE vector_index.indexes SET live_build = %(build)s WHERE index_id = %(index_id)s
+UPDATE vector_index.indexes SET live_build = %(build)s, error = NULL WHERE index_id = %(index_id)s
 
 -- name: set_error: keep the last error of the embedding backend of a build
 UPDATE vector_index.builds SET error = %(error)s, error_at = clock_timestamp() WHERE build = %(build)s
