@@ -1,7 +1,7 @@
 """The shapes in which servers other than OpenAI send a chat completion: each a fault that changes the normal answer.
 
-The answer stays the same, unless a docstring says otherwise. Sources: the documentation and public bug reports of the
-servers named; docs/how-to/models.md lists them.
+The answer stays the same, unless a docstring says otherwise. Most forms follow the documentation and public bug reports
+of the servers named; the others are variants of them. docs/how-to/chat.md lists the servers.
 """
 
 import json
