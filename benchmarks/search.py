@@ -30,6 +30,7 @@ from worker.recipes import Recipe
 from worker.search.queries import SearchQuery
 from worker.search.retrieval import retrieve
 from worker.store import builds, connection, hnsw, schema
+from worker.words import index_words
 
 DOCUMENTS, CHUNKS, DIMENSIONS, CLUSTERS, WORDS = 12_500, 4, 256, 300, 20_000
 QUESTIONS = 60
@@ -164,10 +165,11 @@ def load(url: str, index: IndexSettings, backend: Made) -> Collection:
                 for n, tenant in enumerate(tenants):
                     copy.write_row((n + 1, n + 1, "", Jsonb({"tenant": tenant, "number": n}), ""))
             rows = [(n + 1, at, f"{n} {at}".encode()) for n in range(DOCUMENTS) for at in range(CHUNKS)]
-            columns = 'rev, ordinal, hash, start, "end", tokens, heading, text'
+            columns = 'rev, ordinal, hash, start, "end", tokens, heading, text, lexemes'
             with cursor.copy(f"COPY vector_index.chunks_1 ({columns}) FROM STDIN".encode()) as copy:
                 for rev, at, hash in rows:
-                    copy.write_row((rev, at, hash, 2 * at, 2 * at + 1, 100, "", f"{rev}-{at} {words(100)}"))
+                    text = f"{rev}-{at} {words(100)}"
+                    copy.write_row((rev, at, hash, 2 * at, 2 * at + 1, 100, "", text, index_words(text)))
             with cursor.copy("COPY vector_index.embeddings_1 FROM STDIN (FORMAT BINARY)") as copy:
                 copy.set_types(["bytea", "vector"])
                 for (_, _, hash), vector in zip(rows, vectors, strict=True):

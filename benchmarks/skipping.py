@@ -48,8 +48,9 @@ INSERT INTO vector_index.revisions (rev, doc, title, metadata, text)
     SELECT doc, doc, min(title), '{{}}', '' FROM loaded GROUP BY doc;
 INSERT INTO vector_index.served_1 (doc, live_rev, state, since)
     SELECT DISTINCT doc, doc, 'live', now() FROM loaded;
-INSERT INTO vector_index.chunks_1 (rev, ordinal, hash, start, "end", tokens, heading, text)
-    SELECT doc, ordinal, sha256(n::text::bytea), 0, 1, 9, title, text FROM loaded;
+INSERT INTO vector_index.chunks_1 (rev, ordinal, hash, start, "end", tokens, heading, text, lexemes)
+    SELECT doc, ordinal, sha256(n::text::bytea), 0, 1, 9, title, text, to_tsvector('english', title || ' ' || text)
+    FROM loaded;
 INSERT INTO vector_index.embeddings_1 (hash, embedding)
     SELECT sha256(n::text::bytea), (SELECT array_agg(
         CASE WHEN near THEN 1.0 ELSE 0.0 END + 0.3 * sin(n * 0.7 + i * (1 + n % 97)))

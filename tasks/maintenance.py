@@ -17,6 +17,7 @@ from worker.reference import Meaning
 from worker.results import Collected, VectorsIndexed, Verified
 from worker.store import builds, connection, garbage, hnsw, indexes, jobs, rebuilds
 from worker.store.builds import Build
+from worker.store.spelling import spell_again
 from worker.store.sweep import sweep_build
 
 QUIET_SECONDS = 120.0  # without a look at a job, until it gets a new waiting task
@@ -33,6 +34,8 @@ logger = logging.getLogger("vector_index.sweep")
 @app.task(name="tasks.sweep", ignore_result=True)
 def sweep() -> None:
     """Find abandoned work: publish documents, requeue contents, resend waiting tasks, send due maintenance.
+
+    After an upgrade that spells words in another way, it also spells those of existing chunks, for ten seconds at most.
 
     Sent by: the beat every 30 seconds, and each embed worker at its start.
 
@@ -59,6 +62,8 @@ def _sweep_build(url: str, build: Build) -> None:
         repairs = sweep_build(conn, build)
         if repairs.queued:
             logger.error("repaired", extra=log_fields(index=build.index, inputs=repairs.queued, bug=REPAIRED))
+        if chunks := spell_again(conn, build):
+            logger.info("spelled", extra=log_fields(index=build.index, inputs=chunks))
         if hnsw.is_due(conn, build):
             app.send_task(
                 "tasks.index_vectors",

@@ -14,6 +14,7 @@ from worker.errors import InvalidDocument
 from worker.inline_data import without_inline_data
 from worker.reference import Meaning
 from worker.results import Row
+from worker.words import visible
 
 MAX_ID_CHARACTERS = 512
 MAX_TITLE_CHARACTERS = 2_000
@@ -182,7 +183,7 @@ def bounded_result(passages: Iterable[Passage]) -> list[Row]:
 
 def embedding_text(prefix: str, heading: str, text: str) -> str:
     """Build the string that is counted, hashed and sent for a chunk."""
-    return f"{prefix}{heading}\n{text}" if heading else f"{prefix}{text}"
+    return visible(f"{prefix}{heading}\n{text}" if heading else f"{prefix}{text}")
 
 
 def digest(text: str) -> bytes:
@@ -301,8 +302,7 @@ def clean(text: str) -> str:
 
 def plain(value: object) -> object:
     """Return the string that stands for a date, a time, a UUID or a Decimal in JSON; other values unchanged."""
-    if isinstance(value, date | time):
-        return value.isoformat()
+    value = value.isoformat() if isinstance(value, date | time) else value
     return str(value) if isinstance(value, UUID | Decimal) else value
 
 

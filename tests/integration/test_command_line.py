@@ -176,6 +176,7 @@ def test_doctor_reports_missing_workers(
         "chat default": True,
         "Postgres": True,
         "indexes": True,
+        "words": True,
         "outbox": True,
         "broker": True,
         "workers": False,

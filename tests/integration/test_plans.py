@@ -25,9 +25,10 @@ SELECT doc, doc, '', jsonb_build_object('n', doc, 'tenant', doc % 1000, 'half', 
 FROM vector_index.documents;
 INSERT INTO vector_index.served_1 (doc, live_rev, state, since) SELECT doc, doc, 'live', now()
 FROM vector_index.documents;
-INSERT INTO vector_index.chunks_1 (rev, ordinal, hash, start, "end", tokens, heading, text)
-SELECT doc, o, sha256((doc * 10 + o)::text::bytea), 0, 1, 9, '', 'word' || doc % 700 || ' of common words, n' || doc
-FROM vector_index.documents, generate_series(0, {chunks} - 1) o;
+INSERT INTO vector_index.chunks_1 (rev, ordinal, hash, start, "end", tokens, heading, text, lexemes)
+SELECT doc, o, sha256((doc * 10 + o)::text::bytea), 0, 1, 9, '', words, to_tsvector('english', words)
+FROM vector_index.documents, generate_series(0, {chunks} - 1) o,
+    LATERAL (SELECT 'word' || doc % 700 || ' of common words, n' || doc AS words) AS made;
 INSERT INTO vector_index.embeddings_1 (hash, embedding)
 SELECT hash, (SELECT array_agg(sin(('x' || substr(md5(hash::text || i), 1, 8))::bit(32)::int))
     FROM generate_series(1, {dimensions}) i)::vector FROM vector_index.chunks_1;

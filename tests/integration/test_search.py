@@ -161,15 +161,6 @@ def test_every_question_string_can_be_searched(application: Application, questio
     assert mode == "text" or set(found) == {"cats", "dogs", "ships"}
 
 
-def test_a_question_without_spaces_between_words_uses_vectors_alone(
-    application: Application,
-) -> None:
-    """Postgres makes one lexeme of a clause, and a chance match of it would push better rows down."""
-    application.put(*PETS, {"id": "ja", "text": "\u732b\u306f \u5ead\u3067"})
-    question = "cats \u732b\u306f"
-    assert application.search(question) == application.search(question, mode="vector")
-
-
 def test_an_index_uses_its_language_and_an_unknown_language_is_reported(
     application: Application,
 ) -> None:

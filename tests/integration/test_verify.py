@@ -67,7 +67,7 @@ DAMAGES = {
     ),
     "chunks belong to nothing": (
         "orphan_chunks",
-        ['INSERT INTO vector_index.chunks_1 SELECT 99, ordinal, hash, start, "end", tokens, heading, text '
+        ['INSERT INTO vector_index.chunks_1 SELECT 99, ordinal, hash, start, "end", tokens, heading, text, lexemes '
          "FROM vector_index.chunks_1 WHERE rev = 1"],
     ),
     "a vector is of zeros": (

@@ -22,6 +22,7 @@ LAYERS = [
         "worker.inline_data",
         "worker.keyspace",
         "worker.reference",
+        "worker.words",
     },
     {"worker.results"},
     {"worker.documents", "worker.observability", "worker.protocols", "worker.sessions", "worker.tokens"},
@@ -58,6 +59,7 @@ PURE = {
     "search.ranking",
     "sources.scheduling",
     "tokens",
+    "words",
 }
 
 FILES = sorted([*ROOT.glob("settings.py"), *ROOT.glob("worker/**/*.py"), *ROOT.glob("tasks/**/*.py")])

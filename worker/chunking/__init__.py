@@ -13,6 +13,7 @@ from worker.chunking.units import INSIDE, Count, Unit, halves, units
 from worker.documents import Chunk, digest, embedding_text
 from worker.errors import SettingsError
 from worker.tokens import CUT_TOKENS, JOINT, Counter
+from worker.words import visible
 
 # part of a build's recipe: another version makes different chunks
 CHUNKER = "window-min/3"
@@ -59,7 +60,10 @@ def chunk(
         token_limit=token_limit,
         count=count,
         size=size or count,
-        adds_up=size is None and isinstance(count, Counter) and count.adds_up(text),
+        adds_up=size is None
+        and isinstance(count, Counter)
+        and count.adds_up(text)
+        and all(visible(part) == part for part in (text, title)),
         sections=sections,
     )
     return list(cutter.chunks(overlap_tokens))

@@ -3,7 +3,7 @@
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from urllib.parse import urlsplit
@@ -34,7 +34,7 @@ from worker.protocols import EmbeddingBackend
 from worker.recipes import Recipe, most_inputs, probe
 from worker.services import attach
 from worker.sources import reading
-from worker.store import builds, connection, outbox, schema
+from worker.store import builds, connection, outbox, schema, spelling
 
 MINIMUM_REDIS = (6, 2)
 MAX_MEMORY_SHARE = 0.8  # of the broker's maxmemory
@@ -100,6 +100,7 @@ def diagnoses(configuration: Configuration, offline: bool) -> Iterator[Diagnosis
     if plugins.ok and postgres.ok and not offline:
         yield _diagnose("indexes", partial(_indexes, configuration))
     if postgres.ok:
+        yield _diagnose("words", partial(_words, configuration))
         yield _diagnose("outbox", partial(_outbox, configuration))
     for index in configuration.indexes.values():
         if index.source is not None:
@@ -197,6 +198,28 @@ def _indexes(configuration: Configuration) -> str:
             if differences := drift.find(target, live):
                 found.append(drift.sentence(name, list(map(str, differences))))
     return ", ".join(found) or "no index has documents yet"
+
+
+def _words(configuration: Configuration) -> str:
+    with connection.checkout(_database_url(configuration)) as conn:
+        return check_words(conn, {index.language for index in configuration.indexes.values()})
+
+
+def check_words(conn: connection.Connection, languages: Iterable[str]) -> str:
+    """Check that Postgres takes each word as the index spells it. Raises SettingsError."""
+    languages = sorted(languages)
+    for language in dict.fromkeys(["simple", *languages]):
+        if misread := spelling.misread(conn, language):
+            fix = (
+                "create the database with LOCALE_PROVIDER builtin BUILTIN_LOCALE 'C.UTF-8' TEMPLATE template0"
+                if language == "simple"
+                else f"set LANGUAGE to simple, or map every type of token of {language} to a dictionary"
+            )
+            raise SettingsError(
+                f"the text search configuration {language} drops or parts the words {', '.join(misread)}, so search "
+                f"misses words of their kind: {fix}"
+            )
+    return f"kept whole by {', '.join(languages)}"
 
 
 def _outbox(configuration: Configuration) -> str:

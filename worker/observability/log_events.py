@@ -175,6 +175,11 @@ EVENTS: Mapping[str, LogEvent] = {
         fields=("index", "inputs", "bug"),
         meaning="The sweep queued lost chunks: please report it.",
     ),
+    "spelled": LogEvent(
+        level="info",
+        fields=("index", "inputs"),
+        meaning="The sweep gave existing chunks the words of this release; repeated until all have them.",
+    ),
     "search": LogEvent(
         level="info", fields=("index", "mode", "outcome", "seconds"), meaning="A search ended."
     ),

@@ -3,7 +3,6 @@
 Vector search and full-text search each give a ranking of contents. Hybrid mode fuses the two rankings.
 """
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -26,11 +25,6 @@ from worker.store.search import NO_WORDS, NOTHING, Excluded, Found, Hit, Words
 
 # The best contents of each ranking that hybrid mode fuses. The other contents follow them, by vector, on every page.
 FUSED = 100
-
-# Thai, Lao, Burmese, Khmer, Japanese and Chinese put no space between words: Postgres makes one lexeme of a clause
-WITHOUT_SPACES = re.compile(
-    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
-)
 
 
 class Ranking(NamedTuple):
@@ -82,9 +76,9 @@ class Ranker:
     @cached_property
     def _words(self) -> Words:
         """The words of the question; none where the query does not search by words."""
-        text = clean(self.query.text)
-        unused = self.query.mode == "vector" or (self.vector is not None and WITHOUT_SPACES.search(text))
-        return NO_WORDS if unused else search.read_words(self.connection, self.build, text)
+        if self.query.mode == "vector":
+            return NO_WORDS
+        return search.read_words(self.connection, self.build, clean(self.query.text))
 
     def _by_vector(self, candidates: int, excluded: Excluded) -> Found:
         assert self.vector is not None

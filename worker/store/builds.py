@@ -14,6 +14,7 @@ from worker.errors import BuildDropped, SettingsError
 from worker.store.connection import DROPPED, Connection
 from worker.store.schema import LOCK_NAMESPACE
 from worker.store.statements import read, statement, statements, tables
+from worker.words import SPELLING
 
 # pgvector 0.8: HNSW indexes take vector up to 2,000 dimensions and halfvec up to 4,000; both types store up to 16,000
 MAX_VECTOR_DIMENSIONS = 2_000
@@ -139,16 +140,14 @@ def ensure(connection: Connection, name: str, recipe: Callable[[], Mapping[str, 
 def create(connection: Connection, index: str, recipe: Mapping[str, Any], *, state: str) -> Build:
     """Create a build with its tables, inside a transaction that holds the exclusive lock."""
     index_id = index_key(connection, index)
-    parameters = {"index_id": index_id, "recipe": Jsonb(dict(recipe)), "state": state}
+    parameters = {"index_id": index_id, "recipe": Jsonb(dict(recipe)), "state": state, "spelling": SPELLING}
     row = connection.execute(statement("builds.sql", "insert_build"), parameters).fetchone()
     assert row is not None
     build = Build(build=row[0], index_id=index_id, index=index, state=state, recipe=recipe)
     column = sql.SQL("{}({})").format(sql.Identifier(build.vector), sql.Literal(build.dimensions))
-    language = sql.Literal(build.language)
+    connection.execute(sql.SQL(read("build.sql")).format(vector=column, **tables(build.build)))
     try:
-        connection.execute(
-            sql.SQL(read("build.sql")).format(vector=column, language=language, **tables(build.build))
-        )
+        connection.execute(statement("builds.sql", "check_language"), {"language": build.language})
     except pg.UndefinedObject as error:
         raise SettingsError(
             f"LANGUAGE of index {index!r} is {build.language!r}, which this Postgres does not know as a text search "

@@ -20,6 +20,7 @@ from worker.store import builds
 from worker.store.builds import Build
 from worker.store.connection import Connection, retry_on_deadlock
 from worker.store.statements import statements, tables
+from worker.words import index_words
 
 PRIORITIES = (0, 1, 2)  # jobs, reindexing, rebuilding
 URGENT = (0, 1)  # those before rebuilding
@@ -199,7 +200,11 @@ def split(connection: Connection, held: Claim, cut: Sequence[tuple[Input, Sequen
         mine = {hash for hash, _ in given_up}
         parameters |= _columns([(item, pieces) for item, pieces in cut if item.hash in mine])
         docs = [row[0] for row in connection.execute(build.sql("queue.sql", "lock_wanting"), parameters)]
-        parameters |= {"docs": docs, "priority": min(priority for _, priority in given_up)}
+        parameters |= {
+            "docs": docs,
+            "language": build.language,
+            "priority": min(priority for _, priority in given_up),
+        }
         # elsewhere the same string may be split differently into heading and text: it is queued again, and cut later
         parameters["wanted"] = [*parameters["pieces"], *parameters["hashes"]]
         connection.execute(build.sql("queue.sql", "replace_chunks"), parameters)
@@ -230,6 +235,7 @@ def _columns(cut: Sequence[tuple[Input, Sequence[Chunk]]]) -> dict[str, list[Any
         "tokens": [piece.tokens for _, _, piece in each],
         "piece_headings": [piece.heading for _, _, piece in each],
         "piece_texts": [piece.text for _, _, piece in each],
+        "piece_words": [index_words(piece.heading, piece.text) for _, _, piece in each],
     }
 
 

@@ -16,6 +16,7 @@ from worker.store.builds import OPERATORS, Build
 from worker.store.connection import Connection
 from worker.store.filters import EVERYTHING, Filter
 from worker.store.statements import statement, statements, tables
+from worker.words import is_single, question_words
 
 TIMEOUT_SECONDS = 20  # of a statement of a search
 DOCUMENTS_PER_CONTENT = 3  # rows of a paragraph that thousands of documents share
@@ -195,7 +196,7 @@ def read_words(connection: Connection, build: Build, text: str) -> Words:
     rare words has a low relevance, even if no chunk has them.
     """
     values = {
-        "text": text[:QUESTION_CHARACTERS],
+        "text": question_words(text[:QUESTION_CHARACTERS]),
         "language": build.language,
         "lexemes": QUESTION_LEXEMES,
         "table": f"chunks_{build.build}",
@@ -337,8 +338,8 @@ def _operator(build: Build) -> dict[str, sql.SQL]:
 
 
 def _quoted(lexeme: str) -> str:
-    """A lexeme in the syntax of tsquery."""
-    return "'" + lexeme.replace("\\", "\\\\").replace("'", "''") + "'"
+    """A lexeme in the syntax of tsquery; a single character finds the pairs that begin with it."""
+    return "'" + lexeme.replace("\\", "\\\\").replace("'", "''") + ("':*" if is_single(lexeme) else "'")
 
 
 def _vector(build: Build, query: NDArray[np.float32]) -> dict[str, Any]:

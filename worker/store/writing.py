@@ -22,6 +22,7 @@ from worker.store.jobs import JobSlice, StageCounts
 from worker.store.locking import LockedDocument, lock_documents, lock_served
 from worker.store.reindexing import ReindexRun
 from worker.store.statements import statement
+from worker.words import index_words
 
 DOCUMENTS_PER_TRANSACTION = 100
 FILLING_PRIORITY = 2  # of the contents of a build that is being filled
@@ -296,14 +297,27 @@ def want_chunks(
     superseded = [row.want_rev for row in rows if row.want_rev is not None and row.doc in set(docs)]
     failed = [row.doc for row in rows if row.state == "failed" and row.want_rev is not None]
     connection.execute(build.sql("writing.sql", "delete_chunks"), {"revs": superseded})
-    with connection.cursor() as copying, copying.copy(build.sql("writing.sql", "copy_chunks")) as copy:
-        copy.set_types(["int8", "int4", "bytea", "int4", "int4", "int4", "text", "text"])
-        for _, rev, chunks in staged:
-            for ordinal, chunk in enumerate(chunks):
-                span = (chunk.start, chunk.end, chunk.tokens, chunk.heading, chunk.text)
-                copy.write_row((rev, ordinal, chunk.hash, *span))
+    _insert_chunks(connection, build, [(rev, chunks) for _, rev, chunks in staged])
     connection.execute(build.sql("writing.sql", "want"), {"docs": docs, "revs": revs})
     return [doc for doc in failed if doc in set(unchanged)]
+
+
+def _insert_chunks(
+    connection: Connection, build: Build, revisions: Sequence[tuple[int, Sequence[Chunk]]]
+) -> None:
+    each = [(rev, at, chunk) for rev, chunks in revisions for at, chunk in enumerate(chunks)]
+    columns = {
+        "revs": [rev for rev, _, _ in each],
+        "ordinals": [at for _, at, _ in each],
+        "hashes": [chunk.hash for _, _, chunk in each],
+        "starts": [chunk.start for _, _, chunk in each],
+        "ends": [chunk.end for _, _, chunk in each],
+        "tokens": [chunk.tokens for _, _, chunk in each],
+        "headings": [chunk.heading for _, _, chunk in each],
+        "texts": [chunk.text for _, _, chunk in each],
+        "words": [index_words(chunk.heading, chunk.text) for _, _, chunk in each],
+    }
+    connection.execute(build.sql("writing.sql", "insert_chunks"), {"language": build.language, **columns})
 
 
 def queue_contents(connection: Connection, build: Build, docs: Sequence[int], priority: int) -> list[int]:

@@ -1,5 +1,5 @@
--- The tables of one build. {vector} is vector(n) or halfvec(n), {language} a text search configuration. The names in
--- braces are the tables, with the number of the build.
+-- The tables of one build. {vector} is vector(n) or halfvec(n). The other names in braces are the tables, with the number
+-- of the build.
 -- Rows of pending and served change often: free space in their pages and an eager vacuum keep the tables small.
 
 CREATE TABLE {chunks} (
@@ -11,9 +11,7 @@ CREATE TABLE {chunks} (
     tokens  integer NOT NULL,
     heading text NOT NULL,
     text    text NOT NULL,
-    -- a tsvector has at most 1 MB, which 100,000 characters never exceed
-    lexemes tsvector NOT NULL GENERATED ALWAYS AS
-        (to_tsvector({language}::regconfig, left(heading || ' ' || text, 100000))) STORED,
+    lexemes tsvector NOT NULL,
     PRIMARY KEY (rev, ordinal)
 );
 CREATE INDEX ON {chunks} (hash);

@@ -50,7 +50,11 @@ SELECT build, index_id, name AS index, state, recipe FROM vector_index.builds JO
 WHERE index_id = %(index_id)s ORDER BY build
 
 -- name: insert_build: insert a build
-INSERT INTO vector_index.builds (index_id, recipe, state) VALUES (%(index_id)s, %(recipe)s, %(state)s) RETURNING build
+INSERT INTO vector_index.builds (index_id, recipe, state, spelling)
+VALUES (%(index_id)s, %(recipe)s, %(state)s, %(spelling)s) RETURNING build
+
+-- name: check_language: fail unless this is a text search configuration
+SELECT %(language)s::regconfig
 
 -- name: set_live_build: point searches at a build
 UPDATE vector_index.indexes SET live_build = %(build)s, error = NULL WHERE index_id = %(index_id)s
