@@ -31,12 +31,25 @@ user
 SSLMODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 
 
+# schemes that SQLAlchemy, Django, Rails, Ecto and others write for Postgres; a driver follows a plus sign
+SCHEMES = ("postgresql", "postgres", "postgis", "psql", "pgsql", "timescale", "timescaledb", "ecto")
+
+
+def with_scheme_of_libpq(address: str) -> str:
+    """Return an address of another tool, such as postgresql+psycopg:// or jdbc:postgresql://, as libpq reads it."""
+    scheme, separator, rest = address.strip().removeprefix("jdbc:").partition("://")
+    if not separator or scheme.lower().partition("+")[0] not in SCHEMES:
+        return address
+    return address if scheme == "postgres" else f"postgresql://{rest}"
+
+
 def libpq_address(name: str, address: str) -> tuple[str, Sequence[str]]:
-    """Return a URL without the parameters of other tools, and their names. Other forms stay as they are.
+    """Return a URL for libpq without the parameters of other tools, and their names. Other forms stay as they are.
 
     Prisma, Rails, JDBC and others put parameters of their own into a URL, such as `schema` or `pool`. Raises
     SettingsError for one that asks for encryption in another way than libpq does.
     """
+    address = with_scheme_of_libpq(address)
     base, _, query = address.partition("?")
     if "://" not in base or not query:
         return address, ()
@@ -51,7 +64,7 @@ def libpq_address(name: str, address: str) -> tuple[str, Sequence[str]]:
             )
         if parameter == "sslmode" and value not in SSLMODES:
             raise SettingsError(f"sslmode of {name} is {value!r:.100}; choose {', '.join(SSLMODES)}")
-    if not foreign:
+    if not foreign and all("=" in part for part in query.split("&")):
         return address, ()
     kept = urlencode([pair for pair in parameters if pair[0] in known], quote_via=quote)
     return f"{base}?{kept}" if kept else base, foreign

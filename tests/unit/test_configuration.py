@@ -491,7 +491,9 @@ def test_error_in_the_settings_file_names_its_line(tmp_path: Path, text: str, ex
 @pytest.mark.parametrize(
     "environ",
     [
-        {"DATABASE_URL": "postgresql+psycopg://user:geheim@h/db"},
+        {"DATABASE_URL": "mysql+psycopg://user:geheim@h/db"},
+        {"DATABASE_URL": "postgresql+psycopg://user:12@geheim@h/db"},
+        {"DATABASE_URL": "postgres://user:geheim@h/db?sslaccept=strict"},
         {"DATABASE_URL": "postgres://user:ge/heim@h:5432/db"},
         {"DATABASE_URL": "postgres://user:12/geheim@h:5432/db"},
         {"DATABASE_URL": "postgres://user:a#geheim@h:5432/db"},
@@ -507,6 +509,25 @@ def test_error_in_the_settings_file_names_its_line(tmp_path: Path, text: str, ex
 )
 def test_no_message_shows_a_secret(environ: dict[str, str]) -> None:
     assert "heim" not in sentence(environ)
+
+
+@pytest.mark.parametrize(
+    "scheme",
+    [
+        "postgresql", "postgres", "postgresql+psycopg", "postgresql+psycopg2", "postgresql+asyncpg", "postgis",
+        "psql", "pgsql", "timescaledb", "ecto", "jdbc:postgresql",
+    ],
+)  # fmt: skip
+def test_an_address_of_another_tool_is_read_as_libpq_would(scheme: str) -> None:
+    given = f"{scheme}://user:geheim@h:5433/db?schema=public&application_name=a"
+    assert load({"DATABASE_URL": given}).database_url == (
+        f"{'postgres' if scheme == 'postgres' else 'postgresql'}://user:geheim@h:5433/db?application_name=a"
+    )
+
+
+def test_empty_parameters_of_an_address_are_left_out() -> None:
+    """libpq refuses an address that ends in `?&`."""
+    assert load({"DATABASE_URL": "postgresql://h/db?&"}).database_url == "postgresql://h/db"
 
 
 def test_no_repr_shows_a_secret() -> None:

@@ -13,6 +13,7 @@ from keyword import iskeyword
 
 import click
 
+from worker.backends.redaction import redact
 from worker.cli.streams import discard_stdout, echo, flush, prepare_streams
 from worker.errors import InputError, SettingsError, TemporaryError, VectorIndexError
 from worker.exit_codes import ExitCode
@@ -121,6 +122,13 @@ def run(arguments: list[str]) -> int:
     except BrokenPipeError:
         discard_stdout()  # the reader of the pipe has closed it
         return ExitCode.FAILED
+    except Exception as error:
+        if sys.flags.dev_mode:
+            raise
+        # of a library or of a class of your own, whose message may quote a password
+        said = redact(f"{type(error).__name__}: {error}")
+        advice = "`PYTHONDEVMODE=1` before the command shows where; please report it"
+        return _failed(f"the command ended in an unexpected error ({said}); {advice}", ExitCode.FAILED)
 
 
 def _failed(sentence: str, code: int) -> int:

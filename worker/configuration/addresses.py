@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from worker.errors import SettingsError
-from worker.sessions import libpq_address
+from worker.sessions import libpq_address, with_scheme_of_libpq
 
 REDIS_SCHEMES = ("redis", "rediss", "redis+socket")
 
@@ -19,7 +19,8 @@ REDIS_SCHEMES = ("redis", "rediss", "redis+socket")
 def database_url(value: object, notices: list[str]) -> str:
     """Return the address of Postgres without the parameters of other tools. Adds a notice. Raises SettingsError."""
     example = "postgresql://user:password@host:5432/name"
-    given = _url("DATABASE_URL", value, ("postgresql", "postgres"), example)
+    named = with_scheme_of_libpq(value) if isinstance(value, str) else value
+    given = _url("DATABASE_URL", named, ("postgresql", "postgres"), example)
     url, foreign = libpq_address("DATABASE_URL", given)
     if foreign:
         notices.append(
@@ -166,7 +167,7 @@ def _check_hosts(name: str, value: str) -> None:
     try:
         # several hosts, separated by commas, are an address too
         netloc = urlsplit(value).netloc
-        readable = "@" in netloc or "@" not in value.partition("?")[0]
+        readable = netloc.count("@") == 1 or "@" not in value.partition("?")[0]
         for host in netloc.rpartition("@")[2].split(","):
             _ = urlsplit(f"//{host}").port
     except ValueError:

@@ -76,8 +76,10 @@ TEMPORARY = ("40", "53", "57", "58", "55P03", "25P03")
 BUILD_TABLE = re.compile(r"vector_index\.(chunks|embeddings|pending|served)_\d+")
 MISCONFIGURED = re.compile(
     r"authentication failed|no password supplied|does not exist|no pg_hba.conf entry|permission denied for database"
-    # values of parameters of the address
+    # values of parameters of the address, and what they ask for in vain
     r"|invalid .*(value|port number)|^connection is bad: (definition of service|weak sslmode)"
+    r"|unrecognized configuration parameter|channel binding required|authentication method requirement"
+    r"|does not support SSL|certificate|REPLICATION attribute|could not parse network address"
 )
 
 START = "start it, or correct the host and port of DATABASE_URL"
