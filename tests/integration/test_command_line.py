@@ -24,6 +24,7 @@ from worker import configuration, wiring
 from worker.celery.upstream import registry
 from worker.cli import COMMANDS, cli, client, run
 from worker.cli.doctor import MOST_WORDS
+from worker.exit_codes import ExitCode
 from worker.indexing.staging import ensure_index
 from worker.store import connection
 
@@ -505,3 +506,18 @@ def test_a_foreign_tasks_module_on_the_path_is_rejected(command: str, tmp_path: 
     assert ended.returncode == 2
     assert ended.stderr.startswith(f"vector-index: the module `tasks` is {tmp_path / 'tasks.py'}, not ")
     assert ended.stderr.count("\n") == 1
+
+
+def test_an_error_that_nobody_expects_is_one_sentence_without_passwords(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise RuntimeError("no route to postgresql://u:geheim@h/db")
+
+    monkeypatch.setattr("worker.cli.plan.load", fail)
+    assert run(["plan", "."]) == ExitCode.FAILED
+    said = capsys.readouterr().err
+    assert said.startswith(
+        "vector-index: the command ended in an unexpected error (RuntimeError: no route to"
+    )
+    assert "geheim" not in said

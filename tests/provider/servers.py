@@ -1,4 +1,4 @@
-"""What embedding servers really answer, by server: error bodies as their bug trackers and documentation show them.
+"""Error bodies in the shapes of embedding servers, after public bug reports; some words are ours, none is recorded.
 
 Status and body; a string is sent as it is, with the content type of a web page if it begins with `<`.
 """

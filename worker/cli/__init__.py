@@ -13,7 +13,6 @@ from keyword import iskeyword
 
 import click
 
-from worker.backends.redaction import redact
 from worker.cli.streams import discard_stdout, echo, flush, prepare_streams
 from worker.errors import InputError, SettingsError, TemporaryError, VectorIndexError
 from worker.exit_codes import ExitCode
@@ -125,6 +124,8 @@ def run(arguments: list[str]) -> int:
     except Exception as error:
         if sys.flags.dev_mode:
             raise
+        from worker.backends.redaction import redact
+
         # of a library or of a class of your own, whose message may quote a password
         said = redact(f"{type(error).__name__}: {error}")
         advice = "`PYTHONDEVMODE=1` before the command shows where; please report it"
