@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from datetime import date, time
 from decimal import Decimal
 from hashlib import blake2b
-from math import ceil, log10
+from math import ceil, isfinite, log10
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -134,6 +134,7 @@ class Chunk:
     text: str
     tokens: int  # of the embedded string
     hash: bytes  # of the embedded string, 32 bytes
+    words: str  # to index of heading and text, as `worker.words` spells them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -368,10 +369,8 @@ def clean_json(value: object, path: str, depth: int = 0) -> Any:
     if value is None or isinstance(value, (bool, int)):
         return value
     if isinstance(value, float):
-        if value != value or value in (float("inf"), float("-inf")):
-            raise InvalidDocument(
-                f"{path} is {value}, and JSON has no such number: send null or a finite number"
-            )
+        if not isfinite(value):
+            raise InvalidDocument(f"{path} is {value}, which JSON lacks: send null or a finite number")
         return value
     value = plain(value)
     if isinstance(value, str):

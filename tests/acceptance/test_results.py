@@ -59,6 +59,8 @@ CALLS: list[tuple[str, dict[str, Any]]] = [
     ("verify", {"repair": True}),
     ("collect", {}),
     ("index_vectors", {}),
+    ("rebuild", {}),
+    ("rebuild", {"action": "cancel"}),
     ("reindex", {"index": "shop"}),
     ("pause", {"index": "shop"}),
     ("reindex", {"index": "shop"}),  # does nothing, with a warning
@@ -93,9 +95,9 @@ def test_every_result_has_the_fields_of_its_type(library: System) -> None:
 
 
 def test_every_task_with_a_result_is_called() -> None:
-    """`await_indexing` reports the results of `index_documents` and `reindex`."""
+    """Given that a task reports the result of the task that it continues."""
     reporting = {name.removeprefix("tasks.") for name, hint in REPORTED.items() if hint is not type(None)}
-    assert {name for name, _ in CALLS} == reporting - {"await_indexing"}
+    assert {name for name, _ in CALLS} == reporting - {"await_indexing", "continue_rebuild"}
 
 
 def test_progress_has_the_fields_of_its_type(library: System, remote: Provider) -> None:

@@ -13,7 +13,7 @@ from worker.chunking.units import INSIDE, Count, Unit, halves, units
 from worker.documents import Chunk, digest, embedding_text
 from worker.errors import SettingsError
 from worker.tokens import CUT_TOKENS, JOINT, Counter
-from worker.words import visible
+from worker.words import index_words, visible
 
 # part of a build's recipe: another version makes different chunks
 CHUNKER = "window-min/3"
@@ -153,7 +153,10 @@ class _Chunker:
         size, tokens = sizes or (self.size(body), self.count(sent))
         if size > self.chunk_tokens or tokens > self.token_limit:
             return None
-        return Chunk(start=start, end=end, heading=heading, text=body, tokens=tokens, hash=digest(sent))
+        words = index_words(heading, body)
+        return Chunk(
+            start=start, end=end, heading=heading, text=body, tokens=tokens, hash=digest(sent), words=words
+        )
 
     def _added_up(self, chosen: Sequence[Unit], start: int, end: int, lead: str) -> tuple[int, int] | None:
         """Sum up the tokens of text[start:end], without and with `lead`, from its units; `None` if they do not add up.

@@ -20,7 +20,6 @@ from worker.store import builds
 from worker.store.builds import Build
 from worker.store.connection import Connection, retry_on_deadlock
 from worker.store.statements import statements, tables
-from worker.words import index_words
 
 PRIORITIES = (0, 1, 2)  # jobs, reindexing, rebuilding
 URGENT = (0, 1)  # those before rebuilding
@@ -235,7 +234,7 @@ def _columns(cut: Sequence[tuple[Input, Sequence[Chunk]]]) -> dict[str, list[Any
         "tokens": [piece.tokens for _, _, piece in each],
         "piece_headings": [piece.heading for _, _, piece in each],
         "piece_texts": [piece.text for _, _, piece in each],
-        "piece_words": [index_words(piece.heading, piece.text) for _, _, piece in each],
+        "piece_words": [piece.words for _, _, piece in each],
     }
 
 

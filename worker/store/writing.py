@@ -22,7 +22,6 @@ from worker.store.jobs import JobSlice, StageCounts
 from worker.store.locking import LockedDocument, lock_documents, lock_served
 from worker.store.reindexing import ReindexRun
 from worker.store.statements import statement
-from worker.words import index_words
 
 DOCUMENTS_PER_TRANSACTION = 100
 FILLING_PRIORITY = 2  # of the contents of a build that is being filled
@@ -315,7 +314,7 @@ def _insert_chunks(
         "tokens": [chunk.tokens for _, _, chunk in each],
         "headings": [chunk.heading for _, _, chunk in each],
         "texts": [chunk.text for _, _, chunk in each],
-        "words": [index_words(chunk.heading, chunk.text) for _, _, chunk in each],
+        "words": [chunk.words for _, _, chunk in each],
     }
     connection.execute(build.sql("writing.sql", "insert_chunks"), {"language": build.language, **columns})
 

@@ -26,6 +26,7 @@ from worker.documents import (
     read_json,
 )
 from worker.errors import InvalidDocument, InvalidQuery
+from worker.words import index_words
 
 FORMAT = "vector-index/1"
 FLOAT = np.dtype("<f4")  # of a vector in base64
@@ -127,8 +128,17 @@ class GivenDocument:
             text = self.document.text[given.start : given.end]
             sent = embedding_text(prefix, given.heading, text)
             tokens = count(sent) if given.tokens is None else given.tokens
-            span = {"start": given.start, "end": given.end}
-            found.append(Chunk(**span, heading=given.heading, text=text, tokens=tokens, hash=digest(sent)))
+            found.append(
+                Chunk(
+                    start=given.start,
+                    end=given.end,
+                    heading=given.heading,
+                    text=text,
+                    tokens=tokens,
+                    hash=digest(sent),
+                    words=index_words(given.heading, text),
+                )
+            )
         return found
 
     def vectors_for(self, prefix: str) -> dict[bytes, NDArray[np.float32]]:
