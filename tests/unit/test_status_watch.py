@@ -15,6 +15,7 @@ def state(**values: Any) -> dict[str, Any]:
     return {
         "index": "default", "documents": {"pending": 0, "live": 0, "failed": 0}, "refused": 0, "pending_chunks": 0,
         "pending_tokens": 0, "embedded_chunks": 0, "oldest_seconds": 0.0, "paused": None, "last_error": None,
+        "builds": [],
     } | values  # fmt: skip
 
 
