@@ -94,6 +94,7 @@ class Extractive(Model):
         answer = self.answer(texts[-1] if texts else "")
         count = counter(f"wordllama:{TOKENIZER}")
         response.set_usage(input=sum(map(count, texts)), output=count(answer))
+        response.response_json = {"finish_reason": "stop"}
         return iter(re.findall(r"\S+\s*", answer) if stream else [answer])
 
     def answer(self, text: str) -> str:
