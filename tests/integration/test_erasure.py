@@ -170,11 +170,10 @@ def retire(application: Application) -> None:
         assert live is not None
         with builds.locked(conn, live.index_id, exclusive=True):
             build = builds.create(conn, "default", live.recipe, state="retired")
-        columns = 'rev, ordinal, hash, start, "end", tokens, heading, text'
-        for table, chosen in {"served": "*", "embeddings": "*", "chunks": columns}.items():
-            names = "" if chosen == "*" else f"({chosen})"
-            into = f"INSERT INTO vector_index.{table}_{build.build} {names}"
-            conn.execute(f"{into} SELECT {chosen} FROM vector_index.{table}_1".encode())
+        for table in ("served", "embeddings", "chunks"):
+            conn.execute(
+                f"INSERT INTO vector_index.{table}_{build.build} TABLE vector_index.{table}_1".encode()
+            )
 
 
 def test_the_vector_is_deleted_with_the_last_document_of_its_content(application: Application) -> None:
