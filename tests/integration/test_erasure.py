@@ -128,8 +128,10 @@ def test_deleted_text_is_in_no_table_and_in_no_file(plain: Application) -> None:
     plain.put({"id": "other", "text": shared, "metadata": {"user": "other"}})
     plain.put(secret("replaced", words="Once more."), secret("emptied") | {"text": ""})
     retire(plain)
-    faulty(plain.backend, lambda texts: Refused(f"refused {MARKER}") if "no good" in texts[0] else None)
+    refusing = [True]
+    faulty(plain.backend, lambda texts: Refused(f"refused {MARKER}") if refusing else None)
     plain.put(secret("failed", words="no good"))
+    refusing.clear()
     plain.stage(secret("pending", words="Not yet."), secret("replaced", words="Thrice."))
     enqueue(plain, "enqueued", f"Enqueued {MARKER} {noise(3_000)} {MARKER}", FORGET, title=MARKER)
     enqueue(plain, "live", f"Again {MARKER}", FORGET)
