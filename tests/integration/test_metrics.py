@@ -92,11 +92,15 @@ def test_a_document_is_counted_on_its_way(application: Application, value: Value
 
 
 @pytest.mark.parametrize(
-    ("error", "outcome"),
+    ("error", "outcome", "reason"),
     [
-        (ProviderUnavailable("the server had an error"), "unavailable"),
-        (ProviderUnavailable("slower", retry_after_seconds=7, rate_limited=True), "rate_limited"),
-        (SettingsError("a wrong key"), "settings"),
+        (ProviderUnavailable("the server had an error"), "unavailable", "unavailable"),
+        (
+            ProviderUnavailable("slower", retry_after_seconds=7, rate_limited=True),
+            "rate_limited",
+            "rate_limited",
+        ),
+        (SettingsError("a wrong key"), "settings", "unavailable"),  # the provider takes the word of a probe
     ],
 )
 def test_what_is_sent_again_is_counted_by_its_class(
@@ -104,12 +108,13 @@ def test_what_is_sent_again_is_counted_by_its_class(
     value: Value,
     error: VectorIndexError,
     outcome: str,
+    reason: str,
 ) -> None:
     application.stage({"id": "a", "text": "Cats chase mice."})
     faulty(application.backend, lambda texts: error)
     assert application.drainer.step()
     assert value("requests_total", backend="default", purpose="documents", outcome=outcome) == 1
-    assert value("chunks_retried_total", index="default", reason=outcome) == 1
+    assert value("chunks_retried_total", index="default", reason=reason) == 1
     assert value("pause_seconds_total", backend="default") == (7 if outcome == "rate_limited" else None)
     assert value("chunks_embedded_total", index="default") is None
 
