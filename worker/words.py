@@ -6,7 +6,7 @@ finds the same words whatever its locale.
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from html import unescape
 
@@ -69,52 +69,46 @@ _TAG = re.compile(
 
 
 class _Replacements(dict[int, str | None]):
-    """What becomes of each character. The others are looked up once, when they come."""
+    """The replacement of each character; `find` looks up an unknown one once."""
+
+    def __init__(self, known: Mapping[int, str | None], find: Callable[[str], str | None]) -> None:
+        super().__init__(known)
+        self._find = find
 
     def __missing__(self, code: int) -> str | None:
-        self[code] = found = self.of(chr(code))
+        self[code] = found = self._find(chr(code))
         return found
 
-    def of(self, character: str) -> str | None:
-        raise NotImplementedError
+
+def _for_model(character: str) -> str | None:
+    """A letter in its usual form; marks, spaces, superscripts and fractions as they are."""
+    usual = unicodedata.normalize("NFKC", character)
+    is_mark = unicodedata.category(character)[0] in "PSZ" and not usual.isalnum()
+    return character if is_mark or unicodedata.decomposition(character).startswith(_MEANT) else usual
 
 
-class _Visible(_Replacements):
-    """Of a text for a model: no invisible characters, and letters in their usual form."""
-
-    def of(self, character: str) -> str | None:
-        is_mark = (
-            unicodedata.category(character)[0] in "PSZ"
-            and not unicodedata.normalize("NFKC", character).isalnum()
-        )
-        if is_mark or unicodedata.decomposition(character).startswith(_MEANT):
-            return character
-        return unicodedata.normalize("NFKC", character)
+def _for_words(character: str) -> str | None:
+    """A letter, digit or joint as it is; a space for anything else."""
+    category = unicodedata.category(character)
+    if category == "Nd":
+        return str(unicodedata.decimal(character))
+    if category == "Me":  # encloses the character before it
+        return None
+    return character if category[0] in "LMN" or category in ("Co", "Cn") else " "
 
 
-class _Parted(_Replacements):
-    """Of a text for words: letters, digits and joints stay, and a space stands for anything else."""
-
-    def of(self, character: str) -> str | None:
-        category = unicodedata.category(character)
-        if category == "Nd":
-            return str(unicodedata.decimal(character))
-        if category == "Me":  # encloses the character before it
-            return None
-        return character if category[0] in "LMN" or category in ("Co", "Cn") else " "
-
-
-_VISIBLE = _Visible(dict.fromkeys(_IGNORABLE - _JOINERS))
+_VISIBLE = _Replacements(dict.fromkeys(_IGNORABLE - _JOINERS), _for_model)
 # as ranges: Python compares each character with every single one beyond the basic plane
 _INVISIBLE = re.compile(
     "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\u3164"
     "\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e001f\U000e0080-\U000e0fff]"
 )
-_SPELLED = _Parted(
+_SPELLED = _Replacements(
     dict.fromkeys(_IGNORABLE | _OPTIONAL)
     | dict.fromkeys(map(ord, _APOSTROPHES), "'")
     | dict.fromkeys(map(ord, _HYPHENS), "-")
-    | {ord(joint): joint for joint in _WEAK + _STRONG}
+    | {ord(joint): joint for joint in _WEAK + _STRONG},
+    _for_words,
 )
 
 

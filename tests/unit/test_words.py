@@ -1,12 +1,14 @@
 """Words are spelled alike in the index and in a question, whatever marks and forms a text is written in."""
 
 import unicodedata
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fixtures.spellings import SPELLINGS
+from worker import words
 from worker.words import _IGNORABLE, _JOINERS, index_words, is_single, question_words, visible
 
 
@@ -106,3 +108,9 @@ def test_words_are_spelled_once(text: str) -> None:
     """A question that repeats the words of a chunk finds it."""
     words = set(index_words(text).split())
     assert set(question_words(text).split()) <= words
+
+
+def test_only_the_sweep_spells_words_in_the_store() -> None:
+    """A staging transaction holds locks: the words of its chunks are made before."""
+    modules = Path(words.__file__).parent.glob("store/*.py")
+    assert [file.name for file in modules if "index_words" in file.read_text()] == ["spelling.py"]

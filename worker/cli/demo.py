@@ -53,7 +53,7 @@ vector-index up                       start everything for your own documents
 vector-index index YOUR_FILES         in a second terminal: text, Markdown, HTML, JSON lines
 vector-index ask "YOUR QUESTION"
 EMBEDDING_MODEL=3-small CHAT_MODEL=gpt-4o-mini OPENAI_API_KEY=... vector-index up
-                                      the same with models of OpenAI, for a new index"""
+                                      the same with models of OpenAI; then `vector-index rebuild`"""
 
 
 @click.command()
