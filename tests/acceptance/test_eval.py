@@ -10,7 +10,7 @@ import pytest
 
 from tests.fixtures.system import STAGING, System
 from worker.cli import run
-from worker.cli.eval import JudgedQuestion, Scores, ndcg, read, reciprocal_rank
+from worker.cli.judging import JudgedQuestion, Scores, ndcg, read, reciprocal_rank
 
 DOCUMENTS = [
     {"id": "birds", "text": "The nightingale is a small bird that sings at night.", "metadata": {"kind": 1}},

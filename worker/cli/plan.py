@@ -113,7 +113,7 @@ class Plan:
             "requests": self.requests,
             "fill_tokens": round(self.token_shares / max(1, self.requests), 3),
             "fill_inputs": round(self.input_shares / max(1, self.requests), 3),
-            "price": None if price is None else self.tokens / 1_000_000 * price,
+            "price": price_of(self.tokens, price),
         }
 
     def lines(self, index: str) -> Iterator[str]:
@@ -129,4 +129,15 @@ class Plan:
             f"{self.backend.batch_size:,} inputs"
         )
         if found["price"] is not None:
-            yield f"price      {at_most}{found['price']:,.4f}, at {self.price_per_million_tokens:g} per million tokens"
+            yield price_line(self.tokens, self.price_per_million_tokens, at_most)
+
+
+def price_of(tokens: int, per_million_tokens: float | None) -> float | None:
+    """Return the price of so many tokens; `None` without PRICE_PER_MILLION_TOKENS."""
+    return None if per_million_tokens is None else tokens / 1_000_000 * per_million_tokens
+
+
+def price_line(tokens: int, per_million_tokens: float | None, how: str) -> str:
+    """Say what so many tokens cost; `how` is "at most " or "about "."""
+    price = price_of(tokens, per_million_tokens)
+    return f"price      {how}{price:,.4f}, at {per_million_tokens:g} per million tokens"

@@ -1,6 +1,7 @@
 """`rebuild`: take an index to the settings of today, beside the searches."""
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import click
@@ -9,6 +10,7 @@ from rich.progress import MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from worker.cli.client import Client
 from worker.cli.options import index_and_json
 from worker.cli.output import counted, print_result, progress_bar
+from worker.cli.sample import MAX_SAMPLE, try_out
 from worker.cli.waiting import WaitReason, work_goes_on
 from worker.configuration import load
 from worker.exit_codes import ExitCode
@@ -27,9 +29,28 @@ OUTCOMES = {
 @click.option("--cancel", is_flag=True, help="Give up the build that is being filled.")
 @click.option("--drop-old", is_flag=True, help="Drop the builds that a rebuild has replaced.")
 @click.option("--no-wait", is_flag=True, help="Start the rebuild, and leave it to the workers.")
+@click.option(
+    "--sample",
+    type=click.IntRange(1, MAX_SAMPLE),
+    help="Change nothing: estimate the rebuild from so many documents. With --eval, compare the search results, too.",
+)
+@click.option(
+    "--eval",
+    "questions",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="With --sample: questions as `vector-index eval` takes them.",
+)
 @index_and_json
 def rebuild(
-    keep_old: bool, rollback: bool, cancel: bool, drop_old: bool, no_wait: bool, index: str, as_json: bool
+    keep_old: bool,
+    rollback: bool,
+    cancel: bool,
+    drop_old: bool,
+    no_wait: bool,
+    sample: int | None,
+    questions: Path | None,
+    index: str,
+    as_json: bool,
 ) -> ExitCode:
     """Take an index to other settings, such as another model, while it is searched.
 
@@ -37,11 +58,23 @@ def rebuild(
     build until then, and new documents go into both. Only chunks that have no vector yet under the new settings are
     sent to the model. The old build stays for ten minutes. A killed worker or Ctrl-C stops nothing: the workers go on.
     Exit code 1: documents that fail under the new settings keep the index from the switch.
+
+    Try before you rebuild: --sample 200 --eval questions.jsonl embeds 200 documents under the new settings, beside the
+    index. It prints hit@k, MRR and nDCG of both settings, and the requests, tokens, price and time of the whole
+    rebuild. --sample alone sends no text.
     """
     actions = {"rollback": rollback, "cancel": cancel, "drop_old": drop_old}
     chosen = [name for name, is_set in actions.items() if is_set]
     if len(chosen) > 1:
         raise click.UsageError("choose one of --rollback, --cancel and --drop-old")
+    if sample is not None:
+        if chosen or keep_old or no_wait:
+            raise click.UsageError(
+                "--sample changes nothing: combine it with --eval, --index and --json alone"
+            )
+        return try_out(index, sample, questions, as_json)
+    if questions is not None:
+        raise click.UsageError("--eval measures a sample: add --sample 200")
     configuration = load()
     configuration.index(index)
     client = Client(configuration)

@@ -53,7 +53,7 @@ def begin(index: Index, request: RebuildRequest) -> RebuildState | None:
     Probes the provider first. Raises InvalidQuery for an index without documents, SettingsError if the settings cannot
     work, ProviderUnavailable: try again.
     """
-    live = _live(index)
+    live = live_build(index)
     recipe = Recipe.of(index.settings, index.backend)
     if recipe.as_json() == dict(live.recipe):
         return None
@@ -67,21 +67,21 @@ def begin(index: Index, request: RebuildRequest) -> RebuildState | None:
 
 def roll_back(index: Index, request: RebuildRequest) -> RebuildState | None:
     """Fill the build that was live before, to switch back to it. `None` if this request was made before."""
-    live = _live(index)
+    live = live_build(index)
     with connection.checkout(index.url) as conn:
         return rebuilds.roll_back(conn, live, request)
 
 
 def cancel(index: Index, task_id: str) -> int | None:
     """Give up the build that is being filled; its number. Raises ServiceUnreachable while others hold its tables."""
-    live = _live(index)
+    live = live_build(index)
     with connection.checkout(index.url) as conn:
         return rebuilds.cancel(conn, live, task_id)
 
 
 def drop_old(index: Index, task_id: str) -> list[int]:
     """Drop the builds that a rebuild has replaced; their numbers. Raises as `cancel` does."""
-    live = _live(index)
+    live = live_build(index)
     with connection.checkout(index.url) as conn:
         return rebuilds.drop_old(conn, live, task_id)
 
@@ -93,7 +93,7 @@ def state_of(index: Index, build: int) -> str | None:
     return next((each.state for each in every if each.build == build), None)
 
 
-def _live(index: Index) -> Build:
+def live_build(index: Index) -> Build:
     with connection.checkout(index.url) as conn:
         live = builds.live(conn, index.name)
     if live is None:
@@ -112,29 +112,28 @@ class Rebuilder:
     token: UUID = field(default_factory=uuid4)
 
     def advance(self, *, seconds: float, after: int = 0) -> Step:
-        """Fill, close and switch for about so many seconds, at least one step. Any number may run at once: one works.
+        """Fill, close and switch for about so many seconds. Any number may run at once: one of them works.
 
         `after`: the last document that an earlier call has filled.
         """
         deadline = time.monotonic() + seconds
         step = Step(state="filling", after=after)
         try:
-            while True:
+            while step.state == "filling" and time.monotonic() < deadline:
                 pair = self._pair()
                 if pair is None:
                     return self._ended()
                 with connection.checkout(self.index.url) as conn:
                     is_ours = rebuilds.hold(conn, pair.new, self.token)
-                if is_ours:
-                    step = self._close(pair) if pair.new.state == "closing" else self._fill(pair, step.after)
-                else:
+                if not is_ours:
                     time.sleep(max(0.0, min(PAUSE_SECONDS, deadline - time.monotonic())))
-                if step.state != "filling" or time.monotonic() >= deadline:
-                    return step
+                    continue
+                step = self._close(pair) if pair.new.state == "closing" else self._fill(pair, step.after)
         except BuildDropped:
             return self._ended()
         finally:
             self._release()
+        return step
 
     def _pair(self) -> Pair | None:
         with connection.checkout(self.index.url) as conn:

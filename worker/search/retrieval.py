@@ -7,6 +7,7 @@ the search cannot compare vectors of two different models.
 import numpy as np
 from numpy.typing import NDArray
 
+from worker.backends.budgets import MAX_WAIT_SECONDS
 from worker.chunking import chunk
 from worker.documents import Passage, clean, embedding_text
 from worker.index import Index
@@ -20,7 +21,8 @@ from worker.search.ranking import WINDOW, merge_neighbours
 from worker.search.similarity import check_threshold, passes_threshold
 from worker.store import builds, connection, search, status
 from worker.store.builds import Build
-from worker.store.filters import compile_filter
+from worker.store.connection import Connection
+from worker.store.filters import EVERYTHING, compile_filter
 
 MIN_CANDIDATES = 10  # contents in a ranking; one that does not fill the page is followed by the next contents
 
@@ -38,7 +40,7 @@ def retrieve(index: Index, query: SearchQuery) -> list[Passage]:
         if build is None:
             return []
         check_threshold(query.similarity_threshold, build)
-        vector = None if query.mode == "text" else _embed_question(index, build, query.text)
+        vector = None if query.mode == "text" else embed_question(index, build, query.text)
         with connection.checkout(index.url) as conn, search.snapshot(conn):
             ranker = Ranker(
                 connection=conn,
@@ -61,13 +63,42 @@ def emptiness(index: Index) -> str | None:
     return f"The index {index.name!r} holds {missing}."
 
 
-def _embed_question(index: Index, build: Build, text: str) -> NDArray[np.float32]:
-    """Embed the question as the build's documents are embedded, whatever model the settings name by now."""
+def rank_documents(
+    connection: Connection,
+    build: Build,
+    query: SearchQuery,
+    vector: NDArray[np.float32] | None,  # of the question; None in mode "text"
+    *,
+    weights: tuple[float, float],
+) -> list[str]:
+    """Return the ids of the documents that a search of this build would find, best first."""
+    with search.snapshot(connection):
+        ranker = Ranker(
+            connection=connection,
+            build=build,
+            query=query,
+            vector=vector,
+            where=(EVERYTHING, {}),
+            weights=weights,
+        )
+        return [group[0][0].document_id for group in _page(ranker)]
+
+
+def embed_question(
+    index: Index, build: Build, text: str, *, max_wait_seconds: float = MAX_WAIT_SECONDS
+) -> NDArray[np.float32]:
+    """Embed the question as the build's documents are embedded, whatever model the settings name by now.
+
+    Waits at most `max_wait_seconds` for the limits of the backend.
+    """
     embedder = index.embedder(build)
     backend, budget = embedder.backend, embedder.budget
     question = _question_text(text, Recipe.stored(build.recipe).within(backend), backend)
     tokens = backend.count_tokens(question)
-    with budget.reserve(tokens), events.ProviderRequest(budget.name, "search", tokens=tokens):
+    with (
+        budget.reserve(tokens, max_wait_seconds=max_wait_seconds),
+        events.ProviderRequest(budget.name, "search", tokens=tokens),
+    ):
         vector: NDArray[np.float32] = backend.embed([question])[0]
     return vector
 

@@ -144,20 +144,25 @@ def create(connection: Connection, index: str, recipe: Mapping[str, Any], *, sta
     row = connection.execute(statement("builds.sql", "insert_build"), parameters).fetchone()
     assert row is not None
     build = Build(build=row[0], index_id=index_id, index=index, state=state, recipe=recipe)
+    create_tables(connection, build)
+    if state == "live":
+        connection.execute(
+            statement("builds.sql", "set_live_build"), {"build": build.build, "index_id": index_id}
+        )
+    return build
+
+
+def create_tables(connection: Connection, build: Build) -> None:
+    """Create the tables of a build. Raises SettingsError for a language that Postgres does not know."""
     column = sql.SQL("{}({})").format(sql.Identifier(build.vector), sql.Literal(build.dimensions))
     connection.execute(sql.SQL(read("build.sql")).format(vector=column, **tables(build.build)))
     try:
         connection.execute(statement("builds.sql", "check_language"), {"language": build.language})
     except pg.UndefinedObject as error:
         raise SettingsError(
-            f"LANGUAGE of index {index!r} is {build.language!r}, which this Postgres does not know as a text search "
-            "configuration: use one that \\dF in psql lists, such as english or simple"
+            f"LANGUAGE of index {build.index!r} is {build.language!r}, which this Postgres does not know as a text "
+            "search configuration: use one that \\dF in psql lists, such as english or simple"
         ) from error
-    if state == "live":
-        connection.execute(
-            statement("builds.sql", "set_live_build"), {"build": build.build, "index_id": index_id}
-        )
-    return build
 
 
 def index_key(connection: Connection, name: str) -> int:

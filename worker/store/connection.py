@@ -25,6 +25,7 @@ T = TypeVar("T")
 Connection = psycopg.Connection[TupleRow]
 
 CONNECT_TIMEOUT_SECONDS = 5
+PROGRAM = "vector-index-worker"  # as pg_stat_activity shows it
 CHECKOUT_TIMEOUT_SECONDS = 30  # how long a caller waits for a connection from the pool
 
 # What our SQL relies on, whatever the server, the database and the role set. READ COMMITTED is part of the protocol:
@@ -130,7 +131,7 @@ def pool(url: str, *, max_size: int = 16) -> ConnectionPool[Connection]:
                 reconnect_timeout=CHECKOUT_TIMEOUT_SECONDS,
                 kwargs={
                     "connect_timeout": CONNECT_TIMEOUT_SECONDS,
-                    "application_name": "vector-index-worker",
+                    "application_name": PROGRAM,
                 },
                 configure=configure,
                 check=ConnectionPool.check_connection,
@@ -180,6 +181,17 @@ def connect(url: str) -> Iterator[Connection]:
         psycopg.connect(url, autocommit=True, connect_timeout=CONNECT_TIMEOUT_SECONDS) as connection,
     ):
         prepare(connection)
+        yield connection
+
+
+@contextmanager
+def session(url: str) -> Iterator[Connection]:
+    """Open a connection like those of the pool, for temporary tables: they go with it. Raises ServiceUnreachable."""
+    with (
+        translate_errors(url),
+        psycopg.connect(url, connect_timeout=CONNECT_TIMEOUT_SECONDS, application_name=PROGRAM) as connection,
+    ):
+        configure(connection)
         yield connection
 
 

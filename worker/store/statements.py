@@ -34,7 +34,9 @@ def statement(file: str, name: str, build: int | None = None) -> sql.Composed:
 
 
 def tables(build: int) -> dict[str, sql.Identifier]:
-    """The names of the tables of a build."""
+    """The names of the tables of a build. Those of a sample, whose number is below 0, are temporary."""
+    if build < 0:
+        return {table: sql.Identifier("pg_temp", f"{table}_{-build}") for table in BUILD_TABLES}
     return {table: sql.Identifier(SCHEMA, f"{table}_{build}") for table in BUILD_TABLES}
 
 

@@ -92,7 +92,7 @@ visible AS MATERIALIZED (
 -- the size of the table; and in a larger index the share of chunks with this lexeme, if it is one of the commonest
 WITH estimate AS (
     SELECT reltuples / greatest(relpages, 1) * (pg_relation_size(oid) / current_setting('block_size')::int) AS chunks
-    FROM pg_class WHERE oid = ('vector_index.' || %(table)s)::regclass
+    FROM pg_class WHERE oid = '{chunks}'::regclass
 ), size AS MATERIALIZED (
     SELECT CASE WHEN chunks > %(exactly)s THEN chunks
         ELSE (SELECT count(*) FROM (SELECT FROM {chunks} LIMIT %(exactly)s) AS counted) END AS chunks
