@@ -355,7 +355,9 @@ def test_concurrent_writes_and_drops_leave_at_most_one_build(application: Applic
     application.put(*PETS)
     assert application.search("dogs bark")[0] == "dogs"
     assert application.rows("SELECT count(*) FROM vector_index.builds") == [(1,)]
-    assert application.rows("SELECT count(*) FROM vector_index.indexes WHERE dropped_at IS NOT NULL") >= [(1,)]
+    assert application.rows("SELECT count(*) FROM vector_index.indexes WHERE dropped_at IS NOT NULL") >= [
+        (1,)
+    ]
     assert found(verify(application)) == {}
     drop(application)
     assert remaining(application) == {}
