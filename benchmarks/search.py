@@ -180,7 +180,8 @@ def load(url: str, index: IndexSettings, backend: Made) -> Collection:
         conn.execute("SET maintenance_work_mem = '256MB'")
         conn.execute("CREATE INDEX ON flat USING hnsw (embedding vector_cosine_ops)")
         conn.execute("VACUUM ANALYZE")
-    assert hnsw.create(url, build)
+    with connection.connect(url) as conn:
+        hnsw.create(conn, build, vectors=len(vectors))
     # no question is of the most common words alone
     questions = [" ".join(f"w{n}" for n in random.integers(20, 5_000, 5)) for _ in range(QUESTIONS)]
     backend.known = dict(zip(questions, near(random.integers(CLUSTERS, size=QUESTIONS)), strict=True))

@@ -106,8 +106,8 @@ def loaded(url: str, crowd: str, size: int) -> Iterator[Index]:
         conn.execute("VACUUM ANALYZE")
         build = builds.live(conn, "default")
     assert build is not None
-    with patch.object(hnsw, "MIN_NUMBERS", 1):
-        assert hnsw.create(url, build)
+    with connection.connect(url) as conn:
+        hnsw.create(conn, build, vectors=size + OTHERS)
     try:
         yield Index(url=url, settings=settings, backend=backend, budget=Budget("", backend.model_id))
     finally:

@@ -12,10 +12,10 @@ from worker.celery.retries import WAIT_FOR_SERVICES
 from worker.errors import BuildDropped, InvalidQuery, described
 from worker.indexing import verification
 from worker.keyspace import EMBED
+from worker.maintenance_results import Collected, VectorsIndexed, Verified
 from worker.observability.logs import log_fields
 from worker.reference import Meaning
-from worker.results import Collected, VectorsIndexed, Verified
-from worker.store import builds, connection, garbage, hnsw, indexes, jobs, rebuilds
+from worker.store import builds, connection, garbage, hnsw, indexes, jobs, rebuilds, statistics
 from worker.store.builds import Build
 from worker.store.spelling import spell_again
 from worker.store.sweep import sweep_build
@@ -34,6 +34,8 @@ logger = logging.getLogger("vector_index.sweep")
 @app.task(name="tasks.sweep", ignore_result=True)
 def sweep() -> None:
     """Find abandoned work: publish documents, requeue contents, resend waiting tasks, send due maintenance.
+
+    It also lets Postgres analyze the tables of a build after a load.
 
     After an upgrade that spells words in another way, it also spells those of existing chunks, for ten seconds at most.
 
@@ -64,7 +66,8 @@ def _sweep_build(url: str, build: Build) -> None:
             logger.error("repaired", extra=log_fields(index=build.index, inputs=repairs.queued, bug=REPAIRED))
         if chunks := spell_again(conn, build):
             logger.info("spelled", extra=log_fields(index=build.index, inputs=chunks))
-        if hnsw.is_due(conn, build):
+        statistics.analyze_if_stale(conn, build)
+        if hnsw.look(conn, build):
             app.send_task(
                 "tasks.index_vectors",
                 kwargs={"index": build.index},
@@ -131,18 +134,25 @@ def collect(index: AnyIndex = "default") -> Collected:
 
 @app.task(name="tasks.index_vectors")
 def index_vectors(index: AnyIndex = "default") -> VectorsIndexed:
-    """Create the vector index of each build that has grown enough. Takes minutes.
+    """Create the vector index of each build that has grown enough, once its load is over. Takes minutes.
 
-    Sent by: the sweep while a vector index is due.
+    A load of half the vectors or more is faster without the index: then it is dropped, and created again afterwards.
 
-    Second run: finds a valid index, or the lease of the first; after a crash the lease expires.
+    Sent by: the sweep while something is due.
+
+    Second run: finds nothing to do, or the lease of the first; after a crash the lease expires.
 
     Errors: ServiceUnreachable; the sweep sends it again later.
     """
     url = wiring.addresses().database_url
     with connection.checkout(url) as conn:
         written = [build for build in builds.all_writable(conn) if build.index == index]
-    return {"index": index, "builds": [build.build for build in written if hnsw.create(url, build)]}
+    done = {build.build: hnsw.apply(url, build) for build in written}
+    return {
+        "index": index,
+        "builds": [build for build, action in done.items() if action == "create"],
+        "dropped": [build for build, action in done.items() if action == "drop"],
+    }
 
 
 @app.task(name="tasks.verify", **WAIT_FOR_SERVICES)

@@ -216,6 +216,19 @@ class Rebuilt(TypedDict):
     failed: Annotated[list[RebuildFailure], Meaning("the first five of them")]
 
 
+class VectorIndexState(TypedDict):
+    """The vector index (HNSW) of a build."""
+
+    state: Annotated[
+        Literal["ready", "building", "waiting", "none"],
+        Meaning(
+            "`building`, and `waiting` for the end of a load: until then, searches compare all vectors; `none`: it is "
+            "too small to need one, or its vectors are too long"
+        ),
+    ]
+    progress: Annotated[float | None, Meaning("how much is built, from 0 to 1; null unless `building`")]
+
+
 class BuildState(TypedDict):
     """A build: one complete copy of an index under one recipe."""
 
@@ -224,6 +237,7 @@ class BuildState(TypedDict):
     recipe: Annotated[dict[str, Any], Meaning("model, length of vectors, chunk size, distance, language")]
     repairs: Annotated[Repairs, Meaning("repairs of the sweep so far")]
     documents: Annotated[int | None, Meaning("searchable documents; null if `retired`")]
+    vector_index: Annotated[VectorIndexState, Meaning("the index that spares searches most comparisons")]
     drift: Annotated[
         list[str],
         Meaning("of the live build: settings that differ from its recipe, which `tasks.rebuild` applies"),
@@ -356,45 +370,3 @@ class Dropped(TypedDict):
     configured: Annotated[
         bool, Meaning("true: the settings name the index, so its next document creates it again")
     ]
-
-
-class Finding(TypedDict):
-    """The result of one check of one build."""
-
-    build: Annotated[int, Meaning("number of the build")]
-    check: Annotated[str, Meaning("name of the check")]
-    problem: Annotated[str, Meaning("the kind of finding, in the plural")]
-    remedy: Annotated[str, Meaning("the repair")]
-    fault: Annotated[bool, Meaning("false: unused data, which every index has")]
-    found: Annotated[int, Meaning("findings")]
-    examples: Annotated[list[str], Meaning("names of up to five of them, such as ids of documents")]
-    repaired: Annotated[int, Meaning("findings whose repair has begun")]
-
-
-class Verified(TypedDict):
-    """The consistency of an index."""
-
-    index: IndexName
-    healthy: Annotated[bool, Meaning("whether every fault that was found is repaired")]
-    documents: Annotated[DocumentCounts, Meaning("documents by state")]
-    checks: Annotated[list[Finding], Meaning("one for each build and check")]
-    swept: Annotated[dict[str, Repairs], Meaning("by build: repairs of the sweep so far")]
-    seconds: Annotated[float, Meaning("duration of the checks")]
-
-
-class Collected(TypedDict):
-    """Rows that a garbage collection deleted."""
-
-    index: IndexName
-    embeddings: Annotated[int, Meaning("vectors that no chunk refers to")]
-    kept: Annotated[int, Meaning("such vectors that stay, in case their text comes back")]
-    revisions: Annotated[int, Meaning("old revisions of documents")]
-    pending: Annotated[int, Meaning("queued contents that no chunk has")]
-    tombstones: Annotated[int, Meaning("ids and versions of documents deleted long ago")]
-
-
-class VectorsIndexed(TypedDict):
-    """The builds whose vector index was created."""
-
-    index: IndexName
-    builds: Annotated[list[int], Meaning("numbers of these builds")]

@@ -51,15 +51,16 @@ def loaded(services: Any, administrator: Any, template: str) -> Iterator[str]:
             for statement in text.split(";"):
                 conn.execute(statement.encode())
             build = live(conn)
-            assert not hnsw.is_due(conn, build)
+            conn.execute("UPDATE vector_index.builds SET loading_at = 'epoch', seen_at = 'epoch'")
+            assert hnsw.look(conn, build) is None
             patch.setattr(hnsw, "MIN_NUMBERS", DOCUMENTS * CHUNKS * DIMENSIONS)
-            assert hnsw.is_due(conn, build)
+            assert hnsw.look(conn, build) == "create"
             # as an interrupted task leaves it
             conn.execute(
                 "CREATE INDEX embeddings_1_hnsw ON vector_index.embeddings_1 USING btree (hash) WHERE false"
             )
-        assert hnsw.create(url, build)
-        assert not hnsw.create(url, build)
+        assert hnsw.apply(url, build) == "create"
+        assert hnsw.apply(url, build) is None
         yield url
         connection.close_pools()
 

@@ -198,12 +198,12 @@ def test_an_invalid_vector_index_is_dropped_even_where_none_is_wanted(database_u
     with connection.checkout(database_url) as conn:
         build = builds.live(conn, "default")
         assert build is not None
-        assert not hnsw.is_due(conn, build)
+        assert hnsw.look(conn, build) is None
         with pytest.raises(psycopg.errors.UniqueViolation):  # as a cancelled statement leaves it
             conn.execute("CREATE UNIQUE INDEX CONCURRENTLY cancelled ON vector_index.embeddings_1 ((1))")
-        assert hnsw.is_due(conn, build)
-        assert not hnsw.create(database_url, build)
-        assert not hnsw.is_due(conn, build)
+        assert hnsw.look(conn, build) == "clean"
+        assert hnsw.apply(database_url, build) == "clean"
+        assert hnsw.look(conn, build) is None
         left = conn.execute("SELECT to_regclass('vector_index.cancelled')").fetchone()
     assert left == (None,)
     connection.close_pools()

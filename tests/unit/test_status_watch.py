@@ -3,10 +3,11 @@
 from io import StringIO
 from typing import Any
 
+import pytest
 from rich.columns import Columns
 from rich.console import Console
 
-from worker.cli.status import Rates, _table
+from worker.cli.status import Rates, _index_state, _line, _table
 
 RED, GREEN, YELLOW = "\x1b[31m", "\x1b[32m", "\x1b[33m"
 
@@ -45,6 +46,25 @@ def test_an_error_is_red_and_its_brackets_are_not_markup() -> None:
     said = shown(state(last_error="[red]the key [sk] is refused[/] [/nothing]"))
     assert RED in said
     assert "[red]the key [sk] is refused[/] [/nothing]" in said
+
+
+@pytest.mark.parametrize(
+    ("found", "told"),
+    [
+        ({"state": "building", "progress": 0.434}, "43% built; until then,"),
+        ({"state": "waiting", "progress": None}, "waits for the end of the load"),
+        ({"state": "ready", "progress": None}, None),
+    ],
+)
+def test_a_missing_vector_index_is_told(found: dict[str, Any], told: str | None) -> None:
+    build = {"build": 1, "state": "live", "documents": 9, "rebuild": None, "drift": [], "vector_index": found}
+    outbox = {"waiting": 0, "rejected": 0, "oldest_seconds": 0.0, "unknown_indexes": {}}
+    large = state(builds=[build], outbox=outbox)
+    rates = Rates()
+    rates.add(1.0, large)
+    for text in (shown(large), _line(large, rates.as_json()), "\n".join(_index_state(large))):
+        assert ("vector index" in text) == (told is not None)
+        assert told is None or told in text
 
 
 def test_tables_are_side_by_side_if_the_terminal_is_wide_enough() -> None:

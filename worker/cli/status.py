@@ -148,6 +148,8 @@ def _table(state: dict[str, Any], rates: dict[str, float | None]) -> Table:
     for build in state["builds"]:
         if build["rebuild"]:
             table.add_row("rebuild", escape(_build(build)), style="yellow")
+    if sentence := _vector_index(state):
+        table.add_row("vector index", sentence, style="yellow")
     for line in _drift(state):
         table.add_row("settings", escape(printable(line)), style="yellow")
     if state["last_error"]:
@@ -160,7 +162,8 @@ def _line(state: dict[str, Any], rates: dict[str, float | None]) -> str:
     paused = f"; paused since {state['paused']}" if state["paused"] else ""
     error = f"; last error: {state['last_error']}" if state["last_error"] else ""
     rebuilds = "".join(f"; {_build(build)}" for build in state["builds"] if build["rebuild"])
-    return f"{state['index']}: {figures}{paused}{rebuilds}{error}"
+    vector_index = f"; vector index: {sentence}" if (sentence := _vector_index(state)) else ""
+    return f"{state['index']}: {figures}{paused}{rebuilds}{vector_index}{error}"
 
 
 def _index_state(state: dict[str, Any]) -> Iterator[str]:
@@ -180,6 +183,8 @@ def _index_state(state: dict[str, Any]) -> Iterator[str]:
         yield f"last error: {state['last_error']}"
     for build in state["builds"]:
         yield _build(build)
+    if sentence := _vector_index(state):
+        yield f"vector index: {sentence}"
     yield from _drift(state)
 
 
@@ -196,6 +201,20 @@ def _rebuild(build: dict[str, Any]) -> str:
         f" of {progress['documents']:,}, {progress['pending_chunks']:,} chunks pending, "
         f"{progress['copied']:,} vectors reused, {'time left unknown' if left is None else f'{left:.0f} s left'}"
     )
+
+
+def _vector_index(state: dict[str, Any]) -> str | None:
+    """Say why searches compare all vectors of the live build, although it is large; `None` if they need not."""
+    for build in state["builds"]:
+        found = build["vector_index"]
+        if build["state"] == "live" and found["state"] in ("building", "waiting"):
+            what = (
+                f"{found['progress']:.0%} built"
+                if found["state"] == "building"
+                else "waits for the end of the load"
+            )
+            return f"{what}; until then, searches compare all vectors, which is exact and slower"
+    return None
 
 
 def _drift(state: dict[str, Any]) -> Iterator[str]:

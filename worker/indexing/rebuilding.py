@@ -18,7 +18,7 @@ from worker.index import Index
 from worker.indexing.packing import batches
 from worker.indexing.staging import SLICE_CHARACTERS, split
 from worker.recipes import Difference, Recipe, probe
-from worker.store import builds, connection, filling, hnsw, publishing, rebuilds
+from worker.store import builds, connection, filling, hnsw, publishing, rebuilds, statistics
 from worker.store.builds import Build
 from worker.store.connection import Connection
 from worker.store.filling import StoredText
@@ -194,10 +194,10 @@ class Rebuilder:
                 return Step(state="blocked", lag=lag)
             is_down = pending and rebuilds.state(conn, pair.new).error is not None
             is_early = pending > CLOSING_INPUTS or lag.unfilled or lag.failed
-            if is_early or is_down or hnsw.is_missing(conn, pair.new):
+            if is_early or is_down or hnsw.is_awaited(conn, pair.new):
                 time.sleep(PAUSE_SECONDS)
                 return Step(state="filling")
-            rebuilds.analyze(conn, pair.new)
+            statistics.analyze(conn, pair.new)
         self._change_phase(pair, "closing")
         return Step(state="filling")
 

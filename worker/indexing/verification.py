@@ -16,7 +16,7 @@ from worker.documents import Document
 from worker.index import Index
 from worker.indexing import staging
 from worker.indexing.draining.outcomes import MAX_ATTEMPTS
-from worker.results import Finding, Verified
+from worker.maintenance_results import Finding, Verified
 from worker.store import builds, connection, jobs, status, verify
 from worker.store.builds import Build
 from worker.store.garbage import Key

@@ -289,11 +289,6 @@ def withheld(connection: Connection, live: Build, *, limit: int) -> list[int]:
     return [row[0] for row in rows]
 
 
-def analyze(connection: Connection, build: Build) -> None:
-    """Let the planner know the tables of a build, before searches read it."""
-    connection.execute(build.sql("rebuilds.sql", "analyze"))
-
-
 @retry_on_deadlock
 def change_phase(connection: Connection, pair: Pair, state: str) -> bool:
     """Begin or end the closing phase of a build; False if it is no longer the one that replaces the live build.

@@ -17,7 +17,7 @@ from worker.results import (
     IndexFigures,
     RebuildProgress,
 )
-from worker.store import builds, rebuilds, refusals
+from worker.store import builds, hnsw, rebuilds, refusals
 from worker.store.builds import Build
 from worker.store.connection import Connection
 from worker.store.statements import SCHEMA, statement
@@ -109,12 +109,16 @@ def _build_state(
 ) -> BuildState:
     is_new = row["state"] in rebuilds.FILLED
     rebuild = rebuild_progress(connection, live.index, row["build"]) if is_new else None
+    build = Build(
+        **{name: row[name] for name in ("build", "state", "recipe")}, index_id=live.index_id, index=live.index
+    )
     return {
         "build": row["build"],
         "state": row["state"],
         "recipe": row["recipe"],
         "repairs": row["repairs"],
         "documents": documents if rebuild is None else rebuild["done"],
+        "vector_index": hnsw.describe(connection, build),
         "rebuild": rebuild,
         "drift": row["drift"] if row["state"] == "live" else [],
     }

@@ -105,6 +105,3 @@ FROM {served}
 
 -- name: withheld: documents of the live build that are complete for all it knows, and may wait for the other build
 SELECT doc FROM {served} WHERE want_rev IS NOT NULL AND state = 'pending' ORDER BY since LIMIT %(limit)s
-
--- name: analyze: let the planner know a build before searches read it
-ANALYZE {served}, {chunks}, {embeddings}
