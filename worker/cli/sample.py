@@ -26,7 +26,7 @@ from worker.indexing import rebuilding
 from worker.indexing.sampling import Estimate, Sample
 from worker.search import retrieval
 from worker.search.queries import MODES, SearchQuery
-from worker.store import connection, indexes, rebuilds, samples
+from worker.store import connection, indexes, rebuilds, samples, statistics
 from worker.store.builds import Build
 from worker.store.connection import Connection
 from worker.store.filling import Unfilled
@@ -198,7 +198,7 @@ def _scores(
     assert sample.old is not None
     found = {mode: {side: Scores(limit=LIMIT) for side in ("old", "new")} for mode in MODES}
     for build in (sample.old, sample.new):
-        rebuilds.analyze(session, build)
+        statistics.analyze(session, build)
     sides = {"old": sample.old, "new": sample.new}
     weights = target.settings.hybrid_weights
     with progress_bar("searching", MofNCompleteColumn(), total=len(judged)) as update:
