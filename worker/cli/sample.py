@@ -26,7 +26,7 @@ from worker.indexing import rebuilding
 from worker.indexing.sampling import Estimate, Sample
 from worker.search import retrieval
 from worker.search.queries import MODES, SearchQuery
-from worker.store import connection, indexes, rebuilds, samples, statistics
+from worker.store import connection, indexes, samples, statistics
 from worker.store.builds import Build
 from worker.store.connection import Connection
 from worker.store.filling import Unfilled
