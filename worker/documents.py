@@ -14,7 +14,7 @@ from worker.errors import InvalidDocument
 from worker.inline_data import without_inline_data
 from worker.reference import Meaning
 from worker.results import Row
-from worker.words import visible
+from worker.words import IndexWords, visible
 
 MAX_ID_CHARACTERS = 512
 MAX_TITLE_CHARACTERS = 2_000
@@ -134,7 +134,7 @@ class Chunk:
     text: str
     tokens: int  # of the embedded string
     hash: bytes  # of the embedded string, 32 bytes
-    words: str  # to index of heading and text, as `worker.words` spells them
+    words: IndexWords  # of heading and text
 
 
 @dataclass(frozen=True, kw_only=True)

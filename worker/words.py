@@ -9,10 +9,11 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from html import unescape
+from typing import NamedTuple
 
-SPELLING = 1  # version of `index_words`: the sweep spells the chunks of an older version again
+SPELLING = 2  # version of `index_words`: the sweep spells the chunks of an older version again
 
-_MAX_BYTES = 400_000  # of the words of a chunk: a tsvector has at most 1 MB, which these never exceed
+_MAX_BYTES = 200_000  # of the words of a chunk, and of their parts: a tsvector has at most 1 MB
 _MAX_PARTS = 12  # of an identifier; a key of random letters and digits has more
 _MAX_WHOLE = 64  # characters of an identifier
 _CACHED_CHARACTERS = 32  # longer words seldom come again
@@ -112,6 +113,16 @@ _SPELLED = _Replacements(
 )
 
 
+class IndexWords(NamedTuple):
+    """The words of a chunk or a token, each kind between spaces."""
+
+    words: str  # whole words, identifiers without their joints
+    parts: str  # parts of identifiers, which say less about a text than its words
+
+
+NO_WORDS = IndexWords("", "")
+
+
 def visible(text: str) -> str:
     """Return a text as a reader sees it, for a model: without soft hyphens and the like, in usual forms of letters.
 
@@ -123,26 +134,35 @@ def visible(text: str) -> str:
     return unicodedata.normalize("NFC", text.translate(_VISIBLE))
 
 
-def index_words(*texts: str) -> str:
-    """Return the words to index of a chunk, its heading and its text, between spaces.
+def index_words(*texts: str) -> IndexWords:
+    """Return the words to index of a chunk, its heading and its text.
 
-    Compatibility forms, invisible characters and case make no difference. An identifier is a word, and each of its
-    parts is: of `INV-2024-0042`, `snake_case`, `camelCase`, a path, an address or a version. In scripts without spaces
-    between words, each pair of neighbouring characters is a word.
+    Compatibility forms, invisible characters and case make no difference. An identifier is a word, and it has parts:
+    `INV-2024-0042`, `snake_case`, `camelCase`, a path, an address or a version. In scripts without spaces between
+    words, each pair of neighbouring characters is a word.
     """
-    spelled = (
+    spelled = [
         _cached(token) if len(token) <= _CACHED_CHARACTERS else _spell(token)
         for token in _tokens("\n".join(texts))
+    ]
+    return (
+        IndexWords(*(_bounded(_joined(each)) for each in zip(*spelled, strict=True))) if spelled else NO_WORDS
     )
-    words = _fold(" ".join(filter(None, spelled)))
-    if len(words) * 4 > _MAX_BYTES:
-        words = words.encode()[:_MAX_BYTES].decode(errors="ignore")
-    return words
 
 
 def question_words(text: str) -> str:
     """Return the words to look up of a question: those that `index_words` makes of a text that answers it."""
-    return _fold(" ".join(filter(None, (_spell(token, last=False) for token in _tokens(text)))))
+    return _joined(word for token in _tokens(text) for word in _spell(token, last=False))
+
+
+def _joined(words: Iterable[str]) -> str:
+    return _fold(" ".join(filter(None, words)))
+
+
+def _bounded(words: str) -> str:
+    if len(words) * 4 <= _MAX_BYTES:
+        return words
+    return words.encode()[:_MAX_BYTES].decode(errors="ignore")
 
 
 def is_single(word: str) -> bool:
@@ -169,18 +189,19 @@ def _fold(words: str) -> str:
     return unicodedata.normalize("NFC", folded)
 
 
-def _spell(token: str, *, last: bool = True) -> str:
+def _spell(token: str, *, last: bool = True) -> IndexWords:
     """The words of a token. `last`: also the last character of a pair."""
     token = token.strip(_EDGES)
     if token.isascii() or not _UNSPACED.search(token):
-        return token if _is_plain(token) else " ".join(_identifier(token))
-    words: list[str] = []
+        return IndexWords(token, "") if _is_plain(token) else _identifier(token)
+    found: list[IndexWords] = []
     at = 0
     for run in _UNSPACED.finditer(token):
-        words += _identifier(token[at : run.start()])
-        words += _pairs(run.group(), last=last)
+        found.append(_identifier(token[at : run.start()]))
+        found.append(IndexWords(" ".join(_pairs(run.group(), last=last)), ""))
         at = run.end()
-    return " ".join([*words, *_identifier(token[at:])])
+    words, parts = zip(*found, _identifier(token[at:]), strict=True)
+    return IndexWords(" ".join(filter(None, words)), " ".join(filter(None, parts)))
 
 
 _cached = lru_cache(maxsize=20_000)(_spell)
@@ -197,8 +218,8 @@ def _clusters(run: str) -> Sequence[str]:
     return run if run.isalpha() else _CLUSTER.findall(run)
 
 
-def _identifier(token: str) -> Iterable[str]:
-    """The parts of a token, and the whole without its joints."""
+def _identifier(token: str) -> IndexWords:
+    """The whole of a token without its joints, and its parts."""
     named = _NAMED.findall(token)
     if named:
         token = _SHARP.sub("sharp", _PLUSES.sub(lambda found: "plus" * len(found[0]), token))
@@ -209,7 +230,10 @@ def _identifier(token: str) -> Iterable[str]:
         wholes.append(_whole(every))
     if len(every) > 1 and every[0] in "vV" and every[1].isdigit():  # a version
         wholes.append(_whole(every[1:]))
-    return dict.fromkeys([*every, *named, *(whole for whole in wholes if len(whole) <= _MAX_WHOLE)])
+    if len(every) == 1:
+        return IndexWords(every[0], " ".join(name for name in named if name not in every))
+    fitting = dict.fromkeys(whole for whole in wholes if len(whole) <= _MAX_WHOLE)
+    return IndexWords(" ".join(fitting), " ".join(dict.fromkeys([*every, *named])))
 
 
 def _parts(side: str) -> list[str]:

@@ -153,10 +153,41 @@ def test_postgres_takes_each_word_as_it_is(shared: Application, text: str) -> No
     """Whatever its locale, so nothing depends on how the server parts words."""
     words = index_words(text)
     with connection.checkout(shared.url) as conn:
-        row = conn.execute("SELECT tsvector_to_array(to_tsvector('simple', %s))", [words]).fetchone()
-    assert row is not None
-    # Cherokee alone folds to capitals, which Postgres lowers
-    assert {word.casefold() for word in row[0]} == set(words.split())
+        for kind in words:
+            row = conn.execute("SELECT tsvector_to_array(to_tsvector('simple', %s))", [kind]).fetchone()
+            assert row is not None
+            # Cherokee alone folds to capitals, which Postgres lowers
+            assert {word.casefold() for word in row[0]} == set(kind.split())
+
+
+def by_words(application: Application, question: str) -> dict[str, float]:
+    """The relevance of each document that is found by words."""
+    return {found.document_id: found.score for found in application.passages(question, limit=10, mode="text")}
+
+
+def test_a_word_says_more_than_a_part_of_an_identifier(application: Application) -> None:
+    """A text about StopIteration is less about stopping than one that stops."""
+    application.put(
+        {"id": "part", "text": "The loop raises StopIteration in the end."},
+        {"id": "word", "text": "The loop has to stop in the end."},
+        {"id": "path", "text": "The loop is in src/stop/main.c of the library."},
+        *({"id": f"other{at}", "text": f"Another text about number {at}."} for at in range(9)),
+    )
+    found = by_words(application, "stop")
+    assert next(iter(found)) == "word"
+    assert found.keys() == {"word", "part", "path"}
+    assert next(iter(by_words(application, "StopIteration"))) == "part"
+
+
+def test_parts_of_identifiers_make_no_text_longer(application: Application) -> None:
+    """A long text says less about each of its words, but a reader counts an identifier once."""
+    application.put(
+        {"id": "plain", "text": "An owl calls alpha beta gamma at night."},
+        {"id": "parted", "text": "An owl calls alphaOne betaTwo gammaThree at night."},
+        {"id": "longer", "text": "An owl calls alpha one beta two gamma three at night."},
+    )
+    found = by_words(application, "owl")
+    assert found["plain"] == found["parted"] > found["longer"]
 
 
 def test_an_older_index_gets_the_new_words_while_it_is_searched(application: Application) -> None:

@@ -234,7 +234,8 @@ def _columns(cut: Sequence[tuple[Input, Sequence[Chunk]]]) -> dict[str, list[Any
         "tokens": [piece.tokens for _, _, piece in each],
         "piece_headings": [piece.heading for _, _, piece in each],
         "piece_texts": [piece.text for _, _, piece in each],
-        "piece_words": [piece.words for _, _, piece in each],
+        "piece_words": [piece.words.words for _, _, piece in each],
+        "piece_parts": [piece.words.parts for _, _, piece in each],
     }
 
 

@@ -36,7 +36,7 @@ LEXICAL_CHUNKS = 5_000
 # Chunks of an index. Of a larger one, Postgres estimates how many there are, and how many have its commonest words.
 EXACTLY_COUNTED = 20_000
 
-# Of an average chunk: 26 (Arabic) to 49 (English) lexemes in chunks of up to 240 tokens
+# Of an average chunk: 26 (Arabic) to 49 (English) lexemes of words in chunks of up to 240 tokens
 LEXEMES_PER_TOKEN = 0.2
 RANKED_CHUNKS = 20_000  # of a word that is in more chunks, as many are ranked
 
@@ -257,6 +257,9 @@ def lexical(
 def _relevance(words: Words) -> sql.Composable:
     """The relevance of a chunk by words, for the parameters of `_weights`: BM25 with k1 = 1.2 and b = 0.75.
 
+    A part of an identifier counts half, and the length of a chunk is that of its words: a text that has
+    `StopIteration` says less about `stop` than one that has the word.
+
     ts_rank of one lexeme with all weights 1 grows with the number n of its occurrences as the sum of 1/i² does. So
     1.55 * (1 / ts_rank - 1) is 1 / n: exactly for n = 1, about that for more.
     """
@@ -265,7 +268,9 @@ def _relevance(words: Words) -> sql.Composable:
         term.format(weight=sql.Placeholder(f"weight_{at}"), word=sql.Placeholder(f"word_{at}"))
         for at in range(len(words.weights))
     ]
-    return sql.SQL(" + ").join(terms) if terms else sql.SQL("0.0::float8")
+    if not terms:
+        return sql.SQL("0.0::float8")
+    return sql.SQL(statements("search.sql")["relevance"]).format(terms=sql.SQL(" + ").join(terms))
 
 
 def _weights(build: Build, words: Words) -> dict[str, Any]:

@@ -46,10 +46,12 @@ def _spell_batch(connection: Connection, build: Build) -> int:
         values |= {"to_rev": rows[-1][0], "to_ordinal": rows[-1][1]}
         if not connection.execute(statement("spelling.sql", "move"), values).rowcount:
             return 0
+        words = [index_words(heading, text) for _, _, heading, text in rows]
         values |= {
             "revs": [rev for rev, _, _, _ in rows],
             "ordinals": [ordinal for _, ordinal, _, _ in rows],
-            "words": [index_words(heading, text) for _, _, heading, text in rows],
+            "words": [each.words for each in words],
+            "parts": [each.parts for each in words],
         }
         connection.execute(build.sql("spelling.sql", "spell"), values)
         return len(rows)

@@ -314,7 +314,8 @@ def _insert_chunks(
         "tokens": [chunk.tokens for _, _, chunk in each],
         "headings": [chunk.heading for _, _, chunk in each],
         "texts": [chunk.text for _, _, chunk in each],
-        "words": [chunk.words for _, _, chunk in each],
+        "words": [chunk.words.words for _, _, chunk in each],
+        "parts": [chunk.words.parts for _, _, chunk in each],
     }
     connection.execute(build.sql("writing.sql", "insert_chunks"), {"language": build.language, **columns})
 

@@ -93,14 +93,14 @@ WITH large AS (
     FROM gone g LEFT JOIN large l USING (hash, heading, text)
 ), pieces AS (
     SELECT * FROM unnest(%(of)s::bytea[], %(at)s::int[], %(pieces)s::bytea[], %(starts)s::int[], %(ends)s::int[],
-        %(tokens)s::int[], %(piece_headings)s::text[], %(piece_texts)s::text[], %(piece_words)s::text[])
-        AS p (of, at, hash, start, "end", tokens, heading, text, words)
+        %(tokens)s::int[], %(piece_headings)s::text[], %(piece_texts)s::text[], %(piece_words)s::text[],
+        %(piece_parts)s::text[]) AS p (of, at, hash, start, "end", tokens, heading, text, words, parts)
 )
 INSERT INTO {chunks} (rev, ordinal, hash, start, "end", tokens, heading, text, lexemes)
 SELECT rev, ordinal + added, hash, start, "end", tokens, heading, text, lexemes FROM moved WHERE NOT is_large
 UNION ALL
 SELECT m.rev, m.ordinal + m.added + p.at, p.hash, m.start + p.start, m.start + p."end", p.tokens, p.heading, p.text,
-    to_tsvector(%(language)s::regconfig, p.words)
+    to_tsvector(%(language)s::regconfig, p.words) || setweight(to_tsvector(%(language)s::regconfig, p.parts), 'B')
 FROM moved m JOIN pieces p ON p.of = m.hash WHERE m.is_large
 
 -- name: queue_pieces: queue the pieces that documents want and that have no vector, by hash

@@ -80,10 +80,15 @@ visible AS MATERIALIZED (
     ) m JOIN {embeddings} e USING (hash)
 )
 
--- name: term: what one word adds to the relevance of a chunk
-{weight}::float8 * ts_rank('{{1,1,1,1}}', c.lexemes, {word}::tsquery) / (
-    ts_rank('{{1,1,1,1}}', c.lexemes, {word}::tsquery) + 1.2 * (0.25 + 0.75 * length(c.lexemes) / %(average)s::float8)
-    * 1.55 * (1 - ts_rank('{{1,1,1,1}}', c.lexemes, {word}::tsquery)))
+-- name: relevance: the sum of {terms} for a chunk; OFFSET keeps Postgres from counting its words once per term
+(SELECT {terms} FROM (
+    SELECT 0.25 + 0.75 * length(ts_filter(c.lexemes, '{{d}}')) / %(average)s::float8 AS share OFFSET 0
+) AS size)
+
+-- name: term: what one word adds to the relevance of a chunk; a part of an identifier, with the label B, counts half
+{weight}::float8 * ts_rank('{{1,1,0.5,1}}', c.lexemes, {word}::tsquery) / (
+    ts_rank('{{1,1,0.5,1}}', c.lexemes, {word}::tsquery)
+    + 1.2 * size.share * 1.55 * (1 - ts_rank('{{1,1,0.5,1}}', c.lexemes, {word}::tsquery)))
 
 -- name: cosine: of the angle between the vector of a hit and the question's
 1 - (SELECT embedding <=> %(query)b::{vector} FROM {embeddings} WHERE hash = h.hash)
