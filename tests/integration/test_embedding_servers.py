@@ -115,15 +115,32 @@ def test_a_long_text_is_split_whatever_the_server_says(
     assert (result["indexed"], result["failed"]) == (31, [])
 
 
-def test_a_long_text_that_is_refused_for_another_reason_is_halved_and_fails(
+# of a new process about a text that is refused alone: the text, a word, and words of twice its length
+REQUESTS_ABOUT_A_REFUSED_TEXT = 3
+
+
+@pytest.mark.parametrize("text", ["A short POISON text.", f"{LONG[:300]} POISON. {LONG[:300]}"])
+def test_a_refused_text_costs_a_new_process_three_requests(
+    application: Application, provider: Provider, text: str
+) -> None:
+    """And the next one two: the process knows by then that texts of this length are taken."""
+    provider.inject("refused_word", answer=TOO_LONG["a sentence"], word="POISON", times=None)
+    before = provider.stats().requests
+    assert settled(application, {"id": "first", "text": text})["failed"] != []
+    assert provider.stats().requests - before == REQUESTS_ABOUT_A_REFUSED_TEXT
+    assert settled(application, {"id": "second", "text": f"Again, {text}"})["failed"] != []
+    assert provider.stats().requests - before <= 2 * REQUESTS_ABOUT_A_REFUSED_TEXT
+
+
+def test_a_server_that_refuses_every_text_of_a_kind_is_asked_a_bounded_number_of_times(
     application: Application, provider: Provider
 ) -> None:
-    provider.inject("refused_word", answer=TOO_LONG["a sentence"], word="POISON", times=None)
-    result = settled(application, *WORDS, {"id": "long", "text": f"{LONG} POISON. {LONG[:400]}"})
-    assert result["indexed"] == 30
+    """Each piece has the word that is refused, and so would each half of each piece."""
+    provider.inject("refused_word", answer=TOO_LONG["a sentence"], word="Sentence", times=None)
+    before = provider.stats().requests
+    result = settled(application, {"id": "long", "text": LONG})
     assert [failure["id"] for failure in result["failed"]] == ["long"]
-    [[pieces]] = application.rows("SELECT count(*) FROM vector_index.chunks_1 WHERE text LIKE '%Sentence%'")
-    assert 2 <= pieces <= 8
+    assert provider.stats().requests - before == REQUESTS_ABOUT_A_REFUSED_TEXT
 
 
 def test_a_text_that_takes_the_server_too_long_is_split_at_its_last_attempt(

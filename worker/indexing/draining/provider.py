@@ -7,15 +7,16 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
+from math import inf
 
 from worker.backends.budgets import MAX_WAIT_SECONDS, Budget
 from worker.configuration import EmbeddingBackendSettings
-from worker.errors import ProviderUnavailable, VectorIndexError
+from worker.errors import ProviderUnavailable, Refused, TooLarge, VectorIndexError
 from worker.indexing.draining import backoff
 from worker.observability import events
 from worker.observability.logs import log_fields
 from worker.protocols import EmbeddingBackend
-from worker.recipes import most_inputs, probe
+from worker.recipes import PROBE, most_inputs, probe
 
 PROBE_TOKENS = 8  # of the one word, at most
 FULL_INPUTS = 64  # requests of this size end the slow start: all slots work again
@@ -45,6 +46,8 @@ class Provider:
         )
         self._words_taken = 0  # the most words that were taken in a request
         self._longest_tokens = 0  # of an input that was embedded
+        self._too_many_tokens = inf  # of plain words that were refused
+        self._measuring = threading.Lock()
 
     @property
     def batch_size(self) -> int:
@@ -76,7 +79,35 @@ class Provider:
 
         Providers say "too long" in words of their own. So a long input is halved before it fails, whatever they say.
         """
-        return 2 * tokens > self._longest_tokens
+        return self._longest_tokens < self._telling(tokens)
+
+    def is_too_long(self, tokens: int, *, max_wait_seconds: float) -> bool:
+        """The same for an input that was refused alone; asks the provider for as many plain words, once per length.
+
+        Without it, each piece of a text that is refused for another reason would be refused on its own. Waits at most
+        `max_wait_seconds` for the budget.
+        """
+        with self._measuring:
+            if self.may_be_too_long(tokens) and self._telling(tokens) < self._too_many_tokens:
+                self._try_length(self._telling(tokens), max_wait_seconds)
+            return self.may_be_too_long(tokens)
+
+    def _telling(self, tokens: int) -> int:
+        """The length which, if it is taken, tells that an input of so many tokens is not too long: counts differ."""
+        return min(2 * tokens, self.backend.token_limit)
+
+    def _try_length(self, tokens: int, max_wait_seconds: float) -> None:
+        """Send one input of plain words, of about so many tokens, and remember whether it was taken."""
+        of_hundred = self.backend.count_tokens(" ".join([PROBE] * 100))
+        text = " ".join([PROBE] * max(1, 100 * tokens // of_hundred))
+        try:
+            self._embed_words([text], tokens=tokens, max_wait_seconds=max_wait_seconds)
+        except (Refused, TooLarge):
+            self._too_many_tokens = min(self._too_many_tokens, tokens)
+        except VectorIndexError:  # the provider, or its rate limit: nothing is known
+            return
+        else:
+            self._longest_tokens = max(self._longest_tokens, tokens)
 
     def suspect_batch_size(self, *, refused: int, taken: int) -> None:
         """Note that a request was refused for its size: its parts, of at most `taken` inputs, were all embedded."""
@@ -125,10 +156,12 @@ class Provider:
                 return self._probe(max_wait_seconds)
             return self.failure
 
-    def _embed_words(self, words: Sequence[str]) -> None:
-        tokens = PROBE_TOKENS * len(words)
+    def _embed_words(
+        self, words: Sequence[str], *, tokens: int | None = None, max_wait_seconds: float = MAX_WAIT_SECONDS
+    ) -> None:
+        tokens = PROBE_TOKENS * len(words) if tokens is None else tokens
         with (
-            self.budget.reserve(tokens, max_wait_seconds=MAX_WAIT_SECONDS),
+            self.budget.reserve(tokens, max_wait_seconds=max_wait_seconds),
             events.ProviderRequest(self.budget.name, "probe", inputs=len(words), tokens=tokens),
         ):
             self.backend.embed(words)

@@ -51,7 +51,7 @@ class Sender:
                 if half:
                     waiting += [inputs[half:], inputs[:half]]
                 else:
-                    sent.append(self._alone(recipe, inputs[0], error))
+                    sent.append(self._alone(recipe, inputs[0], error, last_start))
             except ProviderUnavailable as error:  # would fail the other inputs, too
                 unanswered = _flat([inputs, *waiting])
                 pieces = self._pieces_at_last(recipe, unanswered)
@@ -67,7 +67,7 @@ class Sender:
         events.embedded(claim.build.index, len(inputs))
         return Response(inputs=inputs, vectors=vectors)
 
-    def _alone(self, recipe: Recipe, item: Input, error: VectorIndexError) -> Response:
+    def _alone(self, recipe: Recipe, item: Input, error: VectorIndexError, last_start: float) -> Response:
         """How an input ends that is refused alone, while the provider takes a word.
 
         An error that seems to be one of the settings is an attempt: a firewall may block this text, or a server of
@@ -75,7 +75,9 @@ class Sender:
         """
         if isinstance(error, SettingsError):
             error = ProviderUnavailable(f"{error}. The provider takes other texts: it may refuse this one")
-        elif isinstance(error, TooLarge) or self.provider.may_be_too_long(item.tokens):
+        elif isinstance(error, TooLarge) or self.provider.is_too_long(
+            item.tokens, max_wait_seconds=max(0.0, last_start - time.monotonic())
+        ):
             return Response(inputs=[item], error=error, pieces=self._cut(recipe, item))
         return Response(inputs=[item], error=error)
 
