@@ -215,7 +215,7 @@ def test_threads_that_come_first_wait_until_the_pool_is_open(
 @pytest.mark.parametrize("state", ["53100", "25P03", "40P01", "57014"])
 def test_errors_that_pass_are_retried_by_tasks(url: str, state: str) -> None:
     with (
-        pytest.raises(ServiceUnreachable, match=r"cannot do this now: no more room$"),
+        pytest.raises(ServiceUnreachable, match=r"cannot do this now: no more room; try again later$"),
         connection.checkout(url) as conn,
     ):
         conn.execute(

@@ -5,7 +5,7 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
@@ -16,8 +16,9 @@ from psycopg import errors as pg
 from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool, PoolTimeout
 
-from worker.errors import BuildDropped, ServiceUnreachable, SettingsError
+from worker.errors import BuildDropped, ServiceUnreachable, SettingsError, VectorIndexError
 from worker.sessions import DRIVER, TRANSACTION_TIMEOUT_SINCE
+from worker.store import advice
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -74,16 +75,12 @@ SET hnsw.scan_mem_multiplier = 4;
 # errors, lock timeouts and idle transaction timeouts.
 TEMPORARY = ("40", "53", "57", "58", "55P03", "25P03")
 
+NO_REASON = re.compile(r"\s|\w+: {2}")  # such as DETAIL and HINT, in any language
 BUILD_TABLE = re.compile(r"vector_index\.(chunks|embeddings|pending|served)_\d+")
-MISCONFIGURED = re.compile(
-    r"authentication failed|no password supplied|does not exist|no pg_hba.conf entry|permission denied for database"
-    # values of parameters of the address, and what they ask for in vain
-    r"|invalid .*(value|port number)|^connection is bad: (definition of service|weak sslmode)"
-    r"|unrecognized configuration parameter|channel binding required|authentication method requirement"
-    r"|does not support SSL|certificate|REPLICATION attribute|could not parse network address"
-)
-
-START = "start it, or correct the host and port of DATABASE_URL"
+# whether the server is a standby, and where it has its default from
+READ_ONLY = """
+SELECT pg_is_in_recovery(), source FROM pg_settings WHERE name = 'default_transaction_read_only'
+"""
 
 DROPPED = "the index, or a build of it, was dropped while it was being used: try again"
 
@@ -213,9 +210,10 @@ def translate_errors(url: str) -> Iterator[None]:
         yield
     except PoolTimeout as error:
         reason = _reason(_connection_error(url) or error)
-        raise ServiceUnreachable(f"Postgres at {where(url)} is unreachable: {reason}; {START}") from error
+        to_do, _ = advice.of_connection(reason)
+        raise ServiceUnreachable(f"Postgres at {where(url)} is unreachable: {reason}; {to_do}") from error
     except pg.ReadOnlySqlTransaction as error:
-        raise ServiceUnreachable(f"Postgres at {where(url)} is read-only: {_reason(error)}") from error
+        raise _read_only(url, _reason(error)) from error
     except pg.UndefinedTable as error:
         if not BUILD_TABLE.search(error.diag.message_primary or ""):
             raise
@@ -225,17 +223,35 @@ def translate_errors(url: str) -> Iterator[None]:
             message = (
                 error.diag.message_primary or type(error).__name__
             )  # the detail may quote values of a row
-            raise ServiceUnreachable(f"Postgres at {where(url)} cannot do this now: {message}") from error
+            raise ServiceUnreachable(
+                f"Postgres at {where(url)} cannot do this now: {message}; {advice.of_statement(message)}"
+            ) from error
         if error.sqlstate is not None or not isinstance(error, psycopg.OperationalError):
             raise
         message = _reason(error)
-        if MISCONFIGURED.search(
-            message
-        ):  # while connecting, libpq has the message of the server but no SQLSTATE
+        to_do, misconfigured = advice.of_connection(message)
+        if misconfigured:
             raise SettingsError(
-                f"Postgres at {where(url)} refused the connection: {message}; check DATABASE_URL: {_login(message)}"
+                f"Postgres at {where(url)} refused the connection: {message}; check DATABASE_URL: {to_do}"
             ) from error
-        raise ServiceUnreachable(f"Postgres at {where(url)} is unreachable: {message}; {START}") from error
+        raise ServiceUnreachable(f"Postgres at {where(url)} is unreachable: {message}; {to_do}") from error
+
+
+def check_writable(connection: Connection, url: str) -> None:
+    """Raise ServiceUnreachable if the sessions of this role may not write."""
+    if connection.execute("SHOW transaction_read_only").fetchone() == ("on",):
+        raise _read_only(url, "its sessions may not write", connection)
+
+
+def _read_only(url: str, said: str, connection: Connection | None = None) -> ServiceUnreachable:
+    """The error about a server, a database or a role that allows no writing."""
+    try:
+        with nullcontext(connection) if connection else connect(url) as asked:
+            row = asked.execute(READ_ONLY).fetchone()
+    except VectorIndexError:
+        row = None
+    to_do = advice.of_read_only(standby=row[0], source=row[1]) if row else "wait until it allows writing"
+    return ServiceUnreachable(f"Postgres at {where(url)} is read-only: {said}; {to_do}")
 
 
 def _connection_error(url: str) -> psycopg.Error | None:
@@ -261,17 +277,6 @@ def _translate_rest(url: str) -> Iterator[None]:
         ) from error
 
 
-def _login(message: str) -> str:
-    """Say what to do about a refused login."""
-    if "pg_hba.conf" in message:
-        return "let pg_hba.conf of the server admit this host, or correct user and database"
-    if "database" in message and "does not exist" in message:
-        return "correct the name of the database, or create it with `createdb`"
-    if "authentication failed" in message or "no password" in message or "role" in message:
-        return "correct user and password, or set one on the server: ALTER ROLE name PASSWORD '...'"
-    return "correct what the server names"
-
-
 def where(url: str) -> str:
     """Host, port and database of a URL, without user and password."""
     info = psycopg.conninfo.conninfo_to_dict(url)
@@ -279,6 +284,9 @@ def where(url: str) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """The last line that is not indented: libpq lists the addresses it tried above it and indents hints below it."""
-    lines = [line for line in str(error).splitlines() if line.strip() and not line[0].isspace()]
+    """The line with the reason, the last one of its kind.
+
+    libpq lists the addresses that it tried above it, and a detail, a hint or an indented line follow it.
+    """
+    lines = [line for line in str(error).splitlines() if line.strip() and not NO_REASON.match(line)]
     return lines[-1] if lines else type(error).__name__

@@ -8,7 +8,7 @@ from psycopg import errors as pg
 from psycopg import sql
 
 from worker.errors import ServiceUnreachable, SettingsError
-from worker.store.connection import Connection, connect, set_search_path, where
+from worker.store.connection import Connection, check_writable, connect, set_search_path, where
 from worker.store.statements import SCHEMA, read
 
 LOCK_NAMESPACE = (
@@ -37,10 +37,12 @@ def install(url: str, *, patience_seconds: float = PATIENCE_SECONDS) -> int:
     A migration waits for locks for LOCK_SECONDS at a time, as everything that an application enqueues waits behind it.
     Raises SettingsError when the server is older than PostgreSQL 15 or lacks pgvector 0.8, when the database cannot
     hold every text, when the role may not create the schema, and when the schema is newer than this release;
-    ServiceUnreachable when the server does not answer, or an open transaction holds a lock for `patience_seconds`.
+    ServiceUnreachable when the server does not answer or allows no writing, or an open transaction holds a lock for
+    `patience_seconds`.
     """
     with connect(url) as connection:
         _check_server(connection, url)
+        check_writable(connection, url)
         deadline, told = time.monotonic() + patience_seconds, False
         while True:
             try:
