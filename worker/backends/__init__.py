@@ -25,9 +25,24 @@ class ImportedAtFirstUse(ModuleType):
     """
 
     def __getattr__(self, name: str) -> Any:
+        return getattr(self.imported(), name)
+
+    def imported(self) -> ModuleType:
+        """The package itself, imported now if nobody has used it yet."""
         if sys.modules.get(self.__name__) is self:
             sys.modules.pop(self.__name__, None)
-        return getattr(import_module(self.__name__), name)
+        return import_module(self.__name__)
+
+
+def finish_imports(model: object) -> None:
+    """Import what `load_plugins` has postponed and the module of a model's class uses.
+
+    Call it before the timeout of a request begins: on a busy machine, the import can take longer than the request.
+    """
+    for base in type(model).__mro__:
+        for used in list(vars(sys.modules[base.__module__]).values()):
+            if isinstance(used, ImportedAtFirstUse):
+                used.imported()
 
 
 def load_class(path: str) -> type:

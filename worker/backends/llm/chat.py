@@ -9,7 +9,7 @@ import llm
 from llm.default_plugins.openai_models import Chat, Completion, Responses
 from llm.models import Model, Prompt, Response
 
-from worker.backends import failures
+from worker.backends import failures, finish_imports
 from worker.backends.limits import chat_limits
 from worker.backends.llm import finish_reasons
 from worker.backends.llm.deadline import iterate_with_timeout
@@ -87,6 +87,7 @@ class LLMChatBackend:
         """
         pieces: list[str] = []
         sent: list[Response] = []
+        finish_imports(self._model)
         with closing(iterate_with_timeout(self._timeout_seconds, self._pieces(messages, sent))) as arriving:
             try:
                 for piece in arriving:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from worker.backends import finish_imports
 from worker.backends.failures import classify
 from worker.backends.limits import embedding_limits
 from worker.backends.llm.deadline import call_with_timeout
@@ -150,6 +151,7 @@ class LLMEmbeddingBackend:
         """Send a request. Returns the vectors as they come: unchecked, an empty one for what is no vector."""
         failure: VectorIndexError | None = None
         try:
+            finish_imports(self._model)
             rows = call_with_timeout(self.timeout_seconds, partial(self._vectors, texts))
         except Exception as error:  # noqa: BLE001 - a plugin may raise anything, and classify decides
             failure = classify(
