@@ -107,6 +107,7 @@ def test_search_in_a_chain_finds_documents_indexed_by_the_first_task(system: Sys
     assert "299" in {row["document_id"] for row in rows}
 
 
+@pytest.mark.slow
 def test_progress_counts_documents_and_chunks(system: System, remote: Provider) -> None:
     remote.latency_seconds = 9.0  # below the timeout; 0 after progress was seen
     try:

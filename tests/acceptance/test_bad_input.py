@@ -99,6 +99,7 @@ def test_refused_login_of_postgres_says_what_to_do(
     assert code == 2
 
 
+@pytest.mark.slow
 def test_worker_exits_for_an_unknown_model(system: System) -> None:
     done = system.command("worker", VECTOR_INDEX_SETTINGS="", EMBEDDING_MODEL="nope")
     assert "MODEL_ID 'nope' of embedding backend 'default' is unknown" in only_line(done)
@@ -112,6 +113,7 @@ class Backend:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["worker", "up"])
 def test_an_error_of_an_own_class_ends_the_start_in_a_sentence(
     command: str, start_system: Callable[..., Any], tmp_path: Path
@@ -132,6 +134,7 @@ def test_an_error_of_an_own_class_ends_the_start_in_a_sentence(
     assert "Traceback" not in report.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["worker", "beat", "up"])
 def test_a_database_that_cannot_hold_every_text_ends_the_start_in_a_sentence(
     command: str, services: Addresses, administrator: "psycopg.Connection", broker_url: str, tmp_path: Path
@@ -154,6 +157,7 @@ def test_a_database_that_cannot_hold_every_text_ends_the_start_in_a_sentence(
     assert done.returncode == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variables", "expected"),
     [
@@ -188,6 +192,7 @@ def test_up_reports_unreachable_postgres_once(tmp_path: Path) -> None:
     assert done.returncode == 3
 
 
+@pytest.mark.slow
 def test_flower_exits_for_a_port_in_use_or_an_invalid_port(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
@@ -199,6 +204,7 @@ def test_flower_exits_for_a_port_in_use_or_an_invalid_port(tmp_path: Path) -> No
     assert code == 2
 
 
+@pytest.mark.slow
 def test_up_exits_for_a_home_without_write_permission(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     code, line = failed(tmp_path, ["up"], VECTOR_INDEX_HOME=str(tmp_path / "file/home"))
@@ -217,6 +223,7 @@ def test_up_names_the_port_that_another_program_uses(tmp_path: Path) -> None:
     assert code == 2
 
 
+@pytest.mark.slow
 def test_documents_wait_and_searches_fail_while_the_provider_is_unreachable(
     start_system: Callable[..., Any], tmp_path: Path
 ) -> None:

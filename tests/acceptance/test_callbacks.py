@@ -14,6 +14,8 @@ from celery import Celery, Signature, chain, chord, group
 
 from tests.fixtures.system import CELERY, CHAT, PATIENCE_SECONDS, STAGING, System, eventually
 
+pytestmark = pytest.mark.slow
+
 OURS = (STAGING, f"{STAGING}.embed", CHAT)
 DOCUMENTS = [{"id": 1, "text": "A callback tells the application."}]
 

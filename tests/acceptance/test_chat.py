@@ -204,6 +204,7 @@ def test_ask_prints_the_answer_and_numbered_sources(chats: System) -> None:
     assert (declined.returncode, json.loads(declined.stdout)["answered"]) == (0, False)
 
 
+@pytest.mark.slow
 def test_ask_streams_the_answer_on_a_terminal(chats: System, provider: Provider) -> None:
     provider.answer, provider.word_seconds = "One two three four five six.", 0.3
     reader, terminal = pty.openpty()

@@ -80,6 +80,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(360)
 def test_demo_embeds_nothing_twice_leaves_nothing_and_ignores_the_environment(
     folder: Path,

@@ -13,6 +13,8 @@ import pytest
 
 from tests.fixtures.system import PATIENCE_SECONDS, VECTOR_INDEX, System, user_environment
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
@@ -43,7 +45,6 @@ def test_the_program_of_get_started_prints_what_the_page_shows(worker: System) -
     assert run(worker, program) == shown
 
 
-@pytest.mark.slow
 def test_the_project_of_the_testing_guide_passes_its_tests(tmp_path: Path) -> None:
     """Its unit tests with a stub, and its tests with a system that its own fixture starts."""
     tmp_path.chmod(0o755)  # Postgres may run as another user

@@ -56,6 +56,7 @@ def test_an_index_that_has_all_answers_scores_1(system: System, index: str, ques
     assert figures["similarity_unanswerable"][2] < figures["similarity"][1]
 
 
+@pytest.mark.slow
 def test_missed_questions_and_absent_documents_are_listed(
     system: System, index: str, questions: Path
 ) -> None:

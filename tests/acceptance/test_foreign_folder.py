@@ -8,6 +8,8 @@ import pytest
 
 from tests.fixtures.system import CELERY, CHAT, System, eventually
 
+pytestmark = pytest.mark.slow
+
 MODULES = {
     "tasks": "from celery import shared_task\n\n\n@shared_task\ndef add(a, b):\n    return a + b\n",
     "settings": "BROKER_URL = 'redis://127.0.0.1:1/0'\nEMBEDDING_MODEL = 'of somebody else'\n",

@@ -21,6 +21,8 @@ from tests.fixtures.rig import FAST_TIMES
 from tests.fixtures.system import CHAT, EMBED, PROCESSES, STAGING, System, eventually
 from worker.store.statements import tables
 
+pytestmark = pytest.mark.slow
+
 RECIPE = (Path(__file__).parents[2] / "examples/triggers.sql").read_text()
 CHANGES = int(os.environ.get("OUTBOX_CHANGES", "2000"))
 CONNECTIONS = 4
@@ -89,7 +91,6 @@ def test_doctor_reports_outbox_rows_of_an_unknown_index(system: System) -> None:
     assert "0 rows pending" in system.command("doctor", "--offline").stdout
 
 
-@pytest.mark.slow
 def test_document_is_searchable_within_seconds_of_its_commit(system: System, index: str) -> None:
     """Commits one document at a time, each at a random moment between two polls."""
     seconds = []
@@ -109,7 +110,6 @@ def test_document_is_searchable_within_seconds_of_its_commit(system: System, ind
     assert statistics.median(seconds) < 2
 
 
-@pytest.mark.slow
 def test_outbox_is_indexed_during_a_broker_outage(start_system: Callable[..., Any], tmp_path: Path) -> None:
     with (
         start_system(tmp_path, {}) as servers,
@@ -175,7 +175,6 @@ class Author(threading.Thread):
         conn.execute(chosen.encode(), values)
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_index_equals_its_table_after_concurrent_random_changes(
     start_system: Callable[..., Any], tmp_path: Path

@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import pytest
+
+pytestmark = pytest.mark.slow
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "own_source.py"
 

@@ -6,7 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.fixtures.system import CELERY, CHAT, EMBED, STAGING, System, eventually
+
+pytestmark = pytest.mark.slow
 
 OURS = {"embed", "chat"}
 

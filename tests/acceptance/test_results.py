@@ -13,6 +13,8 @@ from tests.fixtures.system import CHAT, PATIENCE_SECONDS, System, eventually
 from tests.provider import Provider
 from worker.results import Progress
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = """
 VECTOR_INDEX = {
     "EMBEDDING_BACKENDS": {

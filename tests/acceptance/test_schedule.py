@@ -21,6 +21,8 @@ from tests.fixtures.proxy import Proxy
 from tests.fixtures.system import CHAT, EMBED, STAGING, VECTOR_INDEX, System, eventually
 from worker.cli.supervision import Supervisor
 
+pytestmark = pytest.mark.slow
+
 SECONDS = float(os.environ.get("SCHEDULE_SECONDS", "15"))
 EVERY_SECONDS = 2.0
 
@@ -101,7 +103,6 @@ def when_idle(system: System) -> Tally:
     return found
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(SECONDS + 300)
 def test_two_beats_send_each_run_once_though_one_is_killed(
     start_system: Callable[..., Any], folder: Path
@@ -158,7 +159,6 @@ def behind(proxy: Proxy, system: System) -> Iterator[System]:
         cut_off.stop()
 
 
-@pytest.mark.slow
 def test_schedule_continues_after_broker_outages_and_a_killed_beat(
     start_system: Callable[..., Any], folder: Path
 ) -> None:

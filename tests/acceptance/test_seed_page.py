@@ -210,6 +210,7 @@ def test_custom_openai_compatible_chat_model_answers(
     assert provider.prompts == []
 
 
+@pytest.mark.slow
 def test_custom_openai_compatible_embedding_model_embeds(
     pasted: System, provider: Provider, gateway: Provider
 ) -> None:
@@ -232,6 +233,7 @@ def test_custom_headers_reach_the_proxy_without_the_openai_key(pasted: System, g
     assert OPENAI_KEY not in str(request)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("section", "model_id", "fix"),
     [

@@ -9,6 +9,8 @@ from celery import Celery
 
 from tests.fixtures.system import CELERY, CHAT, PATIENCE_SECONDS, System, eventually
 
+pytestmark = pytest.mark.slow
+
 MESSAGES = 30
 SHOP = """
 import time

@@ -10,6 +10,8 @@ import pytest
 
 from tests.fixtures.system import CHAT, EMBED, PATIENCE_SECONDS, STAGING, System, eventually, process_tree
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = """
 VECTOR_INDEX = {
     "INDEXES": {
@@ -112,7 +114,6 @@ def test_invalid_source_config_ends_the_worker_at_start(
     assert "'pages'); its keys are DSN, QUERY, KEY, " in done.stderr
 
 
-@pytest.mark.slow
 def test_killed_run_is_redelivered_without_loss_or_second_row(
     start_system: Callable[..., Any], tmp_path: Path
 ) -> None:

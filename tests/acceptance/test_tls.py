@@ -89,6 +89,7 @@ def encrypted(
             system.stop()
 
 
+@pytest.mark.slow
 def test_an_encrypted_broker_carries_leases_budgets_results_and_streams(encrypted: System) -> None:
     assert encrypted.call("tasks.index_documents", documents=OWL)["indexed"] == 1
     answer = encrypted.send("tasks.chat", CHAT, question="When does the owl sleep?", stream=True)
@@ -100,6 +101,7 @@ def test_an_encrypted_broker_carries_leases_budgets_results_and_streams(encrypte
         assert event not in encrypted.logs()
 
 
+@pytest.mark.slow
 def test_commands_read_the_address_of_an_encrypted_broker(encrypted: System) -> None:
     report = json.loads(encrypted.command("doctor", "--json", "--offline").stdout)
     assert [check for check in report["checks"] if not check["ok"]] == []
@@ -108,6 +110,7 @@ def test_commands_read_the_address_of_an_encrypted_broker(encrypted: System) -> 
     assert encrypted.command("status").returncode == 0
 
 
+@pytest.mark.slow
 def test_flower_reads_the_queues_of_an_encrypted_broker(encrypted: System, unused_port: int) -> None:
     pytest.importorskip("flower")
     variables = {**encrypted.environment, "FLOWER_BASIC_AUTH": "u:p"}

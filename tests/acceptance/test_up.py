@@ -21,6 +21,8 @@ from tests.fixtures.system import (
 )
 from tests.fixtures.up import up
 
+pytestmark = pytest.mark.slow
+
 REGISTERED = {"tasks.index_documents", "tasks.delete_documents", "tasks.search", "tasks.status"}
 
 

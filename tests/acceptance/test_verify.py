@@ -3,8 +3,11 @@
 import json
 
 import psycopg
+import pytest
 
 from tests.fixtures.system import EMBED, System, eventually
+
+pytestmark = pytest.mark.slow
 
 
 def execute(system: System, statement: str, index: str) -> list[tuple[object, ...]]:

@@ -12,6 +12,8 @@ import pytest
 from tests.fixtures.system import CHAT, PATIENCE_SECONDS, PROCESSES, VECTOR_INDEX, System, eventually
 from worker.indexing.draining.claiming import BUILDS_SECONDS
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = """
 CLASS = "worker.backends.llm.LLMEmbeddingBackend"
 CONFIG = {{"MODEL_ID": "3-small", "EMBEDDING_OUTPUT_DIMENSIONS": 64}}

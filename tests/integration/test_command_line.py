@@ -342,6 +342,7 @@ def test_models_in_use_come_first_with_the_limits_of_their_backends(
     assert provider.stats().requests == 0
 
 
+@pytest.mark.slow
 def test_models_knows_of_a_custom_chat_model_what_its_backend_knows(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -365,6 +366,7 @@ def test_models_shows_aliases(capsys: pytest.CaptureFixture[str]) -> None:
     assert re.search(r"^ text-embedding-3-small +3-small ", capsys.readouterr().out, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_llm_runs_a_command_of_llm_in_the_environment_of_the_workers(tmp_path: Path) -> None:
     """Its options pass through, and its errors are one line: as `docker compose run embed llm models` runs it."""
     output = subprocess.check_output([*PROGRAM, "llm", "embed-models", "--query", "wordllama"], text=True)
@@ -476,6 +478,7 @@ def test_plan_exits_1_for_unreadable_lines_and_2_for_empty_input(
     assert "nothing to index in" in line
 
 
+@pytest.mark.slow
 def test_up_keeps_its_addresses_and_stops_on_sigterm(tmp_path: Path) -> None:
     environ = {**os.environ, "VECTOR_INDEX_HOME": str(tmp_path / "home")}
     seen = []

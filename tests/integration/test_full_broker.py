@@ -76,6 +76,7 @@ def test_messages_are_claimed_renewed_returned_and_acknowledged(
     assert client.keys("*first*") == client.keys("unacked*") == []
 
 
+@pytest.mark.slow
 def test_a_waiting_worker_polls_once_a_second_and_logs_it_once_until_there_is_room(
     channel: Any, client: "redis.Redis", got: list[Message], caplog: pytest.LogCaptureFixture
 ) -> None:

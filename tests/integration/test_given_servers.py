@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 A_TEST = "tests/integration/test_budgets.py::test_a_pause_applies_to_every_process_and_only_to_its_backend"
 
 
+@pytest.mark.slow
 def test_a_run_uses_the_broker_that_it_is_given(tmp_path: Path) -> None:
     with own_valkey(tmp_path) as server:
         done = run_of_tests(server.url)
@@ -26,6 +27,7 @@ def test_a_run_uses_the_broker_that_it_is_given(tmp_path: Path) -> None:
             assert "cmdstat_flushdb" in client.info("commandstats")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("url", "fix"),
     [

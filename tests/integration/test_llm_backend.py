@@ -168,6 +168,7 @@ def test_an_invalid_init_kwarg_is_reported_in_one_sentence(attribute: str, value
         backend("3-small", init_kwargs={attribute: value})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "text", "said"),
     [

@@ -149,6 +149,7 @@ def test_an_unknown_key_is_reported_with_the_nearest_and_without_its_value(folde
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_llm_lists_and_runs_the_models(provider: Provider, folder: Path) -> None:
     write(folder, api_base=provider.url)
     listed = subprocess.run([LLM, "embed-models"], check=True, capture_output=True, text=True).stdout

@@ -2,6 +2,8 @@
 
 import random
 
+import pytest
+
 from tests.provider import Provider, prompt_tokens
 from worker.backends.llm import LLMChatBackend
 from worker.chat import prompting
@@ -25,6 +27,7 @@ ANSWER_TOKENS = 200
 QUESTIONS = 200
 
 
+@pytest.mark.slow
 def test_a_prompt_with_long_history_and_large_passages_stays_within_the_limit(provider: Provider) -> None:
     """gpt-4 and the provider count in cl100k, so prompts are counted exactly and come close to the limit."""
     chance = random.Random(3)

@@ -258,6 +258,7 @@ def test_an_unknown_job_is_an_error(application: Application) -> None:
         application.result("unknown")
 
 
+@pytest.mark.slow
 def test_a_retry_that_the_broker_rejects_keeps_the_message() -> None:
     app = Celery("application", task_cls="worker.celery.task:BaseTask", set_as_current=False)
     app.conf.update(broker_url="redis://127.0.0.1:1/0", task_publish_retry=False)

@@ -172,6 +172,7 @@ def test_an_index_uses_its_language_and_an_unknown_language_is_reported(
         application.put({"id": "1", "text": "x"})
 
 
+@pytest.mark.slow
 def test_a_text_too_large_for_a_tsvector_is_still_indexed(
     url: str,
     index: IndexSettings,

@@ -217,6 +217,7 @@ def test_sharing_process_takes_over_when_the_owner_ends(home: Path) -> None:
     assert is_gone(home)
 
 
+@pytest.mark.slow
 def test_ten_concurrent_starts_start_each_server_once(home: Path) -> None:
     with ExitStack() as stack:
         owners = [stack.enter_context(owner_of(home)) for _ in range(10)]

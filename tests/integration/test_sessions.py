@@ -226,6 +226,7 @@ def enqueue(conn: psycopg.Connection, id: str) -> None:
     conn.execute("SELECT vector_index.enqueue_document('default', %s, 'An owl.')", [id])
 
 
+@pytest.mark.slow
 def test_a_migration_that_waits_for_an_open_transaction_lets_others_enqueue(older_url: str) -> None:
     with psycopg.connect(older_url) as slow, psycopg.connect(older_url, autocommit=True) as other:
         enqueue(slow, "slow")

@@ -29,6 +29,7 @@ def test_invariants_hold_through_crashes_and_races(
     assert not +simulation.violations, str(simulation)
 
 
+@pytest.mark.slow
 def test_messages_survive_that_their_index_is_dropped_and_made_anew(
     database_url: str, index: IndexSettings
 ) -> None:
@@ -39,6 +40,7 @@ def test_messages_survive_that_their_index_is_dropped_and_made_anew(
     assert not +simulation.violations, str(simulation)
 
 
+@pytest.mark.slow
 def test_readers_see_whole_new_documents_through_rebuilds_and_rollbacks(
     database_url: str, index: IndexSettings
 ) -> None:

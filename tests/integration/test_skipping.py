@@ -21,6 +21,7 @@ def bounds(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(search, name, 2_000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("crowd", CROWDS)
 def test_a_chunk_that_a_search_skips_costs_less_than_half_a_buffer(
     databases: Callable[[], str], crowd: str

@@ -46,6 +46,7 @@ def conn(database_url: str) -> Iterator[connection.Connection]:
     connection.close_pools()
 
 
+@pytest.mark.slow
 def test_ten_concurrent_processes_install_the_schema_once(empty_database_url: str) -> None:
     with multiprocessing.get_context("spawn").Pool(10) as pool:
         assert pool.map(schema.install, [empty_database_url] * 10) == [max(schema.migrations())] * 10

@@ -341,6 +341,7 @@ def replace_url(application: Application, url: str) -> Application:
     return Application(url, application.index, application.backend, application.drainer)
 
 
+@pytest.mark.slow
 def test_an_import_that_is_killed_is_completed_by_the_next(
     databases: Callable[[], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -101,6 +101,7 @@ def test_output_that_nobody_takes_ends_quietly_or_with_a_sentence(
     assert len(ended.stderr.splitlines()) == bool(said)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "environment",
     [

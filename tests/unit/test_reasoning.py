@@ -64,6 +64,7 @@ def streamed(pieces: list[str], *, opened: bool = False) -> tuple[str, str]:
     return shown["reasoning"], shown["answer"]
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(
     text=st.one_of(
