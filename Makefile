@@ -25,6 +25,9 @@ SPREAD := -n 3 --dist worksteal
 # The demo and the tests start their own services, so they must not see the addresses in your environment.
 unexport DATABASE_URL BROKER_URL RESULT_BACKEND $(filter CELERY_%,$(.VARIABLES))
 
+# The tests start Python some hundred times: without cached bytecode, each start compiles every module again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help demo test test-all test-newest soak lint docs bench lock clean
 
 help:
