@@ -17,6 +17,7 @@ ANSWERS = {
 QUESTION = "Where are dogs taken in while I am away?"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("title", ["", "House {}"], ids=["one title", "a title each"])
 @pytest.mark.parametrize("mode", ["hybrid", "vector"])
 def test_repeated_paragraph_takes_one_row_below_the_answer(

@@ -44,6 +44,7 @@ def scores(system: System, *arguments: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_an_index_that_has_all_answers_scores_1(system: System, index: str, questions: Path) -> None:
     """A question without an answer is counted separately: the means exclude it, and its similarity is reported."""
     system.call("tasks.index_documents", STAGING, documents=DOCUMENTS, index=index)
@@ -74,6 +75,7 @@ def test_missed_questions_and_absent_documents_are_listed(
     assert done.stdout.endswith("expected document is not searchable: 42\n")
 
 
+@pytest.mark.slow
 def test_questions_about_documents_of_another_index_are_rejected(
     system: System, index: str, questions: Path
 ) -> None:

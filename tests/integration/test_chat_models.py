@@ -153,6 +153,7 @@ def test_an_answer_that_breaks_off_is_never_returned_as_complete(
         make(provider, model_id).reply(MESSAGES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [None, 2])
 @pytest.mark.parametrize("model_id", MODELS)
 def test_a_silent_provider_times_out(provider: Provider, model_id: str, after: int | None) -> None:

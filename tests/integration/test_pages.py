@@ -11,6 +11,7 @@ from worker.store import connection
 NOUNS = "owl house window street river bridge tower market garden forest"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("per_document", [None, 1, 2])
 @pytest.mark.parametrize(
     ("mode", "threshold"), [*((mode, 0.0) for mode in MODES), ("vector", 0.65), ("hybrid", 0.65)]

@@ -237,6 +237,7 @@ def test_a_backlog_is_no_fault_however_old(application: Application) -> None:
     assert found(verify(application)) == {}
 
 
+@pytest.mark.slow
 def test_load_raises_no_alarm(
     application: Application,
     monkeypatch: pytest.MonkeyPatch,

@@ -113,6 +113,7 @@ def test_sample_texts_stay_within_every_limit(name: str, tokenizer: str) -> None
     check(text, chunk(text, **sizes, count=count), count, **sizes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LARGE)
 def test_large_texts_are_chunked_within_seconds(name: str) -> None:
     """Takes a few seconds at most; a quadratic step would take minutes."""

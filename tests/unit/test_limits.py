@@ -52,6 +52,7 @@ def test_every_name_has_one_row_in_the_form_that_is_looked_up(names: list[str]) 
     assert not [name for name in names if name != name.lower() or "/" in name or name.endswith(":latest")]
 
 
+@pytest.mark.slow
 def test_every_model_that_llm_ships_is_known(tmp_path: Path) -> None:
     """If a new release of llm adds models, this test reports their missing rows before a user does."""
     code = (
