@@ -101,7 +101,7 @@ def test_nothing_of_a_sample_is_seen_or_left(shop: ChangingApplication) -> None:
         assert shop.states() == [(1, "live")]
         assert shop.rows("SELECT count(*) FROM vector_index.embeddings_1") == [(30,)]
         with connection.checkout(shop.url) as conn, pytest.raises(Exception, match="pg_temp"):
-            conn.execute(sample.new.sql("rebuilds.sql", "analyze"))
+            conn.execute(sample.new.sql("statistics.sql", "analyze"))
     assert shop.rows("SELECT count(*) FROM vector_index.builds") == [(1,)]
     eventually(lambda: shop.rows(tables) == before)  # once the server has ended the session
 
