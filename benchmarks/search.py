@@ -24,7 +24,7 @@ from psycopg.types.json import Jsonb
 
 from worker import configuration, services
 from worker.backends.budgets import Budget
-from worker.configuration import IndexSettings
+from worker.configuration import HNSWSettings, IndexSettings
 from worker.index import Index
 from worker.recipes import Recipe
 from worker.search.queries import SearchQuery
@@ -181,7 +181,7 @@ def load(url: str, index: IndexSettings, backend: Made) -> Collection:
         conn.execute("CREATE INDEX ON flat USING hnsw (embedding vector_cosine_ops)")
         conn.execute("VACUUM ANALYZE")
     with connection.connect(url) as conn:
-        hnsw.create(conn, build, vectors=len(vectors))
+        hnsw.create(conn, build, HNSWSettings(), vectors=len(vectors))
     # no question is of the most common words alone
     questions = [" ".join(f"w{n}" for n in random.integers(20, 5_000, 5)) for _ in range(QUESTIONS)]
     backend.known = dict(zip(questions, near(random.integers(CLUSTERS, size=QUESTIONS)), strict=True))

@@ -24,6 +24,7 @@ from psycopg import sql
 
 from worker import configuration, services
 from worker.backends.budgets import Budget
+from worker.configuration import HNSWSettings
 from worker.index import Index
 from worker.recipes import Recipe
 from worker.search.queries import SearchQuery, SimilarQuery
@@ -107,7 +108,7 @@ def loaded(url: str, crowd: str, size: int) -> Iterator[Index]:
         build = builds.live(conn, "default")
     assert build is not None
     with connection.connect(url) as conn:
-        hnsw.create(conn, build, vectors=size + OTHERS)
+        hnsw.create(conn, build, HNSWSettings(), vectors=size + OTHERS)
     try:
         yield Index(url=url, settings=settings, backend=backend, budget=Budget("", backend.model_id))
     finally:

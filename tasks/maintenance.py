@@ -67,7 +67,8 @@ def _sweep_build(url: str, build: Build) -> None:
         if chunks := spell_again(conn, build):
             logger.info("spelled", extra=log_fields(index=build.index, inputs=chunks))
         statistics.analyze_if_stale(conn, build)
-        if hnsw.look(conn, build):
+        index = configuration.current().indexes.get(build.index)  # another deployment looks after its own
+        if index is not None and hnsw.look(conn, build, index.hnsw):
             app.send_task(
                 "tasks.index_vectors",
                 kwargs={"index": build.index},
@@ -133,7 +134,7 @@ def collect(index: AnyIndex = "default") -> Collected:
 
 
 @app.task(name="tasks.index_vectors")
-def index_vectors(index: AnyIndex = "default") -> VectorsIndexed:
+def index_vectors(index: Index = "default") -> VectorsIndexed:
     """Create the vector index of each build that has grown enough, once its load is over. Takes minutes.
 
     A load of half the vectors or more is faster without the index: then it is dropped, and created again afterwards.
@@ -142,12 +143,12 @@ def index_vectors(index: AnyIndex = "default") -> VectorsIndexed:
 
     Second run: finds nothing to do, or the lease of the first; after a crash the lease expires.
 
-    Errors: ServiceUnreachable; the sweep sends it again later.
+    Errors: ServiceUnreachable; the sweep sends it again later. UnknownIndex.
     """
-    url = wiring.addresses().database_url
+    url, settings = wiring.addresses().database_url, configuration.current().index(index)
     with connection.checkout(url) as conn:
         written = [build for build in builds.all_writable(conn) if build.index == index]
-    done = {build.build: hnsw.apply(url, build) for build in written}
+    done = {build.build: hnsw.apply(url, build, settings.hnsw) for build in written}
     return {
         "index": index,
         "builds": [build for build, action in done.items() if action == "create"],

@@ -40,7 +40,7 @@ def status(ids: IdsOrAll = None, index: Index = "default") -> IndexState | Docum
         return {
             "index": index,
             "paused": since,
-            **index_status(conn, build, index),
+            **index_status(conn, build, index, target.settings.hnsw),
             "outbox": {
                 **outbox.counts(conn, index),
                 "unknown_indexes": outbox.rows_of_unknown_indexes(conn, known),

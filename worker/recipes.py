@@ -8,6 +8,7 @@ from worker.chunking import CHUNKER
 from worker.configuration import IndexSettings
 from worker.errors import Refused, SettingsError, TooLarge, VectorIndexError
 from worker.protocols import EmbeddingBackend
+from worker.store.builds import MAX_VECTOR_DIMENSIONS
 
 PROBE = "dimensions"  # the word that a probe sends, to learn the length of the vectors
 
@@ -64,6 +65,20 @@ def stated_dimensions(settings: IndexSettings, backend: EmbeddingBackend) -> int
     return settings.embedding_backend.dimensions or backend.dimensions
 
 
+def _vector_type(settings: IndexSettings, dimensions: int) -> str:
+    """Return the type of the vectors. Raises SettingsError for vectors that the wanted vector index cannot take."""
+    if settings.vector_type == "auto":
+        return "vector" if dimensions <= MAX_VECTOR_DIMENSIONS else "halfvec"
+    takes_any = settings.hnsw is None or settings.hnsw.quantisation is not None
+    if settings.vector_type == "vector" and dimensions > MAX_VECTOR_DIMENSIONS and not takes_any:
+        raise SettingsError(
+            f"VECTOR_TYPE of index {settings.name!r} is 'vector', of which Postgres can index "
+            f"{MAX_VECTOR_DIMENSIONS:,} dimensions, and its vectors have {dimensions:,}: set it to 'auto', or set HNSW "
+            "to False"
+        )
+    return settings.vector_type
+
+
 # the setting that a field of a recipe comes from
 SETTINGS_OF = {
     "model": "MODEL_ID",
@@ -77,6 +92,7 @@ SETTINGS_OF = {
     "query_prefix": "QUERY_PREFIX",
     "distance": "DISTANCE",
     "language": "LANGUAGE",
+    "vector_type": "VECTOR_TYPE",
 }
 
 
@@ -107,15 +123,17 @@ class Recipe:
     query_prefix: str
     distance: str  # cosine, l2 or inner_product
     language: str  # text search configuration of Postgres
+    vector_type: str  # of Postgres: vector or halfvec
 
     @classmethod
     def of(
         cls, settings: IndexSettings, backend: EmbeddingBackend, *, dimensions: int | None = None
     ) -> "Recipe":
         """Return the recipe that the settings ask for. Without `dimensions`, it may send one request to learn them."""
+        dimensions = backend.dimensions if dimensions is None else dimensions
         return cls(
             model=backend.model_id,
-            dimensions=backend.dimensions if dimensions is None else dimensions,
+            dimensions=dimensions,
             tokenizer=backend.tokenizer,
             token_limit=backend.token_limit,
             chunker=CHUNKER,
@@ -125,6 +143,7 @@ class Recipe:
             query_prefix=backend.query_prefix,
             distance=settings.distance,
             language=settings.language,
+            vector_type=_vector_type(settings, dimensions),
         )
 
     @classmethod

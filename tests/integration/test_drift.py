@@ -36,6 +36,7 @@ def test_an_index_that_fits_the_settings_has_no_drift(shop: ChangingApplication)
         ({"chunk_overlap_tokens": 5}, "CHUNK_OVERLAP_TOKENS is 0 in the index and 5 in the settings"),
         ({"distance": "l2"}, "DISTANCE is 'cosine' in the index and 'l2' in the settings"),
         ({"language": "german"}, "LANGUAGE is 'english' in the index and 'german' in the settings"),
+        ({"vector_type": "halfvec"}, "VECTOR_TYPE is 'vector' in the index and 'halfvec' in the settings"),
     ],
 )
 def test_each_setting_that_an_index_keeps_is_named(

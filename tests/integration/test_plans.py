@@ -10,6 +10,7 @@ import pytest
 from psycopg import sql
 
 from tests.fixtures.application import HashBackend
+from worker.configuration import HNSWSettings
 from worker.recipes import Recipe
 from worker.store import builds, connection, hnsw, search
 from worker.store.builds import Build
@@ -52,15 +53,15 @@ def loaded(services: Any, administrator: Any, template: str) -> Iterator[str]:
                 conn.execute(statement.encode())
             build = live(conn)
             conn.execute("UPDATE vector_index.builds SET loading_at = 'epoch', seen_at = 'epoch'")
-            assert hnsw.look(conn, build) is None
+            assert hnsw.look(conn, build, HNSWSettings()) is None
             patch.setattr(hnsw, "MIN_NUMBERS", DOCUMENTS * CHUNKS * DIMENSIONS)
-            assert hnsw.look(conn, build) == "create"
+            assert hnsw.look(conn, build, HNSWSettings()) == "create"
             # as an interrupted task leaves it
             conn.execute(
                 "CREATE INDEX embeddings_1_hnsw ON vector_index.embeddings_1 USING btree (hash) WHERE false"
             )
-        assert hnsw.apply(url, build) == "create"
-        assert hnsw.apply(url, build) is None
+        assert hnsw.apply(url, build, HNSWSettings()) == "create"
+        assert hnsw.apply(url, build, HNSWSettings()) is None
         yield url
         connection.close_pools()
 
@@ -137,3 +138,22 @@ def test_text_search_uses_the_inverted_index(conn: Connection, monkeypatch: pyte
     assert len(found) == 2
     for plan in found:
         assert not scanned(plan) & {"chunks_1", "embeddings_1"}
+
+
+def test_an_index_of_bits_is_scanned_and_its_best_are_compared_again(
+    conn: Connection, loaded: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = live(conn)
+    design = HNSWSettings(m=4, ef_construction=8, quantisation="binary")
+    with connection.connect(loaded) as own:
+        hnsw.create(own, build, design, vectors=DOCUMENTS * CHUNKS)
+    try:
+        [plan] = plans(
+            conn, monkeypatch, lambda: search.nearest(conn, live(conn), VECTOR, candidates=10, where=ALL)
+        )
+        assert "embeddings_1_hnsw_4_8_binary" in plan
+        assert not scanned(plan)
+    finally:
+        monkeypatch.undo()
+        conn.execute("UPDATE vector_index.builds SET quantised = false")
+        conn.execute("DROP INDEX vector_index.embeddings_1_hnsw_4_8_binary")

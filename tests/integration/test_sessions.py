@@ -15,7 +15,7 @@ from psycopg.pq import Conninfo
 
 from tests.fixtures.application import Application, HashBackend
 from worker import configuration, sessions
-from worker.configuration import IndexSettings
+from worker.configuration import HNSWSettings, IndexSettings
 from worker.errors import ServiceUnreachable, SettingsError
 from worker.indexing.draining.drainer import Drainer
 from worker.indexing.outbox import stage_page
@@ -198,12 +198,12 @@ def test_an_invalid_vector_index_is_dropped_even_where_none_is_wanted(database_u
     with connection.checkout(database_url) as conn:
         build = builds.live(conn, "default")
         assert build is not None
-        assert hnsw.look(conn, build) is None
+        assert hnsw.look(conn, build, HNSWSettings()) is None
         with pytest.raises(psycopg.errors.UniqueViolation):  # as a cancelled statement leaves it
             conn.execute("CREATE UNIQUE INDEX CONCURRENTLY cancelled ON vector_index.embeddings_1 ((1))")
-        assert hnsw.look(conn, build) == "clean"
-        assert hnsw.apply(database_url, build) == "clean"
-        assert hnsw.look(conn, build) is None
+        assert hnsw.look(conn, build, HNSWSettings()) == "clean"
+        assert hnsw.apply(database_url, build, HNSWSettings()) == "clean"
+        assert hnsw.look(conn, build, HNSWSettings()) is None
         left = conn.execute("SELECT to_regclass('vector_index.cancelled')").fetchone()
     assert left == (None,)
     connection.close_pools()

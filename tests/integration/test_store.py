@@ -5,8 +5,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from uuid import uuid4
 
 import psycopg
@@ -15,15 +16,19 @@ from hypothesis import HealthCheck, given, settings
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
+from tests.fixtures.application import HashBackend
 from tests.fixtures.filters import filters
+from worker import configuration
+from worker.configuration import HNSWSettings
 from worker.errors import InvalidQuery, ServiceUnreachable, SettingsError
+from worker.recipes import Recipe
 from worker.services import home as homes
 from worker.services.postgres import Postgres
 from worker.store import builds, connection, schema
 from worker.store.filters import compile_filter
 from worker.store.statements import BUILD_TABLES
 
-RECIPE = {"dimensions": 8, "distance": "cosine", "language": "english"}
+RECIPE = {"dimensions": 8, "distance": "cosine", "language": "english", "vector_type": "vector"}
 
 # names of everything in the schema that can have a comment, with the comment
 COMMENTS = """
@@ -117,18 +122,37 @@ def test_an_older_build_gets_the_comments_of_a_new_one(
 
 
 @pytest.mark.parametrize(
-    ("dimensions", "column"), [(8, "vector(8)"), (2000, "vector(2000)"), (2001, "halfvec(2001)")]
+    ("wanted", "dimensions", "column"),
+    [
+        ("auto", 8, "vector(8)"),
+        ("auto", 2000, "vector(2000)"),
+        ("auto", 2001, "halfvec(2001)"),
+        ("halfvec", 8, "halfvec(8)"),
+    ],
 )
 def test_the_vector_column_has_a_type_that_an_index_supports(
-    conn: connection.Connection, dimensions: int, column: str
+    conn: connection.Connection, wanted: Literal["auto", "halfvec"], dimensions: int, column: str
 ) -> None:
-    [build] = builds.ensure(conn, "default", lambda: {**RECIPE, "dimensions": dimensions})
+    settings = replace(configuration.load({}).index("default"), vector_type=wanted)
+    recipe = Recipe.of(settings, HashBackend(dimensions=dimensions))
+    [build] = builds.ensure(conn, "default", recipe.as_json)
     found = conn.execute(
         "SELECT format_type(atttypid, atttypmod) FROM pg_attribute "
         "WHERE attrelid = %s::regclass AND attname = 'embedding'",
         [f"vector_index.embeddings_{build.build}"],
     ).fetchone()
     assert found == (column,)
+
+
+def test_a_vector_type_that_no_index_takes_is_refused_unless_none_is_wanted() -> None:
+    settings = replace(configuration.load({}).index("default"), vector_type="vector")
+    backend = HashBackend(dimensions=2_001)
+    with pytest.raises(
+        SettingsError, match="index 2,000 dimensions, and its vectors have 2,001: set it to 'auto'"
+    ):
+        Recipe.of(settings, backend)
+    for hnsw in (None, HNSWSettings(quantisation="binary")):
+        assert Recipe.of(replace(settings, hnsw=hnsw), backend).vector_type == "vector"
 
 
 def test_too_many_dimensions_are_rejected(conn: connection.Connection) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import settings
-from worker.configuration import IndexSettings, load
+from worker.configuration import HNSWSettings, IndexSettings, load
 from worker.errors import SettingsError, UnknownIndex
 
 PROJECT = Path(settings.__file__).parent
@@ -227,6 +227,8 @@ def test_every_key_reaches_its_object() -> None:
         "CHUNK_OVERLAP_TOKENS": 20,
         "DISTANCE": "l2",
         "LANGUAGE": "german",
+        "VECTOR_TYPE": "halfvec",
+        "HNSW": {"m": 24, "ef_construction": 128, "ef_search": 200, "quantisation": "binary"},
         "TENANT_FIELD": "site",
         "SOURCE": "files",
         "SCHEDULE": "30 3 * * mon-fri",
@@ -246,8 +248,15 @@ def test_every_key_reaches_its_object() -> None:
     assert backend.init_kwargs == {"key": "k"}
     assert found.chat_backend.prompt_kwargs == {"temperature": 0}
     assert (found.distance, found.language, found.tenant_field) == ("l2", "german", "site")
+    assert found.vector_type == "halfvec"
+    assert found.hnsw == HNSWSettings(m=24, ef_construction=128, ef_search=200, quantisation="binary")
     assert found.source is not None
     assert found.source.config == {"PATH": "/srv"}
+
+
+def test_a_vector_index_may_be_turned_off() -> None:
+    assert load(vector_index(INDEXES={"default": {"HNSW": False}})).index("default").hnsw is None
+    assert load(vector_index(INDEXES={"default": {"HNSW": None}})).index("default").hnsw == HNSWSettings()
 
 
 def test_an_unknown_index_names_the_nearest() -> None:
@@ -382,6 +391,13 @@ def test_settings_with_a_chat_model_alone_say_which_model_embeds(tmp_path: Path,
         (embedding(INIT_KWARGS={"temperature": 0}), "has 'temperature', which is an option of a prompt; remove it"),
         (index(DISTANSE="l2"), "index 'default' has an unknown key 'DISTANSE'; did you mean 'DISTANCE'?"),
         (index(DISTANCE="cosin"), "DISTANCE of index 'default' is 'cosin'; set it to 'cosine', 'l2' or"),
+        (index(VECTOR_TYPE="half"), "VECTOR_TYPE of index 'default' is 'half'; set it to 'auto', 'vector' or"),
+        (index(HNSW=True), "HNSW of index 'default' is True; set it to a dictionary, or to False for no vector"),
+        (index(HNSW={"M": 8}), "HNSW of index 'default' has an unknown key 'M'; did you mean 'm'?"),
+        (index(HNSW={"m": 1}), "m of HNSW of index 'default' is 1; set it to a number of at least 2"),
+        (index(HNSW={"m": 40}), "ef_construction of HNSW of index 'default' is 64; set it to at least twice"),
+        (index(HNSW={"ef_search": 2000}), "ef_search of HNSW of index 'default' is 2000; set it to a number of"),
+        (index(HNSW={"quantisation": "int8"}), "quantisation of HNSW of index 'default' is 'int8'; set it to 'binary'"),
         (index(LANGUAGE="en"), "is 'en'; set it to a text-search configuration of Postgres"),
         (index(EMBEDDING_BACKEND="defalt"), "is 'defalt', which VECTOR_INDEX[\"EMBEDDING_BACKENDS\"] does not have;"),
         (index(SOURCE="files"), 'which VECTOR_INDEX["SOURCES"] does not have; add it there'),

@@ -34,6 +34,8 @@ CASES: dict[str, tuple[State, Action | None]] = {
     "the same in a small build": (replace(SMALL, invalid=["a"]), "clean"),
     "the settings ask for another one": (replace(LARGE, others=["old"]), "create"),
     "the same during a small load": (replace(LOADING, pending=0.2, others=["old"]), None),
+    "it is turned off": (replace(INDEXED, is_wanted=False), "drop"),
+    "it is off": (replace(LARGE, is_wanted=False), None),
     "the new one is there": (replace(INDEXED, others=["old"]), "clean"),
 }
 

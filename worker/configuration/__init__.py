@@ -17,7 +17,7 @@ from worker.configuration import layers, sections
 from worker.configuration.addresses import broker_url, database_url
 from worker.configuration.backends import ChatBackendSettings, EmbeddingBackendSettings
 from worker.configuration.messages import checked, shown
-from worker.configuration.objects import Configuration, IndexSettings, SourceSettings
+from worker.configuration.objects import Configuration, HNSWSettings, IndexSettings, SourceSettings
 from worker.configuration.sections import EMBEDDING_CLASS
 from worker.errors import SettingsError
 
@@ -26,6 +26,7 @@ __all__ = [
     "ChatBackendSettings",
     "Configuration",
     "EmbeddingBackendSettings",
+    "HNSWSettings",
     "IndexSettings",
     "SourceSettings",
     "current",

@@ -7,7 +7,18 @@ from typing import Annotated, Any, Literal
 
 from worker.configuration.backends import ChatBackendSettings, EmbeddingBackendSettings
 from worker.configuration.messages import nearest, shown
-from worker.configuration.rules import Count, Language, Name, Port, Price, Schedule, Weights, Whole
+from worker.configuration.rules import (
+    Candidates,
+    Count,
+    Language,
+    Links,
+    Name,
+    Port,
+    Price,
+    Schedule,
+    Weights,
+    Whole,
+)
 from worker.errors import UnknownIndex
 from worker.reference import Setting
 
@@ -37,6 +48,24 @@ class SourceSettings:
             example='{"QUERY": "SELECT id, body AS text FROM page"}',
         ),
     ] = field(default_factory=dict, repr=False, hash=False)  # may hold the password of a database
+
+
+@dataclass(frozen=True, kw_only=True)
+class HNSWSettings:
+    """The value of HNSW of an index: its vector index."""
+
+    m: Annotated[Links, Setting(name="m", meaning="Links of a vector.", example="24")] = 16
+    ef_construction: Annotated[
+        Candidates,
+        Setting(name="ef_construction", meaning="Candidates while a vector is added.", example="128"),
+    ] = 64
+    ef_search: Annotated[
+        Candidates, Setting(name="ef_search", meaning="Candidates of a search.", example="200")
+    ] = 100
+    quantisation: Annotated[
+        Literal["binary"] | None,
+        Setting(name="quantisation", meaning="Index one bit a number.", example='"binary"'),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +118,29 @@ class IndexSettings:
             example='"inner_product"',
         ),
     ] = "cosine"
+    vector_type: Annotated[
+        Literal["auto", "vector", "halfvec"],
+        Setting(
+            meaning="How a number of a vector is stored: in 4 bytes (`vector`), or in 2 bytes (`halfvec`), with three "
+            "decimal digits. `auto` is `vector` up to 2,000 dimensions, and `halfvec` above, where Postgres can index "
+            "no other. `vector-index rebuild` applies a change, without a request to the model.",
+            example='"halfvec"',
+        ),
+    ] = "auto"
+    hnsw: Annotated[
+        HNSWSettings | None,
+        Setting(
+            type="dictionary, or `False`",
+            default='`{"m": 16, "ef_construction": 64, "ef_search": 100}`',
+            meaning="The vector index that a large index gets: `m` links for each vector (2 to 100), `ef_construction` "
+            "candidates while a vector is added (4 to 1,000, at least twice `m`), `ef_search` candidates of a search "
+            "(4 to 1,000). More of each finds more of the nearest vectors, in more time. "
+            '`"quantisation": "binary"` indexes one bit a number, and compares the best candidates exactly. `False`: '
+            "searches always compare all vectors. A change of `ef_search` applies to the next search; after another, "
+            "the workers build a new vector index beside the old one.",
+            example='{"m": 24, "ef_search": 200}',
+        ),
+    ] = HNSWSettings()
     language: Annotated[
         Language,
         Setting(
@@ -142,6 +194,11 @@ class IndexSettings:
             example='"You answer questions of customers, briefly and politely."',
         ),
     ] = None
+
+    @property
+    def ef_search(self) -> int:
+        """Candidates of a search of the vector index."""
+        return (self.hnsw or HNSWSettings()).ef_search
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,6 +36,9 @@ def _schedule(value: object) -> str | float | None:
 
 Whole = Annotated[int, BeforeValidator(_no_boolean), Field(ge=0)]
 Count = Annotated[int, BeforeValidator(_no_boolean), Field(ge=1)]
+# the limits of pgvector
+Links = Annotated[int, BeforeValidator(_no_boolean), Field(ge=2, le=100)]
+Candidates = Annotated[int, BeforeValidator(_no_boolean), Field(ge=4, le=1000)]
 Port = Annotated[int, BeforeValidator(_no_boolean), Field(ge=1, le=65535)]
 Amount = Annotated[float, BeforeValidator(_no_boolean), Field(gt=0, allow_inf_nan=False)]
 Price = Annotated[float, BeforeValidator(_no_boolean), Field(ge=0, allow_inf_nan=False)]

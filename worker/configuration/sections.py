@@ -16,7 +16,7 @@ from worker.configuration.messages import (
     nearest,
     shown,
 )
-from worker.configuration.objects import IndexSettings, SourceSettings
+from worker.configuration.objects import HNSWSettings, IndexSettings, SourceSettings
 from worker.errors import SettingsError
 
 T = TypeVar("T")
@@ -171,6 +171,23 @@ def sources(section: object) -> dict[str, SourceSettings]:
     return found
 
 
+def _hnsw(owner: str, value: object) -> HNSWSettings | None:
+    """Return the settings of a vector index; `None` for False."""
+    if value is False:
+        return None
+    if not isinstance(value, Mapping):
+        raise SettingsError(
+            f"{owner} is {shown(value)}; set it to a dictionary, or to False for no vector index"
+        )
+    known = fields_by_key(HNSWSettings)
+    hnsw = checked(HNSWSettings, owner, **keys(owner, value, known))
+    if hnsw.ef_construction < 2 * hnsw.m:
+        raise SettingsError(
+            f"ef_construction of {owner} is {hnsw.ef_construction}; set it to at least twice its m ({hnsw.m})"
+        )
+    return hnsw
+
+
 def _source(owner: str, value: object, known: Mapping[str, SourceSettings]) -> SourceSettings:
     """Return an entry of SOURCES, or the source that a callable makes without one."""
     if _is_callable(value) and value not in known:
@@ -203,6 +220,7 @@ def indexes(
             "chat_backend": _referred(owner, "CHAT_BACKEND", entry.pop("CHAT_BACKEND", "default"), chat),
             "chunk_overlap_tokens": overlaps.get(backend.name, 0),
             "query_prompt": query_prompt,
+            "hnsw": _hnsw(f"HNSW of {owner}", entry.pop("HNSW", {})),
         }
         if "SOURCE" in entry:
             values["source"] = _source(owner, entry.pop("SOURCE"), sources)

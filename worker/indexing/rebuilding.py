@@ -194,7 +194,7 @@ class Rebuilder:
                 return Step(state="blocked", lag=lag)
             is_down = pending and rebuilds.state(conn, pair.new).error is not None
             is_early = pending > CLOSING_INPUTS or lag.unfilled or lag.failed
-            if is_early or is_down or hnsw.is_awaited(conn, pair.new):
+            if is_early or is_down or hnsw.is_awaited(conn, pair.new, self.index.settings.hnsw):
                 time.sleep(PAUSE_SECONDS)
                 return Step(state="filling")
             statistics.analyze(conn, pair.new)

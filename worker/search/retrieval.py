@@ -41,7 +41,10 @@ def retrieve(index: Index, query: SearchQuery) -> list[Passage]:
             return []
         check_threshold(query.similarity_threshold, build)
         vector = None if query.mode == "text" else embed_question(index, build, query.text)
-        with connection.checkout(index.url) as conn, search.snapshot(conn):
+        with (
+            connection.checkout(index.url) as conn,
+            search.snapshot(conn, ef_search=index.settings.ef_search),
+        ):
             ranker = Ranker(
                 connection=conn,
                 build=build,

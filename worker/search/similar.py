@@ -27,7 +27,10 @@ def find_similar(index: Index, query: SimilarQuery) -> list[Passage]:
         condition = compile_filter(query.filter, tenant_field=tenant)
         # the document itself need not pass the filter, but must belong to the tenant
         own = compile_filter({tenant: (query.filter or {})[tenant]} if tenant else None)
-        with connection.checkout(index.url) as conn, search.snapshot(conn):
+        with (
+            connection.checkout(index.url) as conn,
+            search.snapshot(conn, ef_search=index.settings.ef_search),
+        ):
             build = builds.live(conn, index.name)
             asked = search.reference_document(conn, build, query.id, where=own) if build else None
             if build is None or asked is None:

@@ -35,6 +35,7 @@ class Build:
     index: str  # its name
     state: str  # filling, closing, live or retired
     recipe: Mapping[str, Any]
+    quantised: bool = False  # its vector index has one bit a number; only the live build of a search knows
 
     def sql(self, file: str, name: str) -> sql.Composed:
         """A statement with the names of this build's tables."""
@@ -55,8 +56,8 @@ class Build:
 
     @property
     def vector(self) -> str:
-        """The type of its vector column: halfvec when an index cannot take vector."""
-        return "vector" if self.dimensions <= MAX_VECTOR_DIMENSIONS else "halfvec"
+        """The type of its vector column: vector or halfvec."""
+        return str(self.recipe["vector_type"])
 
 
 @contextmanager

@@ -66,7 +66,6 @@ SELECT pg_catalog.set_config('search_path', pg_catalog.concat_ws(', ', (
 POOLED = """
 SET idle_in_transaction_session_timeout = '10s';
 SET hnsw.iterative_scan = relaxed_order;
-SET hnsw.ef_search = 100;
 SET hnsw.max_scan_tuples = 100000;
 SET hnsw.scan_mem_multiplier = 4;
 """

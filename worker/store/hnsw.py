@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import psycopg
 from psycopg import sql
@@ -22,7 +22,7 @@ MOST_DROPPED_NUMBERS = (
     51_200_000  # of a build whose index is dropped for a load: comparing them takes some 300 ms
 )
 FAST_NUMBERS = 66_000  # a second: adding so many to a vector index takes half a core
-MAX_DIMENSIONS = 4_000  # of halfvec in an HNSW index; see builds.py for vector
+MAX_DIMENSIONS = {"vector": 2_000, "halfvec": 4_000}  # in an HNSW index; as bits, all that Postgres stores
 
 LOOK_SECONDS = 20.0  # at least between two counts
 CALM_SECONDS = 30.0  # without fast growth, until the load counts as over: the queue is short
@@ -40,6 +40,19 @@ OPERATOR_CLASSES = {"cosine": "cosine_ops", "l2": "l2_ops", "inner_product": "ip
 Action = Literal["create", "drop", "clean"]
 
 
+class Design(Protocol):
+    """The vector index that the settings ask for."""
+
+    @property
+    def m(self) -> int: ...
+
+    @property
+    def ef_construction(self) -> int: ...
+
+    @property
+    def quantisation(self) -> str | None: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class State:
     """What decides about the vector index of a build."""
@@ -48,6 +61,7 @@ class State:
     pending: float  # contents that wait for a vector, for each vector
     calm_seconds: float  # since the build grew fast, or was seen for the first time
     is_usable: bool  # there is a valid index of the wanted kind
+    is_wanted: bool = True  # the settings ask for one, and Postgres can index vectors of this length
     others: Sequence[str] = ()  # names of valid indexes of another kind
     invalid: Sequence[str] = ()  # names of those that an interrupted build left
 
@@ -60,6 +74,8 @@ def decide(state: State) -> Action | None:
     the index, which is dropped only while comparing the vectors is quick.
     """
     has_index = state.is_usable or bool(state.others)
+    if not state.is_wanted:
+        return "drop" if has_index else "clean" if state.invalid else None
     patience = CALM_SECONDS if state.pending <= SHORT_QUEUE else STALLED_SECONDS
     is_time = state.calm_seconds >= patience or (state.numbers >= MOST_EXACT_NUMBERS and not has_index)
     if not state.is_usable and state.numbers >= MIN_NUMBERS and is_time:
@@ -81,31 +97,30 @@ class _Row:
     invalid: list[str]
     is_free: bool  # nobody is building an index of it
 
-    def state(self, build: Build) -> State:
-        wanted = _name(build)
+    def state(self, build: Build, design: Design | None) -> State:
+        wanted = None if design is None else _name(build, design)
         return State(
             numbers=self.vectors * build.dimensions,
             pending=self.pending / max(self.vectors, 1),
             calm_seconds=self.calm_seconds,
             is_usable=wanted in self.valid,
+            is_wanted=wanted is not None,
             others=[name for name in self.valid if name != wanted],
             invalid=self.invalid,
         )
 
 
-def look(connection: Connection, build: Build) -> Action | None:
+def look(connection: Connection, build: Build, settings: Design | None) -> Action | None:
     """Note how fast the build grows; what is to be done for its vector index, `None` while somebody is at it."""
-    if build.dimensions > MAX_DIMENSIONS:
-        return None
     fast = FAST_NUMBERS / build.dimensions
     connection.execute(
         build.sql("hnsw.sql", "look"), _parameters(build) | {"fast": fast, "seconds": LOOK_SECONDS}
     )
     row = _read(connection, build)
-    return decide(row.state(build)) if row.is_free else None
+    return decide(row.state(build, _possible(build, settings))) if row.is_free else None
 
 
-def apply(url: str, build: Build) -> Action | None:
+def apply(url: str, build: Build, settings: Design | None) -> Action | None:
     """Do what is due for the vector index of a build, and return it. Takes minutes.
 
     Any number of workers may call it: one of them gets the lease. A worker that dies, or a server that cancels the
@@ -120,28 +135,30 @@ def apply(url: str, build: Build) -> Action | None:
         if not taken:
             return None
         try:
-            return _apply(connection, build)
+            return _apply(connection, build, _possible(build, settings))
         finally:
             if not connection.broken:
                 connection.execute(statement("hnsw.sql", "release_lease"), key)
 
 
-def _apply(connection: Connection, build: Build) -> Action | None:
-    state = _read(connection, build).state(build)
+def _apply(connection: Connection, build: Build, design: Design | None) -> Action | None:
+    row = _read(connection, build)
+    state = row.state(build, design)
     action = decide(state)
     if action is not None:
         _drop(connection, state.invalid)
-    if action == "create":
-        _drop(connection, [_name(build)])
-        create(connection, build, vectors=state.numbers // build.dimensions)
-    if action == "drop":
-        _drop(connection, [*([_name(build)] if state.is_usable else []), *state.others])
-    elif action is not None:
+    if action == "create" and design is not None:
+        create(connection, build, design, vectors=row.vectors)
         _drop(connection, state.others)
+    if action == "clean":
+        _drop(connection, state.others)
+    if action == "drop":
+        _note_quantised(connection, build, False)
+        _drop(connection, row.valid)
     return action
 
 
-def create(connection: Connection, build: Build, *, vectors: int) -> None:
+def create(connection: Connection, build: Build, design: Design, *, vectors: int) -> None:
     """Create the index of so many vectors, by several processes where the server has the shared memory for them.
 
     Changes settings of the connection.
@@ -152,25 +169,41 @@ def create(connection: Connection, build: Build, *, vectors: int) -> None:
     helped = sql.SQL(statements("hnsw.sql")["let_help"])
     connection.execute(helped.format(workers=sql.Literal(workers), **tables(build.build)))
     try:
-        _create_index(connection, build)
+        _create_index(connection, build, design)
     except psycopg.Error as error:
         if not workers or not (error.sqlstate or "").startswith(NO_SHARED_MEMORY):
             raise
         connection.execute("SET max_parallel_maintenance_workers = 0")
-        _drop(connection, [_name(build)])
-        _create_index(connection, build)
+        _create_index(connection, build, design)
     finally:
         if not connection.broken:
             connection.execute(build.sql("hnsw.sql", "reset_help"))
+    _note_quantised(connection, build, design.quantisation is not None)
     statistics.analyze(connection, build)
 
 
-def _create_index(connection: Connection, build: Build) -> None:
-    operators = sql.Identifier(f"{build.vector}_{OPERATOR_CLASSES[build.recipe['distance']]}")
-    text = sql.SQL(statements("hnsw.sql")["create_index"])
-    connection.execute(
-        text.format(name=sql.Identifier(_name(build)), operators=operators, **tables(build.build))
+def _create_index(connection: Connection, build: Build, design: Design) -> None:
+    name = _name(build, design)
+    _drop(connection, [name])
+    distance, column = OPERATOR_CLASSES[build.recipe["distance"]], "embedding"
+    if design.quantisation is not None:
+        column, operators = f"binary_quantize(embedding)::bit({build.dimensions})", "bit_hamming_ops"
+    else:
+        operators = f"{build.vector}_{distance}"
+    text = sql.SQL(statements("hnsw.sql")["create_index"]).format(
+        name=sql.Identifier(name),
+        column=sql.SQL(column),
+        operators=sql.Identifier(operators),
+        m=sql.Literal(design.m),
+        ef_construction=sql.Literal(design.ef_construction),
+        **tables(build.build),
     )
+    connection.execute(text)
+
+
+def _note_quantised(connection: Connection, build: Build, quantised: bool) -> None:
+    parameters = {"build": build.build, "quantised": quantised}
+    connection.execute(statement("hnsw.sql", "note_quantised"), parameters)
 
 
 def _drop(connection: Connection, names: Sequence[str]) -> None:
@@ -179,8 +212,16 @@ def _drop(connection: Connection, names: Sequence[str]) -> None:
         connection.execute(text.format(index=sql.Identifier(SCHEMA, name)))
 
 
-def _name(build: Build) -> str:
-    return f"embeddings_{build.build}_hnsw"
+def _name(build: Build, design: Design) -> str:
+    quantised = "" if design.quantisation is None else f"_{design.quantisation}"
+    return f"embeddings_{build.build}_hnsw_{design.m}_{design.ef_construction}{quantised}"
+
+
+def _possible(build: Build, settings: Design | None) -> Design | None:
+    """The design, unless Postgres cannot index vectors of this length so."""
+    if settings is None or settings.quantisation is not None:
+        return settings
+    return settings if build.dimensions <= MAX_DIMENSIONS[build.vector] else None
 
 
 def _parameters(build: Build) -> dict[str, object]:
@@ -196,9 +237,9 @@ def _read(connection: Connection, build: Build) -> _Row:
     return row
 
 
-def is_awaited(connection: Connection, build: Build) -> bool:
+def is_awaited(connection: Connection, build: Build, settings: Design | None) -> bool:
     """Whether a build that has been filled still lacks a vector index that it needs: the next sweep begins it."""
-    if build.dimensions > MAX_DIMENSIONS:
+    if _possible(build, settings) is None:
         return False
     parameters = _parameters(build) | {"rows": -(-MIN_NUMBERS // build.dimensions)}
     [(is_missing,)] = connection.execute(build.sql("hnsw.sql", "is_awaited"), parameters)
@@ -207,7 +248,7 @@ def is_awaited(connection: Connection, build: Build) -> bool:
     return bool(is_missing)
 
 
-def describe(connection: Connection, build: Build) -> VectorIndexState:
+def describe(connection: Connection, build: Build, settings: Design | None) -> VectorIndexState:
     """The state of the vector index, for `status`."""
     row = connection.execute(build.sql("hnsw.sql", "describe"), _parameters(build)).fetchone()
     vectors, is_usable, progress = row or (0, False, None)
@@ -215,5 +256,5 @@ def describe(connection: Connection, build: Build) -> VectorIndexState:
         return {"state": "ready", "progress": None}
     if progress is not None:
         return {"state": "building", "progress": round(progress, 3)}
-    is_due = build.dimensions <= MAX_DIMENSIONS and vectors * build.dimensions >= MIN_NUMBERS
+    is_due = _possible(build, settings) is not None and vectors * build.dimensions >= MIN_NUMBERS
     return {"state": "waiting" if is_due else "none", "progress": None}

@@ -24,6 +24,9 @@ DOCUMENTS_PER_CONTENT = 3  # rows of a paragraph that thousands of documents sha
 # Up to this many chunks that pass a filter, all of them are compared. That is exact, and at 256 dimensions as fast as
 # scanning the vector index and filtering its rows. See docs/internals/decisions.md.
 EXACT_CHUNKS = 20_000
+EF_SEARCH = 100
+# contents of an index of bits, for each candidate and in all, that are compared again by their vectors
+RESCORED, MIN_RESCORED = 10, 200
 ALL_CHUNKS = 2**62
 
 MIN_KEY, MAX_KEY = -(2**63), 2**63 - 1  # of a text: bigint
@@ -114,17 +117,19 @@ class ReferenceDocument:
 
 
 @contextmanager
-def snapshot(connection: Connection) -> Iterator[None]:
+def snapshot(connection: Connection, *, ef_search: int = EF_SEARCH) -> Iterator[None]:
     """Run a read-only transaction whose statements all see the same snapshot.
 
-    Each statement ends after TIMEOUT_SECONDS, as a caller waits, and Celery's thread pool lacks time limits.
+    `ef_search`: how many candidates a scan of the vector index keeps. Each statement ends after TIMEOUT_SECONDS, as a
+    caller waits, and Celery's thread pool lacks time limits.
     """
     usual = connection.isolation_level
     # sets the level in BEGIN, which saves a statement
     connection.isolation_level, connection.read_only = IsolationLevel.REPEATABLE_READ, True
     try:
         with connection.transaction():
-            connection.execute(statement("search.sql", "time_limit"), {"seconds": TIMEOUT_SECONDS})
+            limits = {"seconds": TIMEOUT_SECONDS, "ef_search": ef_search}
+            connection.execute(statement("search.sql", "limits"), limits)
             yield
     finally:
         if not connection.closed:  # a broken connection is not used again
@@ -167,6 +172,7 @@ def nearest(
     returns fewer contents than `candidates`, all chunks are compared.
     """
     values = _vector(build, query) | {"candidates": candidates, "per_content": per_content}
+    values["rescored"] = max(RESCORED * candidates, MIN_RESCORED)
     after, before = excluded.gaps
 
     def run(name: str, chosen: str = "", **bound: Any) -> tuple[Found, int]:
@@ -182,7 +188,7 @@ def nearest(
         found, read = run("exact", "chosen_by_filter", most=EXACT_CHUNKS)
         if read <= EXACT_CHUNKS:
             return found
-    found, _ = run("nearest")
+    found, _ = run("nearest_quantised" if build.quantised else "nearest")
     if found.contents < candidates:
         found, _ = run("exact", "chosen_by_filter", most=ALL_CHUNKS)
     return found
@@ -338,8 +344,12 @@ def _part(
     )
 
 
-def _operator(build: Build) -> dict[str, sql.SQL]:
-    return {"operator": sql.SQL(OPERATORS[build.recipe["distance"]]), "vector": sql.SQL(build.vector)}
+def _operator(build: Build) -> dict[str, sql.Composable]:
+    return {
+        "operator": sql.SQL(OPERATORS[build.recipe["distance"]]),
+        "vector": sql.SQL(build.vector),
+        "bits": sql.Literal(build.dimensions),
+    }
 
 
 def _quoted(lexeme: str) -> str:

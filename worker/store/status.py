@@ -38,10 +38,13 @@ class ScrapedIndex:
     repairs: Mapping[str, int]  # by kind: what the sweep has repaired so far
 
 
-def index_status(connection: Connection, build: Build | None, index: str = "") -> IndexFigures:
+def index_status(
+    connection: Connection, build: Build | None, index: str = "", design: hnsw.Design | None = None
+) -> IndexFigures:
     """Documents by state, refused ones, pending chunks and tokens, the age of the oldest, and the builds of the index.
 
     `build` is the live build; `None` for an index without documents, which waits for its provider if there is an error.
+    `design`: the vector index that the settings ask for.
     """
     if build is None:
         return {
@@ -76,7 +79,9 @@ def index_status(connection: Connection, build: Build | None, index: str = "") -
         "embedded_chunks": embedded["embedded"] or 0,  # so far, an estimate: good for a rate
         "last_error": next((row["error"] for row in listed if row["error"]), None),
         "builds": [
-            _build_state(connection, build, row, counted["live"] if row["build"] == build.build else None)
+            _build_state(
+                connection, build, row, design, counted["live"] if row["build"] == build.build else None
+            )
             for row in listed
         ],
     }
@@ -105,7 +110,11 @@ def rebuild_progress(connection: Connection, index: str, build: int) -> RebuildP
 
 
 def _build_state(
-    connection: Connection, live: Build, row: Mapping[str, Any], documents: int | None
+    connection: Connection,
+    live: Build,
+    row: Mapping[str, Any],
+    design: hnsw.Design | None,
+    documents: int | None,
 ) -> BuildState:
     is_new = row["state"] in rebuilds.FILLED
     rebuild = rebuild_progress(connection, live.index, row["build"]) if is_new else None
@@ -118,7 +127,7 @@ def _build_state(
         "recipe": row["recipe"],
         "repairs": row["repairs"],
         "documents": documents if rebuild is None else rebuild["done"],
-        "vector_index": hnsw.describe(connection, build),
+        "vector_index": hnsw.describe(connection, build, design),
         "rebuild": rebuild,
         "drift": row["drift"] if row["state"] == "live" else [],
     }

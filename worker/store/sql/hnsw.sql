@@ -48,7 +48,11 @@ ALTER TABLE {embeddings} RESET (parallel_workers)
 DROP INDEX CONCURRENTLY IF EXISTS {index}
 
 -- name: create_index: create the vector index while others read and write; runs outside a transaction
-CREATE INDEX CONCURRENTLY {name} ON {embeddings} USING hnsw (embedding {operators})
+CREATE INDEX CONCURRENTLY {name} ON {embeddings} USING hnsw (({column}) {operators})
+WITH (m = {m}, ef_construction = {ef_construction})
+
+-- name: note_quantised: note whether the vector index has one bit a number, for searches
+UPDATE vector_index.builds SET quantised = %(quantised)s WHERE build = %(build)s AND quantised <> %(quantised)s
 
 -- name: describe: the vectors counted last, whether there is a valid vector index, and how much of one is built, from 0
 -- to 1; NULL: none is being built

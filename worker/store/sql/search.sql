@@ -3,8 +3,8 @@
 -- {revisions} the join that the filter needs, empty without a filter, and {new} a condition that leaves out the texts
 -- that the caller has already. hashtextextended(text, 0) tells texts apart, by an index.
 
--- name: time_limit: limit the time of each statement until the transaction ends
-SELECT set_config('statement_timeout', %(seconds)s || 's', true)
+-- name: limits: until the transaction ends, limit the time of each statement, and the candidates of the vector index
+SELECT set_config('statement_timeout', %(seconds)s || 's', true), set_config('hnsw.ef_search', %(ef_search)s::text, true)
 
 -- name: hits: the chunks of the contents of {found}, at most %(per_content)s per content and per text, whatever its
 -- title; one row without a chunk if there are none. LIMIT 1 keeps plans from scanning the tables. + 0 because {found}
@@ -35,6 +35,18 @@ found AS MATERIALIZED (
     WHERE EXISTS (
         SELECT FROM {chunks} c JOIN {served} s ON s.live_rev = c.rev {revisions}
         WHERE c.hash = e.hash AND {filter} AND {new})
+    ORDER BY distance LIMIT %(candidates)s
+)
+
+-- name: nearest_quantised: the same by a vector index of one bit a number; the %(rescored)s best of it are compared again
+found AS MATERIALIZED (
+    SELECT n.hash, n.embedding {operator} %(query)b::{vector} AS distance, 0.0 AS rank FROM (
+        SELECT e.hash, e.embedding FROM {embeddings} e
+        WHERE EXISTS (
+            SELECT FROM {chunks} c JOIN {served} s ON s.live_rev = c.rev {revisions}
+            WHERE c.hash = e.hash AND {filter} AND {new})
+        ORDER BY binary_quantize(e.embedding)::bit({bits}) <~> binary_quantize(%(query)b::{vector}) LIMIT %(rescored)s
+    ) n
     ORDER BY distance LIMIT %(candidates)s
 )
 
