@@ -1,11 +1,20 @@
 """`make bench`: each benchmark that needs nothing but this machine, in a few minutes.
 
 Each compares ways to do one thing, in one run. Those that take arguments run on their own: `chunk_sizes`, `answers`,
-`chat_under_load`, `monitoring`; `locality`, `token_counts` and `reindexing` take a number, and make more edits, strings
-and rows then.
+`chat_under_load`, `monitoring`; `locality`, `token_counts`, `reindexing` and `hnsw` take a number, and make more edits,
+strings, rows and vectors then.
 """
 
-from benchmarks import chunking, embedding_requests, locality, packing, pipeline, reindexing, token_counts
+from benchmarks import (
+    chunking,
+    embedding_requests,
+    hnsw,
+    locality,
+    packing,
+    pipeline,
+    reindexing,
+    token_counts,
+)
 
 
 def main() -> None:
@@ -21,6 +30,8 @@ def main() -> None:
     pipeline.main()
     print()
     reindexing.main(rows=5_000)
+    print()
+    hnsw.main(chunks=2_000, vectors=5_000)
 
 
 if __name__ == "__main__":
