@@ -1,8 +1,9 @@
-"""Inline data in texts: images and fonts in `data:` addresses, which no reader sees as characters."""
+"""Inline data in texts: images and fonts in `data:` addresses and other base64, which nobody reads as characters."""
 
 import re
 
 INLINE_DATA = "inline data"  # the kind of what is left out
+ADDRESS = re.compile("data:", re.IGNORECASE)
 LEAST_CHARACTERS = 100  # of the data; shorter ones are examples of the form, and cost little
 
 # All parts are bounded or possessive, so that no pattern backtracks. Base64 may be wrapped, as in mail; a line of it
@@ -14,12 +15,32 @@ _BASE64 = (
 )
 _OTHER = rf"{_TYPE}(?:;[\w-]{{1,40}}){{0,3}},"
 _QUOTED = rf"(?<=\"){_OTHER}[^\"]{{100,}}+|(?<='){_OTHER}[^']{{100,}}+"
-DATA = re.compile(rf"{_BASE64}|{_QUOTED}|{_OTHER}[^\s\"'<>()]{{{LEAST_CHARACTERS},}}+")
+DATA = re.compile(rf"{_BASE64}|{_QUOTED}|{_OTHER}[^\s\"'<>()]{{{LEAST_CHARACTERS},}}+", re.IGNORECASE)
+
+
+# The same without an address: attachments, certificates, fields of JSON, cells of notebooks. Whole lines of base64, or
+# one run that no word, path or key is as long as.
+_BLOCK = r"(?:(?<=\n)|\A)(?:[ \t]*[A-Za-z0-9+/]{60,76}+[ \t]*\r?\n){4,}+[ \t]*[A-Za-z0-9+/]{0,76}={0,2}(?![^\s\"'\\-])"
+_RUN = r"(?<![A-Za-z0-9+/_-])[A-Za-z0-9+/_-]{300,}+={0,2}"
+BARE = re.compile(rf"{_BLOCK}|{_RUN}")
+# base64 of any data has many of each, as have hexadecimal digits but for one case of letters; a
+# path, a list of names or a row of one letter lacks one
+_UPPER, _LOWER, _DIGIT = (re.compile(kind) for kind in ("[A-Z]", "[a-z]", "[0-9]"))
+LEAST_SHARE = 0.03
+HEXADECIMAL = re.compile(r"[0-9a-f]+|[0-9A-F]+")
 
 
 def without_inline_data(text: str) -> tuple[str, int]:
-    """Remove the `data:` addresses of a text; return it with the number of characters that were removed."""
-    if "data:" not in text:
-        return text, 0
-    kept = DATA.sub(lambda found: found[0] if len(found[0]) < LEAST_CHARACTERS else "", text)
+    """Remove the `data:` addresses and the base64 of a text; return it with the number of characters removed."""
+    kept = text
+    if ADDRESS.search(text):
+        kept = DATA.sub(lambda found: found[0] if len(found[0]) < LEAST_CHARACTERS else "", text)
+    kept = BARE.sub(lambda found: "" if _is_encoded(found[0]) else found[0], kept)
     return kept, len(text) - len(kept)
+
+
+def _is_encoded(data: str) -> bool:
+    """Whether characters are base64 or hexadecimal digits of other data."""
+    upper, lower, digits = (len(kind.findall(data)) for kind in (_UPPER, _LOWER, _DIGIT))
+    letters = max(upper, lower) if HEXADECIMAL.fullmatch(data) else min(upper, lower)
+    return min(letters, digits) >= LEAST_SHARE * len(data)

@@ -1,5 +1,6 @@
 """What every connection to Postgres needs: an address that libpq reads, and settings that psycopg relies on."""
 
+import re
 from collections.abc import Sequence
 from urllib.parse import parse_qsl, quote, urlencode
 
@@ -37,7 +38,10 @@ SCHEMES = ("postgresql", "postgres", "postgis", "psql", "pgsql", "timescale", "t
 
 def with_scheme_of_libpq(address: str) -> str:
     """Return an address of another tool, such as postgresql+psycopg:// or jdbc:postgresql://, as libpq reads it."""
-    scheme, separator, rest = address.strip().removeprefix("jdbc:").partition("://")
+    address = address.strip()
+    if address[:1] in ("'", '"') and address[-1:] == address[:1]:  # as some files of variables have it
+        address = address[1:-1].strip()
+    scheme, separator, rest = address.removeprefix("jdbc:").partition("://")
     if not separator or scheme.lower().partition("+")[0] not in SCHEMES:
         return address
     return address if scheme == "postgres" else f"postgresql://{rest}"
@@ -51,6 +55,7 @@ def libpq_address(name: str, address: str) -> tuple[str, Sequence[str]]:
     """
     address = with_scheme_of_libpq(address)
     base, _, query = address.partition("?")
+    query = re.sub(r";(?=\w+=)", "&", query)
     if "://" not in base or not query:
         return address, ()
     known = set(PARAMETERS.split())
@@ -64,7 +69,7 @@ def libpq_address(name: str, address: str) -> tuple[str, Sequence[str]]:
             )
         if parameter == "sslmode" and value not in SSLMODES:
             raise SettingsError(f"sslmode of {name} is {value!r:.100}; choose {', '.join(SSLMODES)}")
-    if not foreign and all("=" in part for part in query.split("&")):
-        return address, ()
+    if not foreign and " " not in query and all("=" in part for part in query.split("&")):
+        return f"{base}?{query}", ()
     kept = urlencode([pair for pair in parameters if pair[0] in known], quote_via=quote)
     return f"{base}?{kept}" if kept else base, foreign

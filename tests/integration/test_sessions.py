@@ -274,6 +274,23 @@ def test_parameters_of_other_tools_have_no_effect(database_url: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ('"{url}"', "{url}"),
+        ("'{url}?sslmode=prefer' ", "{url}?sslmode=prefer"),
+        ("{url}?application_name=my app", "{url}?application_name=my%20app"),
+        ("{url}?schema=public;sslmode=prefer", "{url}?sslmode=prefer"),
+    ],
+)
+def test_an_address_is_read_as_files_of_variables_have_it(written: str, read: str, database_url: str) -> None:
+    """A semicolon between parameters hides none: encryption that is asked for would be lost."""
+    address, _ = sessions.libpq_address("DATABASE_URL", written.format(url=database_url))
+    assert address == read.format(url=database_url)
+    with connection.connect(address):
+        pass
+
+
+@pytest.mark.parametrize(
     "parameter", ["target_session_attrs=foo", "gssencmode=foo", "keepalives=x", "service=none"]
 )
 def test_a_wrong_value_in_an_address_is_a_mistake_in_the_settings(parameter: str, database_url: str) -> None:

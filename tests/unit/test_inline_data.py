@@ -53,9 +53,35 @@ def test_inline_vector_images_are_left_out(text: str, kept: str) -> None:
     assert without_inline_data(text)[0] == kept
 
 
+LINES = "\n".join(BASE64[at : at + 64] for at in range(0, len(BASE64), 64))
+HEXADECIMAL = random.Random(3).randbytes(300).hex()
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        (f'{{"name": "plan.pdf", "content": "{BASE64}"}}', '{"name": "plan.pdf", "content": ""}'),
+        (f'"image/png": "{BASE64}\\n",', '"image/png": "\\n",'),
+        (
+            f"-----BEGIN CERTIFICATE-----\n{LINES}\n-----END CERTIFICATE-----",
+            "-----BEGIN CERTIFICATE-----\n\n-----END CERTIFICATE-----",
+        ),
+        (f"Content-Transfer-Encoding: base64\n\n{WRAPPED}", "Content-Transfer-Encoding: base64\n\n"),
+        (f"The dump is {HEXADECIMAL}.", "The dump is ."),
+        (f"![plan](DATA:image/PNG;BASE64,{BASE64})", "![plan]()"),
+    ],
+)
+def test_encoded_data_without_an_address_are_left_out(text: str, kept: str) -> None:
+    assert without_inline_data(text)[0] == kept
+
+
 @pytest.mark.parametrize(
     "text",
     [
+        "src/main/java/org/example/library/lending/internal/" * 10,
+        "GATTACA" * 100,
+        "\n".join(["Lending2024Desk" * 5] * 3),
+        "0123456789" * 50,
         "Write `data:image/png;base64,iVBORw0KGgo=` for an inline image.",
         "The data: three tables, and/or more; base64, and so on. " * 20,
         "metadata:text/plain;base64," + "A" * 300,

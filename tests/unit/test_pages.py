@@ -33,6 +33,10 @@ TEXT = "The library opens on Sundays."
         "<dialog>{}</dialog>",
         '<style>.preheader, .x {{ display: none !important }}</style><div class="a preheader">{}</div>',
         "<style>/* c */ #p {{visibility:hidden}}</style><div id=p>{}</div>",
+        "<div popover>{}</div>",
+        '<div style="content-visibility: hidden">{}</div>',
+        '<p style="transform: scale(0)">{}</p>',
+        "<style>@media only screen {{ .off {{display:none}} }}</style><p class=off>{}</p>",
         '<style>@media print {{ p {{ color: red }} }} div.gone{{display:none}}</style><div class="gone">{}</div>',
         "<div style='display:none'><div hidden>{}</div></div>",
     ],
@@ -63,6 +67,10 @@ def test_elements_that_browsers_never_show_are_left_out(unseen: str) -> None:
     [
         '<div style="font-size:0px"><p style="font-size:16px">{}</p></div>',  # as newsletters space their columns
         '<style>.tab{{display:none}} .tab.active{{display:block}}</style><div class="tab">{}</div>',
+        "<style>@media print{{.p{{display:none}}}}</style><div class=p>{}</div>",
+        "<style>@media only screen and (max-width:600px){{#w{{display:none}}}}</style><div id=w>{}</div>",
+        "<style>body{{visibility:hidden}}</style><div>{}</div>",
+        "<div style='visibility:hidden'><p style='visibility:visible'>{}</p></div>",
         "<style>.m{{display:none}} @media (max-width:1px){{.m{{display:block}}}}</style><div class=m>{}</div>",
         "<style>.t{{display:none}}</style><div class=t>{}</div><script>show('.t')</script>",
         '<div hidden="until-found">{}</div>', "<dialog open>{}</dialog>", "<details><p>{}</p></details>",

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 # what models call a passage, in many languages: each the beginning of a word
 LABELS = """
 passage source document doc reference ref excerpt extract snippet chunk citation cite context evidence fragment quote
-text note footnote result number paragraph quelle dokument textstelle textpassage auszug abschnitt beleg fundstelle
+text note footnote result number paragraph item entry file
+quelle dokument textstelle textpassage auszug abschnitt absatz beleg fundstelle
 nummer extrait texte référence numéro passaggi fonte fonti documento brano riferimento pasaje fuente fragmento
 referencia extracto párrafo número passagem trecho referência bron tekst källa kilde kohta lähde asiakirja avsnitt
 afsnit źródł fragmen zdroj pasáž úryvek odstavec sursă pasaj forrás szöveg kaynak источник отрывок документ фрагмент
@@ -24,17 +25,33 @@ afsnit źródł fragmen zdroj pasáž úryvek odstavec sursă pasaj forrás szö
 # of them, those that name a passage without brackets too
 STRONG_LABELS = """
 passage source quelle textstelle textpassage extrait fonte fuente pasaje passaggio passagem trecho bron källa kilde
-lähde źródło zdroj kaynak источник джерело 出典 来源 來源 출처
+lähde źródło zdroj kaynak источник отрывок джерело уривок المصدر المقطع
 """.split()  # noqa: SIM905
+# the same in scripts without spaces, where a word may stand before them, and in Korean
+STRONG_UNSPACED_LABELS = "出典 文書 来源 來源 段落 文档 文檔 출처 문서 구절".split()  # noqa: SIM905
 # between two numbers: a range, or a list
 TO = "to through bis à al до tot til till から 至 到".split()  # noqa: SIM905
 AND = """
 and und et y e i en och og ja és ve și и та και dan và or oder ou o 와 과 和 与 與 及 と や
 """.split()  # noqa: SIM905
-NUMBER_SIGNS = ("no", "nr", "num", "nº", "id")
+ENDS = ("and", "to", "colon")  # behind a number, these begin a page or a title
+NUMBER_SIGNS = ("n", "no", "nr", "num", "nº", "id")
 
 _BRACKETS = str.maketrans("【】〔〕〖〗［］⟦⟧〚〛「」", "[][][][][][][]")
-_CIRCLED = {ord(character): f"({number})" for number, character in enumerate("①②③④⑤⑥⑦⑧⑨⑩⑪⑫⑬⑭⑮⑯⑰⑱⑲⑳", start=1)}
+_CIRCLED = {
+    ord(character): f"({number})"
+    for row in ("①②③④⑤⑥⑦⑧⑨⑩⑪⑫⑬⑭⑮⑯⑰⑱⑲⑳", "❶❷❸❹❺❻❼❽❾❿", "➀➁➂➃➄➅➆➇➈➉", "➊➋➌➍➎➏➐➑➒➓", "⓵⓶⓷⓸⓹⓺⓻⓼⓽⓾")
+    for number, character in enumerate(row, start=1)
+}
+# read as brackets: [(1)], <cite>1</cite>, <source id="1"/> and a raised number, but for that of m<sup>2</sup>
+_IN_BOTH = re.compile(r"(?<=\[)\((\d{1,2})\)(?=\])")
+_TAGGED = re.compile(
+    r"<(cite|citation|source|ref|passage|document|doc)>([^<>]{1,60})</\1>"
+    r"|<(?:cite|citation|source|ref|passage|document|doc)\s+(?:id|index|n|number|source|ref)=[\"']?(\d{1,4})[\"']?\s*/?>"
+    r"|(?<![^\s.,;:!?\"'”’»)\]>])<sup>([^<>]{1,60})</sup>",
+    re.IGNORECASE,
+)
+_BRACED = re.compile(r"\{(\d{1,3}(?:\s?,\s?\d{1,3}){0,9})\}")
 _CODE = re.compile(r"^[ ]{0,3}(```|~~~).*?(?:^[ ]{0,3}\1|\Z)|`([^`\n]{0,300})`", re.MULTILINE | re.DOTALL)
 _BRACKETED = re.compile(r"\[([^\[\]]{1,300})\]")
 _PARENTHESISED = re.compile(
@@ -51,14 +68,16 @@ def _any(words: Iterable[str]) -> str:
 
 
 _TOKEN = re.compile(
-    rf"(?P<number>\d+)|(?P<label>(?:{_any(LABELS)})[^\W\d]*)|(?P<sign>n°|[№#@^\\_*]|(?:{_any(NUMBER_SIGNS)})(?![^\W\d]))"
+    rf"(?P<number>\d+)|(?P<label>(?:{_any(LABELS)})[^\W\d]*|(?<!\w)[SPD](?=\d))|(?P<sign>n°|[№#@^\\_*=]|(?:{_any(NUMBER_SIGNS)})(?![^\W\d]))"
     rf"|(?P<to>[-‐‑‒–—−~〜]|\.{{2,3}}|…|\b(?:{_any(TO)})\b)|(?P<colon>:)|(?P<dot>\.)"
     rf"|(?P<and>[,;、/&+|]|(?<![^\W\d])(?:{_any(AND)})(?![^\W\d]))|(?P<rest>†)|(?P<space>\s+)|(?P<word>[^\W\d]+|.)",
     re.IGNORECASE | re.DOTALL,
 )
 _NAMED = re.compile(
-    rf"(?<!\w)(?:{_any(STRONG_LABELS)})[^\W\d]{{0,2}}\.?\s{{0,3}}[#№]?\s?(?=\d)", re.IGNORECASE
+    rf"(?:(?<!\w)(?:{_any(STRONG_LABELS)})[^\W\d]{{0,2}}|{_any(STRONG_UNSPACED_LABELS)})[.:]?\s{{0,3}}[#№]?\s?(?=\d)",
+    re.IGNORECASE,
 )
+_A_NUMBER = re.compile(r"[^\W\d]{0,3}[.:]?\s?[#№]?\s?\d")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +92,8 @@ class List:
 def cited(answer: str, passages: int) -> set[int]:
     """Find the numbers of the passages that an answer cites; a number without a passage is none."""
     text = _CODE.sub(_without_code, answer.translate(_BRACKETS).translate(_CIRCLED))
-    text = _ACROSS.sub(r"[\1-\2]", unicodedata.normalize("NFKC", text))
+    text = unicodedata.normalize("NFKC", _TAGGED.sub(_in_brackets, text))
+    text = _ACROSS.sub(r"[\1-\2]", _BRACED.sub(r"(\1)", _IN_BOTH.sub(r"\1", text)))
     bracketed = [read for inside in _BRACKETED.findall(text) if (read := _read(inside)).whole]
     parentheses = [(found, _read(found["inside"])) for found in _PARENTHESISED.finditer(text)]
     named = [_read(text[found.start() : found.end() + 100]) for found in _NAMED.finditer(text)]
@@ -102,10 +122,15 @@ def _without_code(code: re.Match[str]) -> str:
     return inside if _BRACKETED.fullmatch(inside) else " "
 
 
+def _in_brackets(tagged: re.Match[str]) -> str:
+    return f"[{(tagged[2] or tagged[3] or tagged[4]).strip('[] ')}]"
+
+
 def _read(text: str) -> List:
     """Read numbers, ranges and lists up to the first other word.
 
-    Behind a comma, a colon or a dash, another word begins a page or a title, which is no part of the list.
+    Behind a comma, a colon, a dash or a parenthesis, another word begins a page or a title, which is no part of the
+    list.
     """
     numbers: list[tuple[int, int]] = []
     before = ""  # the kind of the last token, but for blanks and signs
@@ -113,6 +138,8 @@ def _read(text: str) -> List:
     for token in _TOKEN.finditer(text):
         kind = token.lastgroup or ""
         spaced = text[token.start() - 1 : token.start()].isspace()
+        opens_note = token[0] == "(" and before == "number"
+        again = kind == "label" and before == "and" and _A_NUMBER.match(text, token.end())
         if kind == "number" and (before != "number" or spaced) and len(token[0]) <= 4:
             if before == "to" and numbers:
                 numbers[-1] = (numbers[-1][0], int(token[0]))
@@ -120,7 +147,9 @@ def _read(text: str) -> List:
                 numbers.append((int(token[0]), int(token[0])))
         elif kind == "number" or (kind == "label" and before == "number"):
             break
-        elif kind == "rest" or (kind in ("word", "label") and numbers and before in ("and", "to", "colon")):
+        elif again:
+            continue
+        elif opens_note or kind == "rest" or (kind in ("word", "label") and numbers and before in ENDS):
             whole = bool(numbers)
             break
         elif kind == "word":

@@ -29,7 +29,14 @@ STYLE_COMMENT = re.compile(r"/\*.*?(?:\*/|\Z)", re.DOTALL)
 BRACES = re.compile(r"([{}])")
 SIMPLE_SELECTOR = re.compile(r"[a-zA-Z0-9]{0,20}([.#][\w-]{1,80})")
 ZERO = r"0(?:\.0+)?(?:px|pt|em|rem|%)?"
-DISPLAY = re.compile(r"(?:^|;)(?:display:none|visibility:(?:hidden|collapse))(?:!important)?(?:;|$)")
+DISPLAY = re.compile(
+    r"(?:^|;)(?:display:none|(?:content-)?visibility:(?:hidden|collapse)|transform:scale\(0\))(?:!important)?(?:;|$)"
+)
+VISIBLE = '[style*="visible"]'  # inside an element with visibility:hidden
+# a rule in another block counts under a condition, such as a printer or a narrow window
+ALWAYS = re.compile(
+    r"@media\s+(?:only\s+)?(?:screen|all)|@(?:layer|supports|scope)\b.*", re.IGNORECASE | re.DOTALL
+)
 INVISIBLE = re.compile(
     rf"(?:^|;)(?:opacity:{ZERO}|text-indent:-\d{{4,}}(?:px)?|(?:left|top):-\d{{4,}}px)(?:!important)?(?:;|$)"
 )
@@ -88,14 +95,14 @@ class Unseen:
         ]
 
     def _hidden_by_attributes(self, tree: LexborHTMLParser) -> None:
-        for node in tree.css("[hidden], dialog:not([open])"):
+        for node in tree.css("[hidden], dialog:not([open]), [popover]"):
             # a browser shows the former when its text is searched for
             if (node.attributes.get("hidden") or "").lower() != "until-found":
                 self._kinds[node.mem_id] = HIDDEN
         for node in tree.css("[style]"):
             style = _compact(node.attributes.get("style") or "")
             if _hides(style):
-                self._kinds[node.mem_id] = HIDDEN
+                self._hide(node)
             elif size := FONT_SIZE.findall(style):
                 self._tiny[node.mem_id] = bool(TINY.fullmatch(size[-1]))
 
@@ -105,14 +112,23 @@ class Unseen:
         if ("none" not in sheets and "hidden" not in sheets) or tree.css_first("script"):
             return
         rules = list(_rules(sheets))
-        shown = " ".join(selectors for selectors, style in rules if _shows(style))
-        hiding = (selectors.split(",") for selectors, style in rules if DISPLAY.search(style))
+        shown = " ".join(selectors for selectors, style, _ in rules if _shows(style))
+        hiding = (
+            selectors.split(",") for selectors, style, always in rules if always and DISPLAY.search(style)
+        )
         simple = (
             found for some in hiding for each in some if (found := SIMPLE_SELECTOR.fullmatch(each.strip()))
         )
         for selector in islice(simple, MAX_RULES):
             if not re.search(rf"{re.escape(selector[1])}(?![\w-])", shown):
-                self._kinds.update((node.mem_id, HIDDEN) for node in tree.css(selector[0]))
+                for node in tree.css(selector[0]):
+                    self._hide(node)
+
+    def _hide(self, node: LexborNode) -> None:
+        """Leave an element out, but for the page itself, which is shown once it is complete."""
+        shows_a_part = "visibility" in (node.attributes.get("style") or "") and node.css_first(VISIBLE)
+        if node.tag not in ("html", "body") and not shows_a_part:
+            self._kinds[node.mem_id] = HIDDEN
 
 
 def without_comments(text: str) -> tuple[str, int]:
@@ -135,17 +151,20 @@ def _end_of_code(text: str, opened: re.Match[str]) -> int:
     return closed.end() if closed else -1
 
 
-def _rules(sheets: str) -> Iterator[tuple[str, str]]:
-    """Yield the rules of style sheets, also those within @media: their selectors, and their declarations."""
-    selectors, declarations = "", ""
+def _rules(sheets: str) -> Iterator[tuple[str, str, bool]]:
+    """Yield the rules of style sheets: their selectors, their declarations, and whether they always count."""
+    opened: list[str] = []
+    before = ""
     for part in BRACES.split(STYLE_COMMENT.sub(" ", sheets)):
         if part == "{":
-            selectors = declarations
-        elif part == "}" and selectors:
-            yield selectors, _compact(declarations)
-            selectors = ""
+            opened.append(before.rpartition(";")[2].strip())
+        elif part == "}" and opened:
+            selectors = opened.pop()
+            if not selectors.startswith("@"):
+                yield selectors, _compact(before), all(map(ALWAYS.fullmatch, opened))
+            before = ""
         else:
-            declarations = part
+            before = part
 
 
 def _shows(style: str) -> bool:
