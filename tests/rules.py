@@ -23,6 +23,7 @@ from typing import Any
 
 import psycopg
 
+from tests.rebuilds import Rebuilds
 from tests.simulation import (
     CALM,
     DROPS,
@@ -33,7 +34,6 @@ from tests.simulation import (
     REINDEXING,
     STORM,
     Drops,
-    Rebuilds,
     Simulation,
     Weather,
 )
@@ -311,12 +311,12 @@ def notice(rule: Rule, url: str, seconds: float) -> dict[str, Any]:
     """Remove the rule and simulate; return the seconds that it took and the violations by invariant."""
     rule.remove()
     index = configuration.load({}).index("default")
-    spent = 0.0
+    began = time.monotonic()
     for weather in cycle(rule.weathers):
         with fresh_database(url) as database:
             simulation = kind(weather)(database, index, weather)
-            simulation.run(min(weather.round_seconds, seconds - spent))
-        spent += weather.round_seconds
+            simulation.run(min(weather.round_seconds, seconds - (time.monotonic() - began)))
+            spent = time.monotonic() - began
         if +simulation.violations or spent >= seconds:
             return {"seconds": spent, "violations": dict(+simulation.violations)}
     raise AssertionError(f"rule {rule.name!r} names no weather")

@@ -6,7 +6,6 @@ everything has a vector. A crash breaks a connection before or after any stateme
 `docs/internals/tests.md` describes the invariants and how to add one.
 """
 
-import itertools
 import json
 import random
 import threading
@@ -14,7 +13,6 @@ import time
 import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, LiteralString
 
@@ -30,17 +28,14 @@ from worker.backends.budgets import Budget
 from worker.configuration import IndexSettings
 from worker.documents import digest
 from worker.errors import InvalidQuery, ProviderUnavailable, Refused, TemporaryError, TooLarge
-from worker.index import Embedder, Index
-from worker.indexing import jobs, outbox, rebuilding, reindexing, staging
+from worker.index import Index
+from worker.indexing import jobs, outbox, reindexing, staging
 from worker.indexing.draining.drainer import Drainer
 from worker.recipes import PROBE
-from worker.store import builds, connection, garbage, indexes, rebuilds, status, sweep
-from worker.store.rebuilds import RebuildRequest
+from worker.store import builds, connection, garbage, indexes, status, sweep
 from worker.store.reindexing import ReindexRequest
 from worker.store.statements import tables
 
-DOCUMENTS = 25
-CATALOGUE = 40  # rows of the application's own table
 ROW_SECONDS = 0.01  # between two rows of a source
 CHANGE_SECONDS = 0.3  # between two changes of a row, at most
 PAGE_DOCUMENTS = 16  # of a run of reindexing
@@ -55,7 +50,7 @@ PRODUCERS, CONSUMERS, EMBEDDERS = 5, 2, 4  # threads; consumers read the outbox
 SETTLE_SECONDS = 60
 EXTRA_SECONDS = 120  # a busy machine gets this much longer to reach `at_least`
 PROVIDER_CRASH_SECONDS = 0.02
-WIDE = 24  # length of the vectors of the second model
+HOLD_SECONDS = 2.0  # of answers that are held back, at most
 FATAL_ROUNDS = 10  # in every tenth round, poison crashes the provider; in the others the provider refuses it
 OUTAGE_PERIOD_SECONDS = 5.0  # from the start of one outage to the start of the next
 
@@ -78,7 +73,12 @@ class Weather:
     reindexes: bool = False  # run after run reads the catalogue, and little else happens
     drops: bool = False  # the index is dropped and made anew again and again: see `Drops`
     round_seconds: float = 4.0  # of a round of the rule tests, each on a fresh database
-    rebuilds: bool = False  # the index is rebuilt again and again: see `Rebuilds`
+    rebuilds: bool = False  # the index is rebuilt again and again: see tests/rebuilds.py
+    documents: int = 25
+    rows: int = 40  # of the application's own table
+    reindexings: int = 3  # weight of runs of reindexing among the messages
+    deletions: int = 8  # weight of deletions by id among the messages
+    slow_pauses: float = 0.0  # share of statements of a `Slow` thread followed by 20 ms without a CPU
     late: bool = False  # refuse one content at a time, after its lease has expired
 
 
@@ -103,7 +103,20 @@ REINDEXING = Weather(
 )
 PROVIDER_CRASHES = replace(CALM, poison=0.1, fatal=True)
 DROPS = Weather(drops=True, away=0, poison=0)
-REBUILDS = Weather(crashes=0.003, poison=0.05, away=0, rebuilds=True, round_seconds=20.0)
+REBUILDS = Weather(
+    crashes=0.002,
+    batch_size=20,
+    lease_seconds=1.6,
+    poison=0.05,
+    away=0,
+    documents=10,
+    rows=10,
+    reindexings=1,
+    deletions=25,
+    slow_pauses=0.25,
+    rebuilds=True,
+    round_seconds=20.0,
+)
 
 LIVE = """
 SELECT d.id, s.live_rev, r.title, r.metadata, r.text, d.deleted,
@@ -172,6 +185,10 @@ class UnclosedCursor(psycopg.ServerCursor[Any]):
         pass
 
 
+class Slow(threading.Thread):
+    """A thread that pauses often, so that others act between two of its statements."""
+
+
 class CrashingConnection(psycopg.Connection[Any]):
     """A connection whose owner may crash before or after each statement, or pause."""
 
@@ -183,7 +200,8 @@ class CrashingConnection(psycopg.Connection[Any]):
         self._maybe_crash()
         result = super().wait(*args, **kwargs)
         self._maybe_crash()
-        if random.random() < self.weather.pauses:
+        is_slow = isinstance(threading.current_thread(), Slow)
+        if random.random() < (self.weather.slow_pauses if is_slow else self.weather.pauses):
             time.sleep(0.02)
         return result
 
@@ -218,6 +236,8 @@ class UnreliableBackend(HashBackend):
         self.sent: Counter[str] = Counter()
         self.lock = threading.Lock()
         self.kept: str | None = None  # the content whose refusal is delayed
+        self.open = threading.Event()  # unset: answers wait
+        self.open.set()
         self.known: set[str] = set()  # contents refused late before: accepted from now on
         self.claimed_again = threading.Event()  # another worker holds the delayed content
         self.began = time.monotonic()
@@ -241,10 +261,22 @@ class UnreliableBackend(HashBackend):
         for text in texts:
             if self.weather.late and "late" in text:
                 self.refuse_late(text)
+        self.open.wait(HOLD_SECONDS)
         if texts != [PROBE]:
             with self.lock:
                 self.sent.update(texts)
         return super().embed(texts)
+
+    @property
+    def is_held(self) -> bool:
+        return not self.open.is_set()
+
+    def hold(self) -> None:
+        """Let answers wait for `release`, for HOLD_SECONDS at most."""
+        self.open.clear()
+
+    def release(self) -> None:
+        self.open.set()
 
     def refuse_late(self, text: str) -> None:
         """Refuse a content after its lease expired and another worker claimed it; without one in 5 s, accept it."""
@@ -271,9 +303,10 @@ class SampledSource:
         self.simulation = simulation
 
     def documents(self) -> Iterator[dict[str, Any]]:
+        number = self.simulation.weather.documents
         items: list[dict[str, Any] | int] = [*self.simulation.catalogue.visible_rows()]
         if not self.simulation.weather.reindexes:
-            items += random.sample(range(DOCUMENTS), random.randint(DOCUMENTS // 2, DOCUMENTS))
+            items += random.sample(range(number), random.randint(number // 2, number))
         random.shuffle(items)
         for item in items:
             time.sleep(ROW_SECONDS)
@@ -299,7 +332,7 @@ class Catalogue:
 
     def __init__(self, simulation: "Simulation") -> None:
         self.simulation = simulation
-        self.rows = [CatalogueRow(id=f"row-{n}") for n in range(CATALOGUE)]
+        self.rows = [CatalogueRow(id=f"row-{n}") for n in range(simulation.weather.rows)]
 
     def visible_rows(self) -> list[dict[str, Any]]:
         return [row.document for row in self.rows if row.document and row.is_visible]
@@ -395,29 +428,31 @@ class Simulation:
         When `reindexes` is set, reindexings count instead of stagings.
         """
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(
-                "worker.indexing.draining.settlement.LEASE_MARGIN_SECONDS", self.weather.lease_seconds / 2
-            )
-            patch.setattr("worker.indexing.draining.backoff.BACKOFF_SECONDS", 0.02)
-            patch.setattr("worker.indexing.draining.claiming.BUILDS_SECONDS", 0.2)
-            patch.setattr("worker.store.reindexing.LEASE_SECONDS", 1.0)
-            patch.setattr("worker.store.rebuilds.LEASE_SECONDS", 0.3)
-            patch.setattr("worker.store.rebuilds.GRACE_SECONDS", 1.0)
-            patch.setattr("worker.indexing.rebuilding.CLOSING_SECONDS", 2.0)
-            patch.setattr("worker.indexing.rebuilding.PAUSE_SECONDS", 0.02)
-            patch.setattr("worker.indexing.reindexing.DOCUMENTS_AT_ONCE", PAGE_DOCUMENTS)
-            patch.setattr(connection, "ConnectionPool", CrashingPool)
-            patch.setattr(CrashingConnection, "crashes", 0)
-            patch.setattr(threading, "excepthook", self.record_thread_error)
+            self.patch(patch)
             self.prepare()
             patch.setattr(CrashingConnection, "weather", self.weather)
             self.work(seconds, at_least)
             self.done["crashes"] = CrashingConnection.crashes
             patch.setattr(CrashingConnection, "weather", Weather(crashes=0, pauses=0))
-            self.settle()
-            self.check_final_state()
+            if not +self.violations:
+                self.settle()
+                self.check_final_state()
             connection.close_pools()
-            self.count_recorded()
+            if not +self.violations:
+                self.count_recorded()
+
+    def patch(self, patch: pytest.MonkeyPatch) -> None:
+        """Shorten times, and let connections crash, until the end of the simulation."""
+        patch.setattr(
+            "worker.indexing.draining.settlement.LEASE_MARGIN_SECONDS", self.weather.lease_seconds / 2
+        )
+        patch.setattr("worker.indexing.draining.backoff.BACKOFF_SECONDS", 0.02)
+        patch.setattr("worker.indexing.draining.claiming.BUILDS_SECONDS", 0.2)
+        patch.setattr("worker.store.reindexing.LEASE_SECONDS", 1.0)
+        patch.setattr("worker.indexing.reindexing.DOCUMENTS_AT_ONCE", PAGE_DOCUMENTS)
+        patch.setattr(connection, "ConnectionPool", CrashingPool)
+        patch.setattr(CrashingConnection, "crashes", 0)
+        patch.setattr(threading, "excepthook", self.record_thread_error)
 
     def prepare(self) -> None:
         staging.ensure_index(self.index)
@@ -445,14 +480,20 @@ class Simulation:
             threads.append(threading.Thread(target=self.read))
         for thread in threads:
             thread.start()
-        time.sleep(seconds)
-        deadline = time.monotonic() + EXTRA_SECONDS
-        while time.monotonic() < deadline and not self.is_enough(at_least):
-            time.sleep(0.1)
+        self.await_end(seconds, at_least)
         self.over.set()
         for thread in threads:
             thread.join(60)
         self.violations["thread hangs"] += sum(thread.is_alive() for thread in threads)
+
+    def await_end(self, seconds: float, at_least: int) -> None:
+        """Wait until enough has happened, or an invariant is violated."""
+        began = time.monotonic()
+        while not +self.violations:
+            spent = time.monotonic() - began
+            if spent > seconds and (self.is_enough(at_least) or spent > seconds + EXTRA_SECONDS):
+                return
+            time.sleep(0.05)
 
     def is_enough(self, at_least: int) -> bool:
         return (
@@ -478,10 +519,12 @@ class Simulation:
     def produce(self, producer: int) -> None:
         self.done["messages"] += 1
         task_id = f"{producer}-{self.done['messages']}-{random.random()}"
-        chosen = random.sample(range(DOCUMENTS), random.choice((1, 1, 2, 3, 8)))
+        chosen = random.sample(range(self.weather.documents), random.choice((1, 1, 2, 3, 8)))
         match random.choices(
             ("delete", "filter", "retry", "reindex", "enqueue", "catalogue", "stage"),
-            (0, 0, 0, 0, 0, 1, 0) if self.weather.reindexes else (8, 2, 5, 3, 20, 30, 64),
+            (0, 0, 0, 0, 0, 1, 0)
+            if self.weather.reindexes
+            else (self.weather.deletions, 2, 5, self.weather.reindexings, 20, 30, 64),
         )[0]:
             case "delete":
                 ids = [str(n) for n in chosen]
@@ -571,12 +614,12 @@ class Simulation:
             except TemporaryError:
                 time.sleep(0.05)
 
-    def document(self, n: int, *, versioned: bool = True) -> dict[str, Any]:
+    def document(self, n: int, *, versioned: bool = True, poison: float | None = None) -> dict[str, Any]:
         now = int((time.monotonic() - self.began) / ROUND_SECONDS)
         phrases = [f"phrase {k} tells the reader about round {now} at length" for k in range(PHRASES)]
         phrases.append(f"giant {now} that the provider calls too large for one")
         chosen = random.sample(phrases, k=random.randint(0, 7))
-        if random.random() < self.weather.poison:
+        if random.random() < (self.weather.poison if poison is None else poison):
             fatal = "fatal " * (self.weather.fatal and now % FATAL_ROUNDS == 0)
             chosen.append(f"{fatal}poison {now} that the provider always refuses to take in")
         if random.random() < 0.1:
@@ -789,150 +832,3 @@ class Drops(Simulation):
 
     def count_recorded(self) -> None:
         """Nothing: the witnesses of the other weathers belong to one build."""
-
-
-class Rebuilds(Simulation):
-    """The index is rebuilt again and again: to the end, cancelled on its way, or rolled back.
-
-    Vectors of two lengths, chunks of two sizes and two languages take turns. A vector that is copied serves both builds
-    of the same length.
-    """
-
-    def __init__(self, url: str, settings: IndexSettings, weather: Weather) -> None:
-        super().__init__(url, settings, weather)
-        self.wide = UnreliableBackend(weather, dimensions=WIDE)
-        self.recipes = itertools.cycle(
-            [
-                (self.wide, replace(settings, chunk_tokens=14)),
-                (self.backend, replace(settings, language="german")),
-                (self.backend, replace(settings, chunk_tokens=14)),
-                (self.wide, settings),
-            ]
-        )
-        self.index = replace(self.index, remembered=self.find_backend)
-
-    def find_backend(self, index: Index, build: builds.Build) -> Embedder:
-        backend = self.wide if build.dimensions == WIDE else self.backend
-        return Embedder(settings=self.settings, backend=backend, budget=Budget("", "default"))
-
-    def work(self, seconds: float, at_least: int) -> None:
-        self.rebuilder = threading.Thread(target=self.repeat, args=(self.rebuild,))
-        self.rebuilder.start()
-        super().work(seconds, at_least)
-        self.rebuilder.join(60)
-        self.violations["thread hangs"] += self.rebuilder.is_alive()
-
-    def is_enough(self, at_least: int) -> bool:
-        return super().is_enough(at_least) and (self.done["switches"] >= 2 or not at_least)
-
-    def rebuild(self) -> None:
-        """Begin a rebuild or a rollback, and go on with it until it has ended; sometimes cancel it."""
-        task_id = f"rebuild-{random.random()}"
-        request = RebuildRequest(task_id=task_id, keep_old=random.random() < 0.8)
-        if random.random() < 0.3:
-            started = self.attempt(lambda: rebuilding.roll_back(self.index, request))
-        else:
-            backend, settings = next(self.recipes)
-            self.index = replace(self.index, backend=backend, settings=settings)
-            started = self.attempt(lambda: rebuilding.begin(self.index, request))
-        if started is None:
-            return
-        self.done["rebuilds"] += 1
-        is_cancelled = random.random() < 0.2
-        while not self.over.is_set():
-            step = self.attempt(
-                lambda: rebuilding.Rebuilder(index=self.index, build=started.build).advance(seconds=0.1)
-            )
-            if is_cancelled and random.random() < 0.1:
-                if self.attempt(lambda: rebuilding.cancel(self.index, f"{task_id}-cancel")) is not None:
-                    self.done["cancelled rebuilds"] += 1
-                return
-            if step is not None and step.state == "live":
-                self.done["switches"] += 1
-                return
-            if step is not None and step.state == "cancelled":
-                return
-
-    def attempt(self, step: Callable[[], Any]) -> Any:
-        """Repeat a step until it has an end, as Celery does; `None` if there is nothing to do."""
-        while not self.over.is_set():
-            try:
-                return step()
-            except Crash:
-                continue
-            except InvalidQuery:
-                return None
-            except TemporaryError:
-                time.sleep(0.02)
-        return None
-
-    def embed(self) -> None:
-        drainers = self.drainers()
-        random.shuffle(drainers)
-        while not self.over.is_set():
-            for drainer in drainers:
-                self.drain(drainer, 1.0)
-            time.sleep(0.005)
-
-    def drainers(self) -> list[Drainer]:
-        return [Drainer(self.url, self.settings, backend) for backend in (self.backend, self.wide)]
-
-    def drain(self, drainer: Drainer, seconds: float) -> None:
-        """Drain the queue for a limited time: where a rule is missing, it may never be empty."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline and drainer.step() and drainer.provider.failure is None:
-            pass
-
-    def every_build(self) -> list[builds.Build]:
-        with connection.checkout(self.url) as conn:
-            return builds.every(conn, self.build.index_id)
-
-    def sweep_once(self, *, unchecked_seconds: float) -> None:
-        for build in self.every_build():
-            if build.state != "retired":
-                with connection.checkout(self.url) as conn:
-                    repairs = sweep.sweep_build(conn, build, unchecked_seconds=unchecked_seconds)
-                self.violations["chunk without a vector or a queue entry"] += repairs.queued
-        with connection.checkout(self.url) as conn:
-            self.done["dropped builds"] += rebuilds.drop_expired(conn)
-
-    def collect(self) -> None:
-        time.sleep(0.1)
-        for build in self.every_build():
-            with connection.checkout(self.url) as conn:
-                self.done["vectors collected"] += garbage.collect(conn, build, kept_share=0.0).embeddings
-
-    def read(self) -> None:
-        """Find the live build, and read it some time later: a search embeds its question in between."""
-        seen: dict[str, int] = {}
-        with psycopg.connect(self.url, autocommit=True) as conn:
-            while not self.over.is_set():
-                build = builds.live(conn, "default")
-                assert build is not None
-                self.build = build
-                self.done["reads"] += 1
-                with suppress(psycopg.errors.UndefinedTable):  # dropped after its grace period
-                    self.check_served(conn, seen)
-
-    def check_final_state(self) -> None:
-        super().check_final_state()
-        ended = all(build.state not in rebuilds.FILLED for build in self.every_build())
-        self.violations["rebuild without an end"] += not ended
-
-    def settle(self) -> None:
-        deadline = time.monotonic() + SETTLE_SECONDS
-        drainers = self.drainers()
-        while time.monotonic() < deadline:
-            for build in self.every_build():
-                if build.state in rebuilds.FILLED:
-                    rebuilding.Rebuilder(index=self.index, build=build.build).advance(seconds=0.2)
-            self.consume()
-            for drainer in drainers:
-                self.drain(drainer, 5.0)
-            self.sweep_once(unchecked_seconds=0.0)
-            live = [build for build in self.every_build() if build.state == "live"]
-            self.build = live[0]
-            is_over = all(build.state not in rebuilds.FILLED for build in self.every_build())
-            if is_over and self.unfinished() == 0:
-                return
-            time.sleep(0.1)

@@ -1,13 +1,18 @@
 """An index is rebuilt under other settings while it is searched and changed."""
 
+import threading
+from collections.abc import Sequence
+
 import pytest
 from psycopg import errors as pg
 
 from tests.fixtures.application import LONG, Application, HashBackend, faulty
 from tests.fixtures.rebuilding import ChangingApplication
+from tests.fixtures.system import eventually
 from worker.errors import InvalidQuery, Refused
 from worker.indexing import rebuilding
-from worker.store import connection, rebuilds
+from worker.store import connection, rebuilds, writing
+from worker.store.builds import Build
 from worker.store.rebuilds import RebuildRequest
 
 
@@ -142,6 +147,63 @@ def test_a_document_that_only_the_new_model_refuses_keeps_the_old_build(shop: Ch
     )
     assert shop.search("year 1907")[0] == "7"
     shop.delete("3")
+    assert shop.finish(new).state == "live"
+
+
+def test_a_document_that_fails_first_in_the_new_build_does_not_end_the_rebuild(
+    shop: ChangingApplication,
+) -> None:
+    """The live build still waits for its answer: it may fail there, too, and readers keep the older revision."""
+
+    def refuse(texts: list[str]) -> Exception | None:
+        return Refused("no") if any("forbidden" in text for text in texts) else None
+
+    old, wider = shop.drainers[0], HashBackend(dimensions=24)
+    faulty(shop.backend, refuse)
+    faulty(wider, refuse)
+    shop.change(wider)
+    new = shop.begin()
+    shop.stage({"id": "3", "text": "A forbidden text."})
+    states = "SELECT state, count(*) FROM vector_index.served_2 GROUP BY state ORDER BY state"
+    while shop.rows(states) != [("failed", 1), ("live", 29)]:
+        shop.advance(new, seconds=0.1)
+        shop.drainer.drain()
+    assert shop.advance(new, seconds=0.2).state == "filling"
+    old.drain()
+    assert shop.finish(new).state == "live"
+    assert shop.search("book number 3 year 1903")[0] == "3"
+
+
+def test_a_deletion_waits_for_a_transaction_that_fills_documents_with_the_same_contents(
+    shop: ChangingApplication, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the deletion takes the vector on which the uncommitted chunk of the other document relies."""
+    shop.put({"id": "twin-a", "text": "Both say this."}, {"id": "twin-b", "text": "Both say this."})
+    shop.change(HashBackend(dimensions=24))
+    new = shop.begin()
+    monkeypatch.setattr("worker.indexing.rebuilding.DOCUMENTS_PER_TRANSACTION", 1)
+    queue, deletion = writing.queue_contents, threading.Thread(target=shop.delete, args=("twin-a",))
+    [(other,)] = shop.rows("SELECT doc FROM vector_index.documents WHERE id = 'twin-b'")
+
+    def delete_before_the_commit(
+        conn: connection.Connection, build: Build, docs: Sequence[int], *rest: int
+    ) -> object:
+        queued = queue(conn, build, docs, *rest)
+        if build.build == new.build and list(docs) == [other]:
+            deletion.start()
+            waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+            eventually(lambda: not deletion.is_alive() or shop.rows(waiting) != [(0,)])
+        return queued
+
+    monkeypatch.setattr(writing, "queue_contents", delete_before_the_commit)
+    while shop.rows("SELECT count(*) FROM vector_index.served_2") == [(0,)] or not deletion.ident:
+        shop.advance(new, seconds=0.1)
+    deletion.join()
+    without = (
+        "SELECT count(*) FROM vector_index.chunks_2 c WHERE NOT EXISTS (SELECT FROM vector_index.embeddings_2 e WHERE "
+        "e.hash = c.hash) AND NOT EXISTS (SELECT FROM vector_index.pending_2 p WHERE p.hash = c.hash)"
+    )
+    assert shop.rows(without) == [(0,)]
     assert shop.finish(new).state == "live"
 
 

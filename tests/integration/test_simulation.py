@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from tests.simulation import CALM, DROPS, REBUILDS, STORM, Drops, Rebuilds, Simulation, Weather
+from tests.rebuilds import Rebuilds
+from tests.simulation import CALM, DROPS, REBUILDS, STORM, Drops, Simulation, Weather
 from worker.configuration import IndexSettings
 
 

@@ -190,7 +190,8 @@ class Rebuilder:
         with connection.checkout(self.index.url) as conn:
             pending = rebuilds.progress(conn, pair.new)["pending_chunks"]
             lag = rebuilds.lag(conn, pair)
-            if lag.failed and not pending:
+            # a document that failed since the last look may have an older revision to fill
+            if lag.failed and not pending and not filling.unfilled(conn, pair, after=0, limit=1):
                 return Step(state="blocked", lag=lag)
             is_down = pending and rebuilds.state(conn, pair.new).error is not None
             is_early = pending > CLOSING_INPUTS or lag.unfilled or lag.failed

@@ -79,14 +79,15 @@ SELECT rev FROM vector_index.revisions WHERE rev = ANY(%(revs)s)
 UPDATE vector_index.builds SET copied = copied + %(copied)s WHERE build = %(build)s
 
 -- name: lag: documents that the build lacks or serves in an older revision than the live build, and those that it has
--- failed although they are searchable today
+-- failed although they are searchable today. While the live build waits for the vectors of such a document, it may fail
+-- there too
 SELECT count(*) FILTER (WHERE NOT failed) AS lagging, count(*) FILTER (WHERE is_unfilled) AS unfilled,
     count(*) FILTER (WHERE failed) AS failed,
     (array_agg(id ORDER BY id) FILTER (WHERE failed))[1:5] AS ids,
     (array_agg(error ORDER BY id) FILTER (WHERE failed))[1:5] AS errors
 FROM (
     SELECT d.id, n.error, coalesce(n.want_rev, n.live_rev, 0) < d.head_rev AS is_unfilled,
-        coalesce(n.state = 'failed' AND coalesce(n.live_rev, 0) < l.live_rev, false) AS failed
+        coalesce(n.state = 'failed' AND l.state <> 'pending' AND coalesce(n.live_rev, 0) < l.live_rev, false) AS failed
     FROM vector_index.documents d LEFT JOIN {served} n USING (doc) LEFT JOIN {live_served} l USING (doc)
     WHERE d.index_id = %(index_id)s AND NOT d.deleted AND d.head_rev IS NOT NULL AND (
         n.doc IS NULL OR l.live_rev > coalesce(n.live_rev, 0)
