@@ -65,3 +65,18 @@ def test_the_sweep_deletes_old_texts_within_an_hour(system: System, index: str) 
     assert system.call("tasks.collect", index=index) == {
         "index": index, "embeddings": 0, "kept": 0, "revisions": 0, "pending": 0, "tombstones": 0
     }  # fmt: skip
+
+
+def test_the_sweep_sends_the_task_that_looks_after_vector_indexes(system: System, index: str) -> None:
+    documents = [{"id": "a", "text": "Ships cross the sea."}, {"id": "b", "text": "Boats cross the lake."}]
+    system.call("tasks.index_documents", documents=documents, index=index)
+    with pytest.raises(psycopg.errors.UniqueViolation):  # as an interrupted task leaves it
+        execute(
+            system,
+            "CREATE UNIQUE INDEX CONCURRENTLY left_{build} ON vector_index.embeddings_{build} ((1))",
+            index,
+        )
+    left = "SELECT to_regclass('vector_index.left_{build}') IS NULL"
+    assert execute(system, left, index) == [(False,)]
+    system.send("tasks.sweep", EMBED)
+    eventually(lambda: execute(system, left, index) == [(True,)])

@@ -18,7 +18,9 @@ SELECT b.seen_vectors AS vectors, (SELECT count(*) FROM (SELECT FROM {pending} L
     ARRAY (SELECT c.relname::text FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
         WHERE i.indrelid = %(table)s::regclass AND NOT i.indisvalid) AS invalid,
     coalesce(b.indexing_until < clock_timestamp(), true)
-    AND NOT EXISTS (SELECT FROM pg_stat_progress_create_index WHERE relid = %(table)s::regclass) AS is_free
+    AND NOT EXISTS (
+        SELECT FROM pg_stat_progress_create_index
+        WHERE datname = current_database() AND relid = %(table)s::regclass) AS is_free
 FROM vector_index.builds b WHERE b.build = %(build)s
 
 -- name: take_lease: take the lease, unless another worker has it
@@ -60,7 +62,7 @@ SELECT b.seen_vectors, EXISTS (
         SELECT FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am a ON a.oid = c.relam
         WHERE i.indrelid = to_regclass(%(table)s) AND a.amname = 'hnsw' AND i.indisvalid) AS is_usable,
     (SELECT max(coalesce(blocks_done::float8 / nullif(blocks_total, 0), 0)) FROM pg_stat_progress_create_index
-        WHERE relid = to_regclass(%(table)s)) AS progress
+        WHERE datname = current_database() AND relid = to_regclass(%(table)s)) AS progress
 FROM vector_index.builds b WHERE b.build = %(build)s
 
 -- name: is_awaited: whether there are enough vectors and no valid vector index
