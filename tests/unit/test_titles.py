@@ -80,6 +80,8 @@ def test_header_of_several_fields_gives_the_title() -> None:
         ("# C#", "C#"),
         ("# Closed ##", "Closed"),
         ("   # Indented", "Indented"),
+        ("# With an id {#fees .wide}", "With an id"),
+        ("# Of a {template}", "Of a {template}"),
         ("#\tTab", "Tab"),
         ("# [Project](https://example.org/) [![Build](b.svg)](https://ci.example.org)", "Project Build"),
         ("# ![](logo.png)\n\n# Behind a picture", "Behind a picture"),

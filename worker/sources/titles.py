@@ -29,6 +29,7 @@ HEADINGS = re.compile(
     r"^ {0,3}(?:#[ \t]+(.+)|(?=\S)(?![#>*+-][ \t])(?=.*\w)(.+)\n {0,3}=+[ \t]*)$", re.MULTILINE
 )
 CLOSING_MARKS = re.compile(r"(^|[ \t])#+[ \t]*$")
+ATTRIBUTES = re.compile(r"[ \t]*\{[#.:][^{}]*\}[ \t]*$")  # of a heading, such as {#fees}
 LINK = re.compile(r"!?\[([^\[\]]*)\](?:\([^()]*\)|\[[^\[\]]*\])")
 UNDERLINE = re.compile(r"([=\-~^\"'`#*+.:_])\1{2,}\s*")
 
@@ -134,8 +135,8 @@ def _heading(text: str) -> str:
 
 
 def _plain(heading: str) -> str:
-    """Return a heading without its closing marks, and with the text of its links and images alone."""
-    text = CLOSING_MARKS.sub("", heading[:10_000].strip())
+    """Return a heading without its closing marks and attributes, and with the text of its links and images alone."""
+    text = CLOSING_MARKS.sub("", ATTRIBUTES.sub("", heading[:10_000].strip()))
     for _ in range(2):  # an image may stand in a link
         text = LINK.sub(r"\1", text)
     return " ".join(text.split())
