@@ -14,13 +14,18 @@ from typing import Literal
 Kind = Literal["answer", "reasoning", "again"]
 Piece = tuple[Kind, str]
 
-NAMES = ("think", "thinking", "thought", "thoughts", "reasoning", "reflection", "seed:think")
+NAMES = (
+    *("think", "thinking", "thought", "thoughts", "reasoning", "reflection", "seed:think"),
+    *("antthinking", "scratchpad"),
+)
 # each opening mark, as a pattern, with the pattern of its closing mark
 MARKS = {
     rf"<({'|'.join(NAMES)})(?:\s[^<>]*)?>": rf"</(?:{'|'.join(NAMES)})\s*>",
     r"\[THINK\]": r"\[/THINK\]",
     r"◁think▷": r"◁/think▷",
     r"<\|START_THINKING\|>": r"<\|END_THINKING\|>",
+    r"<\|begin_of_thought\|>": r"<\|end_of_thought\|>",
+    r"<\|thinking\|>": r"<\|/thinking\|>",
     r"<\|channel\|>(?:analysis|commentary)<\|message\|>": (
         r"(?:<\|end\|>)?(?:<\|start\|>assistant)?<\|channel\|>final<\|message\|>"
     ),
@@ -37,6 +42,7 @@ BEGINNINGS = (
         "<|end_thinking|>",
         "<|channel|>analysis",
     ),
+    *("<|begin_of_thought|>", "<|end_of_thought|>", "<|thinking|>", "<|/thinking|>"),
     *("<|channel|>commentary", "<|channel|>final<|message|>", "<|end|>", "<|start|>assistant"),
 )
 FIRST_CHARACTERS = "<[◁"
