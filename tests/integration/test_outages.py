@@ -137,7 +137,7 @@ def test_a_provider_that_refuses_even_one_word_fails_no_document(
         told = status.index_status(conn, builds.live(conn, "default"))["last_error"]
     assert f"{refusal}, even for the one word 'dimensions': fix MODEL_ID" in told
     refuses[0] = False
-    application.drainer.drain()
+    eventually(lambda: [application.drainer.drain(), application.result(task_id)][1])
     assert (application.result(task_id) or {})["indexed"] == 4
     assert application.rows("SELECT rev, ordinal, text FROM vector_index.chunks_1 ORDER BY 1, 2") == chunks
 

@@ -112,28 +112,29 @@ class Rebuilder:
     token: UUID = field(default_factory=uuid4)
 
     def advance(self, *, seconds: float, after: int = 0) -> Step:
-        """Fill, close and switch for about so many seconds. Any number may run at once: one of them works.
+        """Fill, close and switch for about so many seconds, at least one step. Any number may run at once: one works.
 
         `after`: the last document that an earlier call has filled.
         """
         deadline = time.monotonic() + seconds
         step = Step(state="filling", after=after)
         try:
-            while step.state == "filling" and time.monotonic() < deadline:
+            while True:
                 pair = self._pair()
                 if pair is None:
                     return self._ended()
                 with connection.checkout(self.index.url) as conn:
                     is_ours = rebuilds.hold(conn, pair.new, self.token)
-                if not is_ours:
+                if is_ours:
+                    step = self._close(pair) if pair.new.state == "closing" else self._fill(pair, step.after)
+                else:
                     time.sleep(max(0.0, min(PAUSE_SECONDS, deadline - time.monotonic())))
-                    continue
-                step = self._close(pair) if pair.new.state == "closing" else self._fill(pair, step.after)
+                if step.state != "filling" or time.monotonic() >= deadline:
+                    return step
         except BuildDropped:
             return self._ended()
         finally:
             self._release()
-        return step
 
     def _pair(self) -> Pair | None:
         with connection.checkout(self.index.url) as conn:
