@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry
 from tests.fixtures.application import Application, HashBackend, during_request, faulty
 from tests.fixtures.echo import Echo
 from tests.fixtures.proxy import Proxy
+from tests.fixtures.rebuilding import ChangingApplication
 from tests.fixtures.system import eventually
 from worker.backends.budgets import Budget
 from worker.celery.metrics_endpoint import count_task, start_timer
@@ -254,6 +255,26 @@ def test_the_figures_of_the_services_are_those_that_stand_there(
     assert samples["queue_messages", "vector_index.embed"] == 3
     assert samples["queue_messages", "vector_index"] == 0
     assert samples["up", "postgres"] == samples["up", "broker"] == 1
+
+
+def test_a_rebuild_has_a_state_a_share_and_the_time_left(application: Application, broker_url: str) -> None:
+    shop = ChangingApplication(application)
+    shop.put({"id": "a", "text": "Cats chase mice."}, {"id": "b", "text": "Ships cross the sea."})
+    names = ("rebuild", "rebuild_done", "rebuild_seconds_left")
+    assert not any(name in names for name, *_ in scrape(shop.url, broker_url))
+    shop.change(HashBackend(dimensions=24))
+    new = shop.begin()
+    shop.advance(new, seconds=0.0)
+    samples = scrape(shop.url, broker_url)
+    assert samples["rebuild", "default", "filling"] == 1
+    assert samples["rebuild_done", "default"] == 0.0
+    assert ("rebuild_seconds_left", "default") not in samples  # nothing is done yet
+    shop.drain()
+    samples = scrape(shop.url, broker_url)
+    assert samples["rebuild_done", "default"] == 1.0
+    assert samples["rebuild_seconds_left", "default"] == 0.0
+    shop.finish(new)
+    assert not any(name in names for name, *_ in scrape(shop.url, broker_url))
 
 
 def test_a_database_without_an_index_has_figures_too(url: str, broker_url: str) -> None:

@@ -38,7 +38,7 @@ from worker.errors import SettingsError
 from worker.observability import log_events as registry
 from worker.observability import scraping
 from worker.reference import Setting
-from worker.store.status import ScrapedIndex
+from worker.store.status import ScrapedIndex, ScrapedRebuild
 
 ROOT = Path(settings.__file__).parent
 SECTIONS: Mapping[str, type] = {
@@ -401,6 +401,7 @@ def test_a_scrape_serves_the_described_metrics() -> None:
         pending_tokens=0,
         paused=False,
         repairs={"queued": 0},
+        rebuild=ScrapedRebuild(state="filling", share=0.5, seconds_left=1.0),
     )
     served = [*scraping._indexes(([figures], {"waiting": 0})), scraping._queues({"vector_index": 0})]
     described = {metric.name for metric in scraping.ServiceState("", dict).describe()}

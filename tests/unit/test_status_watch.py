@@ -67,6 +67,23 @@ def test_a_missing_vector_index_is_told(found: dict[str, Any], told: str | None)
         assert told is None or told in text
 
 
+def test_a_rebuild_is_shown_with_its_progress() -> None:
+    progress = {
+        "documents": 1_200, "filled": 400, "done": 300, "pending_chunks": 5_000, "copied": 70, "embedded": 900,
+        "failed": 0, "seconds": 60.0, "seconds_left": 180.0,
+    }  # fmt: skip
+    common = {"drift": [], "vector_index": {"state": "ready", "progress": None}}
+    live = {"build": 1, "state": "live", "documents": 1_200, "rebuild": None, **common}
+    new = {"build": 2, "state": "filling", "documents": 300, "rebuild": progress, **common}
+    busy = state(builds=[live, new])
+    rates = Rates()
+    rates.add(1.0, busy)
+    told = "build 2: filling, 300 documents of 1,200, 5,000 chunks pending, 70 vectors reused, 180 s left"
+    assert told in _line(busy, rates.as_json())
+    assert told in " ".join(shown(busy, colours=False).replace("│", " ").split())
+    assert "build 1" not in shown(busy)
+
+
 def test_tables_are_side_by_side_if_the_terminal_is_wide_enough() -> None:
     states = [state(index="articles"), state(index="products", last_error="word " * 40)]
     together = [line for line in shown(*states, width=120).splitlines() if "pending chunks" in line]

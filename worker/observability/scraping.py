@@ -126,6 +126,13 @@ def _indexes(figures: _Figures) -> Iterator[Metric]:
     tokens = _gauge("pending_tokens", "Tokens of the chunks waiting to be embedded.", "index")
     oldest = _gauge("oldest_pending_seconds", "Age of the oldest pending document, in seconds.", "index")
     paused = _gauge("paused", "1 if embedding is paused for the index, else 0.", "index")
+    rebuild = _gauge(
+        "rebuild", "1 while a rebuild of the index is in this state: filling or closing.", "index", "state"
+    )
+    share = _gauge("rebuild_done", "Share of the documents that a rebuild has finished, 0 to 1.", "index")
+    left = _gauge(
+        "rebuild_seconds_left", "Estimate of the time until a rebuild has all documents, in seconds.", "index"
+    )
     repairs = CounterMetricFamily(
         "vector_index_sweep_repairs",
         "Documents published and contents queued by the sweep after a worker died.",
@@ -140,10 +147,15 @@ def _indexes(figures: _Figures) -> Iterator[Metric]:
         tokens.add_metric([each.index], each.pending_tokens)
         oldest.add_metric([each.index], each.oldest_seconds)
         paused.add_metric([each.index], each.paused)
+        if each.rebuild is not None:
+            rebuild.add_metric([each.index, each.rebuild.state], 1)
+            share.add_metric([each.index], each.rebuild.share)
+            if each.rebuild.seconds_left is not None:
+                left.add_metric([each.index], each.rebuild.seconds_left)
     rows = _gauge("outbox_rows", "Outbox rows: waiting to be staged, or failed.", "state")
     for state, number in outbox.items():
         rows.add_metric([state], number)
-    yield from (documents, chunks, tokens, oldest, paused, repairs, rows)
+    yield from (documents, chunks, tokens, oldest, paused, rebuild, share, left, repairs, rows)
 
 
 def _up(answers: Mapping[str, bool]) -> Metric:

@@ -26,6 +26,15 @@ ABSENT: DocumentState = {"state": "absent", "version": None, "searchable": False
 
 
 @dataclass(frozen=True, kw_only=True)
+class ScrapedRebuild:
+    """How far a build is that is to replace the live one, for metrics."""
+
+    state: str  # filling or closing
+    share: float  # of the documents that are searchable in it, 0 to 1
+    seconds_left: float | None  # an estimate; None: nothing is searchable yet
+
+
+@dataclass(frozen=True, kw_only=True)
 class ScrapedIndex:
     """The figures of one index, for metrics."""
 
@@ -36,6 +45,7 @@ class ScrapedIndex:
     pending_tokens: int  # of those contents
     paused: bool
     repairs: Mapping[str, int]  # by kind: what the sweep has repaired so far
+    rebuild: ScrapedRebuild | None
 
 
 def index_status(
@@ -164,7 +174,19 @@ def _index_figures(cursor: Cursor[dict[str, Any]], row: Mapping[str, Any]) -> Sc
         pending_tokens=pending["tokens"],
         paused=row["paused"],
         repairs={"published": row["published"], "queued": row["queued"]},
+        rebuild=_rebuild_figures(cursor.connection, row["name"]),
     )
+
+
+def _rebuild_figures(connection: Connection, index: str) -> ScrapedRebuild | None:
+    live = builds.live(connection, index)
+    every = [] if live is None else builds.every(connection, live.index_id)
+    new = next((build for build in every if build.state in rebuilds.FILLED), None)
+    progress = None if new is None else rebuild_progress(connection, index, new.build)
+    if new is None or progress is None:
+        return None
+    share = progress["done"] / progress["documents"] if progress["documents"] else 1.0
+    return ScrapedRebuild(state=new.state, share=min(1.0, share), seconds_left=progress["seconds_left"])
 
 
 def failed_documents(connection: Connection, build: Build, *, after: str, limit: int) -> list[Failure]:
