@@ -11,7 +11,7 @@ from tests.fixtures.rebuilding import ChangingApplication
 from tests.fixtures.system import eventually
 from worker.errors import InvalidQuery, Refused
 from worker.indexing import rebuilding
-from worker.store import connection, rebuilds, writing
+from worker.store import connection, indexes, rebuilds, writing
 from worker.store.builds import Build
 from worker.store.rebuilds import RebuildRequest
 
@@ -313,3 +313,28 @@ def test_a_lock_that_others_hold_delays_the_switch(shop: ChangingApplication) ->
             with pytest.raises(pg.LockNotAvailable):
                 rebuilds.switch(conn, pair)
     assert shop.finish(new).state == "live"
+
+
+def test_dropping_an_index_ends_its_rebuild(shop: ChangingApplication) -> None:
+    shop.change(HashBackend(dimensions=24))
+    new = shop.begin()
+    shop.advance(new, seconds=0.0)
+    with connection.checkout(shop.url) as conn:
+        indexes.drop(conn, "default", "drop", configured=True)
+    assert shop.advance(new).state == "cancelled"
+    shop.put({"id": "after", "text": "All about squid."})
+    assert shop.search("squid") == ["after"]
+
+
+def test_settings_that_change_in_the_middle_are_applied_by_the_next_rebuild(
+    shop: ChangingApplication,
+) -> None:
+    shop.change(HashBackend(dimensions=24))
+    new = shop.begin()
+    shop.advance(new, seconds=0.0)
+    shop.change(HashBackend(dimensions=32))
+    assert shop.finish(new).state == "live"
+    assert shop.live_build().dimensions == 24
+    shop.rebuild()
+    assert shop.live_build().dimensions == 32
+    assert shop.search("year 1907")[0] == "7"
