@@ -262,7 +262,7 @@ class UnreliableBackend(HashBackend):
             if self.weather.late and "late" in text:
                 self.refuse_late(text)
         self.open.wait(HOLD_SECONDS)
-        if texts != [PROBE]:
+        if set(" ".join(texts).split()) != {PROBE}:  # a probe, of one word or more
             with self.lock:
                 self.sent.update(texts)
         return super().embed(texts)
