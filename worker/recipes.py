@@ -10,6 +10,8 @@ from worker.errors import Refused, SettingsError, TooLarge, VectorIndexError
 from worker.protocols import EmbeddingBackend
 from worker.store.builds import MAX_VECTOR_DIMENSIONS
 
+# of VECTOR_TYPE auto: above, each vector of four bytes a number fills a page of Postgres alone
+FULL_PRECISION_DIMENSIONS = 1_000
 PROBE = "dimensions"  # the word that a probe sends, to learn the length of the vectors
 
 
@@ -68,7 +70,7 @@ def stated_dimensions(settings: IndexSettings, backend: EmbeddingBackend) -> int
 def _vector_type(settings: IndexSettings, dimensions: int) -> str:
     """Return the type of the vectors. Raises SettingsError for vectors that the wanted vector index cannot take."""
     if settings.vector_type == "auto":
-        return "vector" if dimensions <= MAX_VECTOR_DIMENSIONS else "halfvec"
+        return "vector" if dimensions <= FULL_PRECISION_DIMENSIONS else "halfvec"
     takes_any = settings.hnsw is None or settings.hnsw.quantisation is not None
     if settings.vector_type == "vector" and dimensions > MAX_VECTOR_DIMENSIONS and not takes_any:
         raise SettingsError(

@@ -125,13 +125,14 @@ def test_an_older_build_gets_the_comments_of_a_new_one(
     ("wanted", "dimensions", "column"),
     [
         ("auto", 8, "vector(8)"),
-        ("auto", 2000, "vector(2000)"),
-        ("auto", 2001, "halfvec(2001)"),
+        ("auto", 1000, "vector(1000)"),
+        ("auto", 1001, "halfvec(1001)"),
+        ("vector", 2000, "vector(2000)"),
         ("halfvec", 8, "halfvec(8)"),
     ],
 )
 def test_the_vector_column_has_a_type_that_an_index_supports(
-    conn: connection.Connection, wanted: Literal["auto", "halfvec"], dimensions: int, column: str
+    conn: connection.Connection, wanted: Literal["auto", "vector", "halfvec"], dimensions: int, column: str
 ) -> None:
     settings = replace(configuration.load({}).index("default"), vector_type=wanted)
     recipe = Recipe.of(settings, HashBackend(dimensions=dimensions))

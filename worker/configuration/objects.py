@@ -122,8 +122,8 @@ class IndexSettings:
         Literal["auto", "vector", "halfvec"],
         Setting(
             meaning="How a number of a vector is stored: in 4 bytes (`vector`), or in 2 bytes (`halfvec`), with three "
-            "decimal digits. `auto` is `vector` up to 2,000 dimensions, and `halfvec` above, where Postgres can index "
-            "no other. `vector-index rebuild` applies a change, without a request to the model.",
+            "decimal digits. `auto` is `vector` up to 1,000 dimensions, and `halfvec` above, where it finds as many in "
+            "half the space. `vector-index rebuild` applies a change, without a request to the model.",
             example='"halfvec"',
         ),
     ] = "auto"
