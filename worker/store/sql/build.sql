@@ -26,7 +26,7 @@ COMMENT ON COLUMN {chunks}."end" IS 'Position after the last code point.';
 COMMENT ON COLUMN {chunks}.tokens IS 'Tokens of the string that is embedded.';
 COMMENT ON COLUMN {chunks}.heading IS 'Embedded in front of the text: title, important fields and the headings above.';
 COMMENT ON COLUMN {chunks}.text IS 'Text of the revision from start to end.';
-COMMENT ON COLUMN {chunks}.lexemes IS 'Words of heading and text, stemmed in the language of the build; parts of identifiers have the label B.';
+COMMENT ON COLUMN {chunks}.lexemes IS 'Words of heading and text, stemmed in the language of the build.';
 
 CREATE TABLE {embeddings} (
     hash      bytea PRIMARY KEY,
