@@ -42,6 +42,7 @@ def only_line(done: "subprocess.CompletedProcess[str]") -> str:
     return done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "variables", "code", "expected"),
     [
@@ -64,6 +65,7 @@ def test_wrong_usage_is_one_line_with_an_exit_code(
     assert found == code
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments", [["search", "x"], ["status"], ["worker"], ["up"]], ids=lambda given: given[0]
 )
@@ -79,6 +81,7 @@ def test_wrong_password_of_the_broker_is_named_as_such(
     assert code == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "expected"),
     [

@@ -14,6 +14,8 @@ import pytest
 from tests.fixtures.system import CHAT, PATIENCE_SECONDS, VECTOR_INDEX, System, eventually
 from tests.provider import Provider
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = """
 LLM = "worker.backends.llm.LLMEmbeddingBackend"
 VECTOR_INDEX = {
@@ -87,7 +89,6 @@ def test_reindex_syncs_the_index_with_a_folder(reader: System, docs: Path) -> No
     assert reader.call("tasks.search", CHAT, query="wolves", limit=1)[0]["document_id"] == "dogs.md"
 
 
-@pytest.mark.slow
 def test_reindex_of_an_emptied_folder_warns_and_exits_1(reader: System, docs: Path) -> None:
     for file in docs.iterdir():
         file.unlink()
@@ -125,7 +126,6 @@ def test_find_similar_by_name(reader: System, docs: Path) -> None:
         reader.call("tasks.find_similar", CHAT, document_id="cows")
 
 
-@pytest.mark.slow
 def test_failures_lists_and_retry_retries(reader: System) -> None:
     bad = {"id": "bad", "text": "A poison."}
     reader.call("tasks.index_documents", documents=[bad], index="refused")
@@ -138,7 +138,6 @@ def test_failures_lists_and_retry_retries(reader: System) -> None:
     assert json.loads(reader.command("retry", "other", "--index", "refused", "--json").stdout)["retried"] == 0
 
 
-@pytest.mark.slow
 def test_failures_and_retry_without_failed_documents(reader: System) -> None:
     assert reader.command("failures", "--index", "plain").stdout == "no failed documents in plain\n"
     assert "retrying 0 documents" in reader.command("retry", "--index", "plain").stdout
@@ -188,7 +187,6 @@ def test_status_watch_shows_a_table_per_index_on_a_terminal(reader: System, docs
     assert all(name in seen for name in (b"default", b"broken", b"refused", b"plain"))
 
 
-@pytest.mark.slow
 def test_status_works_without_a_staging_worker(reader: System) -> None:
     """It uses the chat queue, so that a backlog of documents does not delay it."""
     reader.kill("all")
@@ -199,7 +197,6 @@ def test_status_works_without_a_staging_worker(reader: System) -> None:
     reader.await_queues("vector_index")
 
 
-@pytest.mark.slow
 def test_plan_matches_the_requests_of_index(system: System, remote: Provider, tmp_path: Path) -> None:
     """Chunks, distinct chunks, and tokens as the provider counts them."""
     words = [f"{number} nails hold {number * 7} boards." for number in range(2_000)]

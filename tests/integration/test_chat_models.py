@@ -367,6 +367,7 @@ def test_an_unknown_context_window_must_be_set(plugin: dict[str, Fake]) -> None:
     assert LLMChatBackend(name="default", model_id="old", token_limit=1000).prompt_tokens == 750
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "kind"),
     [

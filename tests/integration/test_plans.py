@@ -113,6 +113,7 @@ def test_search_without_a_filter_scans_the_vector_index(
     assert not scanned(plan)
 
 
+@pytest.mark.slow
 def test_a_narrow_filter_uses_the_inverted_index_and_is_exact(
     conn: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
