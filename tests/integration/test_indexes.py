@@ -11,6 +11,7 @@ import psycopg
 import pytest
 
 from tests.fixtures.application import Application, during_request, faulty
+from tests.fixtures.system import eventually
 from tests.fixtures.verification import found, verify
 from worker.errors import BuildDropped, InvalidQuery, Refused, ServiceUnreachable
 from worker.indexing import staging
@@ -317,6 +318,31 @@ def test_a_job_of_a_dropped_index_is_unknown(
     drop(application)
     with pytest.raises(InvalidQuery, match=f"job {task_id} is unknown"):
         application.result(task_id)
+
+
+def test_a_drop_meets_no_deadlock_with_a_claim(application: Application) -> None:
+    """A claim locks the queue and then reads vectors; a drop needs all tables at once."""
+    application.put(*PETS)
+    waits = "SELECT 1 FROM pg_locks WHERE NOT granted AND relation = 'vector_index.pending_1'::regclass"
+    errors: list[Exception] = []
+
+    def drop_build() -> None:
+        try:
+            with connection.checkout(application.url) as conn, conn.transaction():
+                [build] = builds.every(conn, builds.index_key(conn, "default"))
+                builds.drop_tables(conn, build, seconds=60)
+        except Exception as error:  # noqa: BLE001 any error fails the test
+            errors.append(error)
+
+    dropping = threading.Thread(target=drop_build)
+    with psycopg.connect(application.url) as claiming:
+        claiming.execute("SELECT FROM vector_index.pending_1")
+        dropping.start()
+        eventually(lambda: application.rows(waits))
+        claiming.execute("SELECT FROM vector_index.embeddings_1")
+    dropping.join(60)
+    assert not errors
+    assert application.rows("SELECT to_regclass('vector_index.pending_1') IS NULL") == [(True,)]
 
 
 def test_concurrent_writes_and_drops_leave_at_most_one_build(application: Application) -> None:

@@ -1,5 +1,6 @@
 """Indexes and their builds: which builds are written, which one searches read, and the tables of each."""
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -196,6 +197,25 @@ def drift(connection: Connection, names: Sequence[str]) -> dict[str, list[str]]:
     """The differences between these indexes and the settings, of those that have any."""
     rows = connection.execute(statement("builds.sql", "drift"), {"names": list(names)})
     return {name: list(found) for name, found in rows}
+
+
+def drop_tables(connection: Connection, build: Build, *, seconds: float) -> None:
+    """Drop the tables of a build, inside a transaction that holds the exclusive lock of the index.
+
+    Claims lock the queue before they read other tables, so DROP, which needs all tables at once, could meet them in a
+    deadlock. It waits for each table for less than the second after which Postgres looks for one, and then lets go of
+    all. Raises LockNotAvailable after `seconds`.
+    """
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            with connection.transaction():
+                connection.execute(statement("builds.sql", "drop_timeout"))
+                connection.execute(build.sql("builds.sql", "drop_tables"))
+            return
+        except pg.LockNotAvailable:
+            if time.monotonic() >= until:
+                raise
 
 
 def copy_statement(build: Build, donor: Build) -> sql.Composed:

@@ -20,6 +20,7 @@ from worker.store.jobs import REDELIVERY_DAYS, check_repetition, reused
 from worker.store.statements import SCHEMA, statement, statements
 
 SLICE = 1_000  # rows that one statement deletes
+DROP_SECONDS = 2.0  # how long a drop waits for readers and writers of a build
 LOCKED_SECONDS = 2.0  # how long a drop waits for rows that others have locked
 
 # tables that know an index by its name, and the time of their rows
@@ -132,7 +133,7 @@ def _drop_tables(connection: Connection, index_id: int, report: Mapping[str, Any
                 return {**report, "documents": 0, "builds": 0}
             every = builds.every(connection, index_id)
             for build in every:
-                connection.execute(build.sql("indexes.sql", "drop_tables"))
+                builds.drop_tables(connection, build, seconds=DROP_SECONDS)
             dropped = {**report, "builds": len(every)}
             parameters = {"index_id": index_id, "report": Jsonb(dropped)}
             for name in ("delete_builds", "delete_lease", "drop_index"):

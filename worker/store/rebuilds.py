@@ -24,6 +24,7 @@ LEASE_SECONDS = 30.0  # of the worker that fills a build; two of them do no harm
 GRACE_SECONDS = (
     600.0  # how long a retired build stays: searches that found it before the switch go on reading it
 )
+DROP_SECONDS = 1.0  # how long a drop waits for readers and writers of the build
 FINGERPRINT = b"rebuild"  # of the message of a rebuild, in the ledger
 FILLED = ("filling", "closing")  # states of a build that is to become the live one
 
@@ -234,7 +235,7 @@ def _drop_expired(connection: Connection, index_id: int, build: int) -> int:
 
 
 def _drop(connection: Connection, build: Build) -> None:
-    connection.execute(build.sql("indexes.sql", "drop_tables"))
+    builds.drop_tables(connection, build, seconds=DROP_SECONDS)
     connection.execute(statement("rebuilds.sql", "delete_build"), {"build": build.build})
 
 

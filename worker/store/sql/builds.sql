@@ -82,3 +82,9 @@ SELECT backend FROM vector_index.builds WHERE build = %(build)s
 INSERT INTO {embeddings} (hash, embedding)
 SELECT d.hash, d.embedding::{vector} FROM {donor_embeddings} d WHERE d.hash = ANY(%(hashes)s)
 ORDER BY d.hash ON CONFLICT DO NOTHING
+
+-- name: drop_timeout: limit the wait for each table of a build; four waits together are shorter than deadlock_timeout
+SET LOCAL lock_timeout = '100ms'
+
+-- name: drop_tables: drop the tables of a build; waits for searches that read them
+DROP TABLE {served}, {chunks}, {embeddings}, {pending}

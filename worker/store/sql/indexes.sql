@@ -23,9 +23,6 @@ SELECT count(*) FROM vector_index.documents WHERE index_id = %(index_id)s AND NO
 -- name: lock_timeout: limit the wait for locks, as readers and writers behind a waiting drop wait too
 SET LOCAL lock_timeout = '2s'
 
--- name: drop_tables: drop the tables of a build; waits for searches that read them
-DROP TABLE {served}, {chunks}, {embeddings}, {pending}
-
 -- name: delete_builds: delete the builds of an index
 DELETE FROM vector_index.builds WHERE index_id = %(index_id)s
 
