@@ -122,4 +122,4 @@ def test_clocks_two_minutes_apart_give_the_figures_of_equal_clocks(
         QUESTIONS,
         0,
     )
-    assert apart_received < 1.3 * received
+    assert apart_received < 2 * received  # a longer run of waiting jobs has more messages
