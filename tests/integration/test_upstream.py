@@ -406,7 +406,7 @@ def test_a_worker_renews_the_binding_of_a_queue_that_expires_on_a_full_broker(
         channel = connection.default_channel
         queue = Queue("first", exchange="one", routing_key="first", expires=10, channel=channel)
         queue.declare()
-        before = own.zscore("_kombu.binding_deadlines", "one")
+        before = own.zincrby("_kombu.binding_deadlines", -1_000, "one")  # as if it were declared a second ago
         fill(own)
         channel._refresh_bindings(["first"])
     assert own.zscore("_kombu.binding_deadlines", "one") > before
