@@ -20,8 +20,8 @@ from tests.fixtures.rig import BATCH_SIZE, IN_FLIGHT, Rig
 from tests.fixtures.system import CHAT, STAGING, eventually
 from worker.recipes import PROBE
 
-# chunks that one unusable answer sends again: its request, and as many others on a busy machine (25 to 28 of 24 seen)
-HALVED = 2 * BATCH_SIZE
+# each process sends these words, to learn the dimensions and the most inputs of a request, and again after a fault
+PROBES = [PROBE, *(f"{PROBE} {number}" for number in range(BATCH_SIZE))]
 PER_MESSAGE = 20  # documents
 RESULT_SECONDS = 480
 CALLER_SECONDS = 60
@@ -158,13 +158,15 @@ FAULTS = [
         failed_share=FAILED_SHARE,
     ),
     Fault(name="provider request hangs", inject=plan("hang"), times=(3, 10)),
-    Fault(name="response lacks a vector", inject=plan("one_missing"), times=(3, 10), embedded_again=HALVED),
-    Fault(name="vector contains NaN", inject=plan("not_a_number"), times=(3, 10), embedded_again=HALVED),
+    Fault(
+        name="response lacks a vector", inject=plan("one_missing"), times=(3, 10), embedded_again=BATCH_SIZE
+    ),
+    Fault(name="vector contains NaN", inject=plan("not_a_number"), times=(3, 10), embedded_again=BATCH_SIZE),
     Fault(
         name="vectors with wrong dimensions",
         inject=plan("wrong_dimension"),
         times=(2, 5),
-        embedded_again=HALVED,
+        embedded_again=BATCH_SIZE,
     ),
     Fault(
         name="document that the provider refuses",
@@ -231,9 +233,7 @@ def run(rig: Rig, fault: Fault, index: str, *, long: bool) -> Outcome:
     assert [reason for reason in reasons if not fault.failed or fault.failed not in reason] == []
     assert (progress.holes, progress.deadlocks) == (0, 0)
     crashed = len(rig.exits) - rig.killed
-    probes = rig.provider("times", {"text": PROBE})[
-        "times"
-    ]  # each process sends one probe to learn the dimensions
+    probes = sum(max(0, rig.provider("times", {"text": word})["times"] - 1) for word in PROBES)
     rig.provider("reset", {})
     found = rig.application.call("tasks.search", CHAT, query=texts[0], index=index, mode="vector")
     assert found[0]["document_id"] == "0"
@@ -244,7 +244,7 @@ def run(rig: Rig, fault: Fault, index: str, *, long: bool) -> Outcome:
         live=progress.live,
         failed=progress.failed,
         lost=progress.accepted - progress.live - progress.failed,
-        embedded_again=provider["repeated"] - max(0, probes - 1),
+        embedded_again=provider["repeated"] - probes,
         seconds=seconds,
         crashed=crashed,
     )

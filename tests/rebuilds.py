@@ -207,13 +207,7 @@ class Rebuilds(Simulation):
             ),
             threading.Thread(target=self.read),
         ]
-        for thread in threads:
-            thread.start()
-        self.await_end(seconds, at_least)
-        self.over.set()
-        for thread in threads:
-            thread.join(60)
-        self.violations["thread hangs"] += sum(thread.is_alive() for thread in threads)
+        self.run_threads(threads, seconds, at_least)
 
     def is_enough(self, at_least: int) -> bool:
         return super().is_enough(at_least) and (self.done["switches"] >= 2 or not at_least)

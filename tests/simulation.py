@@ -262,7 +262,9 @@ class UnreliableBackend(HashBackend):
             if self.weather.late and "late" in text:
                 self.refuse_late(text)
         self.open.wait(HOLD_SECONDS)
-        if set(" ".join(texts).split()) != {PROBE}:  # a probe, of one word or more
+        if not all(
+            text.startswith(PROBE) for text in texts
+        ):  # probes: of a word, a length or a number of inputs
             with self.lock:
                 self.sent.update(texts)
         return super().embed(texts)
@@ -478,6 +480,10 @@ class Simulation:
         threads = [threading.Thread(target=self.repeat, args=(step,)) for step in steps]
         if not self.weather.reindexes:
             threads.append(threading.Thread(target=self.read))
+        self.run_threads(threads, seconds, at_least)
+
+    def run_threads(self, threads: Sequence[threading.Thread], seconds: float, at_least: int) -> None:
+        """Run them until enough has happened."""
         for thread in threads:
             thread.start()
         self.await_end(seconds, at_least)
