@@ -21,6 +21,10 @@ from worker.words import SPELLING
 MAX_VECTOR_DIMENSIONS = 2_000
 MAX_DIMENSIONS = 16_000
 
+TABLE_TIMEOUT = (
+    "100ms"  # of a drop, for each of four tables: together less than deadlock_timeout, 1 s by default
+)
+
 # what a vector depends on, beside the embedded string
 VECTOR_FIELDS = ("model", "dimensions")
 
@@ -210,8 +214,10 @@ def drop_tables(connection: Connection, build: Build, *, seconds: float) -> None
     while True:
         try:
             with connection.transaction():
-                connection.execute(statement("builds.sql", "drop_timeout"))
+                [(before,)] = connection.execute(statement("builds.sql", "lock_timeout"))
+                connection.execute(statement("builds.sql", "set_lock_timeout"), {"limit": TABLE_TIMEOUT})
                 connection.execute(build.sql("builds.sql", "drop_tables"))
+                connection.execute(statement("builds.sql", "set_lock_timeout"), {"limit": before})
             return
         except pg.LockNotAvailable:
             if time.monotonic() >= until:

@@ -83,8 +83,11 @@ INSERT INTO {embeddings} (hash, embedding)
 SELECT d.hash, d.embedding::{vector} FROM {donor_embeddings} d WHERE d.hash = ANY(%(hashes)s)
 ORDER BY d.hash ON CONFLICT DO NOTHING
 
--- name: drop_timeout: limit the wait for each table of a build; four waits together are shorter than deadlock_timeout
-SET LOCAL lock_timeout = '100ms'
+-- name: lock_timeout: how long a statement waits for a lock
+SELECT current_setting('lock_timeout')
+
+-- name: set_lock_timeout: the same from now on, until the end of the transaction
+SELECT set_config('lock_timeout', %(limit)s, true)
 
 -- name: drop_tables: drop the tables of a build; waits for searches that read them
 DROP TABLE {served}, {chunks}, {embeddings}, {pending}
