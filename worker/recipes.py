@@ -4,6 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from worker.chunking import CHUNKER
 from worker.configuration import IndexSettings
 from worker.errors import Refused, SettingsError, TooLarge, VectorIndexError
@@ -12,6 +15,7 @@ from worker.store.builds import MAX_VECTOR_DIMENSIONS
 
 # of VECTOR_TYPE auto: above, each vector of four bytes a number fills a page of Postgres alone
 FULL_PRECISION_DIMENSIONS = 1_000
+MAX_HALF_NUMBER = 65_504  # the largest float of two bytes
 PROBE = "dimensions"  # the word that a probe sends, to learn the length of the vectors
 
 
@@ -156,6 +160,14 @@ class Recipe:
     def within(self, backend: EmbeddingBackend) -> "Recipe":
         """Return the recipe with the limit that holds now: that of the index, or a lower one of the settings."""
         return replace(self, token_limit=min(self.token_limit, backend.token_limit))
+
+    def check_range(self, vectors: NDArray[np.float32]) -> None:
+        """Raise SettingsError for numbers that the type of the vectors cannot hold."""
+        if self.vector_type == "halfvec" and np.abs(vectors).max(initial=0.0) > MAX_HALF_NUMBER:
+            raise SettingsError(
+                f"{self.model} returned a number beyond {MAX_HALF_NUMBER:,}, the most that halfvec holds: set "
+                "VECTOR_TYPE of the index to 'vector', and run `vector-index rebuild`"
+            )
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -1,14 +1,17 @@
 """The vector index follows the load: created afterwards, dropped for a large one, and `status` says so meanwhile."""
 
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 import psycopg
 import pytest
+from numpy.typing import NDArray
 
 from tests.fixtures.application import Application, HashBackend, vector
+from tests.fixtures.system import eventually
 from worker.configuration import HNSWSettings
 from worker.indexing import rebuilding
 from worker.indexing.rebuilding import Rebuilder
@@ -261,3 +264,21 @@ def test_another_vector_type_is_a_rebuild_without_a_request(application: Applica
         "WHERE attrelid = 'vector_index.embeddings_2'::regclass AND attname = 'embedding'"
     )
     assert column == f"halfvec({DIMENSIONS})"
+
+
+def test_a_number_that_halfvec_cannot_hold_fails_its_document_alone(
+    application: Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.indexing.draining.backoff.BACKOFF_SECONDS", 0.002)
+    application.index = replace(application.index, vector_type="halfvec")
+    embed = application.backend.embed
+
+    def embed_huge(texts: Sequence[str]) -> NDArray[np.float32]:
+        factors = [[1e6 if "huge" in text else 1.0] for text in texts]
+        return embed(texts) * np.array(factors, dtype=np.float32)
+
+    application.backend.embed = embed_huge  # type: ignore[method-assign]
+    application.stage({"id": "a", "text": "A huge one."}, {"id": "b", "text": "A small one."})
+    eventually(lambda: [application.drainer.drain(), application.state("a")["state"] == "failed"][1])
+    assert "beyond 65,504, the most that halfvec holds: set VECTOR_TYPE" in application.state("a")["error"]
+    assert application.state("b")["state"] == "live"

@@ -63,6 +63,7 @@ class Sender:
         texts = [embedding_text(recipe.document_prefix, item.heading, item.text) for item in inputs]
         with self._measured(inputs):
             vectors = self.provider.backend.embed(texts)
+        recipe.check_range(vectors)
         self.provider.answered([item.tokens for item in inputs])
         events.embedded(claim.build.index, len(inputs))
         return Response(inputs=inputs, vectors=vectors)
