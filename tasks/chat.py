@@ -50,9 +50,7 @@ def chat(
             similarity_threshold=similarity_threshold,
         )
         target = wiring.index(index)
-        backend = wiring.chat_backend(target.settings, chat_backend)
-        budget = wiring.chat_budget(target.settings, chat_backend)
-        return ask(target, backend, budget, asked, answer_stream)
+        return ask(target, wiring.chat_model(target.settings, chat_backend), asked, answer_stream)
 
 
 @contextmanager

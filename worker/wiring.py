@@ -15,6 +15,7 @@ from worker import backends, configuration, services
 from worker.backends.budgets import CHAT_BURST, Budget
 from worker.backends.redaction import redact
 from worker.backends.remembered import RememberedBackend
+from worker.chat.sending import ChatModel
 from worker.configuration import (
     ChatBackendSettings,
     Configuration,
@@ -168,13 +169,9 @@ def embedding_budget(name: str) -> Budget:
     )
 
 
-def chat_budget(index: IndexSettings, name: str | None = None) -> Budget:
-    """Return the rate limits of a chat backend (by name, else the index's own), which all processes share."""
-    return _chat_budget(name or index.chat_backend.name)
-
-
 @once_per_process
-def _chat_budget(name: str) -> Budget:
+def chat_budget(name: str) -> Budget:
+    """Return the rate limits of a chat backend, which all processes share."""
     settings = configuration.current().chat_backends[name]
     return Budget(
         addresses().broker_url,
@@ -198,8 +195,8 @@ def make_backend(settings: EmbeddingBackendSettings) -> EmbeddingBackend:
     return made
 
 
-def chat_backend(index: IndexSettings, name: object = None) -> ChatBackend:
-    """Return the chat backend of that name, else the index's own. Raises InvalidQuery, SettingsError."""
+def chat_model(index: IndexSettings, name: object = None) -> ChatModel:
+    """Return the chat model of that name, else the index's own. Raises InvalidQuery, SettingsError."""
     known = configuration.current().chat_backends
     if name is None:
         name = index.chat_backend.name
@@ -207,11 +204,12 @@ def chat_backend(index: IndexSettings, name: object = None) -> ChatBackend:
         raise InvalidQuery(
             f"chat_backend {name!r:.100} is not in CHAT_BACKENDS: choose {', '.join(sorted(known))}"
         )
-    return _chat_backend(str(name))
+    return ChatModel(backend=chat_backend(str(name)), budget=chat_budget(str(name)))
 
 
 @once_per_process
-def _chat_backend(name: str) -> ChatBackend:
+def chat_backend(name: str) -> ChatBackend:
+    """Return the chat backend of that name. Raises SettingsError."""
     return make_chat_backend(configuration.current().chat_backends[name])
 
 

@@ -13,6 +13,7 @@ from worker import keyspace
 from worker.backends.budgets import Budget
 from worker.chat.answering import ask
 from worker.chat.questions import ChatQuestion
+from worker.chat.sending import ChatModel
 from worker.chat.stream import AnswerStream, Revoked
 from worker.documents import Passage
 from worker.errors import (
@@ -49,7 +50,7 @@ def answer(
     question: ChatQuestion = OWLS,
     stream: AnswerStream | None = None,
 ) -> dict[str, Any]:
-    return ask(application.target, backend, Budget("", "echo"), question, stream)
+    return ask(application.target, ChatModel(backend=backend, budget=Budget("", "echo")), question, stream)
 
 
 def found(application: Application) -> list[Passage]:

@@ -25,6 +25,7 @@ from worker.celery.queue_lengths import queue_lengths
 from worker.celery.task import BaseTask
 from worker.chat.answering import ask
 from worker.chat.questions import ChatQuestion
+from worker.chat.sending import ChatModel
 from worker.errors import InvalidQuery, ProviderUnavailable, Refused, SettingsError, VectorIndexError
 from worker.indexing.draining.drainer import Drainer
 from worker.observability import events, metrics, scraping
@@ -168,7 +169,8 @@ def test_searches_are_timed_by_mode_and_outcome(application: Application, value:
 def test_an_answer_is_counted_with_its_tokens(application: Application, value: Value) -> None:
     application.put({"id": "a", "text": "Cats chase mice."})
     question = ChatQuestion(text="What do cats do?")
-    used = ask(application.target, Echo(), Budget("", "chat:mine"), question)["usage"]
+    model = ChatModel(backend=Echo(), budget=Budget("", "chat:mine"))
+    used = ask(application.target, model, question)["usage"]
     assert value("request_tokens_total", backend="chat:mine", purpose="answer") == used["input_tokens"]
     assert value("answer_tokens_total", backend="chat:mine") == used["output_tokens"] > 0
     assert value("chat_seconds_count", index="default", outcome="ok") == 1

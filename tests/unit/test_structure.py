@@ -49,6 +49,7 @@ PURE = {
     "celery.liveness",
     "chat.citations",
     "chat.declining",
+    "chat.judging",
     "chat.prompting",
     "chat.reasoning",
     "chunking",
