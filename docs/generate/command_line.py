@@ -43,7 +43,10 @@ JSON_KEYS = {
     "`schedule`": "[Schedules](tasks.md#schedules)",
     "`search`": "`index`, and `results`: a list of [Row](tasks.md#row)",
     "`ask`": "[Answer](tasks.md#answer)",
-    "`eval`": "`index`, `questions`, `unanswerable`, `absent`, and `modes`: an object of figures for each mode",
+    "`eval`": (
+        "`index`, `questions`, `unanswerable`, `absent`, and `modes`: an object of figures for each mode, with a list "
+        "of `questions` and their figures; with `--against` also `against`: `against`, `questions`, `modes`"
+    ),
     "`doctor`": "`ok`, and `checks`: a list of `name`, `ok`, `detail`, `code`",
     "`models`": (
         "`folder`, `plugins`, and the lists `embedding` and `chat` of `model`, `aliases`, `backend`, "

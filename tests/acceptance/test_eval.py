@@ -76,6 +76,27 @@ def test_missed_questions_and_absent_documents_are_listed(
 
 
 @pytest.mark.slow
+def test_a_run_is_compared_with_an_earlier_one_and_fails_below_a_bound(
+    system: System, index: str, questions: Path, tmp_path: Path
+) -> None:
+    """Given a later run whose filter hides one of three answers."""
+    system.call("tasks.index_documents", STAGING, documents=DOCUMENTS, index=index)
+    chosen = (str(questions), "--mode", "vector", "--index", index)
+    before = tmp_path / "before.json"
+    before.write_text(json.dumps(scores(system, *chosen)))
+    worse = (*chosen, "--filter", '{"kind": 1}', "--against", str(before), "--fail-below", "ndcg@10=0.9")
+
+    done = system.command("eval", *worse, "--json")
+    assert (done.returncode, done.stderr) == (1, "vector: ndcg@10 is 0.6667, below 0.9\n")
+    figures = json.loads(done.stdout)["against"]["modes"]["vector"]["hit@1"]
+    assert (figures["before"], figures["after"], figures["verdict"]) == (1.0, 0.6667, "may be chance")
+
+    done = system.command("eval", *worse)
+    assert f"compared with {before}, 3 questions in both, 95% intervals\n" in done.stdout
+    assert "-0.333" in done.stdout
+
+
+@pytest.mark.slow
 def test_questions_about_documents_of_another_index_are_rejected(
     system: System, index: str, questions: Path
 ) -> None:

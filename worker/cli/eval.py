@@ -12,12 +12,16 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn
 from rich.table import Table
 
+from worker.cli.bounds import broken
+from worker.cli.bounds import parse as parse_bounds
 from worker.cli.client import STALL_SECONDS, Client, result_of
+from worker.cli.comparison import Baseline, Comparison
 from worker.cli.judging import JudgedQuestion, Scores, none_known, read, share
 from worker.cli.options import filter_option, index_and_json, parse_filter
 from worker.cli.output import counted, first_lines, progress_bar
 from worker.cli.streams import echo, print_json
 from worker.configuration import load
+from worker.exit_codes import ExitCode
 from worker.keyspace import CHAT, STAGING
 from worker.search.queries import MODES
 
@@ -41,30 +45,70 @@ MAX_SHOWN = 10  # questions or ids on a terminal; --json prints all
     show_default=True,
     help="Maximum number of documents found per question.",
 )
+@click.option(
+    "--against",
+    metavar="FILE|MODE",
+    help="Compare with an earlier run, a file that `eval --json` wrote, or with another mode of this run.",
+)
+@click.option(
+    "--fail-below",
+    "bounds",
+    multiple=True,
+    metavar="[MODE:]FIGURE=VALUE",
+    help="Fail if a figure is lower, such as ndcg@10=0.9, in each mode or in the one named. Repeat it for several.",
+)
 @filter_option
 @index_and_json
 def eval(
-    questions: Path, modes: tuple[str, ...], limit: int, filter_: str | None, index: str, as_json: bool
-) -> None:
+    questions: Path,
+    modes: tuple[str, ...],
+    limit: int,
+    against: str | None,
+    bounds: tuple[str, ...],
+    filter_: str | None,
+    index: str,
+    as_json: bool,
+) -> int:
     """Measure search quality on questions whose documents you know.
 
     Prints hit@k, MRR, nDCG and latency for each search mode. QUESTIONS is a file of JSON lines: {"question",
     "documents": [ids] or {id: grade}}; or {"question", "doc": id or null}. A question without documents has no
     answer in the index, and is counted separately. Each question is a tasks.search from this process, one passage
     per document. Latency is the time until its result arrives.
+
+    Exit code 1: a figure is below its --fail-below.
     """
     configuration = load()
     configuration.index(index)
-    filter_value = parse_filter(filter_)
+    modes = modes or MODES
+    asked = {"limit": limit, "filter": parse_filter(filter_), "per_document": 1, "index": index}
+    limits = parse_bounds(bounds, modes=modes, limit=limit)
+    baseline = None if against is None else Baseline.read(against, modes)
     judged = read(questions)
     client = Client(configuration)
     absent = _absent(client, index, judged)
     if absent and len(absent) == len({id for question in judged for id in question.grades}):
         raise none_known(index, questions, absent[0])
-    arguments = {"limit": limit, "filter": filter_value, "per_document": 1, "index": index}
-    modes = modes or MODES
-    found = {mode: Scores(limit=limit) for mode in modes}
-    with progress_bar("searching", MofNCompleteColumn(), total=len(judged) * len(modes)) as update:
+    found = _measure(client, judged, {mode: Scores(limit=limit) for mode in modes}, asked)
+    comparison = None if baseline is None else baseline.compare(found)
+    failures = list(broken(limits, found))
+    if as_json:
+        _print_json(index, judged, absent, found, comparison)
+    else:
+        _print(index, judged, absent, found, comparison)
+    for sentence in failures:
+        echo(sentence, err=True)
+    return ExitCode.FAILED if failures else ExitCode.DONE
+
+
+def _measure(
+    client: Client,
+    judged: Sequence[JudgedQuestion],
+    found: dict[str, Scores],
+    arguments: Mapping[str, Any],
+) -> dict[str, Scores]:
+    """Ask every question in every mode, and add what is found to the scores of the mode."""
+    with progress_bar("searching", MofNCompleteColumn(), total=len(judged) * len(found)) as update:
         for mode, scores in found.items():
             _search(client, query=judged[0].text, mode=mode, **arguments)  # makes the worker load its model
             for question in judged:
@@ -72,23 +116,42 @@ def eval(
                 rows = _search(client, query=question.text, mode=mode, **arguments)
                 scores.add(question, rows, time.perf_counter() - started)
                 update(advance=1)
-    if as_json:
-        result = {
-            "index": index,
-            "questions": len(judged),
-            "unanswerable": sum(not question.grades for question in judged),
-            "absent": absent,
-            "modes": {mode: scores.as_json() for mode, scores in found.items()},
-        }
-        print_json(result)
-    else:
-        answerable = sum(bool(question.grades) for question in judged)
-        echo(
-            f"{index}: {counted(answerable, 'question')} with an answer, {len(judged) - answerable:,} without"
-        )
-        Console(highlight=False).print(_table(found))
-        for line in _remarks(found, absent):
-            echo(line)
+    return found
+
+
+def _print_json(
+    index: str,
+    judged: Sequence[JudgedQuestion],
+    absent: Sequence[str],
+    found: Mapping[str, Scores],
+    comparison: Comparison | None,
+) -> None:
+    result = {
+        "index": index,
+        "questions": len(judged),
+        "unanswerable": sum(not question.grades for question in judged),
+        "absent": absent,
+        "modes": {mode: scores.as_json() for mode, scores in found.items()},
+    }
+    print_json(result if comparison is None else result | {"against": comparison.as_json()})
+
+
+def _print(
+    index: str,
+    judged: Sequence[JudgedQuestion],
+    absent: Sequence[str],
+    found: Mapping[str, Scores],
+    comparison: Comparison | None,
+) -> None:
+    answerable = sum(bool(question.grades) for question in judged)
+    echo(f"{index}: {counted(answerable, 'question')} with an answer, {len(judged) - answerable:,} without")
+    console = Console(highlight=False)
+    console.print(_table(found))
+    if comparison is not None:
+        echo(comparison.heading)
+        console.print(comparison.table())
+    for line in _remarks(found, absent):
+        echo(line)
 
 
 def _absent(client: Client, index: str, questions: Sequence[JudgedQuestion]) -> list[str]:

@@ -51,17 +51,24 @@ class Scores:
         """The questions whose documents were not found."""
         return [question.text for question, found in self.rankings if not any(found)]
 
+    def by_question(self) -> list[tuple[str, dict[str, float]]]:
+        """Return the figures of each question that has an answer, 0 to 1, with its text."""
+        return [
+            (
+                question.text,
+                {
+                    **{f"hit@{at}": float(any(found[:at])) for at in cutoffs(self.limit)},
+                    f"mrr@{self.limit}": reciprocal_rank(found),
+                    f"ndcg@{self.limit}": ndcg(found, list(question.grades.values()), self.limit),
+                },
+            )
+            for question, found in self.rankings
+        ]
+
     def quality(self) -> dict[str, float | None]:
         """Return means over the questions that have an answer, 0 to 1 or `None`."""
-        cutoffs = [*(at for at in CUTOFFS if at < self.limit), self.limit]
-        rankings = [found for _, found in self.rankings]
-        return {
-            **{f"hit@{at}": _mean(float(any(found[:at])) for found in rankings) for at in cutoffs},
-            f"mrr@{self.limit}": _mean(map(reciprocal_rank, rankings)),
-            f"ndcg@{self.limit}": _mean(
-                ndcg(found, list(question.grades.values()), self.limit) for question, found in self.rankings
-            ),
-        }
+        each = [figures for _, figures in self.by_question()]
+        return {name: _mean(figures[name] for figures in each) for name in figure_names(self.limit)}
 
     def figures(self) -> dict[str, float | None]:
         """Return the quality, and latencies in milliseconds."""
@@ -69,13 +76,27 @@ class Scores:
         return {**self.quality(), "p50_ms": round(float(p50), 1), "p95_ms": round(float(p95), 1)}
 
     def as_json(self) -> dict[str, Any]:
-        """Add `similarity` (lowest, median, highest of the nearest passages) and the `missed` questions."""
+        """Add `similarity` (lowest, median, highest of the nearest passages), `missed`, and figures by question."""
         return {
             **self.figures(),
             "similarity": _spread(self.similarities),
             "similarity_unanswerable": _spread(self.unanswerable),
             "missed": self.missed,
+            "questions": [
+                {"question": text, **{name: round(value, 4) for name, value in figures.items()}}
+                for text, figures in self.by_question()
+            ],
         }
+
+
+def cutoffs(limit: int) -> list[int]:
+    """Return each k of hit@k, for a search of `limit` documents."""
+    return [*(at for at in CUTOFFS if at < limit), limit]
+
+
+def figure_names(limit: int) -> list[str]:
+    """Return the names of the figures of quality, for a search of `limit` documents."""
+    return [*(f"hit@{at}" for at in cutoffs(limit)), f"mrr@{limit}", f"ndcg@{limit}"]
 
 
 def reciprocal_rank(found: Sequence[float]) -> float:
