@@ -80,7 +80,7 @@ def command_lines(text: str) -> list[str]:
     return [
         found[1].strip()
         for line in lines
-        if (found := COMMAND.search(line.removeprefix("$ ").partition("  #")[0]))
+        if (found := COMMAND.search(line.removeprefix("$ ").partition("  #")[0].partition(" > ")[0]))
     ]
 
 
