@@ -6,7 +6,7 @@ python -m benchmarks.packing
 import math
 import random
 
-from worker.indexing.packing import batches
+from worker.packing import batches
 
 CHUNKS = 40_000
 LIMITS = {

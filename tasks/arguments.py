@@ -3,7 +3,7 @@
 from typing import Annotated, Any
 
 from worker.reference import Meaning
-from worker.search.queries import MAX_LIMIT, MAX_OFFSET, MODES
+from worker.search.queries import MAX_LIMIT, MAX_OFFSET, MAX_QUERIES, MODES
 
 FILTERS = "[filter](../how-to/search.md#filters) over metadata"
 
@@ -18,6 +18,16 @@ Version = Annotated[
     Meaning("keep documents of a higher version than this; without it, the delete is the newest change"),
 ]
 Query = Annotated[str, Meaning("the question, with at least one word")]
+OptionalQuery = Annotated[
+    str | None, Meaning("the question, with at least one word; this or `queries` is required")
+]
+Queries = Annotated[
+    list[str] | None,
+    Meaning(
+        f"instead of `query`: 1 to {MAX_QUERIES} questions, fused; a score is the mean over them",
+        type="list of strings",
+    ),
+]
 Limit = Annotated[int, Meaning(f"the most rows, 1 to {MAX_LIMIT}")]
 Offset = Annotated[int, Meaning(f"rows to skip, 0 to {MAX_OFFSET:,}")]
 Filter = Annotated[dict[str, Any] | None, Meaning(f"only documents that match this {FILTERS}")]

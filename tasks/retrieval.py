@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from tasks.arguments import Filter, Index, Limit, Mode, Offset, PerDocument, Query, Threshold
+from tasks.arguments import Filter, Index, Limit, Mode, Offset, OptionalQuery, PerDocument, Queries, Threshold
 from worker import wiring
 from worker.celery.application import app
 from worker.documents import bounded_result
@@ -16,7 +16,7 @@ from worker.search.queries import SearchQuery, SimilarQuery
 
 @app.task(name="tasks.search", resultrepr_maxsize=1)
 def search(
-    query: Query,
+    query: OptionalQuery = None,
     limit: Limit = 5,
     offset: Offset = 0,
     filter: Filter = None,
@@ -24,8 +24,9 @@ def search(
     mode: Mode = "hybrid",
     per_document: PerDocument = None,
     index: Index = "default",
+    queries: Queries = None,
 ) -> list[Row]:
-    """Find the passages nearest to a question, best first.
+    """Find the passages nearest to a question, or to several questions together, best first.
 
     The caller is waiting, so an invalid argument and an unavailable service are reported at once.
 
@@ -36,6 +37,7 @@ def search(
     """
     wanted = SearchQuery(
         text=query,
+        queries=queries,
         limit=limit,
         offset=offset,
         filter=filter,

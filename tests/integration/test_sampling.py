@@ -13,6 +13,7 @@ from tests.fixtures.system import eventually
 from worker.errors import ProviderUnavailable, Refused, SettingsError, TooLarge
 from worker.indexing.sampling import Estimate, Sample
 from worker.search import retrieval
+from worker.search.embedding import embed_questions
 from worker.search.queries import SearchQuery
 from worker.store import connection, samples
 from worker.store.builds import Build
@@ -46,9 +47,9 @@ def found(
 ) -> list[str]:
     assert build is not None
     query = SearchQuery(text=text, **options)
-    vector = None if query.mode == "text" else retrieval.embed_question(shop.target, build, text)
+    vectors = None if query.mode == "text" else embed_questions(shop.target, build, [text])
     weights = shop.target.settings.hybrid_weights
-    return retrieval.rank_documents(sample.connection, build, query, vector, weights=weights)
+    return retrieval.rank_documents(sample.connection, build, query, vectors, weights=weights)
 
 
 def sent(backend: HashBackend) -> list[str]:

@@ -5,7 +5,7 @@ from itertools import count, pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.indexing.packing import batches, fill
+from worker.packing import batches, fill
 
 
 def test_a_request_closes_before_the_item_that_does_not_fit() -> None:

@@ -24,6 +24,8 @@ WRONG = [SECRET, [SECRET], {"text": SECRET}, {"$x" + SECRET: 1}, 10**5_000]
         lambda value: SearchQuery(text="x", per_document=value),
         lambda value: SearchQuery(text="x", similarity_threshold=value),
         lambda value: SearchQuery(text=[value]),  # type: ignore[arg-type]
+        lambda value: SearchQuery(queries=["x", [value]]),  # type: ignore[list-item]
+        lambda value: SearchQuery(queries={"x": value}),  # type: ignore[arg-type]
         lambda value: SimilarQuery(id="x", include_self=value),
         lambda value: ChatQuestion(text="x", history=[value]),
         lambda value: ChatQuestion(text="x", limit=value),

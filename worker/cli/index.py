@@ -18,8 +18,8 @@ from worker.cli.output import counted, print_result, progress_bar
 from worker.cli.waiting import WaitReason, work_goes_on
 from worker.configuration import load
 from worker.exit_codes import ExitCode
-from worker.indexing.packing import batches
 from worker.keyspace import EMBED, STAGING
+from worker.packing import batches
 
 # The broker stores a message base64-encoded, and a second time while its task runs: keep it near 100 kB.
 MESSAGE_BYTES, MESSAGE_DOCUMENTS = 100_000, 100

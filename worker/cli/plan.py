@@ -15,8 +15,8 @@ from worker.cli.output import print_result, progress_bar
 from worker.configuration import IndexSettings, load
 from worker.documents import Chunk, Document
 from worker.exit_codes import ExitCode
-from worker.indexing.packing import batches
 from worker.indexing.staging import split
+from worker.packing import batches
 from worker.protocols import EmbeddingBackend
 from worker.recipes import Recipe
 from worker.store.builds import Build

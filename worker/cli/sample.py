@@ -25,6 +25,7 @@ from worker.index import Index
 from worker.indexing import rebuilding
 from worker.indexing.sampling import Estimate, Sample
 from worker.search import retrieval
+from worker.search.embedding import embed_questions
 from worker.search.queries import MODES, SearchQuery
 from worker.store import connection, indexes, samples, statistics
 from worker.store.builds import Build
@@ -203,16 +204,16 @@ def _scores(
     weights = target.settings.hybrid_weights
     with progress_bar("searching", MofNCompleteColumn(), total=len(judged)) as update:
         for question in judged:
-            vectors: dict[str, NDArray[np.float32]] = {}
+            vectors: dict[str, list[NDArray[np.float32]]] = {}
             for side, build in sides.items():
                 if side == "old" or not _asks_alike(sample.old, build):
-                    vectors[side] = retrieval.embed_question(
-                        target, build, question.text, max_wait_seconds=MAX_PAUSE_SECONDS
+                    vectors[side] = embed_questions(
+                        target, build, [question.text], max_wait_seconds=MAX_PAUSE_SECONDS
                     )
                 for mode in MODES:
                     query = SearchQuery(text=question.text, limit=LIMIT, per_document=1, mode=mode)
-                    vector = None if mode == "text" else vectors.get(side, vectors["old"])
-                    ids = retrieval.rank_documents(session, build, query, vector, weights=weights)
+                    asked = None if mode == "text" else vectors.get(side, vectors["old"])
+                    ids = retrieval.rank_documents(session, build, query, asked, weights=weights)
                     found[mode][side].add(
                         question, [{"document_id": id, "similarity": None} for id in ids], 0.0
                     )

@@ -15,7 +15,7 @@ SHOWN_CHARACTERS = 300  # of a passage; --json prints all
 
 
 @click.command()
-@click.argument("query")
+@click.argument("queries", nargs=-1, required=True, metavar="QUERY...")
 @click.option(
     "--limit", type=click.IntRange(1, 100), default=5, show_default=True, help="Maximum number of passages."
 )
@@ -27,14 +27,18 @@ SHOWN_CHARACTERS = 300  # of a passage; --json prints all
 )
 @filter_option
 @index_and_json
-def search(query: str, limit: int, mode: str, filter_: str | None, index: str, as_json: bool) -> None:
+def search(
+    queries: tuple[str, ...], limit: int, mode: str, filter_: str | None, index: str, as_json: bool
+) -> None:
     """Search an index; print the best passages first.
 
-    Each passage shows its document, its character range in the text, and its cosine similarity to the query.
+    Several queries, such as paraphrases, are one search: a passage's score is its mean over them. Each passage shows
+    its document, its character range in the text, and its cosine similarity to the query.
     """
     configuration = load()
     configuration.index(index)
-    kwargs = {"query": query, "limit": limit, "mode": mode, "filter": parse_filter(filter_), "index": index}
+    question = {"query": queries[0]} if len(queries) == 1 else {"queries": queries}
+    kwargs = {**question, "limit": limit, "mode": mode, "filter": parse_filter(filter_), "index": index}
     client = Client(configuration)
     rows = client.call("tasks.search", CHAT, **kwargs)
     lines = _lines(rows) if rows else _why_none(client, index)

@@ -24,7 +24,7 @@ from worker.indexing.draining.claiming import MIN_SHARE
 from worker.indexing.draining.outcomes import Response
 from worker.indexing.draining.provider import Provider
 from worker.indexing.draining.sending import Sender
-from worker.indexing.packing import batches
+from worker.packing import batches
 from worker.store.builds import Build
 from worker.store.queue import ALONE_FROM_ATTEMPT, Claim, Input
 

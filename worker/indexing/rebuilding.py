@@ -15,8 +15,8 @@ from psycopg import errors as pg
 from worker.documents import Chunk, Document
 from worker.errors import BuildDropped, InvalidQuery
 from worker.index import Index
-from worker.indexing.packing import batches
 from worker.indexing.staging import SLICE_CHARACTERS, split
+from worker.packing import batches
 from worker.recipes import Difference, Recipe, probe
 from worker.store import builds, connection, filling, hnsw, publishing, rebuilds, statistics
 from worker.store.builds import Build

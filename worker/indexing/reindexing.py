@@ -22,9 +22,9 @@ from worker.documents import Document, clean, document_label
 from worker.errors import BuildDropped, TemporaryError, VectorIndexError
 from worker.index import Index
 from worker.indexing.fingerprints import fingerprint
-from worker.indexing.packing import batches
 from worker.indexing.staging import SLICE_CHARACTERS, ensure_index, sliced, sort, stage_slice
 from worker.observability.logs import log_fields
+from worker.packing import batches
 from worker.protocols import LeftOut, Skipped, Source
 from worker.sources.reading import Reading
 from worker.store import builds, connection, deletion, fencing, indexes, jobs, refusals, reindexing

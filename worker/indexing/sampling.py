@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from worker.documents import Chunk, Document
 from worker.index import Index
 from worker.indexing.embedding_now import ImmediateEmbedder
-from worker.indexing.packing import batches
 from worker.indexing.staging import SLICE_CHARACTERS, split
+from worker.packing import batches
 from worker.recipes import Recipe, probe
 from worker.store import filling, samples
 from worker.store.builds import Build

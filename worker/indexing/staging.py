@@ -24,9 +24,9 @@ from worker.errors import (
 )
 from worker.index import Index
 from worker.indexing.fingerprints import fingerprint
-from worker.indexing.packing import batches
 from worker.inline_data import without_inline_data
 from worker.observability import events
+from worker.packing import batches
 from worker.protocols import EmbeddingBackend
 from worker.recipes import Recipe, probe
 from worker.store import (

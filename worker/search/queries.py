@@ -1,6 +1,6 @@
 """The arguments of a search and of find_similar, checked when they are made."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,13 +9,15 @@ from worker.errors import InvalidQuery, described
 MODES = ("hybrid", "vector", "text")
 MAX_LIMIT = 100
 MAX_OFFSET = 10_000
+MAX_QUERIES = 10
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchQuery:
     """The arguments of a search. Raises InvalidQuery, which names the argument, its value and the fix."""
 
-    text: str
+    text: str | None = None
+    queries: Sequence[str] | None = None  # instead of `text`: several questions, whose scores are averaged
     limit: int = 5  # passages
     offset: int = 0  # passages to skip
     filter: Mapping[str, Any] | None = None
@@ -24,8 +26,7 @@ class SearchQuery:
     mode: str = "hybrid"  # or "vector", or "text"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.text, str) or not self.text.strip():
-            raise InvalidQuery("query must be a string with at least one word")
+        _check_questions(self.text, self.queries)
         _check_whole("limit", self.limit, 1, MAX_LIMIT)
         _check_whole("offset", self.offset, 0, MAX_OFFSET)
         if self.per_document is not None:
@@ -38,6 +39,11 @@ class SearchQuery:
                 'similarity_threshold needs vectors, and mode "text" uses none: remove it, or use mode "hybrid" or '
                 '"vector"'
             )
+
+    @property
+    def texts(self) -> Sequence[str]:
+        """The questions: one, or those of `queries`, each once."""
+        return list(dict.fromkeys(self.queries)) if self.queries else [self.text or ""]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +61,25 @@ class SimilarQuery:
         _check_fraction("similarity_threshold", self.similarity_threshold)
         if not isinstance(self.include_self, bool):
             raise InvalidQuery(f"include_self must be true or false, not {described(self.include_self)}")
+
+
+def _check_questions(text: object, queries: object) -> None:
+    if (text is None) == (queries is None):
+        given = "both are" if queries is not None else "neither is"
+        raise InvalidQuery(
+            f"a search takes query or queries, and {given} given: send query for one question, queries for several"
+        )
+    if queries is None:
+        if not isinstance(text, str) or not text.strip():
+            raise InvalidQuery("query must be a string with at least one word")
+    elif not isinstance(queries, (list, tuple)):
+        raise InvalidQuery(f"queries must be a list of 1 to {MAX_QUERIES} strings, not {described(queries)}")
+    elif not 1 <= len(queries) <= MAX_QUERIES:
+        raise InvalidQuery(f"queries has {len(queries):,} questions: send 1 to {MAX_QUERIES} in one search")
+    else:
+        for at, each in enumerate(queries):
+            if not isinstance(each, str) or not each.strip():
+                raise InvalidQuery(f"queries[{at}] must be a string with at least one word")
 
 
 def _check_fraction(name: str, value: object) -> None:

@@ -1,19 +1,18 @@
 """Retrieve the passages that fit a question.
 
-A search reads the live build once and embeds the question with the recipe of that build. So a switch of builds during
+A search reads the live build once and embeds its questions with the recipe of that build. So a switch of builds during
 the search cannot compare vectors of two different models.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.backends.budgets import MAX_WAIT_SECONDS
-from worker.chunking import chunk
-from worker.documents import Passage, clean, embedding_text
+from worker.documents import Passage
 from worker.index import Index
 from worker.observability import events
-from worker.protocols import EmbeddingBackend
-from worker.recipes import Recipe
+from worker.search.embedding import embed_questions
 from worker.search.modes import Ranker
 from worker.search.passages import ScoredHit, Selection, read_passages
 from worker.search.queries import SearchQuery
@@ -40,7 +39,7 @@ def retrieve(index: Index, query: SearchQuery) -> list[Passage]:
         if build is None:
             return []
         check_threshold(query.similarity_threshold, build)
-        vector = None if query.mode == "text" else embed_question(index, build, query.text)
+        vectors = None if query.mode == "text" else embed_questions(index, build, query.texts)
         with (
             connection.checkout(index.url) as conn,
             search.snapshot(conn, ef_search=index.settings.ef_search),
@@ -49,7 +48,7 @@ def retrieve(index: Index, query: SearchQuery) -> list[Passage]:
                 connection=conn,
                 build=build,
                 query=query,
-                vector=vector,
+                vectors=vectors,
                 where=condition,
                 weights=index.settings.hybrid_weights,
             )
@@ -70,7 +69,7 @@ def rank_documents(
     connection: Connection,
     build: Build,
     query: SearchQuery,
-    vector: NDArray[np.float32] | None,  # of the question; None in mode "text"
+    vectors: Sequence[NDArray[np.float32]] | None,  # of the questions; None in mode "text"
     *,
     weights: tuple[float, float],
 ) -> list[str]:
@@ -80,42 +79,11 @@ def rank_documents(
             connection=connection,
             build=build,
             query=query,
-            vector=vector,
+            vectors=vectors,
             where=(EVERYTHING, {}),
             weights=weights,
         )
         return [group[0][0].document_id for group in _page(ranker)]
-
-
-def embed_question(
-    index: Index, build: Build, text: str, *, max_wait_seconds: float = MAX_WAIT_SECONDS
-) -> NDArray[np.float32]:
-    """Embed the question as the build's documents are embedded, whatever model the settings name by now.
-
-    Waits at most `max_wait_seconds` for the limits of the backend.
-    """
-    embedder = index.embedder(build)
-    backend, budget = embedder.backend, embedder.budget
-    question = _question_text(text, Recipe.stored(build.recipe).within(backend), backend)
-    tokens = backend.count_tokens(question)
-    with (
-        budget.reserve(tokens, max_wait_seconds=max_wait_seconds),
-        events.ProviderRequest(budget.name, "search", tokens=tokens),
-    ):
-        vector: NDArray[np.float32] = backend.embed([question])[0]
-    return vector
-
-
-def _question_text(text: str, recipe: Recipe, backend: EmbeddingBackend) -> str:
-    """The string to embed: the model's query prefix, then the question, cut to the model's token limit."""
-    pieces = chunk(
-        clean(text),
-        prefix=recipe.query_prefix,
-        chunk_tokens=recipe.token_limit,
-        token_limit=recipe.token_limit,
-        count=backend.count_tokens,
-    )
-    return embedding_text(recipe.query_prefix, "", pieces[0].text if pieces else clean(text))
 
 
 def _page(ranker: Ranker) -> list[list[ScoredHit]]:

@@ -1,8 +1,10 @@
 """Turn the distance of a hit into a similarity and a score, and compare it with a threshold."""
 
+from dataclasses import replace
+
 from worker.errors import InvalidQuery
 from worker.store.builds import Build
-from worker.store.search import Hit
+from worker.store.search import Found, Hit
 
 
 def similarity(hit: Hit, build: Build) -> float | None:
@@ -15,6 +17,24 @@ def vector_score(hit: Hit, build: Build) -> float:
     assert hit.distance is not None
     similar = similarity(hit, build)
     return -hit.distance if similar is None else similar
+
+
+def scaled(found: Found, scale: float, build: Build) -> Found:
+    """Multiply the similarities of hits: those to the mean vector of several questions become their mean."""
+    if scale == 1.0:
+        return found
+    is_cosine = build.recipe["distance"] == "cosine"
+    hits = [
+        replace(
+            hit,
+            distance=1 - scale * (1 - hit.distance)
+            if is_cosine and hit.distance is not None
+            else hit.distance,
+            cosine=None if hit.cosine is None else scale * hit.cosine,
+        )
+        for hit in found.hits
+    ]
+    return replace(found, hits=hits)
 
 
 def passes_threshold(hit: Hit, build: Build, threshold: float) -> bool:

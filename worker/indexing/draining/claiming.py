@@ -12,8 +12,8 @@ from functools import partial
 from worker.backends.budgets import MAX_PAUSE_SECONDS
 from worker.errors import BuildDropped
 from worker.indexing.draining.provider import Provider
-from worker.indexing.packing import fill
 from worker.observability import events
+from worker.packing import fill
 from worker.recipes import Recipe
 from worker.store import builds, connection, queue
 from worker.store.builds import Build

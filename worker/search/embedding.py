@@ -1,0 +1,65 @@
+"""Embed the questions of a search as its build embeds them, while a caller waits."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.backends.budgets import MAX_WAIT_SECONDS
+from worker.chunking import chunk
+from worker.documents import clean, embedding_text
+from worker.index import Embedder, Index
+from worker.observability import events
+from worker.packing import batches
+from worker.protocols import EmbeddingBackend
+from worker.recipes import Recipe
+from worker.store.builds import Build
+
+
+def embed_questions(
+    index: Index, build: Build, texts: Sequence[str], *, max_wait_seconds: float = MAX_WAIT_SECONDS
+) -> list[NDArray[np.float32]]:
+    """Embed questions as the build's documents are embedded, whatever model the settings name by now.
+
+    Sends one request, or more if the backend takes fewer inputs or tokens at once. Each request waits at most
+    `max_wait_seconds` for the limits of the backend.
+    """
+    embedder = index.embedder(build)
+    recipe = Recipe.stored(build.recipe).within(embedder.backend)
+    questions = [_question_text(text, recipe, embedder.backend) for text in texts]
+    return embed_at_once(embedder, questions, max_wait_seconds=max_wait_seconds)
+
+
+def embed_at_once(
+    embedder: Embedder, texts: Sequence[str], *, max_wait_seconds: float = MAX_WAIT_SECONDS
+) -> list[NDArray[np.float32]]:
+    """Embed strings that a caller waits for, in as few requests as the backend's limits allow."""
+    backend, budget = embedder.backend, embedder.budget
+    counted = ((text, backend.count_tokens(text)) for text in texts)
+    requests = batches(
+        counted,
+        lambda item: item[1],
+        weight_limit=backend.batch_token_limit,
+        size_limit=backend.batch_size,
+    )
+    vectors: list[NDArray[np.float32]] = []
+    for request in requests:
+        tokens = sum(tokens for _, tokens in request)
+        with (
+            budget.reserve(tokens, max_wait_seconds=max_wait_seconds),
+            events.ProviderRequest(budget.name, "search", inputs=len(request), tokens=tokens),
+        ):
+            vectors.extend(backend.embed([text for text, _ in request]))
+    return vectors
+
+
+def _question_text(text: str, recipe: Recipe, backend: EmbeddingBackend) -> str:
+    """The string to embed: the model's query prefix, then the question, cut to the model's token limit."""
+    pieces = chunk(
+        clean(text),
+        prefix=recipe.query_prefix,
+        chunk_tokens=recipe.token_limit,
+        token_limit=recipe.token_limit,
+        count=backend.count_tokens,
+    )
+    return embedding_text(recipe.query_prefix, "", pieces[0].text if pieces else clean(text))
