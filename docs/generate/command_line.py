@@ -43,6 +43,7 @@ JSON_KEYS = {
     "`schedule`": "[Schedules](tasks.md#schedules)",
     "`search`": "`index`, and `results`: a list of [Row](tasks.md#row)",
     "`ask`": "[Answer](tasks.md#answer)",
+    "`questions`": "`index`, `file`, `questions`",
     "`eval`": (
         "`index`, `questions`, `unanswerable`, `absent`, and `modes`: an object of figures for each mode, with a list "
         "of `questions` and their figures; with `--against` also `against`: `against`, `questions`, `modes`"

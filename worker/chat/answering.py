@@ -39,7 +39,7 @@ def ask(index: Index, model: ChatModel, question: ChatQuestion, stream: AnswerSt
                     if stream:
                         stream.write("sources", bounded_result(sources))
                 listener = Listener(stream, model_id, sources) if stream else None
-                reply = send(model, prompt, listener) if prompt else None
+                reply = send(model, prompt.messages, listener) if prompt else None
         assert sources is not None
         result = judged(reply, sources, model_id) if reply else without_passages(emptiness(index), model_id)
         if stream:

@@ -100,13 +100,14 @@ def _asked(question: str, passages: Sequence[Passage], last_characters: int | No
     for number, passage in enumerate(passages, start=1):
         text = passage.text if number < len(passages) else passage.text[:last_characters]
         title = " ".join(passage.title[:TITLE_CHARACTERS].split())
-        quoted = _quoted(f"{title}\n{text}")
-        blocks.append(f"[{number}]\n<passage>\n{quoted}\n</passage>")
-    blocks.append(f"Question: {_quoted(question)}")
+        block = quoted(f"{title}\n{text}")
+        blocks.append(f"[{number}]\n<passage>\n{block}\n</passage>")
+    blocks.append(f"Question: {quoted(question)}")
     return {"role": "user", "content": "\n\n".join(blocks)}
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """Return a text that cannot contain the marks of a passage."""
     return _MARK.sub("&lt;", text)
 
 

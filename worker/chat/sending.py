@@ -1,11 +1,11 @@
-"""Send a prompt to a chat model within its rate limits."""
+"""Send messages to a chat model within its rate limits."""
 
 import time
 from dataclasses import dataclass
 
 from worker.backends.budgets import Budget
 from worker.chat import replies
-from worker.chat.prompting import Prompt
+from worker.chat.prompting import Messages
 from worker.chat.replies import Listener
 from worker.observability import events
 from worker.protocols import ChatBackend, Reply
@@ -19,7 +19,7 @@ class ChatModel:
     budget: Budget  # the rate limits of the backend
 
 
-def send(model: ChatModel, prompt: Prompt, listener: Listener | None = None) -> Reply:
+def send(model: ChatModel, messages: Messages, listener: Listener | None = None) -> Reply:
     """Send one request within the budget, and return to it the tokens that the answer left unused.
 
     Raises the errors of the backend and of `Budget.reserve`, and Refused or SettingsError for a reply without an
@@ -27,10 +27,10 @@ def send(model: ChatModel, prompt: Prompt, listener: Listener | None = None) -> 
     """
     backend, budget = model.backend, model.budget
     answer_tokens = backend.token_limit - backend.prompt_tokens
-    tokens = answer_tokens + sum(backend.count_tokens(message["content"]) for message in prompt.messages)
+    tokens = answer_tokens + sum(backend.count_tokens(message["content"]) for message in messages)
     with budget.reserve(tokens), events.ProviderRequest(budget.name, "answer") as request:
         sent = time.monotonic()
-        reply = backend.reply(prompt.messages, listener)
+        reply = backend.reply(messages, listener)
         request.tokens, request.answer_tokens = reply.input_tokens, reply.output_tokens
     used = reply.input_tokens + reply.output_tokens
     budget.refund(tokens=tokens - used, held_seconds=time.monotonic() - sent)

@@ -45,6 +45,7 @@ SECTIONS = {
     "Search": {
         "search": "Search an index; print the best passages first.",
         "ask": "Answer a question from an index, with numbered sources.",
+        "questions": "Write a question set for `eval` from an index itself.",
         "eval": "Measure search quality on questions whose documents you know.",
     },
     "Inspect and repair": {

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from psycopg import errors as pg
 from psycopg import sql
+from psycopg.rows import class_row
 
 from worker.documents import Chunk
 from worker.errors import SettingsError
@@ -43,10 +44,32 @@ def searchable(connection: Connection, live: Build, ids: Sequence[str]) -> set[s
     return {row[0] for row in connection.execute(live.sql("samples.sql", "searchable"), parameters)}
 
 
-def choose(connection: Connection, live: Build, ids: Sequence[str], *, limit: int) -> list[Unfilled]:
-    """Choose searchable documents: first those with the given ids, then others, the same ones in each call."""
-    rows = connection.execute(live.sql("samples.sql", "choose"), {"ids": list(ids), "limit": limit})
+def choose(
+    connection: Connection, live: Build, ids: Sequence[str], *, limit: int, seed: int = 0
+) -> list[Unfilled]:
+    """Choose searchable documents: first those with the given ids, then others, the same ones for a seed."""
+    parameters = {"ids": list(ids), "limit": limit, "seed": seed}
+    rows = connection.execute(live.sql("samples.sql", "choose"), parameters)
     return [Unfilled(doc=doc, rev=rev, bytes=size) for doc, rev, size in rows]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """A chunk of a searchable document."""
+
+    id: str  # of the document
+    title: str
+    heading: str  # title and headings, as they are embedded with the text
+    text: str
+
+
+def pieces(
+    connection: Connection, live: Build, docs: Sequence[int], *, each: int, seed: int = 0
+) -> list[Piece]:
+    """Return at most `each` chunks of these documents, in the given order; the same ones for a seed."""
+    parameters = {"docs": list(docs), "each": each, "seed": seed}
+    with connection.cursor(row_factory=class_row(Piece)) as cursor:
+        return cursor.execute(live.sql("samples.sql", "pieces"), parameters).fetchall()
 
 
 def embedded(connection: Connection, build: Build, hashes: Sequence[bytes]) -> set[bytes]:

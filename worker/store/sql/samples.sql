@@ -9,10 +9,20 @@ WHERE d.index_id = %(index_id)s AND d.id = ANY(%(ids)s) AND NOT d.deleted AND s.
 SELECT count(*), coalesce(sum(octet_length(r.text)), 0)::bigint
 FROM {served} s JOIN vector_index.revisions r ON r.rev = s.live_rev
 
--- name: choose: documents of a sample: the given ones, then others in an order that depends on nothing but their ids
+-- name: choose: documents of a sample: the given ones, then others in an order that depends on their ids and the seed alone
 SELECT s.doc, s.live_rev, octet_length(r.text)
 FROM {served} s JOIN vector_index.documents d USING (doc) JOIN vector_index.revisions r ON r.rev = s.live_rev
-WHERE NOT d.deleted ORDER BY (d.id = ANY(%(ids)s)) DESC, hashtextextended(d.id, 0), d.doc LIMIT %(limit)s
+WHERE NOT d.deleted ORDER BY (d.id = ANY(%(ids)s)) DESC, hashtextextended(d.id, %(seed)s), d.doc LIMIT %(limit)s
+
+-- name: pieces: some chunks of each of these searchable documents, the same ones for a seed, with ids and titles
+SELECT d.id, r.title, c.heading, c.text
+FROM unnest(%(docs)s::bigint[]) WITH ORDINALITY AS chosen (doc, at)
+JOIN {served} s USING (doc) JOIN vector_index.documents d USING (doc) JOIN vector_index.revisions r ON r.rev = s.live_rev
+CROSS JOIN LATERAL (
+    SELECT heading, text, hashint8extended(ordinal, %(seed)s) AS place FROM {chunks}
+    WHERE rev = s.live_rev ORDER BY place LIMIT %(each)s
+) c
+ORDER BY chosen.at, c.place
 
 -- name: embedded: those contents that have a vector
 SELECT hash FROM {embeddings} WHERE hash = ANY(%(hashes)s)
