@@ -29,6 +29,7 @@ LAYERS = [
     {
         "worker.documents",
         "worker.maintenance_results",
+        "worker.passages",
         "worker.observability",
         "worker.protocols",
         "worker.sessions",
@@ -60,6 +61,7 @@ PURE = {
     "indexing.draining.backoff",
     "indexing.draining.outcomes",
     "packing",
+    "passages",
     "indexing.transfer.lines",
     "inline_data",
     "observability.events",
