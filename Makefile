@@ -14,7 +14,7 @@ VERSION := $(or $(if $(PYTHON),$(shell $(PYTHON) -c 'import sys; print("%d.%d" %
 # One marker per Python version: with another version the environment is created again.
 INSTALLED := $(VENV)/installed-$(VERSION)
 
-# Plugins of `llm` and the browser driver for tests, and the text splitters that the benchmarks compare with.
+# Plugins of `llm`, and the browser driver with web frameworks for tests, and the text splitters that the benchmarks compare with.
 PLUGINS := $(VENV)/plugins
 BROWSER := $(VENV)/browser
 RIVALS := $(VENV)/bench

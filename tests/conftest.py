@@ -3,10 +3,12 @@ import signal
 import pytest
 
 pytest_plugins = [
+    "tests.fixtures.answering",
     "tests.fixtures.browser",
     "tests.fixtures.ports",
     "tests.fixtures.provider",
     "tests.fixtures.services",
+    "tests.fixtures.sites",
     "tests.fixtures.system",
     "tests.fixtures.upstream",
 ]

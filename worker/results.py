@@ -97,9 +97,6 @@ class Row(TypedDict):
             '1 − cosine distance to the question, at most 1; null with `mode="text"`, or another `DISTANCE`'
         ),
     ]
-    index: NotRequired[
-        Annotated[str, Meaning("name of the index that it is from; only there if you sent `indexes`")]
-    ]
     metadata_omitted: NotRequired[
         Annotated[
             bool,
@@ -184,10 +181,7 @@ class RebuildProgress(TypedDict):
     filled: Annotated[int, Meaning("documents that are split under the new settings")]
     done: Annotated[int, Meaning("documents that are complete in the new build")]
     pending_chunks: Annotated[int, Meaning("chunks that wait for a vector")]
-    copied: Annotated[
-        int,
-        Meaning("vectors that cost no request: copied from the live build, or kept since this one was live"),
-    ]
+    copied: Annotated[int, Meaning("vectors copied from the live build, without a request")]
     embedded: Annotated[int, Meaning("vectors that the model made for it")]
     failed: Annotated[int, Meaning("documents that failed in it")]
     seconds: Annotated[float, Meaning("time since the build was begun")]
@@ -215,10 +209,7 @@ class Rebuilt(TypedDict):
         ),
     ]
     documents: Annotated[int, Meaning("documents of the index")]
-    copied: Annotated[
-        int,
-        Meaning("vectors that cost no request: copied from the live build, or kept since this one was live"),
-    ]
+    copied: Annotated[int, Meaning("vectors copied from the live build, without a request")]
     embedded: Annotated[int, Meaning("vectors that the model made for it")]
     seconds: Annotated[float, Meaning("time since the build was begun")]
     failures: Annotated[int, Meaning("documents that are searchable today and fail under the new settings")]

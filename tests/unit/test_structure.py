@@ -29,7 +29,6 @@ LAYERS = [
     {
         "worker.documents",
         "worker.maintenance_results",
-        "worker.passages",
         "worker.observability",
         "worker.protocols",
         "worker.sessions",
@@ -61,7 +60,6 @@ PURE = {
     "indexing.draining.backoff",
     "indexing.draining.outcomes",
     "packing",
-    "passages",
     "indexing.transfer.lines",
     "inline_data",
     "observability.events",
