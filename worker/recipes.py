@@ -98,6 +98,7 @@ SETTINGS_OF = {
     "query_prefix": "QUERY_PREFIX",
     "distance": "DISTANCE",
     "language": "LANGUAGE",
+    "language_field": "LANGUAGE_FIELD",
     "vector_type": "VECTOR_TYPE",
 }
 
@@ -129,6 +130,7 @@ class Recipe:
     query_prefix: str
     distance: str  # cosine, l2 or inner_product
     language: str  # text search configuration of Postgres
+    language_field: str | None  # dotted path in the metadata
     vector_type: str  # of Postgres: vector or halfvec
 
     @classmethod
@@ -149,6 +151,7 @@ class Recipe:
             query_prefix=backend.query_prefix,
             distance=settings.distance,
             language=settings.language,
+            language_field=settings.language_field,
             vector_type=_vector_type(settings, dimensions),
         )
 

@@ -12,7 +12,7 @@ from psycopg import sql
 from tests.fixtures.application import HashBackend
 from worker.configuration import HNSWSettings
 from worker.recipes import Recipe
-from worker.store import builds, connection, hnsw, search
+from worker.store import builds, connection, hnsw, rarity, search
 from worker.store.builds import Build
 from worker.store.connection import Connection
 from worker.store.filters import compile_filter
@@ -131,7 +131,7 @@ def test_a_narrow_filter_uses_the_inverted_index_and_is_exact(
 
 def test_text_search_uses_the_inverted_index(conn: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     def ask() -> None:
-        words = search.read_words(conn, live(conn), "word77 n4711")
+        words = rarity.read_words(conn, live(conn), "word77 n4711")
         assert len(words.finding) == 2
         search.lexical(conn, live(conn), words, VECTOR, candidates=10, where=ALL)
 

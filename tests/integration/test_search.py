@@ -15,7 +15,9 @@ from worker.errors import InvalidQuery, SettingsError
 from worker.indexing import staging
 from worker.indexing.draining.drainer import Drainer
 from worker.search.queries import MODES, SearchQuery
-from worker.store import builds, connection, schema, search
+from worker.store import builds, connection, rarity, schema
+from worker.store.builds import Build
+from worker.store.connection import Connection
 
 PETS = [
     {"id": "cats", "text": "Cats chase mice in the garden.", "metadata": {"owner": "ann"}},
@@ -129,15 +131,20 @@ def test_a_large_index_takes_the_shares_of_common_words_from_postgres(
         conn.execute("ANALYZE vector_index.chunks_1")
         build = builds.live(conn, application.index.name)
         assert build is not None
-        counted = search.read_words(conn, build, "elm tree zebra")
-        monkeypatch.setattr(search, "EXACTLY_COUNTED", 50)
+        counted = rarity.read_words(conn, build, "elm tree zebra")
+        monkeypatch.setattr(rarity, "EXACTLY_COUNTED", 50)
         requested: list[list[str]] = []
-        count = search._count
-        monkeypatch.setattr(search, "_count", lambda *args: requested.append(args[2]) or count(*args))
-        estimated = search.read_words(conn, build, "elm tree zebra")
+        count = rarity._count
+
+        def counting(conn: Connection, build: Build, words: list[str], *, most: int) -> dict[str, int]:
+            requested.append(words)
+            return count(conn, build, words, most=most)
+
+        monkeypatch.setattr(rarity, "_count", counting)
+        estimated = rarity.read_words(conn, build, "elm tree zebra")
     assert estimated.finding == counted.finding
     assert dict(estimated.weights) == pytest.approx(dict(counted.weights), rel=0.01)
-    assert requested == [["'zebra'"]]
+    assert requested == [["'zebra'"], []]
 
 
 def test_hybrid_weights_of_an_index_choose_between_the_rankings(application: Application) -> None:

@@ -9,7 +9,7 @@ from worker.index import Index
 from worker.search.queries import SearchQuery, SimilarQuery
 from worker.search.retrieval import retrieve
 from worker.search.similar import find_similar
-from worker.store import search
+from worker.store import rarity, search
 
 SMALL, LARGE = 2_500, 25_000
 
@@ -17,8 +17,8 @@ SMALL, LARGE = 2_500, 25_000
 @pytest.fixture(autouse=True)
 def bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bounds that both crowds exceed, as a crowd of 100,000 exceeds the usual ones."""
-    for name in ("EXACT_CHUNKS", "LEXICAL_CHUNKS", "RANKED_CHUNKS"):
-        monkeypatch.setattr(search, name, 2_000)
+    for module, name in ((search, "EXACT_CHUNKS"), (rarity, "LEXICAL_CHUNKS"), (search, "RANKED_CHUNKS")):
+        monkeypatch.setattr(module, name, 2_000)
 
 
 @pytest.mark.slow

@@ -28,7 +28,13 @@ from worker.store import builds, connection, schema
 from worker.store.filters import compile_filter
 from worker.store.statements import BUILD_TABLES
 
-RECIPE = {"dimensions": 8, "distance": "cosine", "language": "english", "vector_type": "vector"}
+RECIPE = {
+    "dimensions": 8,
+    "distance": "cosine",
+    "language": "english",
+    "language_field": None,
+    "vector_type": "vector",
+}
 
 # names of everything in the schema that can have a comment, with the comment
 COMMENTS = """

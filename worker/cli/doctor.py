@@ -34,7 +34,7 @@ from worker.protocols import EmbeddingBackend
 from worker.recipes import Recipe, most_inputs, probe
 from worker.services import attach
 from worker.sources import reading
-from worker.store import builds, connection, outbox, schema, spelling
+from worker.store import builds, connection, languages, outbox, schema, spelling
 
 MINIMUM_REDIS = (6, 2)
 MAX_MEMORY_SHARE = 0.8  # of the broker's maxmemory
@@ -42,6 +42,7 @@ MOST_WORDS = 256  # that a check sends in one request
 WORD_TOKENS = 8  # of a word in a request of BATCH_SIZE words, at most
 PROMPT = "Say ok."
 SHOWN_CHARACTERS = 40  # of an answer
+MAX_LANGUAGES = 5  # unknown ones that are shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,13 +203,26 @@ def _indexes(configuration: Configuration) -> str:
 
 def _words(configuration: Configuration) -> str:
     with connection.checkout(_database_url(configuration)) as conn:
-        return check_words(conn, {index.language for index in configuration.indexes.values()})
+        kept = check_words(conn, {index.language for index in configuration.indexes.values()})
+        return "; ".join([kept, *_unknown_languages(conn, configuration.indexes)])
 
 
-def check_words(conn: connection.Connection, languages: Iterable[str]) -> str:
+def _unknown_languages(conn: connection.Connection, indexes: Iterable[str]) -> Iterator[str]:
+    """Say of each index which unknown languages its documents name."""
+    for name in indexes:
+        live = builds.live(conn, name)
+        if live is not None and (unknown := languages.named(conn, live)[1]):
+            shown = ", ".join(f"{value!r:.40}" for value in list(unknown)[:MAX_LANGUAGES])
+            yield (
+                f"{counted(sum(unknown.values()), 'document')} of {name} name an unknown language in "
+                f"{live.language_field!r} ({shown}) and have LANGUAGE {live.language!r}: use codes such as 'de'"
+            )
+
+
+def check_words(conn: connection.Connection, configurations: Iterable[str]) -> str:
     """Check that Postgres takes each word as the index spells it. Raises SettingsError."""
-    languages = sorted(languages)
-    for language in dict.fromkeys(["simple", *languages]):
+    configurations = sorted(configurations)
+    for language in dict.fromkeys(["simple", *configurations]):
         if misread := spelling.misread(conn, language):
             fix = (
                 "create the database with LOCALE_PROVIDER builtin BUILTIN_LOCALE 'C.UTF-8' TEMPLATE template0"
@@ -219,7 +233,7 @@ def check_words(conn: connection.Connection, languages: Iterable[str]) -> str:
                 f"the text search configuration {language} drops or parts the words {', '.join(misread)}, so search "
                 f"misses words of their kind: {fix}"
             )
-    return f"kept whole by {', '.join(languages)}"
+    return f"kept whole by {', '.join(configurations)}"
 
 
 def _outbox(configuration: Configuration) -> str:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from worker.indexing.sampling import Estimate, Sample
 from worker.search import retrieval
 from worker.search.embedding import embed_questions
 from worker.search.queries import MODES, SearchQuery
-from worker.store import connection, indexes, samples, statistics
+from worker.store import connection, indexes, languages, samples, statistics
 from worker.store.builds import Build
 from worker.store.connection import Connection
 from worker.store.filling import Unfilled
@@ -200,7 +200,10 @@ def _scores(
     found = {mode: {side: Scores(limit=LIMIT) for side in ("old", "new")} for mode in MODES}
     for build in (sample.old, sample.new):
         statistics.analyze(session, build)
-    sides = {"old": sample.old, "new": sample.new}
+    sides = {
+        side: replace(build, languages=languages.named(session, build)[0])
+        for side, build in (("old", sample.old), ("new", sample.new))
+    }
     weights = target.settings.hybrid_weights
     with progress_bar("searching", MofNCompleteColumn(), total=len(judged)) as update:
         for question in judged:

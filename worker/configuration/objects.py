@@ -150,6 +150,16 @@ class IndexSettings:
             example='"german"',
         ),
     ] = "english"
+    language_field: Annotated[
+        Name | None,
+        Setting(
+            meaning="A metadata field that names the language of a document: a code such as `de` or `pt-BR`, or a "
+            "text-search configuration such as `german`. A code without a configuration, such as `ja`, is `simple`. A "
+            "document without the field, or with an unknown value, has the `LANGUAGE` of the index. "
+            "`vector-index rebuild` applies a change, without a request to the model.",
+            example='"language"',
+        ),
+    ] = None
     hybrid_weights: Annotated[
         Weights,
         Setting(

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import KW_ONLY, dataclass, field
+from functools import cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -106,6 +107,12 @@ def pause(backend: str, seconds: float) -> None:
     if families := metrics.counting():
         families.pauses.labels(backend).inc()
         families.pause_seconds.labels(backend).inc(seconds)
+
+
+@cache
+def unknown_language(index: str, field: str) -> None:
+    """Documents name an unknown language in this metadata field; logged once per process."""
+    logger.warning("unknown_language", extra=log_fields(index=index, field=field))
 
 
 def staged(index: str, task_id: str | None, ids: Sequence[str], accepted: int) -> None:

@@ -42,6 +42,7 @@ FIELDS: Mapping[str, str] = {
     "queues": "names of the queues",
     "read": "documents that the source returned",
     "file": "a file, or a line of it",
+    "field": "the metadata field that LANGUAGE_FIELD names",
     "files": "number of files",
     "names": "the first files, at most 20",
     "reason": "an `outcome`, `died`, or a sentence",
@@ -149,6 +150,12 @@ EVENTS: Mapping[str, LogEvent] = {
         level="warning",
         fields=("backend", "inputs", "fix"),
         meaning="The provider refuses requests of BATCH_SIZE inputs; this process sends fewer from now on.",
+    ),
+    "unknown_language": LogEvent(
+        level="warning",
+        fields=("index", "field"),
+        meaning="Documents of the index name an unknown language, so they have its LANGUAGE; once per process. "
+        "`vector-index doctor` shows the names.",
     ),
     "provider_pause": LogEvent(
         level="warning",

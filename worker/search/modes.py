@@ -19,20 +19,12 @@ from worker.search.passages import ScoredHit
 from worker.search.queries import SearchQuery
 from worker.search.ranking import fused_score, mean_vector, mean_weights
 from worker.search.similarity import passes_threshold, scaled, vector_score
-from worker.store import search
+from worker.store import rarity, search
 from worker.store.builds import Build
 from worker.store.connection import Connection
 from worker.store.filters import Filter
-from worker.store.search import (
-    NO_WORDS,
-    NOTHING,
-    QUESTION_LEXEMES,
-    RAREST_LEXEMES,
-    Excluded,
-    Found,
-    Hit,
-    Words,
-)
+from worker.store.rarity import NO_WORDS, QUESTION_LEXEMES, RAREST_LEXEMES, Words
+from worker.store.search import NOTHING, Excluded, Found, Hit
 
 # The best contents of each ranking that hybrid mode fuses. The other contents follow them, by vector, on every page.
 FUSED = 100
@@ -89,7 +81,10 @@ class Ranker:
         """The words of the question; none where the query does not search by words."""
         if self.query.mode == "vector":
             return NO_WORDS
-        each = [search.read_words(self.connection, self.build, clean(text)) for text in self.query.texts]
+        each = [
+            rarity.read_words(self.connection, self.build, clean(text), self.query.filter)
+            for text in self.query.texts
+        ]
         return _fused_words(each)
 
     @cached_property

@@ -40,7 +40,9 @@ class Build:
     index: str  # its name
     state: str  # filling, closing, live or retired
     recipe: Mapping[str, Any]
-    quantised: bool = False  # its vector index has one bit a number; only the live build of a search knows
+    # only the live build of a search knows:
+    quantised: bool = False  # its vector index has one bit a number
+    languages: Sequence[str] = ()  # of its documents, beside its own
 
     def sql(self, file: str, name: str) -> sql.Composed:
         """A statement with the names of this build's tables."""
@@ -54,6 +56,12 @@ class Build:
     def language(self) -> str:
         """Its text search configuration."""
         return str(self.recipe["language"])
+
+    @property
+    def language_field(self) -> str | None:
+        """The metadata field that names the language of a document, as a dotted path."""
+        field: str | None = self.recipe["language_field"]
+        return field
 
     def shares_vectors(self, other: "Build") -> bool:
         """Whether a vector of this build serves the other one, if the embedded string is the same."""

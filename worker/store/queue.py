@@ -16,9 +16,10 @@ from psycopg import sql
 from psycopg.rows import namedtuple_row
 
 from worker.documents import Chunk
-from worker.store import builds
+from worker.store import builds, languages
 from worker.store.builds import Build
 from worker.store.connection import Connection, retry_on_deadlock
+from worker.store.languages import Language
 from worker.store.statements import statements, tables
 
 PRIORITIES = (0, 1, 2)  # jobs, reindexing, rebuilding
@@ -202,6 +203,7 @@ def split(connection: Connection, held: Claim, cut: Sequence[tuple[Input, Sequen
         parameters |= {
             "docs": docs,
             "language": build.language,
+            **_markers(languages.noted(connection, build)),
             "priority": min(priority for _, priority in given_up),
         }
         # elsewhere the same string may be split differently into heading and text: it is queued again, and cut later
@@ -236,6 +238,15 @@ def _columns(cut: Sequence[tuple[Input, Sequence[Chunk]]]) -> dict[str, list[Any
         "piece_texts": [piece.text for _, _, piece in each],
         "piece_words": [piece.words.words for _, _, piece in each],
         "piece_parts": [piece.words.parts for _, _, piece in each],
+    }
+
+
+def _markers(found: Sequence[Language]) -> dict[str, list[str]]:
+    """Languages as the arrays of the statement `replace_chunks`."""
+    return {
+        "markers": [language.marker for language in found],
+        "configurations": [language.configuration for language in found],
+        "tags": [language.tag for language in found],
     }
 
 

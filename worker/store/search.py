@@ -2,9 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, replace
-from itertools import accumulate
-from math import fsum, log
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -15,8 +13,8 @@ from psycopg import IsolationLevel, sql
 from worker.store.builds import OPERATORS, Build
 from worker.store.connection import Connection
 from worker.store.filters import EVERYTHING, Filter
+from worker.store.rarity import NO_WORDS, Words
 from worker.store.statements import statement, statements, tables
-from worker.words import is_single, question_words
 
 TIMEOUT_SECONDS = 20  # of a statement of a search
 DOCUMENTS_PER_CONTENT = 3  # rows of a paragraph that thousands of documents share
@@ -30,14 +28,6 @@ RESCORED, MIN_RESCORED = 10, 200
 ALL_CHUNKS = 2**62
 
 MIN_KEY, MAX_KEY = -(2**63), 2**63 - 1  # of a text: bigint
-
-# Limits for the words of a question, which bound the time of the lexical half: it reads every chunk with one of them.
-QUESTION_CHARACTERS = 10_000
-QUESTION_LEXEMES = 32
-RAREST_LEXEMES = 8
-LEXICAL_CHUNKS = 5_000
-# Chunks of an index. Of a larger one, Postgres estimates how many there are, and how many have its commonest words.
-EXACTLY_COUNTED = 20_000
 
 # Of an average chunk: 26 (Arabic) to 49 (English) lexemes of words in chunks of up to 240 tokens
 LEXEMES_PER_TOKEN = 0.2
@@ -94,18 +84,6 @@ class Excluded:
 
 
 NOTHING = Excluded()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Words:
-    """The lexemes of a question, in the syntax of tsquery."""
-
-    finding: Sequence[str] = ()  # the rarest that occur in chunks: chunks with one of them are ranked
-    # of those that occur in chunks; 1.0 in total at most
-    weights: Mapping[str, float] = field(default_factory=dict)
-
-
-NO_WORDS = Words()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,47 +170,6 @@ def nearest(
     if found.contents < candidates:
         found, _ = run("exact", "chosen_by_filter", most=ALL_CHUNKS)
     return found
-
-
-def read_words(connection: Connection, build: Build, text: str) -> Words:
-    """Look up how rare the lexemes of a question are; no words for stop words only.
-
-    Those that find chunks occur together in at most LEXICAL_CHUNKS chunks, but there is at least one. The weight of a
-    lexeme is its inverse document frequency, as in BM25, divided by the sum over the question: so a chunk without the
-    rare words has a low relevance, even if no chunk has them.
-    """
-    values = {
-        "text": question_words(text[:QUESTION_CHARACTERS]),
-        "language": build.language,
-        "lexemes": QUESTION_LEXEMES,
-        "table": f"chunks_{build.build}",
-        "exactly": EXACTLY_COUNTED,
-    }
-    rows = connection.execute(build.sql("search.sql", "lexemes"), values).fetchall()
-    if not rows:
-        return NO_WORDS
-    total = rows[0][1]
-    chunks = {_quoted(lexeme): round(share * total) for lexeme, _, share in rows if share is not None}
-    chunks |= _count(connection, build, [_quoted(lexeme) for lexeme, _, share in rows if share is None])
-    total = max(total, *chunks.values())
-    rarities = {word: log(1 + (total - count + 0.5) / (count + 0.5)) for word, count in chunks.items()}
-    known = sorted((word for word in chunks if chunks[word]), key=lambda word: (chunks[word], word))
-    sums = accumulate(chunks[word] for word in known[:RAREST_LEXEMES])
-    within = sum(1 for chunks_so_far in sums if chunks_so_far <= LEXICAL_CHUNKS)
-    every = fsum(rarities.values())
-    return Words(finding=known[: max(within, 1)], weights={word: rarities[word] / every for word in known})
-
-
-def _count(connection: Connection, build: Build, words: Sequence[str]) -> dict[str, int]:
-    """The number of chunks with each lexeme, at most LEXICAL_CHUNKS."""
-    if not words:
-        return {}
-    values = {f"lexeme_{at}": word for at, word in enumerate(words)}
-    frequency = sql.SQL(statements("search.sql")["frequency"])
-    counts = [frequency.format(lexeme=sql.Placeholder(name), **tables(build.build)) for name in values]
-    counting = sql.SQL("SELECT {}").format(sql.SQL(", ").join(counts))
-    [counted] = connection.execute(counting, values | {"most": LEXICAL_CHUNKS}).fetchall()
-    return dict(zip(words, counted, strict=True))
 
 
 def lexical(
@@ -350,11 +287,6 @@ def _operator(build: Build) -> dict[str, sql.Composable]:
         "vector": sql.SQL(build.vector),
         "bits": sql.Literal(build.dimensions),
     }
-
-
-def _quoted(lexeme: str) -> str:
-    """A lexeme in the syntax of tsquery; a single character finds the pairs that begin with it."""
-    return "'" + lexeme.replace("\\", "\\\\").replace("'", "''") + ("':*" if is_single(lexeme) else "'")
 
 
 def _vector(build: Build, query: NDArray[np.float32]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import time
 from typing import Any
 
+from worker.store import languages
 from worker.store.builds import Build
 from worker.store.connection import Connection, retry_on_deadlock
 from worker.store.statements import statement
@@ -38,7 +39,7 @@ def _spell_batch(connection: Connection, build: Build) -> int:
         place = connection.execute(statement("spelling.sql", "place"), values).fetchone()
         if place is None:
             return 0
-        values |= {"rev": place[0], "ordinal": place[1], "language": build.language}
+        values |= {"rev": place[0], "ordinal": place[1]}
         rows = connection.execute(build.sql("spelling.sql", "next"), values).fetchall()
         if not rows:
             connection.execute(statement("spelling.sql", "finish"), values)
@@ -47,11 +48,15 @@ def _spell_batch(connection: Connection, build: Build) -> int:
         if not connection.execute(statement("spelling.sql", "move"), values).rowcount:
             return 0
         words = [index_words(heading, text) for _, _, heading, text in rows]
+        named = languages.of_revisions(connection, build, [rev for rev, _, _, _ in rows])
+        spoken = [named.get(rev, languages.own(build)) for rev, _, _, _ in rows]
         values |= {
             "revs": [rev for rev, _, _, _ in rows],
             "ordinals": [ordinal for _, ordinal, _, _ in rows],
             "words": [each.words for each in words],
             "parts": [each.parts for each in words],
+            "configurations": [language.configuration for language in spoken],
+            "tags": [language.tag for language in spoken],
         }
         connection.execute(build.sql("spelling.sql", "spell"), values)
         return len(rows)

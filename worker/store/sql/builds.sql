@@ -41,7 +41,8 @@ SELECT build, index_id, name AS index, state, recipe FROM vector_index.builds JO
 WHERE state IN ('filling', 'closing', 'live') AND paused_at IS NULL ORDER BY build
 
 -- name: live: the build that searches of an index read
-SELECT b.build, b.index_id, i.name AS index, b.state, b.recipe, b.quantised
+SELECT b.build, b.index_id, i.name AS index, b.state, b.recipe, b.quantised,
+    ARRAY(SELECT language FROM vector_index.languages l WHERE l.build = b.build ORDER BY language) AS languages
 FROM vector_index.indexes i JOIN vector_index.builds b ON b.build = i.live_build
 WHERE i.name = %(name)s
 

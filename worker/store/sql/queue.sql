@@ -78,7 +78,7 @@ WITH failed AS (
 SELECT id FROM failed JOIN vector_index.documents USING (doc) ORDER BY id
 
 -- name: replace_chunks: replace each large chunk by its pieces in the wanted revisions of locked documents, and
--- renumber the chunks behind it. The window reads every deleted row before the first insert, so ordinals stay unique
+-- renumber the chunks behind it. Pieces keep the language, which its marker tells. The window reads every deleted row before the first insert, so ordinals stay unique
 WITH large AS (
     SELECT * FROM unnest(%(hashes)s::bytea[], %(headings)s::text[], %(texts)s::text[], %(sizes)s::int[])
         AS l (hash, heading, text, size)
@@ -100,8 +100,12 @@ INSERT INTO {chunks} (rev, ordinal, hash, start, "end", tokens, heading, text, l
 SELECT rev, ordinal + added, hash, start, "end", tokens, heading, text, lexemes FROM moved WHERE NOT is_large
 UNION ALL
 SELECT m.rev, m.ordinal + m.added + p.at, p.hash, m.start + p.start, m.start + p."end", p.tokens, p.heading, p.text,
-    to_tsvector(%(language)s::regconfig, p.words) || setweight(to_tsvector(%(language)s::regconfig, p.parts), 'B')
-FROM moved m JOIN pieces p ON p.of = m.hash WHERE m.is_large
+    {lexemes}
+FROM moved m JOIN pieces p ON p.of = m.hash
+LEFT JOIN unnest(%(markers)s::text[], %(configurations)s::text[], %(tags)s::text[]) AS l (marker, named, mark)
+    ON m.lexemes @@ l.marker::tsquery
+CROSS JOIN LATERAL (SELECT coalesce(l.named, %(language)s) AS configuration, coalesce(l.mark, '') AS tag) AS spoken
+WHERE m.is_large
 
 -- name: queue_pieces: queue the pieces that documents want and that have no vector, by hash
 INSERT INTO {pending} (hash, tokens, priority, visible_at)

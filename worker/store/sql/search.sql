@@ -105,8 +105,9 @@ visible AS MATERIALIZED (
 -- name: cosine: of the angle between the vector of a hit and the question's
 1 - (SELECT embedding <=> %(query)b::{vector} FROM {embeddings} WHERE hash = h.hash)
 
--- name: lexemes: lexemes of a question, in order; the number of chunks, exactly up to %(exactly)s and else estimated from
--- the size of the table; and in a larger index the share of chunks with this lexeme, if it is one of the commonest
+-- name: lexemes: lexemes of a question in each language, in order, and an empty one for the marker of each language with a
+-- tag; the number of chunks, exactly up to %(exactly)s and else estimated from the size of the table; and in a larger
+-- index the share of chunks with this lexeme, if it is one of the commonest
 WITH estimate AS (
     SELECT reltuples / greatest(relpages, 1) * (pg_relation_size(oid) / current_setting('block_size')::int) AS chunks
     FROM pg_class WHERE oid = '{chunks}'::regclass
@@ -119,10 +120,18 @@ WITH estimate AS (
         unnest(most_common_elems::text::text[], most_common_elem_freqs) AS common (lexeme, share)
     WHERE schemaname = 'vector_index' AND tablename = %(table)s AND attname = 'lexemes'
         AND (SELECT chunks FROM size) >= %(exactly)s
+), asked AS (
+    SELECT * FROM unnest(%(configurations)s::text[], %(tags)s::text[]) AS asked (configuration, tag)
+), found AS (
+    SELECT tag, lexeme, place, CASE tag WHEN '' THEN lexeme ELSE concat(tag, '|', lexeme) END AS stored
+    FROM asked CROSS JOIN LATERAL (
+        SELECT lexeme, positions[1] AS place FROM unnest(to_tsvector(configuration::regconfig, %(text)s))
+        ORDER BY place, lexeme LIMIT %(lexemes)s
+    ) AS of_question
+    UNION ALL SELECT tag, '', 0, concat('|', tag) FROM asked WHERE tag <> ''
 )
-SELECT lexeme, (SELECT chunks FROM size) AS total, share
-FROM unnest(to_tsvector(%(language)s::regconfig, %(text)s)) LEFT JOIN common USING (lexeme)
-ORDER BY positions[1], lexeme LIMIT %(lexemes)s
+SELECT tag, found.lexeme, (SELECT chunks FROM size) AS total, share
+FROM found LEFT JOIN common ON common.lexeme = found.stored ORDER BY tag, place, found.lexeme
 
 -- name: frequency: number of chunks with a lexeme, up to a bound. As a parameter, Postgres knows how frequent it is; as
 -- a column of a table it would not, and would scan the chunks

@@ -13,10 +13,10 @@ ORDER BY rev, ordinal LIMIT %(chunks)s
 -- name: spell: replace the lexemes of chunks that exist, where they differ
 UPDATE {chunks} c SET lexemes = n.lexemes FROM (
     SELECT rev, ordinal,
-        to_tsvector(%(language)s::regconfig, words) || setweight(to_tsvector(%(language)s::regconfig, parts), 'B')
-        AS lexemes
-    FROM unnest(%(revs)b::bigint[], %(ordinals)b::int[], %(words)b::text[], %(parts)b::text[])
-        AS w (rev, ordinal, words, parts)
+        {lexemes} AS lexemes
+    FROM unnest(%(revs)b::bigint[], %(ordinals)b::int[], %(words)b::text[], %(parts)b::text[],
+        %(configurations)b::text[], %(tags)b::text[])
+        AS w (rev, ordinal, words, parts, configuration, tag)
 ) n
 WHERE c.rev = n.rev AND c.ordinal = n.ordinal AND c.lexemes <> n.lexemes
 

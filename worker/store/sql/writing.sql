@@ -27,10 +27,11 @@ COPY vector_index.revisions (rev, doc, title, metadata, text) FROM STDIN (FORMAT
 -- name: insert_chunks: insert chunks, with the lexemes of their words; those of parts have the label B
 INSERT INTO {chunks} (rev, ordinal, hash, start, "end", tokens, heading, text, lexemes)
 SELECT rev, ordinal, hash, start, "end", tokens, heading, text,
-    to_tsvector(%(language)s::regconfig, words) || setweight(to_tsvector(%(language)s::regconfig, parts), 'B')
+    {lexemes}
 FROM unnest(%(revs)b::bigint[], %(ordinals)b::int[], %(hashes)b::bytea[], %(starts)b::int[], %(ends)b::int[],
-    %(tokens)b::int[], %(headings)b::text[], %(texts)b::text[], %(words)b::text[], %(parts)b::text[])
-    AS n (rev, ordinal, hash, start, "end", tokens, heading, text, words, parts)
+    %(tokens)b::int[], %(headings)b::text[], %(texts)b::text[], %(words)b::text[], %(parts)b::text[],
+    %(configurations)b::text[], %(tags)b::text[])
+    AS n (rev, ordinal, hash, start, "end", tokens, heading, text, words, parts, configuration, tag)
 
 -- name: move_heads: make the new revisions the newest ones
 UPDATE vector_index.documents d

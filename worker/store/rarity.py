@@ -1,0 +1,117 @@
+"""The words of a question, and how rare each is in an index: counted, and of large indexes partly estimated."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from math import fsum, log
+from typing import Any
+
+from psycopg import sql
+
+from worker.languages import tagged
+from worker.store import languages
+from worker.store.builds import Build
+from worker.store.connection import Connection
+from worker.store.languages import Language
+from worker.store.statements import statements, tables
+from worker.words import is_single, question_words
+
+# Limits for the words of a question, which bound the time of the lexical half: it reads every chunk with one of them.
+QUESTION_CHARACTERS = 10_000
+QUESTION_LEXEMES = 32  # in each language
+RAREST_LEXEMES = 8
+LEXICAL_CHUNKS = 5_000
+# Chunks of an index. Of a larger one, Postgres estimates how many there are, and how many have its commonest words.
+EXACTLY_COUNTED = 20_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Words:
+    """The lexemes of a question, in the syntax of tsquery."""
+
+    finding: Sequence[str] = ()  # the rarest that occur in chunks: chunks with one of them are ranked
+    # of those that occur in chunks; 1.0 in total at most, in each language
+    weights: Mapping[str, float] = field(default_factory=dict)
+
+
+NO_WORDS = Words()
+
+
+def read_words(
+    connection: Connection, build: Build, text: str, filter: Mapping[str, Any] | None = None
+) -> Words:
+    """Look up how rare the lexemes of a question are; no words for stop words only.
+
+    A question has the lexemes of each language of the index, or of the one that the filter names. A chunk has lexemes
+    of one language alone, so its relevance is that in its language. Per language, those that find chunks occur together
+    in at most LEXICAL_CHUNKS chunks, but there is at least one. The weight of a lexeme is its inverse document
+    frequency among the chunks of its language, as in BM25, divided by the sum over the question: so a chunk without the
+    rare words has a low relevance, even if no chunk has them.
+    """
+    asked = languages.asked(connection, build, filter)
+    values: dict[str, Any] = {
+        "text": question_words(text[:QUESTION_CHARACTERS]),
+        "configurations": [language.configuration for language in asked],
+        "tags": [language.tag for language in asked],
+        "lexemes": QUESTION_LEXEMES,
+        "table": f"chunks_{build.build}",
+        "exactly": EXACTLY_COUNTED,
+    }
+    rows = connection.execute(build.sql("search.sql", "lexemes"), values).fetchall()
+    if not any(lexeme for _, lexeme, _, _ in rows):
+        return NO_WORDS
+    total, counts = rows[0][2], _counts(connection, build, rows)
+    sizes = {language.tag: counts[language.marker] for language in asked if language.tag}
+    finding: list[str] = []
+    weights: dict[str, float] = {}
+    for tag in (language.tag for language in asked):
+        words = [_quoted(lexeme, tag) for of, lexeme, _, _ in rows if lexeme and of == tag]
+        size = sizes.get(tag, total - sum(sizes.values()))
+        found = _weigh({word: counts[word] for word in words}, size)
+        finding += found.finding
+        weights |= found.weights
+    return Words(finding=finding, weights=weights)
+
+
+def _weigh(chunks: Mapping[str, int], size: int) -> Words:
+    """Weigh the lexemes of one language, given with the number of chunks that have each, of `size` chunks."""
+    total = max([size, *chunks.values()])
+    rarities = {word: log(1 + (total - count + 0.5) / (count + 0.5)) for word, count in chunks.items()}
+    known = sorted((word for word in chunks if chunks[word]), key=lambda word: (chunks[word], word))
+    sums = accumulate(chunks[word] for word in known[:RAREST_LEXEMES])
+    within = sum(1 for chunks_so_far in sums if chunks_so_far <= LEXICAL_CHUNKS)
+    every = fsum(rarities.values())
+    return Words(finding=known[: max(within, 1)], weights={word: rarities[word] / every for word in known})
+
+
+def _counts(connection: Connection, build: Build, rows: Sequence[Sequence[Any]]) -> dict[str, int]:
+    """The number of chunks with each lexeme and each marker: estimated where a row has a share, else counted."""
+    counts: dict[str, int] = {}
+    words: list[str] = []
+    markers: list[str] = []
+    for tag, lexeme, total, share in rows:
+        word = _quoted(lexeme, tag) if lexeme else Language(configuration="", tag=tag).marker
+        if share is None:
+            (words if lexeme else markers).append(word)
+        else:
+            counts[word] = round(share * total)
+    counts |= _count(connection, build, words, most=LEXICAL_CHUNKS)
+    return counts | _count(connection, build, markers, most=EXACTLY_COUNTED)
+
+
+def _count(connection: Connection, build: Build, words: Sequence[str], *, most: int) -> dict[str, int]:
+    """The number of chunks with each lexeme, at most `most`."""
+    if not words:
+        return {}
+    values = {f"lexeme_{at}": word for at, word in enumerate(words)}
+    frequency = sql.SQL(statements("search.sql")["frequency"])
+    counts = [frequency.format(lexeme=sql.Placeholder(name), **tables(build.build)) for name in values]
+    counting = sql.SQL("SELECT {}").format(sql.SQL(", ").join(counts))
+    [counted] = connection.execute(counting, values | {"most": most}).fetchall()
+    return dict(zip(words, counted, strict=True))
+
+
+def _quoted(lexeme: str, tag: str) -> str:
+    """A lexeme in the syntax of tsquery; a single character finds the pairs that begin with it."""
+    stored = tagged(lexeme, tag).replace("\\", "\\\\").replace("'", "''")
+    return f"'{stored}'" + (":*" if is_single(lexeme) else "")
