@@ -19,6 +19,7 @@ app = Celery("library", broker=BROKER_URL, backend=BROKER_URL)
 app.conf.task_routes = {
     "tasks.search": "vector_index.chat",
     "tasks.find_similar": "vector_index.chat",
+    "tasks.embed_texts": "vector_index.chat",
     "tasks.chat": "vector_index.chat",
     "tasks.*": "vector_index",
 }

@@ -105,6 +105,17 @@ class Row(TypedDict):
     ]
 
 
+class EmbeddedTexts(TypedDict):
+    """Vectors of your own texts."""
+
+    vectors: Annotated[
+        list[list[float]], Meaning("a vector for each text, in order, with the digits of four bytes")
+    ]
+    model: Annotated[str, Meaning("name of the model")]
+    dimensions: Annotated[int, Meaning("the length of each vector")]
+    tokens: Annotated[int, Meaning("tokens of all texts with their prefixes, as the worker counts them")]
+
+
 class SourceRow(Row):
     """A passage that the chat model was given."""
 

@@ -189,6 +189,16 @@ def rate_limit_account(kind: str, settings: EmbeddingBackendSettings | ChatBacke
     return f"{kind}:{digest(json.dumps(told, default=lambda value: type(value).__name__)).hex()[:32]}"
 
 
+def embedder(name: object) -> Embedder:
+    """Return the embedding backend of that name with its rate limits. Raises InvalidQuery, SettingsError."""
+    known = configuration.current().embedding_backends
+    if not isinstance(name, str) or name not in known:
+        raise InvalidQuery(
+            f"embedding_backend {name!r:.100} is not in EMBEDDING_BACKENDS: choose {', '.join(sorted(known))}"
+        )
+    return Embedder(settings=known[name], backend=embedding_backend(name), budget=embedding_budget(name))
+
+
 def make_backend(settings: EmbeddingBackendSettings) -> EmbeddingBackend:
     """Make an embedding backend of the settings' CLASS. Raises SettingsError."""
     made: EmbeddingBackend = _make(settings)

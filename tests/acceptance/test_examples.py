@@ -16,6 +16,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 QUEUE_OF = {
     "search": "vector_index.chat",
     "find_similar": "vector_index.chat",
+    "embed_texts": "vector_index.chat",
     "chat": "vector_index.chat",
     "index_documents": "vector_index",
     "delete_documents": "vector_index",

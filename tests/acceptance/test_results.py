@@ -51,6 +51,7 @@ CALLS: list[tuple[str, dict[str, Any]]] = [
     ("search", {"query": "how long may I keep a book?"}),
     ("search", {"query": "book", "mode": "text"}),
     ("find_similar", {"document_id": 1}),
+    ("embed_texts", {"texts": ["A book.", "A film."]}),
     ("chat", {"question": "How long may I keep a book?"}),
     ("chat", {"question": "How long may I keep a book?", "filter": {"branch": "none"}}),
     ("status", {}),

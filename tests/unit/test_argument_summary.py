@@ -35,6 +35,8 @@ PETS = [{"id": 1, "text": "x" * 7_000}, {"id": 2, "text": "é" * 3_500}, {"id": 
             {"question": "Who?", "history": [{}, {}], "chat_backend": "x", "stream": True},
             "question of 4 B, 2 turns, stream, index default",
         ),
+        (("texts", "kind", "index"), {"texts": ["Who?", 7], "kind": "query"}, "2 texts, 4 B, index default"),
+        (("texts", "kind", "index"), {"texts": "secret", "kind": "secret"}, "odd texts, index default"),
         (("full", "allow_shrink", "index"), {"full": True, "allow_shrink": False}, "full, index default"),
         (("keep_old", "rollback", "index"), {"keep_old": True}, "keep old, index default"),
         ((), {}, "no arguments"),

@@ -34,6 +34,7 @@ from worker.store import connection
 
 TASK_MODULES = (
     "tasks.chat",
+    "tasks.embedding",
     "tasks.indexes",
     "tasks.indexing",
     "tasks.maintenance",
@@ -54,6 +55,7 @@ STATIC: dict[str, Any] = {
         "tasks.sweep": EMBED,
         "tasks.search": CHAT,
         "tasks.chat": CHAT,
+        "tasks.embed_texts": CHAT,
         "tasks.find_similar": CHAT,
         "tasks.status": CHAT,
         "tasks.failures": CHAT,

@@ -3,7 +3,12 @@
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 # by parameter; of all others a flag that is set is shown by its name, and nothing else
-COUNTED = {"documents": ("document", "documents"), "ids": ("id", "ids"), "history": ("turn", "turns")}
+COUNTED = {
+    "documents": ("document", "documents"),
+    "ids": ("id", "ids"),
+    "history": ("turn", "turns"),
+    "texts": ("text", "texts"),
+}
 SIZED = ("query", "question")
 NUMBERED = ("limit", "offset")
 NUMBERS = range(1_000_001)
@@ -40,6 +45,8 @@ def _parts(name: str, value: object) -> Iterator[str]:
         yield _count(len(value), *COUNTED[name])
         if name == "documents":
             yield _size(_texts(value))
+        elif name == "texts":
+            yield _size(text for text in value if isinstance(text, str))
     elif name in SIZED and isinstance(value, str):
         yield f"{name} of {_size([value])}"
     elif name in NUMBERED and isinstance(value, int) and value is not True and value in NUMBERS:
