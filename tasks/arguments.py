@@ -3,11 +3,18 @@
 from typing import Annotated, Any
 
 from worker.reference import Meaning
-from worker.search.queries import MAX_LIMIT, MAX_OFFSET, MAX_QUERIES, MODES
+from worker.search.queries import MAX_INDEXES, MAX_LIMIT, MAX_OFFSET, MAX_QUERIES, MODES
 
 FILTERS = "[filter](../how-to/search.md#filters) over metadata"
 
 Index = Annotated[str, Meaning("name of an index in the settings")]
+Indexes = Annotated[
+    list[str] | None,
+    Meaning(
+        f"instead of `index`: 1 to {MAX_INDEXES} indexes, searched as one; each row names its `index`",
+        type="list of strings",
+    ),
+]
 AnyIndex = Annotated[str, Meaning("name of an index, in the settings or not")]
 Ids = Annotated[list[Any] | None, Meaning("ids of documents", type="list of strings or integers")]
 IdsOrAll = Annotated[

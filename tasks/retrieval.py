@@ -2,16 +2,27 @@
 
 from typing import Annotated, Any
 
-from tasks.arguments import Filter, Index, Limit, Mode, Offset, OptionalQuery, PerDocument, Queries, Threshold
+from tasks.arguments import (
+    Filter,
+    Index,
+    Indexes,
+    Limit,
+    Mode,
+    Offset,
+    OptionalQuery,
+    PerDocument,
+    Queries,
+    Threshold,
+)
 from worker import wiring
 from worker.celery.application import app
-from worker.documents import bounded_result
 from worker.documents import document_id as checked_id
 from worker.errors import InvalidDocument, InvalidQuery
+from worker.passages import bounded_result
 from worker.reference import Meaning
 from worker.results import Row
 from worker.search import retrieval, similar
-from worker.search.queries import SearchQuery, SimilarQuery
+from worker.search.queries import MAX_TEXT_CHARACTERS, SearchQuery, SimilarQuery, checked_indexes
 
 
 @app.task(name="tasks.search", resultrepr_maxsize=1)
@@ -25,6 +36,7 @@ def search(
     per_document: PerDocument = None,
     index: Index = "default",
     queries: Queries = None,
+    indexes: Indexes = None,
 ) -> list[Row]:
     """Find the passages nearest to a question, or to several questions together, best first.
 
@@ -32,8 +44,8 @@ def search(
 
     Second run: searches again. It changes nothing.
 
-    Errors: InvalidQuery, UnknownIndex, SettingsError, ProviderUnavailable, ServiceUnreachable, BuildDropped, TooLarge
-    and Refused.
+    Errors: InvalidQuery (also for indexes whose scores cannot be compared), UnknownIndex, SettingsError,
+    ProviderUnavailable, ServiceUnreachable, BuildDropped, TooLarge and Refused.
     """
     wanted = SearchQuery(
         text=query,
@@ -45,31 +57,47 @@ def search(
         per_document=per_document,
         mode=mode,
     )
-    found = retrieval.retrieve(wiring.index(index), wanted)
+    if indexes is None:
+        found = retrieval.retrieve(wiring.index(index), wanted)
+    else:
+        names = checked_indexes(indexes, index)
+        found = retrieval.retrieve_across([wiring.index(name) for name in names], wanted)
     return bounded_result(found)
 
 
 @app.task(name="tasks.find_similar", resultrepr_maxsize=1)
 def find_similar(
-    document_id: Annotated[Any, Meaning("id of an indexed document", type="string or integer")],
+    document_id: Annotated[
+        Any,
+        Meaning("id of an indexed document; this or `text` is required", type="string or integer, or null"),
+    ] = None,
     limit: Limit = 5,
     filter: Filter = None,
     similarity_threshold: Threshold = 0.0,
     include_self: Annotated[bool, Meaning("let the document itself be among the rows")] = False,
     index: Index = "default",
+    text: Annotated[
+        str | None,
+        Meaning(
+            "instead of `document_id`: a text to compare with, which need not be indexed; at most "
+            f"{MAX_TEXT_CHARACTERS:,} characters"
+        ),
+    ] = None,
 ) -> list[Row]:
-    """Find the documents nearest to an indexed one, each with its best passage, nearest first.
+    """Find the documents nearest to an indexed one, or to a text, each with its best passage, nearest first.
 
-    It compares stored vectors, without a request to the provider. A document without vectors has no neighbours yet.
+    It compares stored vectors, without a request to the provider. A text is embedded as a document is. A document
+    without vectors has no neighbours yet.
 
     Second run: searches again. It changes nothing.
 
     Errors: InvalidQuery (also for a document that the index does not have), UnknownIndex, SettingsError,
-    ServiceUnreachable and BuildDropped.
+    ServiceUnreachable and BuildDropped; with `text`, also ProviderUnavailable, TooLarge and Refused.
     """
     try:
         wanted = SimilarQuery(
-            id=checked_id(document_id),
+            id=None if document_id is None else checked_id(document_id),
+            text=text,
             limit=limit,
             filter=filter,
             similarity_threshold=similarity_threshold,

@@ -1,8 +1,8 @@
-"""Documents, the chunks that are embedded, and the passages that a search returns."""
+"""Documents, and the chunks that are embedded."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import date, time
 from decimal import Decimal
 from hashlib import blake2b
@@ -13,13 +13,11 @@ from uuid import UUID
 from worker.errors import InvalidDocument
 from worker.inline_data import without_inline_data
 from worker.reference import Meaning
-from worker.results import Row
 from worker.words import IndexWords, visible
 
 MAX_ID_CHARACTERS = 512
 MAX_TITLE_CHARACTERS = 2_000
 MAX_METADATA_BYTES = 1_000_000
-MAX_RETURNED_METADATA_BYTES = 1_000_000  # of all rows of a result, which is stored in Redis
 MIN_VERSION, MAX_VERSION = -(2**63), 2**63 - 1
 MAX_DIGITS = 640  # of an integer: Python can be set to read no longer ones, so every process can read these
 MAX_BITS = 2126  # of an integer of that many digits
@@ -135,51 +133,6 @@ class Chunk:
     tokens: int  # of the embedded string
     hash: bytes  # of the embedded string, 32 bytes
     words: IndexWords  # of heading and text
-
-
-@dataclass(frozen=True, kw_only=True)
-class Passage:
-    """A search result: consecutive chunks of one document."""
-
-    document_id: str
-    title: str
-    metadata: Mapping[str, Any]
-    text: str
-    start: int
-    end: int
-    chunks: tuple[int, int]  # ordinals of the first and the last chunk
-    score: float  # compare it only with scores of the same search
-    similarity: float | None  # 1 - cosine distance; None if it was not computed
-    metadata_omitted: bool = False  # the metadata of the rows before have filled the result
-
-    def as_json(self) -> Row:
-        row: Row = {
-            "document_id": self.document_id,
-            "title": self.title,
-            "metadata": dict(self.metadata),
-            "text": self.text,
-            "start": self.start,
-            "end": self.end,
-            "chunks": list(self.chunks),
-            "score": self.score,
-            "similarity": self.similarity,
-        }
-        if self.metadata_omitted:
-            row["metadata_omitted"] = True
-        return row
-
-
-def bounded_result(passages: Iterable[Passage]) -> list[Row]:
-    """Return the rows of a result, with at most MAX_RETURNED_METADATA_BYTES of metadata; those beyond have none."""
-    rows, left = [], MAX_RETURNED_METADATA_BYTES
-    for passage in passages:
-        size = len(json.dumps(passage.metadata))
-        if size > left:
-            passage = replace(passage, metadata={}, metadata_omitted=True)
-        else:
-            left -= size
-        rows.append(passage.as_json())
-    return rows
 
 
 def embedding_text(prefix: str, heading: str, text: str) -> str:

@@ -1,17 +1,19 @@
 """The recipe of a build: all settings that determine its chunks, vectors and lexemes."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.chunking import CHUNKER
+from worker.chunking import CHUNKER, chunk, embedding_title
 from worker.configuration import IndexSettings
+from worker.documents import Chunk
 from worker.errors import Refused, SettingsError, TooLarge, VectorIndexError
 from worker.protocols import EmbeddingBackend
 from worker.store.builds import MAX_VECTOR_DIMENSIONS
+from worker.tokens import ESTIMATE, estimate
 
 # of VECTOR_TYPE auto: above, each vector of four bytes a number fills a page of Postgres alone
 FULL_PRECISION_DIMENSIONS = 1_000
@@ -103,6 +105,10 @@ SETTINGS_OF = {
 }
 
 
+# fields of a recipe that must agree for vectors and words of two builds to be compared
+COMPARED = ("model", "dimensions", "document_prefix", "query_prefix", "distance", "language")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Difference:
     """A setting whose value differs from the one that an index was built with."""
@@ -164,6 +170,22 @@ class Recipe:
         """Return the recipe with the limit that holds now: that of the index, or a lower one of the settings."""
         return replace(self, token_limit=min(self.token_limit, backend.token_limit))
 
+    def chunks(self, text: str, backend: EmbeddingBackend, *title: str) -> list[Chunk]:
+        """Cut a cleaned text into the chunks of a document, each with the lines of the title as its heading."""
+        count = backend.count_tokens
+        return chunk(
+            text,
+            title=embedding_title(*title, token_limit=self.token_limit, count=count),
+            prefix=self.document_prefix,
+            chunk_tokens=self.chunk_tokens,
+            token_limit=self.token_limit,
+            overlap_tokens=self.overlap_tokens,
+            count=count,
+            # with an unknown tokenizer `count` is an upper bound, and would make chunks a quarter of their size
+            size=estimate if backend.tokenizer == ESTIMATE else None,
+            sections=True,
+        )
+
     def check_range(self, vectors: NDArray[np.float32]) -> None:
         """Raise SettingsError for numbers that the type of the vectors cannot hold."""
         if self.vector_type == "halfvec" and np.abs(vectors).max(initial=0.0) > MAX_HALF_NUMBER:
@@ -179,13 +201,13 @@ class Recipe:
         """Whether a backend makes the vectors of this build, as far as is known without a request to its provider."""
         return backend.model_id == self.model and known_dimensions(backend) in (None, self.dimensions)
 
-    def differences(self, wanted: "Recipe") -> list["Difference"]:
-        """What a rebuild under the wanted recipe would change."""
+    def differences(self, wanted: "Recipe", only: Collection[str] = tuple(SETTINGS_OF)) -> list["Difference"]:
+        """What a rebuild under the wanted recipe would change, of all fields or `only` of these."""
         old, new = self.as_json(), wanted.as_json()
         return [
             Difference(setting=SETTINGS_OF[field], is_value=old[field], will_be=new[field])
             for field in old
-            if old[field] != new[field]
+            if field in only and old[field] != new[field]
         ]
 
     def check(self, index: str, backend: EmbeddingBackend, *, dimensions: int | None = None) -> None:

@@ -97,6 +97,9 @@ class Row(TypedDict):
             '1 − cosine distance to the question, at most 1; null with `mode="text"`, or another `DISTANCE`'
         ),
     ]
+    index: NotRequired[
+        Annotated[str, Meaning("name of the index that it is from; only there if you sent `indexes`")]
+    ]
     metadata_omitted: NotRequired[
         Annotated[
             bool,

@@ -15,7 +15,6 @@ from worker.chat.answering import ask
 from worker.chat.questions import ChatQuestion
 from worker.chat.sending import ChatModel
 from worker.chat.stream import AnswerStream, Revoked
-from worker.documents import Passage
 from worker.errors import (
     InvalidQuery,
     ProviderUnavailable,
@@ -24,6 +23,7 @@ from worker.errors import (
     SettingsError,
     VectorIndexError,
 )
+from worker.passages import Passage
 from worker.results import FinishReason
 
 OWLS = ChatQuestion(text="When do owls hunt?")

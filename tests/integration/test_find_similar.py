@@ -102,3 +102,54 @@ def test_find_similar_works_on_half_precision_vectors(url: str, index: IndexSett
 def test_an_invalid_argument_of_find_similar_is_named(wrong: dict[str, Any]) -> None:
     with pytest.raises(InvalidQuery, match=next(iter(wrong))):
         SimilarQuery(id="a", **wrong)
+
+
+def test_a_text_that_is_not_indexed_is_compared_like_a_document_with_the_same_text(
+    application: Application,
+) -> None:
+    """One request with the document prefix, its chunks cut as those of a document, and the mean of their vectors."""
+    application.backend.document_prefix = "passage: "
+    sea = "Ships cross wide oceans slowly and carefully, day by day, without ever stopping anywhere at all."
+    land = "Dogs chase cats in the garden, all day long, until someone comes home and calls them in."
+    text = f"{land}\n\n{sea}\n\n{land[:-1]} again."
+    application.put(*PETS, {"id": "both", "text": text})
+    requests = application.backend.requests
+    embedded, before = requests[-1], len(requests)
+    assert len(embedded) > 1
+    stored = find_similar(application.target, SimilarQuery(id="both"))
+    found = find_similar(application.target, SimilarQuery(text=text, limit=4))
+    assert found[0].document_id == "both"
+    assert [(row.document_id, row.similarity) for row in found[1:]] == [
+        (row.document_id, pytest.approx(row.similarity, abs=1e-5)) for row in stored
+    ]
+    [request] = requests[before:]
+    assert len(request) == 3
+    assert set(request) < set(embedded)
+
+
+def test_a_text_is_compared_within_the_tenant_and_an_empty_index_has_no_neighbours(
+    application: Application,
+) -> None:
+    assert find_similar(application.target, SimilarQuery(text="Cats chase mice.")) == []
+    application.put(*PETS)
+    application.index = replace(application.index, tenant_field="owner")
+    with pytest.raises(InvalidQuery, match="needs its TENANT_FIELD"):
+        find_similar(application.target, SimilarQuery(text="Ships cross oceans."))
+    found = find_similar(
+        application.target, SimilarQuery(text="Ships cross oceans.", filter={"owner": "ann"})
+    )
+    assert sorted(row.document_id for row in found) == ["cats", "dogs"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "document_id or text, and neither is given"),
+        ({"id": "a", "text": "b"}, "document_id or text, and both are given"),
+        ({"text": " "}, "text must be a string with at least one word"),
+        ({"text": "word " * 20_001}, "text has 100,005 characters; at most 100,000"),
+    ],
+)
+def test_a_wrong_text_to_compare_with_is_named_with_the_fix(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidQuery, match=message):
+        SimilarQuery(**arguments)

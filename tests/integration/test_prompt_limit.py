@@ -7,7 +7,7 @@ import pytest
 from tests.provider import Provider, prompt_tokens
 from worker.backends.llm import LLMChatBackend
 from worker.chat import prompting
-from worker.documents import Passage
+from worker.passages import Passage
 
 WORDS = [
     "owl",

@@ -6,8 +6,8 @@ from statistics import fmean
 import pytest
 
 from tests.fixtures.application import Application
-from worker.documents import Passage
 from worker.errors import InvalidQuery
+from worker.passages import Passage
 from worker.search.queries import MAX_QUERIES, MODES, SearchQuery
 from worker.search.retrieval import retrieve
 

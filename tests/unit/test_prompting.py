@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from tests.fixtures.passages import EXACT, passage
 from worker.chat.prompting import RULES, SYSTEM, Messages, compose
-from worker.documents import Passage
 from worker.errors import InvalidQuery
+from worker.passages import Passage
 
 
 def size(messages: Messages) -> int:

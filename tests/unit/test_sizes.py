@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from worker.chat.questions import ChatQuestion
-from worker.documents import Document, Passage, bounded_result
+from worker.documents import Document
 from worker.errors import InvalidDocument, InvalidQuery, described
+from worker.passages import Passage, bounded_result
 from worker.search.queries import SearchQuery, SimilarQuery
 from worker.store.filters import compile_filter
 

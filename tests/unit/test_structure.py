@@ -30,6 +30,7 @@ LAYERS = [
     {
         "worker.documents",
         "worker.maintenance_results",
+        "worker.passages",
         "worker.observability",
         "worker.protocols",
         "worker.sessions",
@@ -61,6 +62,7 @@ PURE = {
     "indexing.draining.backoff",
     "indexing.draining.outcomes",
     "packing",
+    "passages",
     "indexing.transfer.lines",
     "inline_data",
     "languages",

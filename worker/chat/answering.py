@@ -10,9 +10,9 @@ from worker.chat.questions import ChatQuestion
 from worker.chat.replies import Listener
 from worker.chat.sending import ChatModel, send
 from worker.chat.stream import AnswerStream
-from worker.documents import Passage, bounded_result
 from worker.index import Index
 from worker.observability import events
+from worker.passages import Passage, bounded_result
 from worker.protocols import ChatBackend
 from worker.results import Answer
 from worker.search.retrieval import emptiness, retrieve

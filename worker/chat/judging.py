@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from worker.chat import prompting
 from worker.chat.citations import cited
 from worker.chat.declining import declines, unmarked
-from worker.documents import Passage, bounded_result
+from worker.passages import Passage, bounded_result
 from worker.protocols import Reply
 from worker.results import Answer
 

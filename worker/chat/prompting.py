@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from worker.chat.declining import MARK
-from worker.documents import Passage
 from worker.errors import InvalidQuery
+from worker.passages import Passage
 
 Messages = Sequence[Mapping[str, str]]  # {"role": "system" | "user" | "assistant", "content": text}
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 from worker.chat.declining import may_be_marked, unmarked
 from worker.chat.reasoning import Piece, Separator, separate
 from worker.chat.stream import AnswerStream
-from worker.documents import Passage, bounded_result
 from worker.errors import ProviderUnavailable, Refused, SettingsError, VectorIndexError
+from worker.passages import Passage, bounded_result
 from worker.protocols import Reasoning, Reply
 from worker.results import FinishReason
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from worker.chunking import chunk, embedding_title
 from worker.configuration import IndexSettings
 from worker.documents import Chunk, Document, check_tenant, document_label, document_version
 from worker.errors import (
@@ -48,7 +47,6 @@ from worker.store.jobs import JobSlice
 from worker.store.refusals import Refusal
 from worker.store.reindexing import ReindexRun
 from worker.store.writing import DOCUMENTS_PER_TRANSACTION, Prepared, Retried, StalePreparation, Written
-from worker.tokens import ESTIMATE, estimate
 
 T = TypeVar("T")
 
@@ -283,21 +281,8 @@ def _inline_data(document: object) -> int:
 
 def split(document: Document, build: Build, backend: EmbeddingBackend) -> list[Chunk]:
     """Split the document for this build; each chunk has the heading that is embedded with it."""
-    recipe, count = Recipe.stored(build.recipe).within(backend), backend.count_tokens
-    return chunk(
-        document.text,
-        title=embedding_title(
-            document.title, *document.important, token_limit=recipe.token_limit, count=count
-        ),
-        prefix=recipe.document_prefix,
-        chunk_tokens=recipe.chunk_tokens,
-        token_limit=recipe.token_limit,
-        overlap_tokens=recipe.overlap_tokens,
-        count=count,
-        # with an unknown tokenizer `count` is an upper bound, and would make chunks a quarter of their size
-        size=estimate if backend.tokenizer == ESTIMATE else None,
-        sections=True,
-    )
+    recipe = Recipe.stored(build.recipe).within(backend)
+    return recipe.chunks(document.text, backend, document.title, *document.important)
 
 
 def stage_slice(

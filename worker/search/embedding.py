@@ -1,4 +1,4 @@
-"""Embed the questions of a search as its build embeds them, while a caller waits."""
+"""Embed the questions of a search, or a text to compare documents with, while a caller waits."""
 
 from collections.abc import Sequence
 
@@ -28,6 +28,25 @@ def embed_questions(
     recipe = Recipe.stored(build.recipe).within(embedder.backend)
     questions = [_question_text(text, recipe, embedder.backend) for text in texts]
     return embed_at_once(embedder, questions, max_wait_seconds=max_wait_seconds)
+
+
+def embed_document(index: Index, build: Build, text: str) -> NDArray[np.float32]:
+    """Embed a text as a document of the build, and return the mean of the vectors of its chunks.
+
+    A text without a word has a vector of zeros.
+    """
+    embedder = index.embedder(build)
+    recipe = Recipe.stored(build.recipe).within(embedder.backend)
+    strings = [
+        embedding_text(recipe.document_prefix, chunk.heading, chunk.text)
+        for chunk in recipe.chunks(text, embedder.backend)
+    ]
+    distinct = list(dict.fromkeys(strings))
+    vectors = dict(zip(distinct, embed_at_once(embedder, distinct), strict=True))
+    if not strings:
+        return np.zeros(recipe.dimensions, dtype=np.float32)
+    mean: NDArray[np.float32] = np.mean([vectors[string] for string in strings], axis=0, dtype=np.float64)
+    return mean.astype(np.float32)
 
 
 def embed_at_once(

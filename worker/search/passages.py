@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
-from worker.documents import Passage
+from worker.passages import Passage
 from worker.search.similarity import similarity
 from worker.store import search
 from worker.store.builds import Build
@@ -42,9 +42,12 @@ class Selection:
 
 
 def read_passages(
-    connection: Connection, build: Build, groups: Sequence[Sequence[ScoredHit]]
+    connection: Connection, build: Build, groups: Sequence[Sequence[ScoredHit]], *, with_index: bool = False
 ) -> Iterator[Passage]:
-    """Yield one passage for each group of neighbouring chunks, with the score and similarity of its best chunk."""
+    """Yield one passage for each group of neighbouring chunks, with the score and similarity of its best chunk.
+
+    `with_index`: with the name of its index, too.
+    """
     ends = [(group[0][0], group[-1][0]) for group in groups]
     texts = search.spans(
         connection, [(first.rev, first.start, last.end) for first, last in ends if first is not last]
@@ -61,4 +64,5 @@ def read_passages(
             chunks=(first.ordinal, last.ordinal),
             score=max(score for _, score in group),
             similarity=max(similarities, default=None),
+            index=first.index if with_index else None,
         )

@@ -4,12 +4,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from worker.documents import clean
 from worker.errors import InvalidQuery, described
+from worker.inline_data import without_inline_data
 
 MODES = ("hybrid", "vector", "text")
 MAX_LIMIT = 100
 MAX_OFFSET = 10_000
 MAX_QUERIES = 10
+MAX_INDEXES = 10
+MAX_TEXT_CHARACTERS = 100_000  # of a text that find_similar compares with: some 50 chunks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,17 +54,48 @@ class SearchQuery:
 class SimilarQuery:
     """The arguments of find_similar. Raises InvalidQuery, which names the argument, its value and the fix."""
 
-    id: str  # of the document to compare with
+    id: str | None = None  # of the document to compare with
+    text: str | None = None  # instead of `id`: a text to compare with, which need not be indexed
     limit: int = 5  # documents
     filter: Mapping[str, Any] | None = None  # applies to the results
     similarity_threshold: float = 0.0  # 0: off
     include_self: bool = False
 
     def __post_init__(self) -> None:
+        if (self.id is None) == (self.text is None):
+            given = "neither is" if self.id is None else "both are"
+            raise InvalidQuery(f"find_similar takes document_id or text, and {given} given: send one of them")
+        if self.text is not None:
+            object.__setattr__(self, "text", _checked_text(self.text))
         _check_whole("limit", self.limit, 1, MAX_LIMIT)
         _check_fraction("similarity_threshold", self.similarity_threshold)
         if not isinstance(self.include_self, bool):
             raise InvalidQuery(f"include_self must be true or false, not {described(self.include_self)}")
+
+
+def _checked_text(text: object) -> str:
+    """Return a text without what documents leave out. Raises InvalidQuery."""
+    if not isinstance(text, str) or not text.strip():
+        raise InvalidQuery(f"text must be a string with at least one word, not {described(text)}")
+    if len(text) > MAX_TEXT_CHARACTERS:
+        raise InvalidQuery(
+            f"text has {len(text):,} characters; at most {MAX_TEXT_CHARACTERS:,} are compared while you wait: index "
+            "it, and send its document_id"
+        )
+    return without_inline_data(clean(text))[0]
+
+
+def checked_indexes(names: object, index: object) -> list[str]:
+    """Return the names of `indexes`, each once. Raises InvalidQuery for another value, and beside a name in `index`."""
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+        raise InvalidQuery(f"indexes must be a list of names of indexes, not {described(names)}")
+    if not 1 <= len(names) <= MAX_INDEXES:
+        raise InvalidQuery(f"indexes has {len(names):,} names: send 1 to {MAX_INDEXES} in one search")
+    if index != "default":
+        raise InvalidQuery(
+            "a search takes index or indexes, and both are given: add the name in index to indexes"
+        )
+    return list(dict.fromkeys(names))
 
 
 def _check_questions(text: object, queries: object) -> None:

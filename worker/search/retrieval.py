@@ -9,10 +9,13 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.documents import Passage
+from worker.errors import InvalidQuery
 from worker.index import Index
 from worker.observability import events
+from worker.passages import Passage
+from worker.recipes import COMPARED, Difference, Recipe
 from worker.search.embedding import embed_questions
+from worker.search.halves import Halves, Target
 from worker.search.modes import Ranker
 from worker.search.passages import ScoredHit, Selection, read_passages
 from worker.search.queries import SearchQuery
@@ -32,27 +35,61 @@ def retrieve(index: Index, query: SearchQuery) -> list[Passage]:
     Raises InvalidQuery for a filter that cannot be compiled or lacks the tenant, SettingsError when the backend no
     longer makes the vectors that the index holds, TemporaryError when Postgres or the provider does not answer.
     """
-    with events.search(index.name, query.mode):
-        condition = compile_filter(query.filter, tenant_field=index.settings.tenant_field)
-        with connection.checkout(index.url) as conn:
-            build = builds.live(conn, index.name)
-        if build is None:
+    return _retrieve([index], query, with_index=False)
+
+
+def retrieve_across(indexes: Sequence[Index], query: SearchQuery) -> list[Passage]:
+    """Search several indexes of one database as one; each passage names its index.
+
+    The filter must satisfy the TENANT_FIELD of each index. Raises InvalidQuery also for indexes whose scores cannot be
+    compared, and names the first difference.
+    """
+    return _retrieve(indexes, query, with_index=True)
+
+
+def _retrieve(indexes: Sequence[Index], query: SearchQuery, *, with_index: bool) -> list[Passage]:
+    with events.search("+".join(index.name for index in indexes), query.mode):
+        conditions = [
+            compile_filter(query.filter, tenant_field=index.settings.tenant_field) for index in indexes
+        ]
+        with connection.checkout(indexes[0].url) as conn:
+            found = [builds.live(conn, index.name) for index in indexes]
+        searched = [
+            (index, Target(build=build, where=condition))
+            for index, build, condition in zip(indexes, found, conditions, strict=True)
+            if build is not None
+        ]
+        if not searched:
             return []
+        _check_comparable(searched)
+        first, build = searched[0][0], searched[0][1].build
         check_threshold(query.similarity_threshold, build)
-        vectors = None if query.mode == "text" else embed_questions(index, build, query.texts)
-        with (
-            connection.checkout(index.url) as conn,
-            search.snapshot(conn, ef_search=index.settings.ef_search),
-        ):
-            ranker = Ranker(
-                connection=conn,
-                build=build,
-                query=query,
-                vectors=vectors,
-                where=condition,
-                weights=index.settings.hybrid_weights,
+        vectors = None if query.mode == "text" else embed_questions(first, build, query.texts)
+        ef_search = max(index.settings.ef_search for index, _ in searched)
+        with connection.checkout(first.url) as conn, search.snapshot(conn, ef_search=ef_search):
+            halves = Halves(
+                connection=conn, targets=[target for _, target in searched], query=query, vectors=vectors
             )
-            return list(read_passages(conn, build, _page(ranker)))
+            ranker = Ranker(halves=halves, weights=first.settings.hybrid_weights)
+            return list(read_passages(conn, build, _page(ranker), with_index=with_index))
+
+
+def _check_comparable(searched: Sequence[tuple[Index, Target]]) -> None:
+    """Raise InvalidQuery if the scores of two indexes differ by more than their contents."""
+    (first, target), *others = searched
+    recipe = Recipe.stored(target.build.recipe)
+    for other, its in others:
+        differences = recipe.differences(Recipe.stored(its.build.recipe), only=COMPARED)
+        weights = first.settings.hybrid_weights, other.settings.hybrid_weights
+        if weights[0] != weights[1]:
+            differences.append(Difference(setting="HYBRID_WEIGHTS", is_value=weights[0], will_be=weights[1]))
+        if differences:
+            found = differences[0]
+            raise InvalidQuery(
+                f"indexes {first.name!r} and {other.name!r} cannot be searched together: {found.setting} is "
+                f"{found.is_value!r} in the one and {found.will_be!r} in the other; search one at a time, or give "
+                "one the value of the other"
+            )
 
 
 def emptiness(index: Index) -> str | None:
@@ -75,20 +112,19 @@ def rank_documents(
 ) -> list[str]:
     """Return the ids of the documents that a search of this build would find, best first."""
     with search.snapshot(connection):
-        ranker = Ranker(
+        halves = Halves(
             connection=connection,
-            build=build,
+            targets=[Target(build=build, where=(EVERYTHING, {}))],
             query=query,
             vectors=vectors,
-            where=(EVERYTHING, {}),
-            weights=weights,
         )
+        ranker = Ranker(halves=halves, weights=weights)
         return [group[0][0].document_id for group in _page(ranker)]
 
 
 def _page(ranker: Ranker) -> list[list[ScoredHit]]:
     """Groups of neighbouring chunks, one for each passage of the page; ranks more contents until it is full."""
-    query = ranker.query
+    query = ranker.halves.query
     wanted = query.offset + query.limit
     selection = Selection(query.per_document)
     while True:
@@ -96,10 +132,10 @@ def _page(ranker: Ranker) -> list[list[ScoredHit]]:
         selection.add(
             (hit, score)
             for hit, score in ranking.hits
-            if passes_threshold(hit, ranker.build, query.similarity_threshold)
+            if passes_threshold(hit, ranker.halves.build, query.similarity_threshold)
         )
         chosen = selection.hits
-        groups = merge_neighbours([(hit.document_id, hit.ordinal) for hit, _ in chosen])
+        groups = merge_neighbours([(hit.doc, hit.ordinal) for hit, _ in chosen])
         # a chunk within WINDOW ranks may still join the last passage of the page, and pages must fit together
         complete = len(groups) >= wanted and min(groups[wanted - 1]) + WINDOW < len(chosen)
         if complete or not ranking.more:

@@ -52,9 +52,10 @@ class Hit:
     distance: float | None  # None: the search uses no vector
     cosine: float | None  # of the angle to the question's vector, whatever the distance of the index
     words: float  # relevance by words, from 0 for none of them to at most 2.2
+    index: str
 
 
-HIT = [field.name for field in fields(Hit)]  # in the order of the statement `hits`
+HIT = [field.name for field in fields(Hit)][:-1]  # in the order of the statement `hits`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,9 +89,9 @@ NOTHING = Excluded()
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceDocument:
-    """The document that a search for similar documents starts from."""
+    """The document, or the text, that a search for similar documents starts from."""
 
-    doc: int
+    doc: int | None  # None: a text that is not indexed
     embedding: NDArray[np.float32] | None  # mean of its vectors; None: it has no visible chunks
 
 
@@ -263,7 +264,11 @@ def _hits(
     rows: list[Any] = connection.execute(
         text, {**values, **_weights(build, words), **left_out, **where[1]}
     ).fetchall()
-    hits = [Hit(**dict(zip(HIT, columns, strict=True))) for _, _, *columns in rows if columns[0] is not None]
+    hits = [
+        Hit(**dict(zip(HIT, columns, strict=True)), index=build.index)
+        for _, _, *columns in rows
+        if columns[0] is not None
+    ]
     return Found(hits=hits, contents=rows[0][1]), rows[0][0]
 
 
