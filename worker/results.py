@@ -195,7 +195,10 @@ class RebuildProgress(TypedDict):
     filled: Annotated[int, Meaning("documents that are split under the new settings")]
     done: Annotated[int, Meaning("documents that are complete in the new build")]
     pending_chunks: Annotated[int, Meaning("chunks that wait for a vector")]
-    copied: Annotated[int, Meaning("vectors copied from the live build, without a request")]
+    copied: Annotated[
+        int,
+        Meaning("vectors that cost no request: copied from the live build, or kept since this one was live"),
+    ]
     embedded: Annotated[int, Meaning("vectors that the model made for it")]
     failed: Annotated[int, Meaning("documents that failed in it")]
     seconds: Annotated[float, Meaning("time since the build was begun")]
@@ -223,7 +226,10 @@ class Rebuilt(TypedDict):
         ),
     ]
     documents: Annotated[int, Meaning("documents of the index")]
-    copied: Annotated[int, Meaning("vectors copied from the live build, without a request")]
+    copied: Annotated[
+        int,
+        Meaning("vectors that cost no request: copied from the live build, or kept since this one was live"),
+    ]
     embedded: Annotated[int, Meaning("vectors that the model made for it")]
     seconds: Annotated[float, Meaning("time since the build was begun")]
     failures: Annotated[int, Meaning("documents that are searchable today and fail under the new settings")]

@@ -205,4 +205,7 @@ def test_a_new_user_follows_what_is_printed(
             for command in ("status", "ready", "doctor"):
                 assert sentence not in run(changed, command)
             assert "nothing to do" in run(changed, "rebuild")
+            assert "no rebuild is running" in run(changed, "rebuild", "--cancel")
+            assert "the earlier builds are dropped" in run(changed, "rebuild", "--drop-old")
+            assert "there is no earlier build" in run(changed, "rebuild", "--drop-old")
         print("\n".join(lines))

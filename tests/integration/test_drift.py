@@ -45,7 +45,7 @@ def test_each_setting_that_an_index_keeps_is_named(
     shop.change(**settings)
     sentence = drift.note(shop.target)
     assert sentence == (
-        f"index 'default': {difference}; searches go on with the index as it is, and "
+        f"index 'default' differs from the settings: {difference}; searches go on with the index as it is, and "
         "`vector-index rebuild --index default` applies the settings"
     )
     assert told(shop) == [difference]

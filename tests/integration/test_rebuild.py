@@ -11,7 +11,7 @@ from tests.fixtures.rebuilding import ChangingApplication
 from tests.fixtures.system import eventually
 from worker.errors import InvalidQuery, Refused
 from worker.indexing import rebuilding
-from worker.store import connection, indexes, rebuilds, writing
+from worker.store import connection, indexes, rebuilds, status, writing
 from worker.store.builds import Build
 from worker.store.rebuilds import RebuildRequest
 
@@ -229,6 +229,20 @@ def test_roll_back_brings_neither_old_texts_nor_deleted_documents_back(shop: Cha
     assert shop.search("whales")[0] == "3"
     assert shop.search("squid")[0] == "fresh"
     assert "4" not in shop.search("book number", limit=100)
+
+
+def test_the_vectors_of_a_build_that_is_filled_again_count_as_kept(shop: ChangingApplication) -> None:
+    shop.change(HashBackend(dimensions=24))
+    shop.rebuild(keep_old=True)
+    shop.put({"id": "fresh", "text": "All about squid."})
+    old = shop.roll_back()
+    assert shop.finish(old).state == "live"
+    with connection.checkout(shop.url) as conn:
+        figures = status.rebuild_progress(conn, shop.target.name, old.build)
+        [(vectors,)] = conn.execute("SELECT count(*) FROM vector_index.embeddings_1")
+    assert figures is not None
+    assert figures["embedded"] == 1
+    assert figures["copied"] == vectors - 1
 
 
 def test_roll_back_can_be_cancelled(shop: ChangingApplication) -> None:

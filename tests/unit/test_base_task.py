@@ -1,4 +1,4 @@
-"""Errors of tasks, as the sender gets them."""
+"""Errors of tasks, as the sender gets them, and their progress, as monitors get it."""
 
 import pytest
 import redis
@@ -6,7 +6,7 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 
 from worker.celery.retries import WAIT_FOR_SERVICES
-from worker.celery.task import BaseTask
+from worker.celery.task import BaseTask, progress_text
 from worker.errors import Bug, InputError, ServiceUnreachable
 
 
@@ -63,3 +63,8 @@ def test_a_task_that_waits_for_services_waits_for_the_broker(error: Exception) -
         return "done"
 
     assert wait.apply().get() == "done"
+
+
+def test_monitors_get_every_known_figure_of_the_progress() -> None:
+    figures = {"documents": 1234, "pending_chunks": 5, "seconds": 61.4, "seconds_left": None}
+    assert progress_text(figures) == "1,234 documents, 5 pending chunks, 61 seconds"

@@ -1,6 +1,7 @@
 """The base class of all tasks: errors without texts, and one task in monitors where several replace each other."""
 
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from inspect import signature
 from typing import Any
@@ -14,6 +15,15 @@ from worker.celery.retries import BROKER_ERRORS
 from worker.celery.upstream.broker_clock import AHEAD_HEADER
 from worker.celery.upstream.memory_limit import past_memory_limit
 from worker.errors import Bug, InvalidQuery, ServiceUnreachable, VectorIndexError
+
+
+def progress_text(figures: Mapping[str, Any]) -> str:
+    """Describe the progress of a task in one line for monitors; figures that are not known yet are left out."""
+    return ", ".join(
+        f"{figure:,.0f} {name.replace('_', ' ')}"
+        for name, figure in figures.items()
+        if isinstance(figure, int | float)
+    )
 
 
 class BaseTask(Task):
@@ -62,10 +72,9 @@ class BaseTask(Task):
         """Store a state, and send PROGRESS as an event: monitors see no custom states."""
         super().update_state(task_id=task_id, state=state, meta=meta, **kwargs)
         if state == "PROGRESS" and task_id is None and self.app.conf.worker_send_task_events and meta:
-            counts = ", ".join(f"{count:,} {name}" for name, count in meta.items() if isinstance(count, int))
             known = {"name": self.request.shadow or self.name, "args": self.request.argsrepr}
             with suppress(*BROKER_ERRORS):  # the next event has newer counts
-                self.send_event("task-progress", retry=False, result=counts, **known)
+                self.send_event("task-progress", retry=False, result=progress_text(meta), **known)
 
     def retry(self, *args: Any, **kwargs: Any) -> Any:
         """Retry, and requeue the message if the broker refuses the retry: Celery would drop it."""

@@ -195,9 +195,10 @@ def _indexes(configuration: Configuration) -> str:
             target = wiring.index(name)
             if not recipe.is_made_by(target.backend):
                 probe(wiring.remembered(target, live).backend)
-            found.append(f"{name} has vectors of {recipe.model}")
-            if differences := drift.find(target, live):
-                found.append(drift.sentence(name, list(map(str, differences))))
+            differences = [str(difference) for difference in drift.find(target, live)]
+            found.append(
+                drift.sentence(name, differences) if differences else f"{name} has vectors of {recipe.model}"
+            )
     return ", ".join(found) or "no index has documents yet"
 
 

@@ -16,8 +16,13 @@ from worker.configuration import load
 from worker.exit_codes import ExitCode
 from worker.keyspace import STAGING
 
+UNCHANGED = {  # by action
+    "start": "nothing to do: the index is as the settings ask for",
+    "rollback": "nothing to do: searches read the earlier build",
+    "cancel": "nothing to cancel: no rebuild is running",
+    "drop_old": "nothing to drop: there is no earlier build",
+}
 OUTCOMES = {
-    "unchanged": "nothing to do: the index is as the settings ask for",
     "cancelled": "cancelled: searches go on as before",
     "dropped": "the earlier builds are dropped",
 }
@@ -98,7 +103,7 @@ def rebuild(
 
         update(left="")
         result = client.wait(run, STAGING, on_wait=show)
-    print_result(result, as_json, _lines(result))
+    print_result(result, as_json, _lines(result, action))
     return ExitCode.FAILED if result["outcome"] == "blocked" else ExitCode.DONE
 
 
@@ -107,10 +112,11 @@ def _left(counts: Mapping[str, Any]) -> str:
     return "" if left is None else f"{left:.0f} s left"
 
 
-def _lines(result: Mapping[str, Any]) -> Iterator[str]:
+def _lines(result: Mapping[str, Any], action: str) -> Iterator[str]:
     index, outcome = result["index"], result["outcome"]
-    if outcome in OUTCOMES:
-        yield f"{index}: {OUTCOMES[outcome]}"
+    short = OUTCOMES | {"unchanged": UNCHANGED[action]}
+    if outcome in short:
+        yield f"{index}: {short[outcome]}"
         return
     counts = (
         f"{counted(result['documents'], 'document')}, {counted(result['copied'], 'vector')} reused, "

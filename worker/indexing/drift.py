@@ -39,6 +39,6 @@ def note(index: Index) -> str | None:
 def sentence(index: str, differences: Sequence[str]) -> str:
     """Say what differs, what goes on, and which command applies the settings."""
     return (
-        f"index {index!r}: {'; '.join(differences)}; searches go on with the index as it is, and "
-        f"`vector-index rebuild --index {index}` applies the settings"
+        f"index {index!r} differs from the settings: {'; '.join(differences)}; searches go on with the index as it "
+        f"is, and `vector-index rebuild --index {index}` applies the settings"
     )

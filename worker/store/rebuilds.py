@@ -104,8 +104,7 @@ def begin(
             ]
             if not retired:
                 return builds.create(connection, live.index, recipe, state="filling").build
-            _set_state(connection, retired[-1].build, "filling")
-            return retired[-1].build
+            return _refill(connection, retired[-1])
         if dict(running.recipe) != dict(recipe):
             raise InvalidQuery(
                 f"index {live.index!r} is being rebuilt as build {running.build} under other settings: wait for it "
@@ -128,16 +127,22 @@ def roll_back(connection: Connection, live: Build, request: RebuildRequest) -> R
                 f"index {live.index!r} is being rebuilt as build {running.build}: searches still read build "
                 f"{live.build}, so drop the new one with `vector-index rebuild --cancel`"
             )
-        retired = [each.build for each in every if each.state == "retired"]
+        retired = [each for each in every if each.state == "retired"]
         if not retired:
             raise InvalidQuery(
                 f"index {live.index!r} has no earlier build: one is kept for {GRACE_SECONDS / 60:.0f} minutes after "
                 "a rebuild, or for good with --keep-old; set the settings back and run `vector-index rebuild`"
             )
-        _set_state(connection, retired[-1], "filling")
-        return retired[-1]
+        return _refill(connection, retired[-1])
 
     return _request(connection, live.index_id, request, choose)
+
+
+def _refill(connection: Connection, retired: RebuildState) -> int:
+    """Fill a retired build again. The vectors that it has need no request, so they count as copied."""
+    _set_state(connection, retired.build, "filling")
+    connection.execute(retired.sql("rebuilds.sql", "count_kept"), {"build": retired.build})
+    return retired.build
 
 
 @retry_on_deadlock

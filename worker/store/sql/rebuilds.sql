@@ -78,6 +78,9 @@ SELECT rev FROM vector_index.revisions WHERE rev = ANY(%(revs)s)
 -- name: count_copied: add to the number of copied vectors
 UPDATE vector_index.builds SET copied = copied + %(copied)s WHERE build = %(build)s
 
+-- name: count_kept: count the vectors of a build that is filled again
+UPDATE vector_index.builds SET copied = (SELECT count(*) FROM {embeddings}) WHERE build = %(build)s
+
 -- name: lag: documents that the build lacks or serves in an older revision than the live build, and those that it has
 -- failed although they are searchable today. While the live build waits for the vectors of such a document, it may fail
 -- there too
