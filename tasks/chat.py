@@ -14,9 +14,9 @@ from worker.celery.application import app
 from worker.chat.answering import ask
 from worker.chat.questions import ChatQuestion
 from worker.chat.stream import AnswerStream, Revoked
+from worker.chat_results import Answer
 from worker.errors import InvalidQuery, described
 from worker.reference import Meaning
-from worker.results import Answer
 
 
 @app.task(name="tasks.chat", bind=True, resultrepr_maxsize=1)

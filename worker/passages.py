@@ -25,6 +25,9 @@ class Passage:
     similarity: float | None  # 1 - cosine distance; None if it was not computed
     index: str | None = None  # that it is from; None: the only one that was searched
     metadata_omitted: bool = False  # the metadata of the rows before have filled the result
+    context: tuple[int, str] | None = (
+        None  # the text around it, for a chat: its first code point, and the text
+    )
 
     def as_json(self) -> Row:
         row: Row = {

@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.results import FinishReason
+from worker.chat_results import FinishReason
 
 __all__ = [
     "ChatBackend",

@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal, NotRequired, TypedDict
 from worker.reference import Meaning
 
 IndexName = Annotated[str, Meaning("name of the index")]
-FinishReason = Literal["stop", "length", "content_filter", "refusal", "tool_calls", "unknown"]
 
 
 class Rejected(TypedDict):
@@ -117,38 +116,6 @@ class EmbeddedTexts(TypedDict):
     model: Annotated[str, Meaning("name of the model")]
     dimensions: Annotated[int, Meaning("the length of each vector")]
     tokens: Annotated[int, Meaning("tokens of all texts with their prefixes, as the worker counts them")]
-
-
-class SourceRow(Row):
-    """A passage that the chat model was given."""
-
-    cited: Annotated[bool, Meaning("whether the answer names the number of this row")]
-
-
-class Usage(TypedDict):
-    """Tokens of a request to a chat model, as the provider counted them, else as the worker did."""
-
-    input_tokens: Annotated[int, Meaning("tokens of the prompt; 0 if the search found nothing")]
-    output_tokens: Annotated[int, Meaning("tokens of the answer; 0 if the search found nothing")]
-
-
-class Answer(TypedDict):
-    """An answer with its sources."""
-
-    answer: Annotated[str, Meaning("the answer, with citations such as `[1]` or `[1, 3]`")]
-    answered: Annotated[
-        bool,
-        Meaning(
-            "false if the documents do not answer, nothing was found, or the answer was refused or stopped"
-        ),
-    ]
-    finish_reason: Annotated[FinishReason | None, Meaning("[its end](../how-to/chat.md#how-an-answer-ends)")]
-    reasoning: Annotated[str, Meaning("what the model thought before it answered, or empty")]
-    sources: Annotated[
-        list[SourceRow], Meaning("the passages of the prompt, in their order: `[1]` is the first")
-    ]
-    model: Annotated[str, Meaning("name of the chat model")]
-    usage: Annotated[Usage, Meaning("tokens of the request")]
 
 
 class DocumentState(TypedDict):

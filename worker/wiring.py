@@ -11,10 +11,13 @@ from functools import wraps
 from inspect import signature
 from typing import Any, ParamSpec, TypeVar
 
+from pydantic import BaseModel
+
 from worker import backends, configuration, services
 from worker.backends.budgets import CHAT_BURST, Budget
 from worker.backends.redaction import redact
 from worker.backends.remembered import RememberedBackend
+from worker.chat.schemas import check_schema
 from worker.chat.sending import ChatModel
 from worker.configuration import (
     ChatBackendSettings,
@@ -35,8 +38,8 @@ from worker.store.builds import Build
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# settings for drainers and budgets; the class of a backend does not get them
-NOT_FOR_BACKENDS = ("class_path", "concurrency", "requests_per_minute", "tokens_per_minute")
+# settings for drainers, budgets and chats; the class of a backend does not get them
+NOT_FOR_BACKENDS = ("class_path", "concurrency", "follow_up", "requests_per_minute", "tokens_per_minute")
 
 _making = threading.RLock()
 
@@ -214,13 +217,35 @@ def chat_model(index: IndexSettings, name: object = None) -> ChatModel:
         raise InvalidQuery(
             f"chat_backend {name!r:.100} is not in CHAT_BACKENDS: choose {', '.join(sorted(known))}"
         )
-    return ChatModel(backend=chat_backend(str(name)), budget=chat_budget(str(name)))
+    settings = known[str(name)]
+    return ChatModel(
+        backend=chat_backend(settings.name),
+        budget=chat_budget(settings.name),
+        rewrites=settings.follow_up == "rewrite",
+        schema=answer_schema(settings),
+    )
+
+
+def answer_schema(settings: ChatBackendSettings) -> Mapping[str, Any] | None:
+    """Return the JSON Schema of the answers of a chat backend, if it has one. Raises SettingsError."""
+    given = settings.prompt_kwargs.get("schema")
+    if given is None:
+        return None
+    owner = f"PROMPT_KWARGS of chat backend {settings.name!r}"
+    if settings.follow_up == "rewrite":
+        raise SettingsError(
+            f'{owner} has a schema, which the request of FOLLOW_UP "rewrite" would get too: set FOLLOW_UP to "fuse"'
+        )
+    is_model = isinstance(given, type) and issubclass(given, BaseModel)
+    return check_schema(given.model_json_schema() if is_model else given, owner)
 
 
 @once_per_process
 def chat_backend(name: str) -> ChatBackend:
     """Return the chat backend of that name. Raises SettingsError."""
-    return make_chat_backend(configuration.current().chat_backends[name])
+    settings = configuration.current().chat_backends[name]
+    answer_schema(settings)  # raises at start
+    return make_chat_backend(settings)
 
 
 def make_chat_backend(settings: ChatBackendSettings) -> ChatBackend:

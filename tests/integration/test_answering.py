@@ -15,6 +15,7 @@ from worker.chat.answering import ask
 from worker.chat.questions import ChatQuestion
 from worker.chat.sending import ChatModel
 from worker.chat.stream import AnswerStream, Revoked
+from worker.chat_results import FinishReason
 from worker.errors import (
     InvalidQuery,
     ProviderUnavailable,
@@ -24,7 +25,6 @@ from worker.errors import (
     VectorIndexError,
 )
 from worker.passages import Passage
-from worker.results import FinishReason
 
 OWLS = ChatQuestion(text="When do owls hunt?")
 
@@ -81,9 +81,14 @@ def test_a_result_has_the_answer_the_cited_sources_and_the_usage(birds: Applicat
     assert answer(birds, Echo()) == {
         "answer": "At night [1].",
         "answered": True,
+        "reason": None,
         "finish_reason": "stop",
         "reasoning": "",
         "sources": [{**owls.as_json(), "cited": True}, {**cats.as_json(), "cited": False}],
+        "grounded": True,
+        "groundedness": 1.0,
+        "removed_citations": 0,
+        "searched": None,
         "model": "echo",
         "usage": {"input_tokens": 100, "output_tokens": 3},
     }

@@ -7,6 +7,7 @@ import pytest
 from tests.provider import Provider, prompt_tokens
 from worker.backends.llm import LLMChatBackend
 from worker.chat import prompting
+from worker.chat.prompting import Window
 from worker.passages import Passage
 
 WORDS = [
@@ -44,8 +45,7 @@ def test_a_prompt_with_long_history_and_large_passages_stays_within_the_limit(pr
             _text(chance, 20),
             chance.sample(shelf, 20),
             history=history,
-            max_tokens=backends[limit].prompt_tokens,
-            count=backends[limit].count_tokens,
+            window=Window(max_tokens=backends[limit].prompt_tokens, count=backends[limit].count_tokens),
         )
         backends[limit].reply(prompt.messages)
         sizes.append(prompt_tokens(provider.prompts[-1]) / (limit - ANSWER_TOKENS))

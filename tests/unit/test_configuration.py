@@ -219,7 +219,12 @@ def test_every_key_reaches_its_object() -> None:
         "TOKENS_PER_MINUTE": 1000,
         "TIMEOUT_SECONDS": 2.5,
     }
-    chat = {"MODEL_ID": "c", "PROMPT_KWARGS": {"temperature": 0}, "TOKEN_LIMIT": 4096}
+    chat = {
+        "MODEL_ID": "c",
+        "PROMPT_KWARGS": {"temperature": 0},
+        "TOKEN_LIMIT": 4096,
+        "FOLLOW_UP": "rewrite",
+    }
     entry = {
         "EMBEDDING_BACKEND": "e",
         "CHAT_BACKEND": "c",
@@ -233,6 +238,9 @@ def test_every_key_reaches_its_object() -> None:
         "SOURCE": "files",
         "SCHEDULE": "30 3 * * mon-fri",
         "QUERY_PROMPT": "Answer.",
+        "ANSWER_PROMPT": "{passages} {question} {'a': 1}",
+        "CITATIONS": False,
+        "CONTEXT": {"neighbours": 2},
     }
     found = load(
         vector_index(
@@ -250,8 +258,34 @@ def test_every_key_reaches_its_object() -> None:
     assert (found.distance, found.language, found.tenant_field) == ("l2", "german", "site")
     assert found.vector_type == "halfvec"
     assert found.hnsw == HNSWSettings(m=24, ef_construction=128, ef_search=200, quantisation="binary")
+    assert (found.chat_backend.follow_up, found.citations, found.context) == ("rewrite", False, 2)
+    assert found.answer_prompt == "{passages} {question} {'a': 1}"
     assert found.source is not None
     assert found.source.config == {"PATH": "/srv"}
+
+
+@pytest.mark.parametrize(
+    ("entry", "told"),
+    [
+        (
+            {"ANSWER_PROMPT": "Answer {question}"},
+            "ANSWER_PROMPT of index 'default' is 'Answer {question}'; it has {passages} 0 times; write it once, where "
+            "its text belongs",
+        ),
+        ({"ANSWER_PROMPT": "{passages}{question}{question}"}, "it has {question} 2 times; write it once"),
+        ({"ANSWER_PROMPT": "{passages}{question}{context}"}, "it has {context}, which is filled by nothing"),
+        (
+            {"ANSWER_PROMPT": 3},
+            "ANSWER_PROMPT of index 'default' is 3; set it to text with {passages} and {question}",
+        ),
+        ({"CITATIONS": "no"}, "CITATIONS of index 'default' is 'no'; set it to True or False"),
+        ({"CONTEXT": {"neighbours": 11}}, "set it to {'neighbours': n} with n from 1 to 10, or to 'section'"),
+        ({"CONTEXT": {"neighbours": True}}, "set it to {'neighbours': n}"),
+        ({"CONTEXT": "page"}, "CONTEXT of index 'default' is 'page'; set it to {'neighbours': n}"),
+    ],
+)
+def test_a_mistake_in_the_prompt_of_an_index_is_named(entry: dict[str, Any], told: str) -> None:
+    assert told in sentence(index(**entry))
 
 
 def test_a_vector_index_may_be_turned_off() -> None:

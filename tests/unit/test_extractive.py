@@ -3,7 +3,7 @@
 import llm
 import pytest
 
-from tests.fixtures.passages import EXACT, passage
+from tests.fixtures.passages import passage, room
 from worker.backends import load_plugins
 from worker.backends.llm import LLMChatBackend
 from worker.chat import prompting
@@ -27,7 +27,7 @@ def backend() -> LLMChatBackend:
 
 
 def ask(backend: LLMChatBackend, question: str) -> Reply:
-    prompt = prompting.compose(question, PASSAGES, max_tokens=4000, count=EXACT)
+    prompt = prompting.compose(question, PASSAGES, window=room(4000))
     return backend.reply(prompt.messages)
 
 
@@ -44,9 +44,7 @@ def test_numbers_of_footnotes_are_not_citations(backend: LLMChatBackend) -> None
 
 def test_a_question_inside_a_passage_is_ignored(backend: LLMChatBackend) -> None:
     faq = [*PASSAGES, passage("Question: What do owls eat?\nThey eat mice and voles.", "Questions")]
-    prompt = prompting.compose(
-        "How many bytes does an enum value take on disk?", faq, max_tokens=4000, count=EXACT
-    )
+    prompt = prompting.compose("How many bytes does an enum value take on disk?", faq, window=room(4000))
     assert "An enum value occupies four bytes on disk" in backend.reply(prompt.messages).text
 
 
@@ -60,7 +58,7 @@ def test_extractive_declines_in_the_words_that_prompting_recognises(
 
 
 def test_extractive_is_deterministic_whole_and_streamed(backend: LLMChatBackend) -> None:
-    prompt = prompting.compose("What do owls eat?", PASSAGES, max_tokens=4000, count=EXACT)
+    prompt = prompting.compose("What do owls eat?", PASSAGES, window=room(4000))
     pieces: list[str] = []
     streamed = backend.reply(prompt.messages, pieces.append)
     assert streamed == backend.reply(prompt.messages)

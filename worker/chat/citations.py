@@ -62,6 +62,21 @@ _ACROSS = re.compile(r"\[(\d{1,4})\]\s?[–—-]\s?\[(\d{1,4})\]")
 # [1,000] is a number, [1.5] too, and [12:30] a time, unless the mark of OpenAI's assistants follows
 _OTHER_NUMBER = re.compile(r"(?<!\d)\d{1,3}(?:,\d{3})+(?!\d)|\d\.\d|\d\s?:\s?\d(?![^\[\]]*†)")
 
+# the forms of citations that can be taken out of a sentence
+_REMOVABLE = re.compile(
+    r"(?P<space>[^\S\n]?)(?:"
+    r"(?P<across>\[\d{1,4}\]\s?[–—-]\s?\[\d{1,4}\])"
+    r"|\[(?P<linked>\[[^\[\]]{1,300}\])\](?:\([^()\s]{0,300}\))?"
+    r"|\[(?P<bracketed>[^\[\]]{1,300})\](?:\([^()\s]{0,300}\))?"
+    r"|\((?P<round>[^()]{1,300})\)"
+    r"|<(?P<tag>cite|citation|source|ref|passage|document|doc)>(?P<tagged>[^<>]{1,60})</(?P=tag)>"
+    r"|(?<![^\s.,;:!?\"'”’»)\]>])<sup>(?P<raised>[^<>]{1,60})</sup>"
+    r"|<(?:cite|citation|source|ref|passage|document|doc)\s+(?:id|index|n|number|source|ref)=[\"']?(?P<id>\d{1,4})[\"']?"
+    r"\s*/?>)",
+    re.IGNORECASE,
+)
+MAX_NUMBER = 999  # of a citation; a larger one in brackets is a year, or the like
+
 
 def _any(words: Iterable[str]) -> str:
     return "|".join(sorted(map(re.escape, words), key=len, reverse=True))
@@ -107,6 +122,46 @@ def cited(answer: str, passages: int) -> set[int]:
         for first, last in read.numbers
         for number in _existing(first, last, passages)
     }
+
+
+def without_unsent(answer: str, passages: int) -> tuple[str, int]:
+    """Remove the citations of passages that were not sent. Returns the answer, and how many numbers were removed.
+
+    A list keeps the numbers that were sent. Code stays as it is, and so do numbers of four digits, ranges from 0, and
+    passages that a sentence names without brackets. With `passages` 0, no citation is left.
+    """
+    plain = answer.translate(_BRACKETS)  # has the same length
+    code = [found.span() for found in _CODE.finditer(plain) if _without_code(found) == " "]
+    pieces, at, removed = [], 0, 0
+    for found in _REMOVABLE.finditer(plain):
+        start, end = found.span()
+        if any(first <= start < last for first, last in code):
+            continue
+        kept, unsent = _kept(found, passages)
+        if kept is not None:
+            pieces += [answer[at:start], kept and f"{found['space']}{kept}"]
+            at, removed = end, removed + unsent
+    return "".join([*pieces, answer[at:]]), removed
+
+
+def _kept(found: re.Match[str], passages: int) -> tuple[str | None, int]:
+    """What is left of a citation, and how many of its numbers were not sent; `None`: it stays as it is."""
+    inside = next(
+        filter(
+            None,
+            (found[name] for name in ("across", "linked", "bracketed", "round", "tagged", "raised", "id")),
+        )
+    )
+    read = _read(unicodedata.normalize("NFKC", inside).replace("[", "").replace("]", ""))
+    is_pattern = any(first == 0 < last or max(first, last) > MAX_NUMBER for first, last in read.numbers)
+    if not read.whole or is_pattern or (found["round"] and not read.labelled):
+        return None, 0
+    sent = [numbers for numbers in read.numbers if _existing(*numbers, passages)]
+    if len(sent) == len(read.numbers):
+        return None, 0
+    unsent = sum(numbers not in sent and numbers != (0, 0) for numbers in read.numbers)
+    shown = ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in sent)
+    return (f"[{shown}]" if sent else ""), unsent
 
 
 def _existing(first: int, last: int, passages: int) -> Iterable[int]:

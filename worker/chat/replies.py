@@ -6,10 +6,10 @@ from dataclasses import replace
 from worker.chat.declining import may_be_marked, unmarked
 from worker.chat.reasoning import Piece, Separator, separate
 from worker.chat.stream import AnswerStream
+from worker.chat_results import FinishReason
 from worker.errors import ProviderUnavailable, Refused, SettingsError, VectorIndexError
 from worker.passages import Passage, bounded_result
 from worker.protocols import Reasoning, Reply
-from worker.results import FinishReason
 
 # models whose prompt opens the tag of their reasoning, as their answers of this process have shown
 _opened: set[str] = set()

@@ -54,6 +54,14 @@ def blocks(text: str) -> Iterator[Block]:
     yield from _paragraphs(text, at, len(text))
 
 
+def section(text: str, start: int, end: int) -> tuple[int, int]:
+    """Return the section around text[start:end]: from the last heading before or at its start to the next one."""
+    headings = [block for block in blocks(text) if block.level is not None]
+    first = max((block.start for block in headings if block.start <= start), default=0)
+    last = min((block.start for block in headings if block.start >= end), default=len(text))
+    return first, last
+
+
 def _paragraphs(text: str, start: int, end: int) -> Iterator[Block]:
     while start < end:
         stop = _window_end(text, start, end)

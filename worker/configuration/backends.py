@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from worker.configuration.rules import Amount, Count, Name
 from worker.reference import Setting
@@ -216,6 +216,15 @@ class ChatBackendSettings:
             example="128_000",
         ),
     ] = None
+    follow_up: Annotated[
+        Literal["fuse", "rewrite"],
+        Setting(
+            meaning="How a question with `history` is searched. `fuse`: together with the last turns, without a "
+            "further request to the chat model. `rewrite`: the model first writes a question that stands alone, in one "
+            "short request. If that fails, the search is as with `fuse`.",
+            example='"rewrite"',
+        ),
+    ] = "fuse"
     timeout_seconds: Annotated[
         Amount,
         Setting(

@@ -23,6 +23,7 @@ FIXES = {
     "int_parsing": "set it to a whole number",
     "int_type": "set it to a whole number",
     "int_from_float": "set it to a whole number",
+    "bool_type": "set it to True or False",
     "float_parsing": "set it to a number",
     "float_type": "set it to a number",
     "finite_number": "set it to a finite number",

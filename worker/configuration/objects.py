@@ -8,7 +8,9 @@ from typing import Annotated, Any, Literal
 from worker.configuration.backends import ChatBackendSettings, EmbeddingBackendSettings
 from worker.configuration.messages import nearest, shown
 from worker.configuration.rules import (
+    AnswerPrompt,
     Candidates,
+    Context,
     Count,
     Language,
     Links,
@@ -16,6 +18,7 @@ from worker.configuration.rules import (
     Port,
     Price,
     Schedule,
+    Switch,
     Weights,
     Whole,
 )
@@ -202,6 +205,37 @@ class IndexSettings:
             meaning="The system message of a chat: what the model is told before the passages and the question. "
             "`system` in the chat backend's `PROMPT_KWARGS` wins over it.",
             example='"You answer questions of customers, briefly and politely."',
+        ),
+    ] = None
+    answer_prompt: Annotated[
+        AnswerPrompt,
+        Setting(
+            type="text with `{passages}` and `{question}`",
+            default="the shipped rules",
+            meaning="The user's message of a chat: what is around the passages and the question. It replaces the rules "
+            "on answering, citing and declining. A sentence that passages are quoted text goes with `{passages}` in "
+            "any case. Ask for citations such as `[1]` in it, or set `CITATIONS` to `False`. Other braces stay as they "
+            "are, unless they hold a single word.",
+            example='"Answer from these passages, and cite them as [1].\\n\\n{passages}\\n\\nQuestion: {question}"',
+        ),
+    ] = None
+    citations: Annotated[
+        Switch,
+        Setting(
+            meaning="Whether answers cite their passages by number. `False`: the model is not asked to, numbers that "
+            "it writes are removed, and the result lists the sources as before.",
+            example="False",
+        ),
+    ] = True
+    context: Annotated[
+        Context,
+        Setting(
+            type='`{"neighbours": n}` with n from 1 to 10, or `"section"`',
+            default="`None`: the match alone",
+            meaning="What a chat sends around each match: so many chunks before and after it, or the section of the "
+            "document that it is in. It is widened only as far as the prompt has room. The sources still point at the "
+            "match.",
+            example='{"neighbours": 2}',
         ),
     ] = None
 

@@ -1,12 +1,17 @@
 """The rules that values of settings have to pass. What a rule raises becomes the end of one sentence."""
 
-from typing import Annotated
+import re
+from collections.abc import Mapping
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
 
 from worker.sources.scheduling import Crontab
 
 SCHEDULE_EXAMPLE = "set it to seconds above 0, or to a crontab of five fields such as '30 3 * * 1-5'"
+
+PLACEHOLDERS = ("passages", "question")  # of ANSWER_PROMPT
+MAX_NEIGHBOURS = 10  # chunks before and after a match
 
 
 def _no_boolean(value: object) -> object:
@@ -34,7 +39,34 @@ def _schedule(value: object) -> str | float | None:
     return value
 
 
+def _answer_prompt(value: object) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise ValueError("set it to text with {passages} and {question}")
+    for name in PLACEHOLDERS:
+        if (times := value.count(f"{{{name}}}")) != 1:
+            raise ValueError(f"it has {{{name}}} {times} times; write it once, where its text belongs")
+    for name in re.findall(r"\{(\w+)\}", value):
+        if name not in PLACEHOLDERS:
+            raise ValueError(
+                f"it has {{{name}}}, which is filled by nothing; use {{passages}} and {{question}}"
+            )
+    return value
+
+
+def _context(value: object) -> int | str | None:
+    if value is None or value == "section":
+        return value
+    if isinstance(value, Mapping) and value.keys() == {"neighbours"}:
+        number = value["neighbours"]
+        if isinstance(number, int) and not isinstance(number, bool) and 1 <= number <= MAX_NEIGHBOURS:
+            return number
+    raise ValueError(f"set it to {{'neighbours': n}} with n from 1 to {MAX_NEIGHBOURS}, or to 'section'")
+
+
 Whole = Annotated[int, BeforeValidator(_no_boolean), Field(ge=0)]
+Switch = Annotated[bool, Field(strict=True)]
 Count = Annotated[int, BeforeValidator(_no_boolean), Field(ge=1)]
 # the limits of pgvector
 Links = Annotated[int, BeforeValidator(_no_boolean), Field(ge=2, le=100)]
@@ -48,3 +80,6 @@ Name = Annotated[str, Field(min_length=1, max_length=200)]
 # the name of a text-search configuration: only Postgres knows which exist
 Language = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.]{2,}$")]
 Schedule = Annotated[str | float | None, PlainValidator(_schedule)]
+AnswerPrompt = Annotated[str | None, PlainValidator(_answer_prompt)]
+# how much of a document is sent around a match: so many chunks before and after it, or its section
+Context = Annotated[int | Literal["section"] | None, PlainValidator(_context)]

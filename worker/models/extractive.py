@@ -1,7 +1,10 @@
 """Extractive: an offline, deterministic chat model that answers with quotations.
 
-It reads the numbered passages and the question from the messages that `worker.chat.prompting` composes. It quotes the
-sentences nearest to the question, each with the number of its passage, and only those.
+It reads the passages and the question from the messages that `worker.chat.prompting` composes. It quotes the sentences
+nearest to the question, each with the number of its passage, and only those. A quotation has the words of its source,
+with "…" for what was left out: numbers of footnotes, which would look like citations, and the end of a long sentence.
+With an ANSWER_PROMPT, the question is what follows "Question: " after the passages; without such a line, all the text
+around the passages.
 
 The score of a sentence is the cosine of its word vectors plus the share of the question's words in the sentence and in
 its passage, weighted by their rarity among the passages. The model declines if both parts are weak. The bounds were
@@ -32,16 +35,19 @@ MIN_SENTENCE_WORDS = 4
 MIN_SHARE_OF_BEST = 0.7  # of the best score, for a further quotation
 MIN_SIMILARITY, MIN_COVERAGE = 0.46, 0.5  # below both, the model declines
 
-_PASSAGE = re.compile(r"^\[(\d+)\]\n<passage>\n([^\n]*)\n(.*?)\n</passage>$", re.MULTILINE | re.DOTALL)
-# after the last passage: the text of a passage may have such a line, but never the mark
-_QUESTION = re.compile(r"</passage>\n\nQuestion: (.*)\Z", re.DOTALL)
+# without a number where the index has CITATIONS off
+_PASSAGE = re.compile(r"^(?:\[(\d+)\]\n)?<passage>\n([^\n]*)\n(.*?)\n</passage>$", re.MULTILINE | re.DOTALL)
+_QUESTION = re.compile(r"^Question: (.*)\Z", re.MULTILINE | re.DOTALL)
+# how worker.chat.prompting writes a mark in a text
+_MARK_IN_TEXT = re.compile(r"&lt;(?=\s*/?\s*passage)", re.IGNORECASE)
 _WORD = re.compile(r"[^\W_]+(?:\.\d+)*")
 # the end of a sentence, a blank line, or the line under a heading
 _SENTENCE_END = re.compile(
     r"(?<=[.!?])(?<!\.\.)[\"'”’)*`]*\s+(?=[\"'“‘(*`]*[^\Wa-z_])|(?<=[。！？])|\n\s*\n|\n[-=~^*+#]{3,}\s*(?:\n|\Z)"
 )
-# the number of a footnote, which is not the number of a passage
-_REFERENCE = re.compile(r"\s*\[#?[\d\s,;–-]+\]_?")
+# the number of a footnote, which is not the number of a passage: at the end of a sentence, and within it
+_LAST_REFERENCE = re.compile(r"\s*\[#?[\d\s,;–-]+\]_?[.!?]*\s*\Z")
+_REFERENCE = re.compile(r"\s*\[#?[\d\s,;–-]+\]_?\s*")
 _SUFFIXES = re.findall(r"\w+", "ations ation ings ing edly ers er ies ied ed es ly s e y")
 _STOPWORDS = frozenset(
     re.findall(
@@ -60,7 +66,7 @@ _STOPWORDS = frozenset(
 class PromptPassage:
     """A numbered passage of the prompt."""
 
-    number: int
+    number: int | None  # None: the prompt has no numbers
     title: str
     text: str
 
@@ -69,7 +75,8 @@ class PromptPassage:
 class Sentence:
     """A sentence of a passage that may be quoted."""
 
-    number: int  # of its passage
+    number: int | None  # of its passage
+    place: int  # of its passage in the prompt
     text: str
     score: float  # compare it only with scores for the same question
     similarity: float  # cosine to the question
@@ -100,20 +107,22 @@ class Extractive(Model):
     def answer(self, text: str) -> str:
         """Answer the last message with numbered quotations, or decline."""
         passages = [
-            PromptPassage(number=int(number), title=title, text=body)
+            PromptPassage(
+                number=int(number) if number else None, title=title, text=_MARK_IN_TEXT.sub("<", body)
+            )
             for number, title, body in _PASSAGE.findall(text)
         ]
-        question = _QUESTION.search(text)
-        if not (passages and question and _terms(question[1])):
+        question = _question(text)
+        if not (passages and _terms(question)):
             return DECLINED
-        weights = _weights(_terms(question[1]), [_terms(f"{p.title} {p.text}") for p in passages])
-        sentences = self._scored(question[1], passages, weights)
+        weights = _weights(_terms(question), [_terms(f"{p.title} {p.text}") for p in passages])
+        sentences = self._scored(question, passages, weights)
         coverage = max(_coverage(f"{p.title} {p.text}", weights) for p in passages)
         similar = max((sentence.similarity for sentence in sentences), default=0.0)
         if not sentences or (similar < MIN_SIMILARITY and coverage < MIN_COVERAGE):
             return DECLINED
         quotes = [
-            f"“{_shortened(sentence.text)}” [{sentence.number}]"
+            f"“{_shortened(sentence.text)}”" + (f" [{sentence.number}]" if sentence.number else "")
             for sentence in sentences[:MAX_QUOTES]
             if sentence.score >= MIN_SHARE_OF_BEST * sentences[0].score
         ]
@@ -124,32 +133,42 @@ class Extractive(Model):
     ) -> list[Sentence]:
         """All sentences that are long enough, each text once, best first."""
         found = {
-            sentence: passage
-            for passage in reversed(passages)  # the first passage keeps a sentence that several have
+            sentence: (place, passage)
+            for place, passage in reversed(
+                [*enumerate(passages)]
+            )  # the first passage keeps a sentence that several have
             for sentence in _sentences(passage.text)
         }
         if not found:
             return []
-        inputs = [question, *(f"{passage.title} {text}" for text, passage in found.items())]
+        inputs = [question, *(f"{passage.title} {text}" for text, (_, passage) in found.items())]
         vectors: NDArray[np.float64] = np.array(list(self._embedding_model.embed_batch(inputs)))
         similarities = vectors[1:] @ vectors[0]
         scored = [
             Sentence(
                 number=passage.number,
+                place=place,
                 text=text,
                 similarity=float(similarity),
                 score=float(similarity)
                 + _coverage(text, weights)
                 + 0.5 * _coverage(f"{passage.title} {passage.text}", weights),
             )
-            for (text, passage), similarity in zip(found.items(), similarities, strict=True)
+            for (text, (place, passage)), similarity in zip(found.items(), similarities, strict=True)
         ]
-        return sorted(scored, key=lambda sentence: (-sentence.score, sentence.number, sentence.text))
+        return sorted(scored, key=lambda sentence: (-sentence.score, sentence.place, sentence.text))
+
+
+def _question(text: str) -> str:
+    """The question of a message: a passage may have such a line too, so the passages come out first."""
+    around = _PASSAGE.sub("", text)
+    found = _QUESTION.search(around)
+    return found[1] if found else around
 
 
 def _sentences(text: str) -> Iterator[str]:
     for piece in _SENTENCE_END.split(text):
-        sentence = " ".join(_REFERENCE.sub("", piece).split())
+        sentence = " ".join(_REFERENCE.sub(" … ", _LAST_REFERENCE.sub("", piece)).split())
         if len(_WORD.findall(sentence)) >= MIN_SENTENCE_WORDS:
             yield sentence
 

@@ -14,6 +14,7 @@ from functools import cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from worker.chat_results import Answer
 from worker.errors import (
     InputError,
     ProviderUnavailable,
@@ -93,6 +94,15 @@ def chat(index: str) -> AbstractContextManager[None]:
     return _timed(
         "chat", {"index": index}, lambda families, outcome: families.chat_seconds.labels(index, outcome)
     )
+
+
+def answered(index: str, answer: Answer) -> None:
+    """A question got its result."""
+    if families := metrics.counting():
+        families.answers.labels(index, answer["reason"] or "answered").inc()
+        families.removed_citations.labels(index).inc(answer["removed_citations"])
+        if answer["groundedness"] is not None:
+            families.groundedness.labels(index).observe(answer["groundedness"])
 
 
 def budget_wait(backend: str, seconds: float) -> None:

@@ -37,7 +37,7 @@ FIELDS: Mapping[str, str] = {
     "mode": "`hybrid`, `vector`, `text` or `similar`",
     "model": "name of the model",
     "outcome": "as the [label of the metrics](metrics.md#labels)",
-    "purpose": "`documents`, `search`, `answer` or `probe`",
+    "purpose": "`documents`, `search`, `answer`, `rewrite` or `probe`",
     "queue": "name of the queue",
     "queues": "names of the queues",
     "read": "documents that the source returned",
@@ -192,6 +192,11 @@ EVENTS: Mapping[str, LogEvent] = {
     ),
     "chat": LogEvent(
         level="info", fields=("index", "outcome", "seconds"), meaning="A question was answered."
+    ),
+    "rewrite_failed": LogEvent(
+        level="warning",
+        fields=("model", "error"),
+        meaning="The chat model did not rewrite a question that follows others. It was searched with its history.",
     ),
     "answer_cut_off": LogEvent(
         level="warning", fields=("model", "fix"), meaning="An answer reached the limit of its tokens."

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry, Counter, Histogram
 
-Purpose = Literal["documents", "probe", "search", "answer"]  # what a request to a provider is for
+Purpose = Literal["documents", "probe", "search", "answer", "rewrite"]  # what a request to a provider is for
 
 OUTCOMES: Mapping[str, str] = {
     "ok": "answered",
@@ -26,7 +26,16 @@ OUTCOMES: Mapping[str, str] = {
     "bug": "an unexpected error, please report it",
 }
 EMBEDDING_PURPOSES: tuple[Purpose, ...] = ("documents", "probe", "search")
-CHAT_PURPOSES: tuple[Purpose, ...] = ("answer",)
+CHAT_PURPOSES: tuple[Purpose, ...] = ("answer", "rewrite")
+ANSWER_RESULTS = (
+    "answered",
+    "declined",
+    "nothing_found",
+    "unknown_words",
+    "empty_index",
+    "stopped",
+    "invalid_data",
+)
 FAILURE_REASONS = ("refused", "input", "too_large", "unavailable", "died")
 RETRY_REASONS = ("settings", "unavailable", "rate_limited")
 
@@ -40,6 +49,7 @@ LABELS: Mapping[str, str] = {
     "index": "name of an index",
     "reason": "why: an `outcome` as above; `refused`: the document could not be taken; `died`: worker processes "
     "crashed on the document",
+    "result": "`answered`, or the `reason` of the [answer](tasks.md#answer)",
     "mode": "`hybrid`, `vector` or `text`; `similar` for `tasks.find_similar`",
     "task": "name of a task",
     "state": "of a task: the state of Celery in lower case, `ignored` if another run continues it, or `died`; of a "
@@ -75,6 +85,9 @@ class Families:
     expired: "Counter"  # index
     search_seconds: "Histogram"  # index, mode, outcome
     chat_seconds: "Histogram"  # index, outcome
+    answers: "Counter"  # index, result
+    groundedness: "Histogram"  # index
+    removed_citations: "Counter"  # index
     tasks: "Counter"  # task, state
     task_seconds: "Histogram"  # task
 
@@ -126,6 +139,9 @@ def initialize_series(indexes: Sequence[str], embedding: Sequence[str], chat: Se
     for index in indexes:
         for family in (_families.staged, _families.embedded, _families.published, _families.expired):
             family.labels(index)
+        _families.removed_citations.labels(index)
+        for answer_result in ANSWER_RESULTS:
+            _families.answers.labels(index, answer_result)
         for reason in FAILURE_REASONS:
             _families.failed.labels(index, reason)
         for reason in RETRY_REASONS:
@@ -204,6 +220,16 @@ def define_families(registry: "CollectorRegistry | None") -> Families:
             "Duration of questions, from the search to the answer, in seconds.",
             "index",
             "outcome",
+        ),
+        answers=counter("answers", "Answers, and questions that were not answered.", "index", "result"),
+        groundedness=histogram(
+            "answer_groundedness_ratio",
+            "Share of the sentences of an answer whose words occur in the passages that it cites.",
+            "index",
+            buckets=FILL_BUCKETS,
+        ),
+        removed_citations=counter(
+            "citations_removed", "Numbers that models cited without having been sent such a passage.", "index"
         ),
         tasks=counter("tasks", "Task runs that ended.", "task", "state"),
         task_seconds=histogram("task_seconds", "Duration of task runs, in seconds.", "task"),

@@ -2,13 +2,17 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal
 
+from worker.chunking.structure import section
 from worker.passages import Passage
 from worker.search.similarity import similarity
 from worker.store import search
 from worker.store.builds import Build
 from worker.store.connection import Connection
 from worker.store.search import Excluded, Hit
+
+SECTION_CHUNKS = 50  # before and after a passage, where its section is looked for
 
 ScoredHit = tuple[Hit, float]
 
@@ -42,16 +46,25 @@ class Selection:
 
 
 def read_passages(
-    connection: Connection, build: Build, groups: Sequence[Sequence[ScoredHit]], *, with_index: bool = False
+    connection: Connection,
+    build: Build,
+    groups: Sequence[Sequence[ScoredHit]],
+    *,
+    with_index: bool = False,
+    around: int | Literal["section"] | None = None,
 ) -> Iterator[Passage]:
     """Yield one passage for each group of neighbouring chunks, with the score and similarity of its best chunk.
 
-    `with_index`: with the name of its index, too.
+    `with_index`: with the name of its index, too. `around`: how much of its document each passage gets as its context:
+    chunks before and after it, or its section; only for passages of one build.
     """
     ends = [(group[0][0], group[-1][0]) for group in groups]
     texts = search.spans(
         connection, [(first.rev, first.start, last.end) for first, last in ends if first is not last]
     )
+    places = [(first.rev, first.ordinal, last.ordinal) for first, last in ends] if around else []
+    reach = SECTION_CHUNKS if around == "section" else around or 0
+    contexts = search.neighbours(connection, build, places, reach) if places else {}
     for group, (first, last) in zip(groups, ends, strict=True):
         similarities = [similar for hit, _ in group if (similar := similarity(hit, build)) is not None]
         yield Passage(
@@ -65,4 +78,16 @@ def read_passages(
             score=max(score for _, score in group),
             similarity=max(similarities, default=None),
             index=first.index if with_index else None,
+            context=_context(contexts.get((first.rev, first.ordinal)), first.start, last.end, around),
         )
+
+
+def _context(
+    wide: tuple[int, str] | None, start: int, end: int, around: int | Literal["section"] | None
+) -> tuple[int, str] | None:
+    """The text around a passage, cut to its section if that is asked for."""
+    if wide is None or around != "section":
+        return wide
+    at, text = wide
+    first, last = section(text, start - at, end - at)
+    return at + first, text[first:last]

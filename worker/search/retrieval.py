@@ -5,10 +5,12 @@ the search cannot compare vectors of two different models.
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from worker.documents import clean
 from worker.errors import InvalidQuery
 from worker.index import Index
 from worker.observability import events
@@ -21,7 +23,7 @@ from worker.search.passages import ScoredHit, Selection, read_passages
 from worker.search.queries import SearchQuery
 from worker.search.ranking import WINDOW, merge_neighbours
 from worker.search.similarity import check_threshold, passes_threshold
-from worker.store import builds, connection, search, status
+from worker.store import builds, connection, rarity, search, status
 from worker.store.builds import Build
 from worker.store.connection import Connection
 from worker.store.filters import EVERYTHING, compile_filter
@@ -29,13 +31,17 @@ from worker.store.filters import EVERYTHING, compile_filter
 MIN_CANDIDATES = 10  # contents in a ranking; one that does not fill the page is followed by the next contents
 
 
-def retrieve(index: Index, query: SearchQuery) -> list[Passage]:
+def retrieve(
+    index: Index, query: SearchQuery, *, around: int | Literal["section"] | None = None
+) -> list[Passage]:
     """Return the passages that fit the question best, best first; none while the index is empty.
+
+    `around`: the context that each passage gets, as CONTEXT of an index has it; `None`: none.
 
     Raises InvalidQuery for a filter that cannot be compiled or lacks the tenant, SettingsError when the backend no
     longer makes the vectors that the index holds, TemporaryError when Postgres or the provider does not answer.
     """
-    return _retrieve([index], query, with_index=False)
+    return _retrieve([index], query, around=around)
 
 
 def retrieve_across(indexes: Sequence[Index], query: SearchQuery) -> list[Passage]:
@@ -47,7 +53,13 @@ def retrieve_across(indexes: Sequence[Index], query: SearchQuery) -> list[Passag
     return _retrieve(indexes, query, with_index=True)
 
 
-def _retrieve(indexes: Sequence[Index], query: SearchQuery, *, with_index: bool) -> list[Passage]:
+def _retrieve(
+    indexes: Sequence[Index],
+    query: SearchQuery,
+    *,
+    with_index: bool = False,
+    around: int | Literal["section"] | None = None,
+) -> list[Passage]:
     with events.search("+".join(index.name for index in indexes), query.mode):
         conditions = [
             compile_filter(query.filter, tenant_field=index.settings.tenant_field) for index in indexes
@@ -71,7 +83,7 @@ def _retrieve(indexes: Sequence[Index], query: SearchQuery, *, with_index: bool)
                 connection=conn, targets=[target for _, target in searched], query=query, vectors=vectors
             )
             ranker = Ranker(halves=halves, weights=first.settings.hybrid_weights)
-            return list(read_passages(conn, build, _page(ranker), with_index=with_index))
+            return list(read_passages(conn, build, _page(ranker), with_index=with_index, around=around))
 
 
 def _check_comparable(searched: Sequence[tuple[Index, Target]]) -> None:
@@ -100,6 +112,18 @@ def emptiness(index: Index) -> str | None:
         return None
     missing = "no searchable documents yet" if any_documents else "no documents"
     return f"The index {index.name!r} holds {missing}."
+
+
+def unknown_words(index: Index, text: str) -> Sequence[str]:
+    """Return the words of a question that occur nowhere in an index, stemmed, without stop words.
+
+    None for an index with a TENANT_FIELD: they would tell a tenant which words the others have.
+    """
+    if index.settings.tenant_field is not None:
+        return []
+    with connection.checkout(index.url) as conn:
+        build = builds.live(conn, index.name)
+        return rarity.read_words(conn, build, clean(text)).unknown if build else []
 
 
 def rank_documents(

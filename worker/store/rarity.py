@@ -32,6 +32,7 @@ class Words:
     finding: Sequence[str] = ()  # the rarest that occur in chunks: chunks with one of them are ranked
     # of those that occur in chunks; 1.0 in total at most, in each language
     weights: Mapping[str, float] = field(default_factory=dict)
+    unknown: Sequence[str] = ()  # those that occur in no chunk, in the language that knows most of them
 
 
 NO_WORDS = Words()
@@ -64,13 +65,15 @@ def read_words(
     sizes = {language.tag: counts[language.marker] for language in asked if language.tag}
     finding: list[str] = []
     weights: dict[str, float] = {}
+    unknown: list[Sequence[str]] = []
     for tag in (language.tag for language in asked):
         words = [_quoted(lexeme, tag) for of, lexeme, _, _ in rows if lexeme and of == tag]
         size = sizes.get(tag, total - sum(sizes.values()))
         found = _weigh({word: counts[word] for word in words}, size)
         finding += found.finding
         weights |= found.weights
-    return Words(finding=finding, weights=weights)
+        unknown.append(found.unknown)
+    return Words(finding=finding, weights=weights, unknown=min(unknown, key=len))
 
 
 def _weigh(chunks: Mapping[str, int], size: int) -> Words:
@@ -81,7 +84,11 @@ def _weigh(chunks: Mapping[str, int], size: int) -> Words:
     sums = accumulate(chunks[word] for word in known[:RAREST_LEXEMES])
     within = sum(1 for chunks_so_far in sums if chunks_so_far <= LEXICAL_CHUNKS)
     every = fsum(rarities.values())
-    return Words(finding=known[: max(within, 1)], weights={word: rarities[word] / every for word in known})
+    return Words(
+        finding=known[: max(within, 1)],
+        weights={word: rarities[word] / every for word in known},
+        unknown=[word for word in chunks if not chunks[word]],
+    )
 
 
 def _counts(connection: Connection, build: Build, rows: Sequence[Sequence[Any]]) -> dict[str, int]:

@@ -234,6 +234,19 @@ def spans(connection: Connection, places: Sequence[tuple[int, int, int]]) -> Map
     return {(rev, start): text for rev, start, text in rows}
 
 
+def neighbours(
+    connection: Connection, build: Build, places: Sequence[tuple[int, int, int]], reach: int
+) -> Mapping[tuple[int, int], tuple[int, str]]:
+    """The texts of chunks, given as (rev, first, last), with `reach` chunks before and after; by rev and first.
+
+    Each with its first code point in the revision.
+    """
+    revs, firsts, lasts = (list(column) for column in zip(*places, strict=True)) if places else ([], [], [])
+    values = {"revs": revs, "firsts": firsts, "lasts": lasts, "reach": reach}
+    rows = connection.execute(build.sql("search.sql", "neighbours"), values)
+    return {(rev, first): (start, text) for rev, first, start, text in rows}
+
+
 def _hits(
     connection: Connection,
     build: Build,

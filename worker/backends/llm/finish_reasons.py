@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from worker.results import FinishReason
+from worker.chat_results import FinishReason
 
 # in the order of search; the names of OpenAI, Anthropic, Gemini and Ollama
 FIELDS = ("finish_reason", "stop_reason", "finishReason", "done_reason", "reason", "status")

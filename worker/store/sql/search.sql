@@ -142,6 +142,13 @@ SELECT n.rev, n.start, substr(r.text, n.start + 1, n."end" - n.start)
 FROM unnest(%(revs)s::bigint[], %(starts)s::int[], %(ends)s::int[]) AS n (rev, start, "end")
 JOIN vector_index.revisions r USING (rev)
 
+-- name: neighbours: the text of chunks %(firsts)s to %(lasts)s of revisions with %(reach)s chunks before and after them
+SELECT n.rev, n.first, min(c.start), substr(min(r.text), min(c.start) + 1, max(c."end") - min(c.start))
+FROM unnest(%(revs)s::bigint[], %(firsts)s::int[], %(lasts)s::int[]) AS n (rev, first, last)
+JOIN vector_index.revisions r USING (rev)
+JOIN {chunks} c ON c.rev = n.rev AND c.ordinal BETWEEN n.first - %(reach)s AND n.last + %(reach)s
+GROUP BY n.rev, n.first
+
 -- name: reference_document: a document that has a live or a wanted revision and passes the tenant's filter, and the
 -- mean of its visible vectors; NULL if it has none
 SELECT d.doc, avg(e.embedding) AS embedding
