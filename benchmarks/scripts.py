@@ -1,20 +1,27 @@
 """Search in any language: hit@1 and nDCG@10 by vectors, by words and by both, over collections in SQuAD's format.
 
-    python -m benchmarks.scripts FOLDER
+    python -m benchmarks.scripts FOLDER [QUESTIONS]
 
 Each *.json in the folder is one collection: its paragraphs are documents, and the first question of up to 240 of them
-is asked. XQuAD has eleven languages (github.com/google-deepmind/xquad), JSQuAD is Japanese. Vectors are of the default
-model, which knows little beyond English. LANGUAGE follows the name of the file (xquad.de.json), if Postgres has it.
+(or QUESTIONS) is asked. XQuAD has eleven languages (github.com/google-deepmind/xquad), JSQuAD is Japanese. Vectors are
+of the default model, which knows little beyond English. LANGUAGE follows the name of the file (xquad.de.json), if
+Postgres has it.
+
+Then all collections are in one index, with LANGUAGE english and LANGUAGE_FIELD, and with LANGUAGE alone. `search` is
+the median time of a search by words there.
 """
 
 import json
 import random
+import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from math import log2
 from pathlib import Path
+from typing import Any
 
 from worker import configuration, services, wiring
 from worker.backends.budgets import Budget
@@ -29,7 +36,7 @@ QUESTIONS = 240
 LANGUAGES = {"ar": "arabic", "de": "german", "en": "english", "ru": "russian"}
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, number: int = QUESTIONS) -> None:
     with (
         tempfile.TemporaryDirectory() as home,
         services.running(Path(home), valkey=False, durable=False) as running,
@@ -37,20 +44,50 @@ def main(folder: Path) -> None:
         url = running.addresses.database_url
         schema.install(url)
         print("collection       documents  questions " + "".join(f"{mode:>17}" for mode in MODES))
-        for file in sorted(folder.glob("*.json")):
-            measure(url, file)
+        files = sorted(folder.glob("*.json"))
+        for file in files:
+            documents, questions = read(file, number)
+            language = next((LANGUAGES[part] for part in file.stem.split(".") if part in LANGUAGES), "simple")
+            index = load(url, documents, name=file.stem, language=language)
+            measure(index, file.stem, len(documents), questions)
+        for field in ("language", None):
+            together(url, files, number, field)
 
 
-def measure(url: str, file: Path) -> None:
-    """Index one collection, ask its questions, and print a line."""
-    documents, questions = read(file)
-    language = next((LANGUAGES[part] for part in file.stem.split(".") if part in LANGUAGES), "simple")
-    settings = replace(configuration.load({}).index("default"), name=file.stem, language=language)
+def together(url: str, files: Sequence[Path], number: int, field: str | None) -> None:
+    """Index all collections in one, each document with its language, and print a line for each collection."""
+    collections = {file.stem: read(file, number) for file in files}
+    whole = [
+        document | {"id": f"{stem}-{document['id']}", "metadata": {"language": stem.rpartition(".")[2]}}
+        for stem, (documents, _) in collections.items()
+        for document in documents
+    ]
+    index = load(url, whole, name=f"together-{field}", language="english", language_field=field)
+    print(f"together, LANGUAGE_FIELD {field!r}")
+    for stem, (_, questions) in collections.items():
+        measure(index, stem, len(whole), [(text, f"{stem}-{id}") for text, id in questions])
+    asked = [text for _, questions in collections.values() for text, _ in questions]
+    times = []
+    for text in asked:
+        began = time.perf_counter()
+        retrieve(index, SearchQuery(text=text, mode="text", limit=10))
+        times.append(time.perf_counter() - began)
+    print(f"search {1000 * statistics.median(times):.1f} ms")
+
+
+def load(url: str, documents: Sequence[dict[str, Any]], *, name: str, **changes: Any) -> Index:
+    """Index documents under these settings."""
+    settings = replace(configuration.load({}).index("default"), name=name, **changes)
     backend = wiring.make_backend(settings.embedding_backend)
     index = Index(url=url, settings=settings, backend=backend, budget=Budget("", backend.model_id))
-    staging.stage(index, file.stem, documents, max_bytes=10_000_000)
+    staging.stage(index, name, documents, max_bytes=10_000_000)
     Drainer(url, settings.embedding_backend, backend).drain()
-    print(f"{file.stem:<16} {len(documents):>9}  {len(questions):>9} ", end="")
+    return index
+
+
+def measure(index: Index, name: str, documents: int, questions: Sequence[tuple[str, str]]) -> None:
+    """Ask the questions of a collection, and print a line."""
+    print(f"{name:<16} {documents:>9}  {len(questions):>9} ", end="")
     for mode in MODES:
         ranks = [rank(index, text, mode, id) for text, id in questions]
         hits = sum(found == 0 for found in ranks) / len(ranks)
@@ -65,15 +102,15 @@ def rank(index: Index, text: str, mode: str, id: str) -> int | None:
     return next((at for at, passage in enumerate(found) if passage.document_id == id), None)
 
 
-def read(file: Path) -> tuple[list[dict[str, str]], Sequence[tuple[str, str]]]:
+def read(file: Path, number: int) -> tuple[list[dict[str, str]], Sequence[tuple[str, str]]]:
     """The documents of a collection, and questions with the id of their document."""
     paragraphs = [
         paragraph for entry in json.loads(file.read_text())["data"] for paragraph in entry["paragraphs"]
     ]
     documents = [{"id": str(at), "text": paragraph["context"]} for at, paragraph in enumerate(paragraphs)]
     questions = [(paragraph["qas"][0]["question"], str(at)) for at, paragraph in enumerate(paragraphs)]
-    return documents, random.Random(1).sample(questions, min(QUESTIONS, len(questions)))
+    return documents, random.Random(1).sample(questions, min(number, len(questions)))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *map(int, sys.argv[2:3]))

@@ -1,222 +1,138 @@
-"""Search over 50,000 chunks: recall and time under filters, and the price of the house against a flat table.
+"""Search at size: recall, time and CPU by mode, filter and tenant, with and without a vector index.
 
-    python -m benchmarks.search
+    python -m benchmarks.search [CHUNKS [DIMENSIONS [QUESTIONS]]]
 
-Made vectors of 256 dimensions in clusters, words by a power law, four chunks a document, 16 tenants: one has 0.1% of
-the documents and one 5%. Questions are embedded beforehand; times are of `worker.search.retrieval` without that.
-Exact results come from NumPy.
+50,000 chunks of 256 dimensions and 60 questions, unless you say otherwise. See benchmarks/collection.py for the
+collection. Questions are embedded beforehand; times are of `worker.search.retrieval` without that, over one warm round.
+CPU is of this process and of Postgres. Exact results come from NumPy. Up to 100,000 chunks, the same rows are in a flat
+table of pgvector, too.
 """
 
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psycopg
-from numpy.typing import NDArray
 from pgvector import Vector
 from pgvector.psycopg import register_vector
-from psycopg.types.json import Jsonb
 
+from benchmarks.collection import CHUNKS_PER_DOCUMENT, Collection, Made, cpu_seconds, load
 from worker import configuration, services
 from worker.backends.budgets import Budget
-from worker.configuration import HNSWSettings, IndexSettings
+from worker.configuration import HNSWSettings
 from worker.index import Index
-from worker.recipes import Recipe
-from worker.search.queries import SearchQuery
+from worker.search.queries import MODES, SearchQuery
 from worker.search.retrieval import retrieve
-from worker.store import builds, connection, hnsw, schema
-from worker.words import index_words
+from worker.store import connection, hnsw, schema
 
-DOCUMENTS, CHUNKS, DIMENSIONS, CLUSTERS, WORDS = 12_500, 4, 256, 300, 20_000
-QUESTIONS = 60
 LIMIT = 10
-
-FILTERS: dict[str, dict[str, Any] | None] = {
-    "no filter": None,
-    "tenant of 0.1%": {"tenant": "t0"},
-    "tenant of 5%": {"tenant": "t1"},
-    "range, 10%": {"number": {"$gte": 1_000, "$lt": 2_250}},
-    "range, 60%": {"number": {"$gte": 1_000, "$lt": 8_500}},
-    "$in of 100 values": {"number": {"$in": list(range(0, 10_000, 100))}},
-}
+FLAT_CHUNKS = 100_000
 
 
-class Made:
-    """A user's own backend class, whose vectors are there already."""
-
-    model_id, tokenizer = "made", "words"
-    token_limit = batch_token_limit = 10_000
-    batch_size, chunk_tokens, dimensions = 100, 240, DIMENSIONS
-    document_prefix = query_prefix = ""
-
-    def __init__(self) -> None:
-        self.known: dict[str, NDArray[np.float32]] = {}
-
-    def count_tokens(self, text: str) -> int:
-        return len(text.split()) + 1
-
-    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        return np.stack([self.known[text] for text in texts])
+def filters(documents: int) -> dict[str, dict[str, Any] | None]:
+    tenth = documents // 10
+    return {
+        "no filter": None,
+        "tenant of 0.1%": {"tenant": "t0"},
+        "tenant of 5%": {"tenant": "t1"},
+        "range, 10%": {"number": {"$gte": tenth, "$lt": 2 * tenth}},
+        "range, 60%": {"number": {"$gte": tenth, "$lt": 7 * tenth}},
+        "$in of 100 values": {"number": {"$in": list(range(0, 10_000, 100))}},
+    }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Collection:
-    """What was loaded, a row for each chunk."""
-
-    vectors: NDArray[np.float32]
-    tenants: NDArray[np.str_]
-    numbers: NDArray[np.int64]  # of the document
-    questions: Sequence[str]
-
-
-def main() -> None:
-    index, backend = configuration.load({}).index("default"), Made()
+def main(chunks: int = 50_000, dimensions: int = 256, questions: int = 60) -> None:
+    index, backend = configuration.load({}).index("default"), Made(dimensions)
+    documents = chunks // CHUNKS_PER_DOCUMENT
     with tempfile.TemporaryDirectory() as home, services.running(Path(home), durable=False) as own:
         url = own.addresses.database_url
         schema.install(url)
-        made = load(url, index, backend)
-        with psycopg.connect(url, autocommit=True) as flat:
-            flat.execute(connection.SESSION)
-            register_vector(flat)
-            budget = Budget("", backend.model_id)
-            report(Index(url=url, settings=index, backend=backend, budget=budget), backend, flat, made)
+        made = load(url, index, backend, documents=documents, questions=questions)
+        target = Index(url=url, settings=index, backend=backend, budget=Budget("", backend.model_id))
+        print(f"search      {chunks:,} chunks, {dimensions} dimensions, {questions} questions, {LIMIT} rows")
+        report("all compared", target, backend, made)
+        began = time.perf_counter()
+        with connection.connect(url) as conn:
+            hnsw.create(conn, made.build, HNSWSettings(), vectors=len(made.vectors))
+        print(f"  vector index made in {time.perf_counter() - began:.0f} s")
+        report("vector index", target, backend, made)
+        if chunks <= FLAT_CHUNKS:
+            compare_with_flat_table(target, backend, made)
         connection.close_pools()
 
 
-def report(index: Index, backend: Made, flat: psycopg.Connection, made: Collection) -> None:
+def ours(
+    index: Index, mode: str, filter: dict[str, Any] | None, limit: int
+) -> Callable[[str], list[tuple[str, int]]]:
+    def ask(question: str) -> list[tuple[str, int]]:
+        rows = retrieve(index, SearchQuery(text=question, filter=filter, limit=limit, mode=mode))
+        return [(row.document_id, at) for row in rows for at in range(row.chunks[0], row.chunks[1] + 1)]
+
+    return ask
+
+
+def report(kind: str, index: Index, backend: Made, made: Collection) -> None:
+    """Print a line for each filter and mode; recall is of vector mode."""
+    documents = len(made.vectors) // CHUNKS_PER_DOCUMENT
+    for name, filter in filters(documents).items():
+        truth = [made.nearest(backend.known[question], filter, LIMIT) for question in made.questions]
+        for mode in MODES:
+            found, times, cpu = timed(ours(index, mode, filter, LIMIT), made.questions)
+            line = f"  {kind:12}  {name:18} {mode:6} {milliseconds(times)}, CPU {cpu * 1000:.1f} ms"
+            if mode == "vector":
+                recalls = [
+                    len(set(rows) & set(best)) / len(best) for rows, best in zip(found, truth, strict=True)
+                ]
+                line += f"; recall@{LIMIT} {statistics.mean(recalls):.3f}, minimum {min(recalls):.1f}"
+            print(line, flush=True)
+
+
+def compare_with_flat_table(index: Index, backend: Made, made: Collection) -> None:
+    """Print the price of the house: five rows, by vector, against one table with the vectors and nothing else."""
     questions = made.questions
-
-    def ours(mode: str, filter: dict[str, Any] | None, limit: int) -> Callable[[str], list[tuple[str, int]]]:
-        def ask(question: str) -> list[tuple[str, int]]:
-            wanted = SearchQuery(text=question, filter=filter, limit=limit, mode=mode)
-            return [
-                (row.document_id, at)
-                for row in retrieve(index, wanted)
-                for at in range(row.chunks[0], row.chunks[1] + 1)
-            ]
-
-        return ask
-
-    print(
-        f"search      {DOCUMENTS * CHUNKS:,} chunks, {DIMENSIONS} dimensions, {QUESTIONS} questions, {LIMIT} rows"
-    )
-    for name, filter in FILTERS.items():
-        truth = [exact(made, backend.known[question], filter) for question in questions]
-        found, times = timed(ours("vector", filter, LIMIT), questions)
-        recalls = [len(set(rows) & set(best)) / len(best) for rows, best in zip(found, truth, strict=True)]
-        least = min(min(len(rows), LIMIT) for rows in found)
-        _, both = timed(ours("hybrid", filter, LIMIT), questions)
-        print(
-            f"  {name:18} recall@{LIMIT} {statistics.mean(recalls):.3f}, minimum {min(recalls):.1f}; "
-            f"at least {least} rows; "
-            f"vector {milliseconds(times)}; hybrid {milliseconds(both)}"
+    with psycopg.connect(index.url, autocommit=True) as flat:
+        flat.execute(connection.SESSION)
+        register_vector(flat)
+        flat.execute(
+            f"CREATE TABLE flat (document text, ordinal int, embedding vector({backend.dimensions}))".encode()
         )
-    statement = "SELECT document, ordinal FROM flat ORDER BY embedding <=> %s LIMIT 5"
-    vectors = {question: Vector(backend.known[question]) for question in questions}
+        with flat.cursor() as cursor, cursor.copy("COPY flat FROM STDIN") as copy:
+            for at, vector in enumerate(made.vectors):
+                copy.write_row((str(at // CHUNKS_PER_DOCUMENT), at % CHUNKS_PER_DOCUMENT, Vector(vector)))
+        flat.execute("SET maintenance_work_mem = '256MB'")
+        flat.execute("CREATE INDEX ON flat USING hnsw (embedding vector_cosine_ops)")
+        flat.execute("VACUUM ANALYZE flat")
+        statement = "SELECT document, ordinal FROM flat ORDER BY embedding <=> %s LIMIT 5"
+        vectors = {question: Vector(backend.known[question]) for question in questions}
 
-    def bare(question: str) -> list[Any]:
-        return flat.execute(statement, [vectors[question]], prepare=True).fetchall()
+        def bare(question: str) -> list[Any]:
+            return flat.execute(statement, [vectors[question]], prepare=True).fetchall()
 
-    rounds = [(timed(bare, questions)[1], timed(ours("vector", None, 5), questions)[1]) for _ in range(5)]
+        rounds = [
+            (timed(bare, questions)[1], timed(ours(index, "vector", None, 5), questions)[1]) for _ in range(5)
+        ]
     theirs, mine = ([time for round in rounds for time in round[side]] for side in (0, 1))
-    _, both = timed(ours("hybrid", None, 5), questions)
     ratio = statistics.median(mine) / statistics.median(theirs)
     print(
-        f"  5 rows: a flat table {milliseconds(theirs)}; vector {milliseconds(mine)}, {ratio:.1f} times; "
-        f"hybrid {milliseconds(both)}"
+        f"  5 rows: a flat table {milliseconds(theirs)}; vector {milliseconds(mine)}, {ratio:.1f} times as long"
     )
 
 
-def load(url: str, index: IndexSettings, backend: Made) -> Collection:
-    """Fill the tables of a build and a flat one with the same rows, and index both."""
-    random = np.random.default_rng(8)
-    centres = random.normal(size=(CLUSTERS, DIMENSIONS))
-
-    def near(cluster: NDArray[np.int64]) -> NDArray[np.float32]:
-        return (centres[cluster] + random.normal(size=(len(cluster), DIMENSIONS))).astype(np.float32)
-
-    def words(count: int) -> str:
-        return " ".join(f"w{n}" for n in np.minimum(random.zipf(1.3, count), WORDS))
-
-    vectors = near(random.integers(CLUSTERS, size=DOCUMENTS * CHUNKS))
-    tenants = ["t0" if n % 1000 == 0 else "t1" if n % 20 == 1 else f"t{2 + n % 14}" for n in range(DOCUMENTS)]
-    with connection.checkout(url) as conn:
-        [build] = builds.ensure(conn, index.name, lambda: Recipe.of(index, backend).as_json())
-        conn.execute(
-            "CREATE TABLE flat (document text, ordinal int, embedding vector(256), number int, tenant text)"
-        )
-        with conn.transaction(), conn.cursor() as cursor:
-            cursor.execute(
-                "INSERT INTO vector_index.documents (index_id, id) SELECT 1, n FROM generate_series(1, %s) n",
-                [DOCUMENTS],
-            )
-            cursor.execute(
-                "INSERT INTO vector_index.served_1 (doc, live_rev, state, since) "
-                "SELECT doc, doc, 'live', now() FROM vector_index.documents"
-            )
-            with cursor.copy(
-                "COPY vector_index.revisions (rev, doc, title, metadata, text) FROM STDIN"
-            ) as copy:
-                for n, tenant in enumerate(tenants):
-                    copy.write_row((n + 1, n + 1, "", Jsonb({"tenant": tenant, "number": n}), ""))
-            rows = [(n + 1, at, f"{n} {at}".encode()) for n in range(DOCUMENTS) for at in range(CHUNKS)]
-            columns = 'rev, ordinal, hash, start, "end", tokens, heading, text, lexemes'
-            with cursor.copy(f"COPY vector_index.chunks_1 ({columns}) FROM STDIN".encode()) as copy:
-                for rev, at, hash in rows:
-                    text = f"{rev}-{at} {words(100)}"
-                    copy.write_row((rev, at, hash, 2 * at, 2 * at + 1, 100, "", text, index_words(text)))
-            with cursor.copy("COPY vector_index.embeddings_1 FROM STDIN (FORMAT BINARY)") as copy:
-                copy.set_types(["bytea", "vector"])
-                for (_, _, hash), vector in zip(rows, vectors, strict=True):
-                    copy.write_row((hash, Vector(vector)))
-            with cursor.copy("COPY flat FROM STDIN") as copy:
-                for (rev, at, _), vector in zip(rows, vectors, strict=True):
-                    copy.write_row((str(rev), at, Vector(vector), rev - 1, tenants[rev - 1]))
-        conn.execute("SET maintenance_work_mem = '256MB'")
-        conn.execute("CREATE INDEX ON flat USING hnsw (embedding vector_cosine_ops)")
-        conn.execute("VACUUM ANALYZE")
-    with connection.connect(url) as conn:
-        hnsw.create(conn, build, HNSWSettings(), vectors=len(vectors))
-    # no question is of the most common words alone
-    questions = [" ".join(f"w{n}" for n in random.integers(20, 5_000, 5)) for _ in range(QUESTIONS)]
-    backend.known = dict(zip(questions, near(random.integers(CLUSTERS, size=QUESTIONS)), strict=True))
-    return Collection(
-        vectors=vectors,
-        tenants=np.repeat(tenants, CHUNKS),
-        numbers=np.repeat(np.arange(DOCUMENTS), CHUNKS),
-        questions=questions,
-    )
-
-
-def exact(
-    made: Collection, vector: NDArray[np.float32], filter: dict[str, Any] | None
-) -> list[tuple[str, int]]:
-    match filter:
-        case {"tenant": tenant}:
-            passing = made.tenants == tenant
-        case {"number": {"$in": values}}:
-            passing = np.isin(made.numbers, values)
-        case {"number": {"$gte": low, "$lt": high}}:
-            passing = (made.numbers >= low) & (made.numbers < high)
-        case _:
-            passing = np.full(len(made.numbers), True)
-    similarities = np.where(passing, made.vectors @ vector / np.linalg.norm(made.vectors, axis=1), -np.inf)
-    return [(str(at // CHUNKS + 1), int(at % CHUNKS)) for at in np.argsort(-similarities)[:LIMIT]]
-
-
-def timed(ask: Callable[[str], list[Any]], questions: Sequence[str]) -> tuple[list[list[Any]], list[float]]:
+def timed(
+    ask: Callable[[str], list[Any]], questions: Sequence[str]
+) -> tuple[list[list[Any]], list[float], float]:
+    """Ask each question; the answers, the seconds of each, and the mean CPU seconds."""
     ask(questions[0])  # what is made once
-    found, times = [], []
+    found, times, cpu = [], [], cpu_seconds()
     for question in questions:
         started = time.perf_counter()
         found.append(ask(question))
         times.append(time.perf_counter() - started)
-    return found, times
+    return found, times, (cpu_seconds() - cpu) / len(questions)
 
 
 def milliseconds(times: Sequence[float]) -> str:
@@ -227,4 +143,4 @@ def milliseconds(times: Sequence[float]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    main(*map(int, sys.argv[1:]))

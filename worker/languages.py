@@ -45,30 +45,37 @@ _OTHERS = (
     "rn rw sa sc sd se sg si sk sl sm sn so sq ss st su sw te tg th ti tk tl tn to ts tt tw ty ug uk ur uz ve vi "
     "vo wa wo xh yo za zh zu"
 )
-_CONFIGURATIONS = dict.fromkeys(_OTHERS.split(), SIMPLE) | _STEMMED
+_UNSTEMMED = frozenset(_OTHERS.split())
 _TAGS = {configuration: code for code, configuration in reversed(_STEMMED.items())} | {SIMPLE: "und"}
 
 SEPARATOR = "|"  # between a tag and a lexeme, which has letters and digits
 
 
-def configuration_of(value: str, known: Collection[str]) -> str | None:
-    """Return the text-search configuration of a document whose metadata name a language; `None` if it is unknown.
+def named(value: str, known: Collection[str]) -> str | None:
+    """Return the name of the language that metadata name: a configuration, or a code without one; `None`: unknown.
 
-    `value` is a code such as `de` or `pt-BR`, or a configuration such as `german`. A code without a configuration of
-    its own, such as `ja`, is `simple`. `known`: the configurations that the server has.
+    `value` is a code such as `de` or `pt-BR`, or a text-search configuration such as `german`. `known`: the
+    configurations that the server has.
     """
     written = value.strip().lower()
     if written in known:
         return written
-    configuration = _CONFIGURATIONS.get(written.replace("_", "-").partition("-")[0])
-    if configuration is None or configuration in known:
-        return configuration
-    return SIMPLE  # of a server that is older than the configuration
+    code = written.replace("_", "-").partition("-")[0]
+    if code in _STEMMED:
+        return (
+            _STEMMED[code] if _STEMMED[code] in known else SIMPLE
+        )  # the server is older than the configuration
+    return code if code in _UNSTEMMED else None
 
 
-def tag(configuration: str, own: str) -> str:
-    """Return what marks the lexemes of a configuration in an index whose LANGUAGE is `own`: nothing for its own."""
-    return "" if configuration == own else _TAGS.get(configuration, configuration)
+def configuration(name: str) -> str:
+    """Return the text-search configuration of a language: `simple` for a code without one of its own."""
+    return SIMPLE if name in _UNSTEMMED else name
+
+
+def tag(name: str, own: str) -> str:
+    """Return what marks the lexemes of a language in an index whose LANGUAGE is `own`: nothing for its own."""
+    return "" if name == own else _TAGS.get(name, name)
 
 
 def tagged(lexeme: str, tag: str) -> str:

@@ -14,7 +14,7 @@ from worker.cli.doctor import _unknown_languages
 from worker.errors import TooLarge
 from worker.indexing import rebuilding
 from worker.indexing.draining.drainer import Drainer
-from worker.languages import configuration_of
+from worker.languages import named
 from worker.observability import events
 from worker.store import builds, connection, rarity
 
@@ -45,6 +45,25 @@ def beside(application: Application, **settings: Any) -> Application:
     other = Application(application.url, index, application.backend, drainer)
     other.jobs = 1_000  # their task ids are those of the database
     return other
+
+
+def test_languages_without_a_stemmer_have_statistics_of_their_own(application: Application) -> None:
+    """Given a pair of characters that is common in Chinese texts, and rare in Japanese ones."""
+    chinese = [
+        {"id": f"zh{at}", "text": f"人口{at}很多的城市", "metadata": {"lang": "zh"}} for at in range(9)
+    ]
+    japanese = [
+        {"id": "ja1", "text": "人口の統計", "metadata": {"lang": "ja"}},
+        *({"id": f"ja{at}", "text": f"統計の本{at}", "metadata": {"lang": "ja"}} for at in range(2, 9)),
+    ]
+    application.put(*chinese, *japanese)
+    assert by_words(application, "人口の統計", filter={"lang": "ja"})[0] == "ja1"
+    with connection.checkout(application.url) as conn:
+        build = builds.live(conn, application.index.name)
+        assert build is not None
+        weights = rarity.read_words(conn, build, "人口 統計").weights
+    assert weights["'ja|人口'"] > weights["'ja|統計'"]
+    assert "'zh|人口'" in weights
 
 
 def by_words(application: Application, question: str, **options: Any) -> list[str]:
@@ -194,12 +213,13 @@ def test_an_unknown_language_is_logged_once_and_shown_by_doctor(
 
 
 @pytest.mark.parametrize(
-    ("value", "configuration"),
+    ("value", "name"),
     [
         ("de", "german"), ("DE", "german"), ("de-AT", "german"), ("pt_BR", "portuguese"), ("german", "german"),
-        ("public.mine", "public.mine"), ("ja", "simple"), ("zh-Hans", "simple"), ("ta", "simple"), ("deutsch", None),
+        ("public.mine", "public.mine"), ("ja", "ja"), ("zh-Hans", "zh"), ("ta", "simple"), ("deutsch", None),
         ("", None), ("xx", None),
     ],
 )  # fmt: skip
-def test_codes_and_names_are_languages(value: str, configuration: str | None) -> None:
-    assert configuration_of(value, {"german", "portuguese", "simple", "public.mine"}) == configuration
+def test_codes_and_names_are_languages(value: str, name: str | None) -> None:
+    """A code without a stemmer is a language of its own; one whose stemmer the server lacks is `simple`."""
+    assert named(value, {"german", "portuguese", "simple", "public.mine"}) == name

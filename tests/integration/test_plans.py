@@ -54,7 +54,7 @@ def loaded(services: Any, administrator: Any, template: str) -> Iterator[str]:
             build = live(conn)
             conn.execute("UPDATE vector_index.builds SET loading_at = 'epoch', seen_at = 'epoch'")
             assert hnsw.look(conn, build, HNSWSettings()) is None
-            patch.setattr(hnsw, "MIN_NUMBERS", DOCUMENTS * CHUNKS * DIMENSIONS)
+            patch.setattr(hnsw, "MIN_NUMBERS", DOCUMENTS * CHUNKS * hnsw.MIN_WIDTH)
             assert hnsw.look(conn, build, HNSWSettings()) == "create"
             # as an interrupted task leaves it
             conn.execute(

@@ -9,6 +9,7 @@ from tests.fixtures.application import Application
 from worker.errors import InvalidQuery
 from worker.passages import Passage
 from worker.search.queries import MAX_QUERIES, MODES, SearchQuery
+from worker.search.question_cache import remembered
 from worker.search.retrieval import retrieve
 
 PETS = [
@@ -48,6 +49,7 @@ def test_all_questions_are_embedded_in_one_request_and_each_once(application: Ap
     found(application, *QUESTIONS, QUESTIONS[0])
     assert requests[before:] == [QUESTIONS]
     application.backend.batch_size = 2
+    remembered.clear()
     found(application, *QUESTIONS)
     assert requests[before + 1 :] == [QUESTIONS[:2], QUESTIONS[2:]]
 

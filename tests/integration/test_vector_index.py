@@ -29,7 +29,7 @@ DESIGN = HNSWSettings()
 @pytest.fixture
 def large(application: Application, monkeypatch: pytest.MonkeyPatch) -> Application:
     """An index of 20 documents, which is large here; any growth since the last look is a load."""
-    monkeypatch.setattr(hnsw, "MIN_NUMBERS", len(FEW) * DIMENSIONS)
+    monkeypatch.setattr(hnsw, "MIN_NUMBERS", len(FEW) * hnsw.MIN_WIDTH)
     monkeypatch.setattr(hnsw, "FAST_NUMBERS", 0)
     monkeypatch.setattr(hnsw, "LOOK_SECONDS", 0.0)
     application.put(*FEW)

@@ -75,6 +75,7 @@ PURE = {
     "observability.events",
     "observability.logs",
     "observability.metrics",
+    "search.question_cache",
     "search.ranking",
     "sources.scheduling",
     "tokens",

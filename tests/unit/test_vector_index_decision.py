@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from worker.store import hnsw
+from worker.store.builds import Build
 from worker.store.hnsw import MIN_NUMBERS, MOST_DROPPED_NUMBERS, MOST_EXACT_NUMBERS, Action, State, decide
 
 SMALL = State(numbers=MIN_NUMBERS - 1, pending=0.0, calm_seconds=1e6, is_usable=False)
@@ -53,3 +54,13 @@ def test_no_decision_is_taken_back_at_once(name: str) -> None:
     state, action = CASES[name]
     after = replace(state, is_usable=action == "create", others=(), invalid=())
     assert decide(after) is None
+
+
+@pytest.mark.parametrize(
+    ("dimensions", "vectors"), [(8, 100_000), (128, 100_000), (256, 50_000), (3072, 4_167)]
+)
+def test_short_vectors_are_bounded_by_their_rows(dimensions: int, vectors: int) -> None:
+    """A search joins each row, however few numbers it has."""
+    build = Build(build=1, index_id=1, index="x", state="live", recipe={"dimensions": dimensions})
+    numbers = [at * hnsw.width(build) for at in (vectors - 1, vectors)]
+    assert [decide(replace(LARGE, numbers=number)) for number in numbers] == [None, "create"]

@@ -157,7 +157,7 @@ class IndexSettings:
         Name | None,
         Setting(
             meaning="A metadata field that names the language of a document: a code such as `de` or `pt-BR`, or a "
-            "text-search configuration such as `german`. A code without a configuration, such as `ja`, is `simple`. A "
+            "text-search configuration such as `german`. A code without a configuration, such as `ja`, has no stems. A "
             "document without the field, or with an unknown value, has the `LANGUAGE` of the index. "
             "`vector-index rebuild` applies a change, without a request to the model.",
             example='"language"',

@@ -105,6 +105,13 @@ def answered(index: str, answer: Answer) -> None:
             families.groundedness.labels(index).observe(answer["groundedness"])
 
 
+def question_vectors(backend: str, *, hits: int, misses: int) -> None:
+    """The vectors of questions were found in the memory of the process, or made by the provider."""
+    if families := metrics.counting():
+        families.question_vectors.labels(backend, "hit").inc(hits)
+        families.question_vectors.labels(backend, "miss").inc(misses)
+
+
 def budget_wait(backend: str, seconds: float) -> None:
     """The next request waits `seconds` for the rate limits of its backend or for a pause."""
     if families := metrics.counting():

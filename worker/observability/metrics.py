@@ -37,6 +37,7 @@ ANSWER_RESULTS = (
     "invalid_data",
 )
 FAILURE_REASONS = ("refused", "input", "too_large", "unavailable", "died")
+CACHE_RESULTS = ("hit", "miss")
 RETRY_REASONS = ("settings", "unavailable", "rate_limited")
 
 # what each label says
@@ -47,6 +48,7 @@ LABELS: Mapping[str, str] = {
     + "; `probe` is one word that checks whether the provider is up",
     "outcome": "; ".join(f"`{name}`: {meaning}" for name, meaning in OUTCOMES.items()),
     "index": "name of an index",
+    "cache": "`hit`: this process had the vector; `miss`: the provider made it",
     "reason": "why: an `outcome` as above; `refused`: the document could not be taken; `died`: worker processes "
     "crashed on the document",
     "result": "`answered`, or the `reason` of the [answer](tasks.md#answer)",
@@ -83,6 +85,7 @@ class Families:
     failed: "Counter"  # index, reason
     retried: "Counter"  # index, reason
     expired: "Counter"  # index
+    question_vectors: "Counter"  # backend, cache
     search_seconds: "Histogram"  # index, mode, outcome
     chat_seconds: "Histogram"  # index, outcome
     answers: "Counter"  # index, result
@@ -136,6 +139,9 @@ def initialize_series(indexes: Sequence[str], embedding: Sequence[str], chat: Se
                 _families.requests.labels(backend, purpose, outcome)
         for family in (_families.budget_wait_seconds, _families.pauses, _families.pause_seconds):
             family.labels(backend)
+    for backend in embedding:
+        for result in CACHE_RESULTS:
+            _families.question_vectors.labels(backend, result)
     for index in indexes:
         for family in (_families.staged, _families.embedded, _families.published, _families.expired):
             family.labels(index)
@@ -207,6 +213,9 @@ def define_families(registry: "CollectorRegistry | None") -> Families:
         ),
         expired=counter(
             "leases_expired", "Chunks claimed again because the lease of another worker expired.", "index"
+        ),
+        question_vectors=counter(
+            "question_vectors", "Questions that were searched by vector.", "backend", "cache"
         ),
         search_seconds=histogram(
             "search_seconds",

@@ -7,12 +7,13 @@ from numpy.typing import NDArray
 
 from worker.backends.budgets import MAX_WAIT_SECONDS
 from worker.chunking import chunk
-from worker.documents import clean, embedding_text
+from worker.documents import clean, digest, embedding_text
 from worker.index import Embedder, Index
 from worker.observability import events
 from worker.packing import batches
 from worker.protocols import EmbeddingBackend
 from worker.recipes import Recipe
+from worker.search.question_cache import QuestionKey, remembered
 from worker.store.builds import Build
 
 
@@ -21,13 +22,27 @@ def embed_questions(
 ) -> list[NDArray[np.float32]]:
     """Embed questions as the build's documents are embedded, whatever model the settings name by now.
 
-    Sends one request, or more if the backend takes fewer inputs or tokens at once. Each request waits at most
+    Questions that this process has embedded in the last minutes are neither sent nor charged to the budget. The others
+    take one request, or more if the backend takes fewer inputs or tokens at once. Each request waits at most
     `max_wait_seconds` for the limits of the backend.
     """
     embedder = index.embedder(build)
-    recipe = Recipe.stored(build.recipe).within(embedder.backend)
-    questions = [_question_text(text, recipe, embedder.backend) for text in texts]
-    return embed_at_once(embedder, questions, max_wait_seconds=max_wait_seconds)
+    backend = embedder.backend
+    recipe = Recipe.stored(build.recipe).within(backend)
+    questions = [_question_text(text, recipe, backend) for text in texts]
+    keys = {
+        text: QuestionKey(id(backend), recipe.model, recipe.dimensions, digest(text)) for text in questions
+    }
+    known = {text: vector for text, key in keys.items() if (vector := remembered.get(key)) is not None}
+    missing = [text for text in keys if text not in known]
+    for text, vector in zip(
+        missing, embed_at_once(embedder, missing, max_wait_seconds=max_wait_seconds), strict=True
+    ):
+        # a copy, as a row of the answer would keep the whole answer in memory
+        known[text] = np.array(vector, dtype=np.float32)
+        remembered.put(keys[text], known[text], backend)
+    events.question_vectors(embedder.budget.name, hits=len(keys) - len(missing), misses=len(missing))
+    return [known[text] for text in questions]
 
 
 def embed_document(index: Index, build: Build, text: str) -> NDArray[np.float32]:

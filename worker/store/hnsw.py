@@ -15,12 +15,13 @@ from worker.store.builds import Build
 from worker.store.connection import DROPPED, Connection, connect
 from worker.store.statements import SCHEMA, statement, statements, tables
 
-# Vectors times dimensions. docs/internals/decisions.md has the measurements behind these numbers.
+# Vectors times their width. docs/internals/decisions.md has the measurements behind these numbers.
 MIN_NUMBERS = 12_800_000  # comparing fewer takes some 50 ms and is exact
 MOST_EXACT_NUMBERS = 512_000_000  # comparing more takes seconds: the index is created even during a load
 MOST_DROPPED_NUMBERS = (
     51_200_000  # of a build whose index is dropped for a load: comparing them takes some 300 ms
 )
+MIN_WIDTH = 128  # of a vector: a search joins a row in the time in which it compares so many numbers
 FAST_NUMBERS = 66_000  # a second: adding so many to a vector index takes half a core
 MAX_DIMENSIONS = {"vector": 2_000, "halfvec": 4_000}  # in an HNSW index; as bits, all that Postgres stores
 
@@ -53,11 +54,16 @@ class Design(Protocol):
     def quantisation(self) -> str | None: ...
 
 
+def width(build: Build) -> int:
+    """The dimensions of a vector, at least MIN_WIDTH: the cost of comparing it."""
+    return max(build.dimensions, MIN_WIDTH)
+
+
 @dataclass(frozen=True, kw_only=True)
 class State:
     """What decides about the vector index of a build."""
 
-    numbers: int  # vectors times dimensions, as counted last
+    numbers: int  # vectors times their width, as counted last
     pending: float  # contents that wait for a vector, for each vector
     calm_seconds: float  # since the build grew fast, or was seen for the first time
     is_usable: bool  # there is a valid index of the wanted kind
@@ -100,7 +106,7 @@ class _Row:
     def state(self, build: Build, design: Design | None) -> State:
         wanted = None if design is None else _name(build, design)
         return State(
-            numbers=self.vectors * build.dimensions,
+            numbers=self.vectors * width(build),
             pending=self.pending / max(self.vectors, 1),
             calm_seconds=self.calm_seconds,
             is_usable=wanted in self.valid,
@@ -225,7 +231,7 @@ def _possible(build: Build, settings: Design | None) -> Design | None:
 
 
 def _parameters(build: Build) -> dict[str, object]:
-    most = -(-MOST_EXACT_NUMBERS // build.dimensions)
+    most = -(-MOST_EXACT_NUMBERS // width(build))
     return {"build": build.build, "table": f"{SCHEMA}.embeddings_{build.build}", "most": most}
 
 
@@ -241,7 +247,7 @@ def is_awaited(connection: Connection, build: Build, settings: Design | None) ->
     """Whether a build that has been filled still lacks a vector index that it needs: the next sweep begins it."""
     if _possible(build, settings) is None:
         return False
-    parameters = _parameters(build) | {"rows": -(-MIN_NUMBERS // build.dimensions)}
+    parameters = _parameters(build) | {"rows": -(-MIN_NUMBERS // width(build))}
     [(is_missing,)] = connection.execute(build.sql("hnsw.sql", "is_awaited"), parameters)
     if is_missing:
         connection.execute(build.sql("hnsw.sql", "end_load"), parameters)
@@ -256,5 +262,5 @@ def describe(connection: Connection, build: Build, settings: Design | None) -> V
         return {"state": "ready", "progress": None}
     if progress is not None:
         return {"state": "building", "progress": round(progress, 3)}
-    is_due = _possible(build, settings) is not None and vectors * build.dimensions >= MIN_NUMBERS
+    is_due = _possible(build, settings) is not None and vectors * width(build) >= MIN_NUMBERS
     return {"state": "waiting" if is_due else "none", "progress": None}

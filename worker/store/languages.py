@@ -15,7 +15,8 @@ from worker.store.statements import statement
 class Language:
     """How the words of a document are stemmed, and how its lexemes are marked in the index."""
 
-    configuration: str  # text search configuration of Postgres
+    name: str  # a text search configuration of Postgres, or a code without one
+    configuration: str
     tag: str  # empty for the language of the index
 
     @property
@@ -26,12 +27,14 @@ class Language:
 
 def own(build: Build) -> Language:
     """The language of documents that name none, or an unknown one."""
-    return Language(configuration=build.language, tag="")
+    return Language(name=build.language, configuration=build.language, tag="")
 
 
-def of(build: Build, configuration: str) -> Language:
+def of(build: Build, name: str) -> Language:
     """A language of a build."""
-    return Language(configuration=configuration, tag=languages.tag(configuration, build.language))
+    return Language(
+        name=name, configuration=languages.configuration(name), tag=languages.tag(name, build.language)
+    )
 
 
 def of_revisions(connection: Connection, build: Build, revs: Sequence[int]) -> Mapping[int, Language]:
@@ -45,11 +48,11 @@ def of_revisions(connection: Connection, build: Build, revs: Sequence[int]) -> M
         statement("languages.sql", "of_revisions"), _path(build) | {"revs": list(revs)}
     ).fetchall()
     known = known_configurations(connection) if rows else ()
-    configurations = {value: languages.configuration_of(value, known) for _, value in rows}
-    if None in configurations.values():
+    names = {value: languages.named(value, known) for _, value in rows}
+    if None in names.values():
         events.unknown_language(build.index, build.language_field)
-    found = {rev: of(build, name) for rev, value in rows if (name := configurations[value]) is not None}
-    others = sorted({language.configuration for language in found.values() if language.tag})
+    found = {rev: of(build, name) for rev, value in rows if (name := names[value]) is not None}
+    others = sorted({language.name for language in found.values() if language.tag})
     if others and build.build > 0:  # not a sample, whose tables go with its session
         connection.execute(statement("languages.sql", "note"), {"build": build.build, "languages": others})
     return found
@@ -67,9 +70,9 @@ def named(connection: Connection, build: Build) -> tuple[list[str], dict[str, in
         return [], {}
     known = known_configurations(connection)
     rows = connection.execute(build.sql("languages.sql", "named"), _path(build)).fetchall()
-    configurations = {value: languages.configuration_of(value, known) for value, _ in rows}
-    unknown = {value: documents for value, documents in rows if configurations[value] is None}
-    return sorted({name for name in configurations.values() if name not in (None, build.language)}), unknown
+    names = {value: languages.named(value, known) for value, _ in rows}
+    unknown = {value: documents for value, documents in rows if names[value] is None}
+    return sorted({name for name in names.values() if name not in (None, build.language)}), unknown
 
 
 def known_configurations(connection: Connection) -> Collection[str]:
@@ -83,7 +86,7 @@ def asked(connection: Connection, build: Build, filter: Mapping[str, Any] | None
         return [own(build)]
     value = (filter or {}).get(build.language_field)
     if isinstance(value, str):
-        name = languages.configuration_of(value, known_configurations(connection))
+        name = languages.named(value, known_configurations(connection))
         return [own(build) if name is None else of(build, name)]
     return [own(build), *(of(build, name) for name in build.languages)]
 

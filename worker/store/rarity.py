@@ -12,7 +12,6 @@ from worker.languages import tagged
 from worker.store import languages
 from worker.store.builds import Build
 from worker.store.connection import Connection
-from worker.store.languages import Language
 from worker.store.statements import statements, tables
 from worker.words import is_single, question_words
 
@@ -22,7 +21,8 @@ QUESTION_LEXEMES = 32  # in each language
 RAREST_LEXEMES = 8
 LEXICAL_CHUNKS = 5_000
 # Chunks of an index. Of a larger one, Postgres estimates how many there are, and how many have its commonest words.
-EXACTLY_COUNTED = 20_000
+EXACTLY_COUNTED = 5_000
+UNANALYZED_COUNTED = 200_000  # of one without statistics, until the sweep analyzes it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,17 +57,19 @@ def read_words(
         "lexemes": QUESTION_LEXEMES,
         "table": f"chunks_{build.build}",
         "exactly": EXACTLY_COUNTED,
+        "unanalyzed": UNANALYZED_COUNTED,
     }
     rows = connection.execute(build.sql("search.sql", "lexemes"), values).fetchall()
-    if not any(lexeme for _, lexeme, _, _ in rows):
+    if not any(lexeme for _, lexeme, *_ in rows):
         return NO_WORDS
-    total, counts = rows[0][2], _counts(connection, build, rows)
-    sizes = {language.tag: counts[language.marker] for language in asked if language.tag}
+    markers = {language.tag: language.marker for language in asked if language.tag}
+    total, counts = rows[0][3], _counts(connection, build, rows, markers)
+    sizes = {tag: counts[marker] for tag, marker in markers.items()}
     finding: list[str] = []
     weights: dict[str, float] = {}
     unknown: list[Sequence[str]] = []
     for tag in (language.tag for language in asked):
-        words = [_quoted(lexeme, tag) for of, lexeme, _, _ in rows if lexeme and of == tag]
+        words = [_quoted(lexeme, tag) for of, lexeme, *_ in rows if lexeme and of == tag]
         size = sizes.get(tag, total - sum(sizes.values()))
         found = _weigh({word: counts[word] for word in words}, size)
         finding += found.finding
@@ -91,19 +93,19 @@ def _weigh(chunks: Mapping[str, int], size: int) -> Words:
     )
 
 
-def _counts(connection: Connection, build: Build, rows: Sequence[Sequence[Any]]) -> dict[str, int]:
+def _counts(
+    connection: Connection, build: Build, rows: Sequence[Sequence[Any]], markers: Mapping[str, str]
+) -> dict[str, int]:
     """The number of chunks with each lexeme and each marker: estimated where a row has a share, else counted."""
-    counts: dict[str, int] = {}
-    words: list[str] = []
-    markers: list[str] = []
-    for tag, lexeme, total, share in rows:
-        word = _quoted(lexeme, tag) if lexeme else Language(configuration="", tag=tag).marker
+    estimated: dict[str, int] = {}
+    others: list[str] = []
+    for tag, lexeme, _, total, share in rows:
+        word = _quoted(lexeme, tag) if lexeme else markers[tag]
         if share is None:
-            (words if lexeme else markers).append(word)
+            others.append(word)
         else:
-            counts[word] = round(share * total)
-    counts |= _count(connection, build, words, most=LEXICAL_CHUNKS)
-    return counts | _count(connection, build, markers, most=EXACTLY_COUNTED)
+            estimated[word] = round(share * total)
+    return estimated | _count(connection, build, others, most=rows[0][2])
 
 
 def _count(connection: Connection, build: Build, words: Sequence[str], *, most: int) -> dict[str, int]:

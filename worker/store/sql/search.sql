@@ -106,20 +106,24 @@ visible AS MATERIALIZED (
 1 - (SELECT embedding <=> %(query)b::{vector} FROM {embeddings} WHERE hash = h.hash)
 
 -- name: lexemes: lexemes of a question in each language, in order, and an empty one for the marker of each language with a
--- tag; the number of chunks, exactly up to %(exactly)s and else estimated from the size of the table; and in a larger
--- index the share of chunks with this lexeme, if it is one of the commonest
-WITH estimate AS (
+-- tag; how many chunks to count at most: %(exactly)s, and %(unanalyzed)s of a table without statistics; the number of
+-- chunks, counted so far and else estimated from the size of the table; and in a larger index the share of chunks with
+-- this lexeme, if it is one of the commonest
+WITH analyzed AS MATERIALIZED (
+    SELECT most_common_elems::text::text[] AS lexemes, most_common_elem_freqs AS shares FROM pg_stats
+    WHERE schemaname = 'vector_index' AND tablename = %(table)s AND attname = 'lexemes'
+), counted AS MATERIALIZED (
+    SELECT CASE WHEN EXISTS (SELECT FROM analyzed) THEN %(exactly)s ELSE %(unanalyzed)s END::bigint AS most
+), estimate AS (
     SELECT reltuples / greatest(relpages, 1) * (pg_relation_size(oid) / current_setting('block_size')::int) AS chunks
     FROM pg_class WHERE oid = '{chunks}'::regclass
 ), size AS MATERIALIZED (
-    SELECT CASE WHEN chunks > %(exactly)s THEN chunks
-        ELSE (SELECT count(*) FROM (SELECT FROM {chunks} LIMIT %(exactly)s) AS counted) END AS chunks
-    FROM estimate
+    SELECT CASE WHEN chunks > most THEN chunks
+        ELSE (SELECT count(*) FROM (SELECT FROM {chunks} LIMIT (SELECT most FROM counted)) AS counted) END AS chunks
+    FROM estimate, counted
 ), common AS (
-    SELECT lexeme, share FROM pg_stats,
-        unnest(most_common_elems::text::text[], most_common_elem_freqs) AS common (lexeme, share)
-    WHERE schemaname = 'vector_index' AND tablename = %(table)s AND attname = 'lexemes'
-        AND (SELECT chunks FROM size) >= %(exactly)s
+    SELECT lexeme, share FROM analyzed, unnest(lexemes, shares) AS common (lexeme, share)
+    WHERE (SELECT chunks FROM size) >= %(exactly)s
 ), asked AS (
     SELECT * FROM unnest(%(configurations)s::text[], %(tags)s::text[]) AS asked (configuration, tag)
 ), found AS (
@@ -130,7 +134,7 @@ WITH estimate AS (
     ) AS of_question
     UNION ALL SELECT tag, '', 0, concat('|', tag) FROM asked WHERE tag <> ''
 )
-SELECT tag, found.lexeme, (SELECT chunks FROM size) AS total, share
+SELECT tag, found.lexeme, (SELECT most FROM counted) AS most, (SELECT chunks FROM size) AS total, share
 FROM found LEFT JOIN common ON common.lexeme = found.stored ORDER BY tag, place, found.lexeme
 
 -- name: frequency: number of chunks with a lexeme, up to a bound. As a parameter, Postgres knows how frequent it is; as

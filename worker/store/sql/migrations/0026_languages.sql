@@ -9,4 +9,4 @@ CREATE TABLE vector_index.languages (
 );
 COMMENT ON TABLE vector_index.languages IS 'Languages of documents of a build, other than that of the build; a question is searched in each.';
 COMMENT ON COLUMN vector_index.languages.build IS 'Build.';
-COMMENT ON COLUMN vector_index.languages.language IS 'Text-search configuration of Postgres.';
+COMMENT ON COLUMN vector_index.languages.language IS 'Text-search configuration of Postgres, or a code of ISO 639-1 without one.';
