@@ -47,6 +47,7 @@ class Collection:
 
     build: Build
     vectors: NDArray[np.float32]
+    lengths: NDArray[np.float32]  # of the vectors
     tenants: NDArray[np.str_]
     numbers: NDArray[np.int64]  # of the document
     questions: Sequence[str]
@@ -64,10 +65,9 @@ class Collection:
                 passing = (self.numbers >= low) & (self.numbers < high)
             case _:
                 passing = np.full(len(self.numbers), True)
-        lengths = np.linalg.norm(self.vectors, axis=1)
-        similarities = np.where(passing, self.vectors @ vector / lengths, -np.inf)
+        similarities = np.where(passing, self.vectors @ vector / self.lengths, -np.inf)
         best = np.argpartition(-similarities, limit)[:limit]
-        ranked = best[np.argsort(-similarities[best])]
+        ranked = [at for at in best[np.argsort(-similarities[best])] if passing[at]]
         return [(str(at // CHUNKS_PER_DOCUMENT + 1), int(at % CHUNKS_PER_DOCUMENT)) for at in ranked]
 
 
@@ -100,6 +100,7 @@ def load(
     return Collection(
         build=build,
         vectors=vectors,
+        lengths=np.linalg.norm(vectors, axis=1),
         tenants=np.repeat(tenants, CHUNKS_PER_DOCUMENT),
         numbers=np.repeat(np.arange(documents), CHUNKS_PER_DOCUMENT),
         questions=list(backend.known),

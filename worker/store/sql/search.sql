@@ -97,10 +97,10 @@ visible AS MATERIALIZED (
     SELECT 0.25 + 0.75 * length(ts_filter(c.lexemes, '{{d}}')) / %(average)s::float8 AS share OFFSET 0
 ) AS size)
 
--- name: term: what one word adds to the relevance of a chunk; a part of an identifier, with the label B, counts half
-{weight}::float8 * ts_rank('{{1,1,0.5,1}}', c.lexemes, {word}::tsquery) / (
-    ts_rank('{{1,1,0.5,1}}', c.lexemes, {word}::tsquery)
-    + 1.2 * size.share * 1.55 * (1 - ts_rank('{{1,1,0.5,1}}', c.lexemes, {word}::tsquery)))
+-- name: term: what one word adds to the relevance of a chunk; a part of an identifier, with the label B, counts half.
+-- ts_rank is the costly part, so it is called once
+coalesce({weight}::float8 / (
+    1 + 1.2 * size.share * 1.55 * (1 / nullif(ts_rank('{{1,1,0.5,1}}', c.lexemes, {word}::tsquery), 0)::float8 - 1)), 0)
 
 -- name: cosine: of the angle between the vector of a hit and the question's
 1 - (SELECT embedding <=> %(query)b::{vector} FROM {embeddings} WHERE hash = h.hash)
