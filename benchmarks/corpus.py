@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from worker import configuration, services, wiring
 from worker.backends.budgets import Budget
@@ -19,23 +20,25 @@ BATCH = 20  # documents of a message
 ENDINGS = (".md", ".rst", ".html")
 
 
+def documents(folder: Path) -> list[dict[str, Any]]:
+    """Read the documents of a folder as `vector-index index` does, each with its path from there as its id."""
+    read = files.read([folder], max_bytes=MAX_BYTES)
+    return [found for found in read if isinstance(found, dict) and found["id"].endswith(ENDINGS)]
+
+
 @contextmanager
 def indexed(folder: Path) -> Iterator[Index]:
-    """Index the documents of a folder, each with its path from there as its id."""
+    """Index the documents of a folder."""
     settings = configuration.load({}).index("default")
     own = settings.embedding_backend
     backend: EmbeddingBackend = wiring.make_backend(own)
-    documents = [
-        found
-        for found in files.read([folder], max_bytes=MAX_BYTES)
-        if isinstance(found, dict) and found["id"].endswith(ENDINGS)
-    ]
     with tempfile.TemporaryDirectory() as home, services.running(Path(home), durable=False) as running:
         url = running.addresses.database_url
         schema.install(url)
         index = Index(url=url, settings=settings, backend=backend, budget=Budget("", own.name))
-        for at in range(0, len(documents), BATCH):
-            staging.stage(index, f"batch-{at}", documents[at : at + BATCH], max_bytes=MAX_BYTES)
+        found = documents(folder)
+        for at in range(0, len(found), BATCH):
+            staging.stage(index, f"batch-{at}", found[at : at + BATCH], max_bytes=MAX_BYTES)
         Drainer(url, own, backend).drain()
         try:
             yield index

@@ -10,7 +10,10 @@ import pytest
 
 from tests.fixtures.system import STAGING, System
 from worker.cli import run
+from worker.cli.answer_scores import AnswerScores
 from worker.cli.judging import JudgedQuestion, Scores, ndcg, read, reciprocal_rank
+from worker.cli.thresholds import suggest
+from worker.errors import InvalidQuery
 
 DOCUMENTS = [
     {"id": "birds", "text": "The nightingale is a small bird that sings at night.", "metadata": {"kind": 1}},
@@ -94,6 +97,77 @@ def test_a_run_is_compared_with_an_earlier_one_and_fails_below_a_bound(
     done = system.command("eval", *worse)
     assert f"compared with {before}, 3 questions in both, 95% intervals\n" in done.stdout
     assert "-0.333" in done.stdout
+
+
+@pytest.mark.slow
+def test_answers_are_counted_and_a_threshold_is_suggested(
+    system: System, index: str, questions: Path
+) -> None:
+    system.call("tasks.index_documents", STAGING, documents=DOCUMENTS, index=index)
+    chosen = (str(questions), "--mode", "vector", "--index", index, "--answers", "--suggest-threshold")
+    found = scores(system, *chosen)
+    assert found["answers"]["answerable"] == {"right": 3, "elsewhere": 0, "declined": 0}
+    assert found["answers"]["unanswerable"] == {"declined": 1, "answered": 0}
+    best = found["threshold"]["best"]
+    assert (best["kept"], best["left_out"]) == (3, 1)
+
+    done = system.command("eval", *chosen)
+    assert "answers to 3 questions with an answer: 3 cite a right document, 0 only others" in done.stdout
+    assert f"similarity_threshold {best['threshold']:.3f} separates best; with fewer than 30" in done.stdout
+
+
+def judged(documents: Sequence[str]) -> JudgedQuestion:
+    return JudgedQuestion(text="Why?", grades=dict.fromkeys(documents, 1.0))
+
+
+def answered(reason: str | None, cited: str = "", grounded: bool | None = True) -> dict[str, Any]:
+    sources = [{"document_id": id, "cited": id == cited} for id in ("a", "b")]
+    held = 1.0 if reason is None else None
+    return {
+        "answered": reason is None,
+        "reason": reason,
+        "sources": sources,
+        "grounded": grounded,
+        "groundedness": held,
+    }
+
+
+def test_answers_are_told_apart_by_what_they_cite() -> None:
+    found = AnswerScores()
+    found.add(judged(["a"]), answered(None, "a"))
+    found.add(judged(["a"]), answered(None, "b"))
+    found.add(judged(["a"]), answered(None, grounded=False))
+    found.add(judged(["b"]), answered(None, grounded=None))  # without citations, each source counts
+    found.add(judged(["a"]), answered("declined"))
+    found.add(judged([]), answered("unknown_words"))
+    found.add(judged([]), answered(None, "a"))
+    assert found.as_json() == {
+        "answerable": {"right": 2, "elsewhere": 2, "declined": 1},
+        "unanswerable": {"declined": 1, "answered": 1},
+        "reasons": {"declined": 1, "unknown_words": 1},
+        "ungrounded": 1,
+        "groundedness": 1.0,
+        "wrongly_answered": ["Why?"],
+    }
+
+
+def measured(similar: Sequence[float], unlike: Sequence[float]) -> dict[str, Scores]:
+    return {"vector": Scores(limit=5, similarities=list(similar), unanswerable=list(unlike))}
+
+
+def test_a_suggested_threshold_separates_the_questions_best() -> None:
+    found = suggest(measured([0.5, 0.6, 0.7, 0.8], [0.1, 0.2, 0.55]))
+    assert (found.best.value, found.best.kept, found.best.left_out) == (0.575, 3, 3)
+    assert (found.keeping.value, found.keeping.kept, found.keeping.left_out) == (0.35, 4, 2)
+    assert found.strict == found.best
+    assert "it may be chance" in found.heading
+
+
+def test_a_threshold_needs_both_kinds_of_questions() -> None:
+    with pytest.raises(InvalidQuery, match=r"there are 1 and 0 with a similarity: add lines"):
+        suggest(measured([0.5], []))
+    with pytest.raises(InvalidQuery, match="measure --mode vector"):
+        suggest({"text": Scores(limit=5)})
 
 
 @pytest.mark.slow

@@ -4,8 +4,11 @@ import json
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
+from worker import wiring
 from worker.chat.schemas import check_schema, read_data
+from worker.configuration import ChatBackendSettings
 from worker.errors import SettingsError
 
 NAMED: Any = {
@@ -87,3 +90,26 @@ def test_a_schema_that_cannot_be_checked_is_refused(schema: Any, told: str) -> N
         check_schema(schema, "PROMPT_KWARGS of chat backend 'default'")
     assert str(caught.value).startswith("PROMPT_KWARGS of chat backend 'default' has a schema")
     assert told in str(caught.value)
+
+
+def backend(schema: object, **others: Any) -> ChatBackendSettings:
+    return ChatBackendSettings(name="mine", class_path="x.Y", prompt_kwargs={"schema": schema}, **others)
+
+
+def test_a_schema_may_be_a_class_of_pydantic() -> None:
+    class Loan(BaseModel):
+        days: int
+
+    schema = wiring.answer_schema(backend(Loan))
+    assert schema is not None
+    assert read_data('{"days": 28}', schema) == {"days": 28}
+    assert wiring.answer_schema(backend(None)) is None
+
+
+def test_a_backend_with_a_schema_is_checked_when_it_is_made() -> None:
+    with pytest.raises(
+        SettingsError, match="PROMPT_KWARGS of chat backend 'mine' has a schema that is no object"
+    ):
+        wiring.make_chat_backend(backend({"type": "string"}))
+    with pytest.raises(SettingsError, match='FOLLOW_UP "rewrite" would get too: set FOLLOW_UP to "fuse"'):
+        wiring.make_chat_backend(backend(of({}), follow_up="rewrite"))

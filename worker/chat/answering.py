@@ -20,17 +20,10 @@ from worker.index import Index
 from worker.observability import events
 from worker.passages import Passage, bounded_result
 from worker.protocols import Reply
-from worker.search.reranking import Reranker
 from worker.search.retrieval import emptiness, unknown_words
 
 
-def ask(
-    index: Index,
-    model: ChatModel,
-    question: ChatQuestion,
-    stream: AnswerStream | None = None,
-    reranker: Reranker | None = None,
-) -> Answer:
+def ask(index: Index, model: ChatModel, question: ChatQuestion, stream: AnswerStream | None = None) -> Answer:
     """Return the result of a chat, see Answer.
 
     The sources are the passages in the prompt, in their order. Without passages, the model is not asked: the answer
@@ -45,7 +38,7 @@ def ask(
         for attempt in attempts(stream):
             with attempt:
                 if draft is None:
-                    draft = _draft(index, model, question, searched, reranker)
+                    draft = _draft(index, model, question, searched)
                     if stream:
                         stream.write("sources", bounded_result(draft.sources))
                 listener = Listener(stream, model.backend.model_id, draft.sources) if stream else None
@@ -71,9 +64,7 @@ class _Draft:
     instructions: Instructions
 
 
-def _draft(
-    index: Index, model: ChatModel, question: ChatQuestion, searched: Rewritten, reranker: Reranker | None
-) -> _Draft:
+def _draft(index: Index, model: ChatModel, question: ChatQuestion, searched: Rewritten) -> _Draft:
     settings, own_system = index.settings, model.backend.system
     instructions = Instructions(
         system=settings.query_prompt if own_system is None else own_system,
@@ -81,7 +72,7 @@ def _draft(
         citations=settings.citations,
         schema=model.schema,
     )
-    passages = gather(index, question, searched.text, reranker)
+    passages = gather(index, question, searched.text)
     if not passages:
         return _Draft(sources=[], prompt=None, instructions=instructions)
     prompt = prompting.compose(

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn
 from rich.table import Table
 
+from worker.cli.answer_scores import AnswerScores
 from worker.cli.bounds import broken
 from worker.cli.bounds import parse as parse_bounds
 from worker.cli.client import STALL_SECONDS, Client, result_of
@@ -20,13 +22,14 @@ from worker.cli.judging import JudgedQuestion, Scores, none_known, read, share
 from worker.cli.options import filter_option, index_and_json, parse_filter
 from worker.cli.output import counted, first_lines, progress_bar
 from worker.cli.streams import echo, print_json
-from worker.cli.variants import RerankFailures, variants
+from worker.cli.thresholds import Suggestion, suggest
 from worker.configuration import load
 from worker.exit_codes import ExitCode
 from worker.keyspace import CHAT, STAGING
 from worker.search.queries import MODES
 
 MESSAGE_IDS = 1000
+CHAT_PASSAGES = 5  # the default of tasks.chat
 MAX_SHOWN = 10  # questions or ids on a terminal; --json prints all
 
 
@@ -59,9 +62,14 @@ MAX_SHOWN = 10  # questions or ids on a terminal; --json prints all
     help="Fail if a figure is lower, such as ndcg@10=0.9, in each mode or in the one named. Repeat it for several.",
 )
 @click.option(
-    "--rerank",
-    metavar="NAME",
-    help="Measure each mode with this entry of RERANK_BACKENDS, too, as MODE+rerank.",
+    "--answers",
+    is_flag=True,
+    help="Also ask each question of tasks.chat, and count right, declined and wrong answers. Costs a request each.",
+)
+@click.option(
+    "--suggest-threshold",
+    is_flag=True,
+    help="Print the similarity threshold that separates questions with and without an answer best.",
 )
 @filter_option
 @index_and_json
@@ -71,7 +79,8 @@ def eval(
     limit: int,
     against: str | None,
     bounds: tuple[str, ...],
-    rerank: str | None,
+    answers: bool,
+    suggest_threshold: bool,
     filter_: str | None,
     index: str,
     as_json: bool,
@@ -81,52 +90,78 @@ def eval(
     Prints hit@k, MRR, nDCG and latency for each search mode. QUESTIONS is a file of JSON lines: {"question",
     "documents": [ids] or {id: grade}}; or {"question", "doc": id or null}. A question without documents has no
     answer in the index, and is counted separately. Each question is a tasks.search from this process, one passage
-    per document. Latency is the time until its result arrives.
+    per document. Latency is the time until its result arrives. --answers also asks the chat backend of the index.
 
     Exit code 1: a figure is below its --fail-below.
     """
     configuration = load()
     configuration.index(index)
-    searches = variants(modes or MODES, rerank)
+    modes = modes or MODES
     asked = {"limit": limit, "filter": parse_filter(filter_), "per_document": 1, "index": index}
-    limits = parse_bounds(bounds, modes=tuple(searches), limit=limit)
-    baseline = None if against is None else Baseline.read(against, tuple(searches))
+    limits = parse_bounds(bounds, modes=modes, limit=limit)
+    baseline = None if against is None else Baseline.read(against, modes)
     judged = read(questions)
     client = Client(configuration)
     absent = _absent(client, index, judged)
     if absent and len(absent) == len({id for question in judged for id in question.grades}):
         raise none_known(index, questions, absent[0])
-    found = {name: Scores(limit=limit) for name in searches}
-    unranked = _measure(client, judged, found, {name: asked | own for name, own in searches.items()})
+    found = _measure(client, judged, {mode: Scores(limit=limit) for mode in modes}, asked)
     comparison = None if baseline is None else baseline.compare(found)
     failures = list(broken(limits, found))
+    report = Report(
+        comparison=comparison,
+        answers=_answers(client, judged, asked) if answers else None,
+        threshold=suggest(found) if suggest_threshold else None,
+    )
     if as_json:
-        _print_json(index, judged, absent, found, comparison)
+        _print_json(index, judged, absent, found, report)
     else:
-        _print(index, judged, absent, found, comparison)
-    for sentence in (*unranked.sentences(), *failures):
+        _print(index, judged, absent, found, report)
+    for sentence in failures:
         echo(sentence, err=True)
     return ExitCode.FAILED if failures else ExitCode.DONE
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """The parts of a run that were asked for."""
+
+    comparison: Comparison | None
+    answers: AnswerScores | None
+    threshold: Suggestion | None
+
+    def as_json(self) -> dict[str, Any]:
+        parts = {"against": self.comparison, "answers": self.answers, "threshold": self.threshold}
+        return {name: part.as_json() for name, part in parts.items() if part is not None}
 
 
 def _measure(
     client: Client,
     judged: Sequence[JudgedQuestion],
-    found: Mapping[str, Scores],
-    arguments: Mapping[str, Mapping[str, Any]],
-) -> RerankFailures:
-    """Ask every question in every search, and add what is found to its scores. Returns what was not reranked."""
-    failures = RerankFailures()
+    found: dict[str, Scores],
+    arguments: Mapping[str, Any],
+) -> dict[str, Scores]:
+    """Ask every question in every mode, and add what is found to the scores of the mode."""
     with progress_bar("searching", MofNCompleteColumn(), total=len(judged) * len(found)) as update:
-        for name, scores in found.items():
-            _search(client, query=judged[0].text, **arguments[name])  # makes the worker load its model
+        for mode, scores in found.items():
+            _search(client, query=judged[0].text, mode=mode, **arguments)  # makes the worker load its model
             for question in judged:
                 started = time.perf_counter()
-                rows = _search(client, query=question.text, **arguments[name])
+                rows = _search(client, query=question.text, mode=mode, **arguments)
                 scores.add(question, rows, time.perf_counter() - started)
-                failures.add(name, rows)
                 update(advance=1)
-    return failures
+    return found
+
+
+def _answers(client: Client, judged: Sequence[JudgedQuestion], asked: Mapping[str, Any]) -> AnswerScores:
+    """Ask every question of the chat task, one after the other."""
+    scores = AnswerScores()
+    chosen = {"limit": CHAT_PASSAGES, "filter": asked["filter"], "index": asked["index"]}
+    with progress_bar("asking", MofNCompleteColumn(), total=len(judged)) as update:
+        for question in judged:
+            scores.add(question, client.call("tasks.chat", CHAT, question=question.text, **chosen))
+            update(advance=1)
+    return scores
 
 
 def _print_json(
@@ -134,7 +169,7 @@ def _print_json(
     judged: Sequence[JudgedQuestion],
     absent: Sequence[str],
     found: Mapping[str, Scores],
-    comparison: Comparison | None,
+    report: Report,
 ) -> None:
     result = {
         "index": index,
@@ -143,7 +178,7 @@ def _print_json(
         "absent": absent,
         "modes": {mode: scores.as_json() for mode, scores in found.items()},
     }
-    print_json(result if comparison is None else result | {"against": comparison.as_json()})
+    print_json(result | report.as_json())
 
 
 def _print(
@@ -151,15 +186,23 @@ def _print(
     judged: Sequence[JudgedQuestion],
     absent: Sequence[str],
     found: Mapping[str, Scores],
-    comparison: Comparison | None,
+    report: Report,
 ) -> None:
     answerable = sum(bool(question.grades) for question in judged)
     echo(f"{index}: {counted(answerable, 'question')} with an answer, {len(judged) - answerable:,} without")
     console = Console(highlight=False)
     console.print(_table(found))
-    if comparison is not None:
-        echo(comparison.heading)
-        console.print(comparison.table())
+    parts: list[Comparison | Suggestion | None] = [report.comparison, report.threshold]
+    for part in parts:
+        if part is not None:
+            echo(part.heading)
+            console.print(part.table())
+    if report.answers is not None:
+        for line in report.answers.lines():
+            echo(line)
+        wrong = [f"answered wrongly: {text}" for text in report.answers.wrongly_answered]
+        for line in first_lines(wrong, MAX_SHOWN):
+            echo(line)
     for line in _remarks(found, absent):
         echo(line)
 

@@ -15,7 +15,6 @@ T = TypeVar("T")
 KINDS = {
     "EMBEDDING_BACKENDS": "embedding backend",
     "CHAT_BACKENDS": "chat backend",
-    "RERANK_BACKENDS": "rerank backend",
     "INDEXES": "index",
     "SOURCES": "source",
 }
