@@ -34,6 +34,7 @@ VECTOR_INDEX = {
     "CHAT_BACKENDS": {
         "default": {"CLASS": "worker.backends.llm.LLMChatBackend", "CONFIG": {"MODEL_ID": "extractive"}}
     },
+    "RERANK_BACKENDS": {},
     "INDEXES": {"default": {"EMBEDDING_BACKEND": "default", "CHAT_BACKEND": "default"}},
     "SOURCES": {},
 }

@@ -47,6 +47,14 @@ Mode = Annotated[
         type=" or ".join(f'`"{mode}"`' for mode in MODES),
     ),
 ]
+Rerank = Annotated[
+    bool | str | None,
+    Meaning(
+        "whether to [rerank](../how-to/search.md#rerank), or the name of an entry of `RERANK_BACKENDS`; null: as the "
+        "index does",
+        type="boolean, string or null",
+    ),
+]
 Documents = Annotated[
     list[Any], Meaning("the documents; a bad one fails alone", type="list of [documents](#a-document)")
 ]

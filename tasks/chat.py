@@ -8,7 +8,7 @@ from celery import Task
 from celery.exceptions import Ignore
 from celery.worker import state
 
-from tasks.arguments import Filter, History, Index, Limit, Query, Threshold
+from tasks.arguments import Filter, History, Index, Limit, Query, Rerank, Threshold
 from worker import wiring
 from worker.celery.application import app
 from worker.chat.answering import ask
@@ -30,6 +30,7 @@ def chat(
     chat_backend: Annotated[str | None, Meaning("name of another entry of `CHAT_BACKENDS`")] = None,
     stream: Annotated[bool, Meaning("also write a [streamed answer](streamed-answer.md)")] = False,
     index: Index = "default",
+    rerank: Rerank = None,
 ) -> Answer:
     """Answer a question from the passages nearest to it, with citations.
 
@@ -50,7 +51,8 @@ def chat(
             similarity_threshold=similarity_threshold,
         )
         target = wiring.index(index)
-        return ask(target, wiring.chat_model(target.settings, chat_backend), asked, answer_stream)
+        model = wiring.chat_model(target.settings, chat_backend)
+        return ask(target, model, asked, answer_stream, wiring.reranker(target.settings, rerank))
 
 
 @contextmanager

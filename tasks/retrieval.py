@@ -12,6 +12,7 @@ from tasks.arguments import (
     OptionalQuery,
     PerDocument,
     Queries,
+    Rerank,
     Threshold,
 )
 from worker import wiring
@@ -20,9 +21,9 @@ from worker.documents import document_id as checked_id
 from worker.errors import InvalidDocument, InvalidQuery
 from worker.passages import bounded_result
 from worker.reference import Meaning
-from worker.results import Row
 from worker.search import retrieval, similar
 from worker.search.queries import MAX_TEXT_CHARACTERS, SearchQuery, SimilarQuery, checked_indexes
+from worker.search_results import Row
 
 
 @app.task(name="tasks.search", resultrepr_maxsize=1)
@@ -37,6 +38,7 @@ def search(
     index: Index = "default",
     queries: Queries = None,
     indexes: Indexes = None,
+    rerank: Rerank = None,
 ) -> list[Row]:
     """Find the passages nearest to a question, or to several questions together, best first.
 
@@ -57,11 +59,13 @@ def search(
         per_document=per_document,
         mode=mode,
     )
+    names = [index] if indexes is None else checked_indexes(indexes, index)
+    targets = [wiring.index(name) for name in names]
+    reranker = wiring.reranker(targets[0].settings, rerank)
     if indexes is None:
-        found = retrieval.retrieve(wiring.index(index), wanted)
+        found = retrieval.retrieve(targets[0], wanted, reranker)
     else:
-        names = checked_indexes(indexes, index)
-        found = retrieval.retrieve_across([wiring.index(name) for name in names], wanted)
+        found = retrieval.retrieve_across(targets, wanted, reranker)
     return bounded_result(found)
 
 

@@ -3,7 +3,7 @@
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 from worker.reference import Meaning
-from worker.results import Row
+from worker.search_results import Row
 
 FinishReason = Literal["stop", "length", "content_filter", "refusal", "tool_calls", "unknown"]
 Reason = Literal["declined", "nothing_found", "unknown_words", "empty_index", "stopped", "invalid_data"]

@@ -1,4 +1,4 @@
-"""Protocols for your own classes: an embedding backend, a chat backend and a source.
+"""Protocols for your own classes: an embedding backend, a chat backend, a rerank backend and a source.
 
 Set `CLASS` in VECTOR_INDEX to the dotted path of your class. A base class is optional.
 """
@@ -20,6 +20,7 @@ __all__ = [
     "LeftOut",
     "Reasoning",
     "Reply",
+    "RerankBackend",
     "Skipped",
     "Source",
 ]
@@ -100,6 +101,26 @@ class ChatBackend(Protocol):
         its exceptions pass: they end the request. It is passed by position. Wrap a piece of reasoning in `Reasoning`;
         reasoning between `<think>` and `</think>` is recognised in any piece.
         Raise the errors that `EmbeddingBackend.embed` raises. A ProviderUnavailable before the first token is retried.
+        """
+
+
+class RerankBackend(Protocol):
+    """Scores how well passages answer a question.
+
+    Each worker process makes one object for each entry of RERANK_BACKENDS, and calls it from many threads. Its
+    arguments arrive in the same way as those of an EmbeddingBackend.
+    """
+
+    model_id: str
+    token_limit: int  # tokens of the question and one passage together; longer passages arrive cut
+    batch_size: int  # passages of one request
+    count_tokens: Callable[[str], int]
+
+    def rerank(self, query: str, texts: Sequence[str]) -> Sequence[float]:
+        """Send one request, and return one score for each text, in the same order: the higher, the better.
+
+        Scores are finite, on any scale. Raise the errors that `EmbeddingBackend.embed` raises: after any of them, the
+        search keeps its order and says why. Return within the time that a reader waits: nothing ends the call.
         """
 
 

@@ -76,37 +76,6 @@ class Deleted(TypedDict):
     stale: Annotated[int, Meaning("documents that stay, because their version is higher than `version`")]
 
 
-class Row(TypedDict):
-    """A passage: one to three neighbouring chunks of a document."""
-
-    document_id: Annotated[str, Meaning("your id")]
-    title: Annotated[str, Meaning("as you sent it, or empty")]
-    metadata: Annotated[dict[str, Any], Meaning("as you sent it, or empty")]
-    text: Annotated[str, Meaning("the passage")]
-    start: Annotated[int, Meaning("its first code point in the text of the document")]
-    end: Annotated[int, Meaning("the code point after its last one")]
-    chunks: Annotated[
-        list[int],
-        Meaning("numbers of its first and its last chunk in the document, from 0", type="`[first, last]`"),
-    ]
-    score: Annotated[float, Meaning("orders the rows of this answer; compare it only with these")]
-    similarity: Annotated[
-        float | None,
-        Meaning(
-            '1 − cosine distance to the question, at most 1; null with `mode="text"`, or another `DISTANCE`'
-        ),
-    ]
-    index: NotRequired[
-        Annotated[str, Meaning("name of the index that it is from; only there if you sent `indexes`")]
-    ]
-    metadata_omitted: NotRequired[
-        Annotated[
-            bool,
-            Meaning("true, and only there, if the rows above have filled the 1 MB of metadata of a result"),
-        ]
-    ]
-
-
 class EmbeddedTexts(TypedDict):
     """Vectors of your own texts."""
 

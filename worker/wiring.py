@@ -24,19 +24,23 @@ from worker.configuration import (
     Configuration,
     EmbeddingBackendSettings,
     IndexSettings,
+    RerankBackendSettings,
     SourceSettings,
 )
 from worker.documents import digest
-from worker.errors import InvalidQuery, SettingsError, VectorIndexError
+from worker.errors import InvalidQuery, SettingsError, VectorIndexError, described
 from worker.index import Embedder, Index
-from worker.protocols import ChatBackend, EmbeddingBackend, Source
+from worker.protocols import ChatBackend, EmbeddingBackend, RerankBackend, Source
 from worker.recipes import Recipe
+from worker.search.reranking import Reranker
 from worker.services import Addresses
 from worker.store import builds, connection
 from worker.store.builds import Build
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+BackendSettings = EmbeddingBackendSettings | ChatBackendSettings | RerankBackendSettings
 
 # settings for drainers, budgets and chats; the class of a backend does not get them
 NOT_FOR_BACKENDS = ("class_path", "concurrency", "follow_up", "requests_per_minute", "tokens_per_minute")
@@ -186,7 +190,7 @@ def chat_budget(name: str) -> Budget:
     )
 
 
-def rate_limit_account(kind: str, settings: EmbeddingBackendSettings | ChatBackendSettings) -> str:
+def rate_limit_account(kind: str, settings: BackendSettings) -> str:
     """Identify the rate limits of a provider: those of a model under a key, whatever the settings call the backend."""
     told = [settings.class_path, settings.model_id, sorted(settings.init_kwargs.items())]
     return f"{kind}:{digest(json.dumps(told, default=lambda value: type(value).__name__)).hex()[:32]}"
@@ -253,7 +257,52 @@ def make_chat_backend(settings: ChatBackendSettings) -> ChatBackend:
     return made
 
 
-def _make(settings: EmbeddingBackendSettings | ChatBackendSettings) -> Any:
+def reranker(index: IndexSettings, wanted: object = None) -> Reranker | None:
+    """Return the reranker that a search wants: `None`, the index's own, if any; or true, false, or its name.
+
+    Raises InvalidQuery for a reranker that the settings do not have, SettingsError for one that cannot be made.
+    """
+    known = configuration.current().rerank_backends
+    if wanted is False:
+        return None
+    name = index.rerank_backend.name if wanted in (None, True) and index.rerank_backend else wanted
+    if name is True:
+        name = "default"
+    if name is None:
+        return None
+    if not isinstance(name, str) or name not in known:
+        choice = f"choose {', '.join(sorted(known))}, true or false" if known else "add it there"
+        raise InvalidQuery(f"rerank {described(wanted)} names no entry of RERANK_BACKENDS: {choice}")
+    return Reranker(backend=rerank_backend(name), budget=rerank_budget(name), passages=index.rerank_passages)
+
+
+@once_per_process
+def rerank_backend(name: str) -> RerankBackend:
+    """Return the rerank backend of that name. Raises SettingsError."""
+    return make_rerank_backend(configuration.current().rerank_backends[name])
+
+
+def make_rerank_backend(settings: RerankBackendSettings) -> RerankBackend:
+    """Make a rerank backend of the settings' CLASS. Raises SettingsError."""
+    made: RerankBackend = _make(settings)
+    return made
+
+
+@once_per_process
+def rerank_budget(name: str) -> Budget:
+    """Return the rate limits of a rerank backend, which all processes share."""
+    settings = configuration.current().rerank_backends[name]
+    return Budget(
+        addresses().broker_url,
+        f"rerank:{name}",
+        requests_per_minute=settings.requests_per_minute,
+        tokens_per_minute=settings.tokens_per_minute,
+        burst=CHAT_BURST,
+        account=rate_limit_account("rerank", settings),
+    )
+
+
+def _make(settings: BackendSettings) -> Any:
     backends.load_plugins()
     keywords = {key: value for key, value in asdict(settings).items() if key not in NOT_FOR_BACKENDS}
     made = backends.load_class(settings.class_path)

@@ -10,7 +10,11 @@ from annotated_types import Ge, Gt, Le, MaxLen, MinLen
 from pydantic.fields import FieldInfo
 
 from worker.configuration import layers
-from worker.configuration.backends import ChatBackendSettings, EmbeddingBackendSettings
+from worker.configuration.backends import (
+    ChatBackendSettings,
+    EmbeddingBackendSettings,
+    RerankBackendSettings,
+)
 from worker.configuration.messages import key
 from worker.configuration.objects import Configuration, IndexSettings, SourceSettings
 from worker.reference import Setting, described
@@ -27,6 +31,7 @@ NOT_SETTINGS = {
     "notices",
     "embedding_backends",
     "chat_backends",
+    "rerank_backends",
     "indexes",
 }
 # the classes whose CONFIG the page lists
@@ -131,6 +136,27 @@ VECTOR_INDEX = {
 }
 ```
 """
+RERANK = """\
+## Rerank backends
+
+`VECTOR_INDEX["RERANK_BACKENDS"]` is a dictionary of names, with entries like those of embedding backends; the shipped
+one is empty. [How to use them](../how-to/search.md#rerank).
+
+```python
+VECTOR_INDEX = {
+    "RERANK_BACKENDS": {
+        "default": {
+            "CONFIG": {
+                "MODEL_ID": "jina-reranker-v2-base-multilingual",
+                "INIT_KWARGS": {"api_base": "https://api.jina.ai/v1", "key": "jina_..."},
+                "TOKEN_LIMIT": 1024,
+            },
+        },
+    },
+    "INDEXES": {"default": {"RERANK_BACKEND": "default"}},
+}
+```
+"""
 INDEXES = """\
 ## Indexes
 
@@ -163,6 +189,7 @@ def _parts() -> Iterator[str]:
     sections = {
         EMBEDDING: EmbeddingBackendSettings,
         CHAT: ChatBackendSettings,
+        RERANK: RerankBackendSettings,
         INDEXES: IndexSettings,
         SOURCES_TEXT: SourceSettings,
     }

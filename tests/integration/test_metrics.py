@@ -4,7 +4,7 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import urlsplit
@@ -29,7 +29,9 @@ from worker.chat.sending import ChatModel
 from worker.errors import InvalidQuery, ProviderUnavailable, Refused, SettingsError, VectorIndexError
 from worker.indexing.draining.drainer import Drainer
 from worker.observability import events, metrics, scraping
-from worker.search.queries import SimilarQuery
+from worker.search.queries import SearchQuery, SimilarQuery
+from worker.search.reranking import Reranker
+from worker.search.retrieval import retrieve
 from worker.search.similar import find_similar
 
 QUEUES = ("vector_index", "vector_index.embed")
@@ -166,6 +168,32 @@ def test_searches_are_timed_by_mode_and_outcome(application: Application, value:
     assert value("requests_total", backend="hash", purpose="search", outcome="ok") == 1
 
 
+def test_a_failure_of_a_reranker_is_counted_with_its_reason(application: Application, value: Value) -> None:
+    class Failing:
+        model_id, token_limit, batch_size = "failing", 100, 100
+        errors = (ProviderUnavailable("away", retry_after_seconds=0.0), Refused("no"))
+
+        def count_tokens(self, text: str) -> int:
+            return len(text)
+
+        def rerank(self, query: str, texts: Sequence[str]) -> Sequence[float]:
+            self.errors, error = self.errors[1:], next(iter(self.errors), None)
+            if error:
+                raise error
+            return [1.0] * len(texts)
+
+    application.put({"id": "a", "text": "Cats chase mice."})
+    reranker = Reranker(backend=Failing(), budget=Budget("", "rerank:mine"), passages=9)
+    for _ in range(3):
+        retrieve(application.target, SearchQuery(text="cats"), reranker)
+    counted = {
+        reason: value("rerank_failures_total", backend="rerank:mine", reason=reason)
+        for reason in ("unavailable", "input")
+    }
+    assert counted == {"unavailable": 1, "input": 1}
+    assert value("requests_total", backend="rerank:mine", purpose="rerank", outcome="ok") == 1
+
+
 def test_an_answer_is_counted_with_its_tokens(application: Application, value: Value) -> None:
     application.put({"id": "a", "text": "Cats chase mice."})
     question = ChatQuestion(text="What do cats do?")
@@ -220,7 +248,7 @@ def test_arguments_that_a_task_does_not_take_are_a_mistake_of_the_sender() -> No
 def test_what_will_be_counted_begins_at_zero(value: Value) -> None:
     """Else a rate misses the first failure of all."""
     assert value("documents_failed_total", index="default", reason="died") is None
-    metrics.initialize_series(["default"], ["embedding:default"], ["chat:default"])
+    metrics.initialize_series(["default"], ["embedding:default"], ["chat:default"], ["rerank:default"])
     assert value("documents_failed_total", index="default", reason="died") == 0
     assert value("leases_expired_total", index="default") == 0
     assert value("pauses_total", backend="chat:default") == 0

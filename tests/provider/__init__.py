@@ -10,17 +10,18 @@ In its own process: `python -m tests.provider --latency 0.05` prints its URL as 
 - `POST /reset`: forget all counts, requests and faults.
 """
 
+import json
 import random
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from threading import Lock, Thread
 from types import TracebackType
 from typing import Any, Self
 
-from tests.provider import answers, embeddings
+from tests.provider import answers, embeddings, rerank
 from tests.provider.answers import prompt_tokens
 from tests.provider.faults import FAULTS, Fault
 from tests.provider.http import Dropped, Event, Rejection, Reply, Request, Server
@@ -28,6 +29,7 @@ from tests.provider.http import Dropped, Event, Rejection, Reply, Request, Serve
 __all__ = ["FAULTS", "Provider", "Request", "Stats", "prompt_tokens"]
 
 EMBEDDINGS, CHAT, RESPONSES, COMPLETIONS = "/embeddings", "/chat/completions", "/responses", "/completions"
+RERANK = "/rerank"
 SHAPES = {
     CHAT: (answers.chat, answers.chat_events),
     RESPONSES: (answers.response, answers.response_events),
@@ -67,8 +69,9 @@ class Provider:
 
     An embedding request with an input that contains `refuse` gets HTTP 400. An input that contains `crash` takes the
     server down: all requests of the next AWAY_SECONDS are reset. Chat Completions, Responses and Completions return
-    `answer`; a stream sends its words `word_seconds` apart. Each response is delayed by `latency_seconds`. Tests may
-    change all of these at any time; a lower latency applies to waiting requests too.
+    `answer`; a stream sends its words `word_seconds` apart. /rerank answers in the form of `reranker`, with
+    `rerank_scores`. Each response is delayed by `latency_seconds`. Tests may change all of these at any time; a lower
+    latency applies to waiting requests too.
 
     `inject` plans a fault. `requests` has the last KEPT_REQUESTS requests to a model, `prompts` the bodies of those
     that ask for an answer.
@@ -76,6 +79,12 @@ class Provider:
 
     answer = "The answer stands in the first passage [1]."
     word_seconds = 0.0
+    reranker = "Cohere"  # the server whose form of the API /rerank has, a key of rerank.SHAPES
+
+    @staticmethod
+    def rerank_scores(texts: Sequence[str]) -> Sequence[float]:
+        """The score of each passage: this one reverses their order."""
+        return [at / len(texts) for at in range(len(texts))]
 
     def __init__(
         self,
@@ -179,7 +188,12 @@ class Provider:
             return self._counted(request)
         if request.method == "POST" and request.path in SHAPES:
             return self._model(request, lambda: self._answer(request))
+        if request.method == "POST" and request.path == RERANK:
+            return self._model(request, lambda: self._rerank(request.body))
         return Reply(body=self._control(request))
+
+    def _rerank(self, body: Any) -> Reply:
+        return Reply(body=json.dumps(rerank.answer(self.reranker, body, self.rerank_scores)).encode())
 
     def _model(self, request: Request, normal: Callable[[], Reply]) -> Reply:
         with self._lock:

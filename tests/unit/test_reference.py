@@ -29,6 +29,7 @@ from worker.configuration import (
     Configuration,
     EmbeddingBackendSettings,
     IndexSettings,
+    RerankBackendSettings,
     SourceSettings,
     layers,
     load,
@@ -44,6 +45,7 @@ ROOT = Path(settings.__file__).parent
 SECTIONS: Mapping[str, type] = {
     "EMBEDDING_BACKENDS": EmbeddingBackendSettings,
     "CHAT_BACKENDS": ChatBackendSettings,
+    "RERANK_BACKENDS": RerankBackendSettings,
     "INDEXES": IndexSettings,
     "SOURCES": SourceSettings,
 }
@@ -431,13 +433,14 @@ def test_the_example_of_a_key_loads(section: str, name: str) -> None:
     described = {field: setting for field, setting, _, _ in fields_of(cls)}
     value = value_of(described[name].example)
     entry: dict[str, Any] = {key(cls, name): value}
-    if cls in (EmbeddingBackendSettings, ChatBackendSettings) and name != "class_path":
+    if section.endswith("_BACKENDS") and name != "class_path":
         entry = {"CONFIG": entry}
     elif cls is SourceSettings:
         entry = {"CLASS": value_of(described["class_path"].example)} | entry
     elif name == "schedule":
         entry["SOURCE"] = "shop:documents"
-    assert load({"VECTOR_INDEX": json.dumps({section: {"default": entry}})})
+    beside = {"RERANK_BACKENDS": {"default": {}}} if name == "rerank_backend" else {}
+    assert load({"VECTOR_INDEX": json.dumps({section: {"default": entry}} | beside)})
 
 
 @pytest.mark.parametrize("cls", SOURCES)

@@ -51,13 +51,15 @@ def count_task(task: Task, state: str | None, **_: Any) -> None:
     events.task(task.name, state, time.monotonic() - task.request.counted_from)
 
 
-def _labels() -> tuple[list[str], list[str], list[str]]:
-    """Return the labels of all metrics: the names of indexes, embedding backends and chat backends."""
+def _labels() -> tuple[list[str], list[str], list[str], list[str]]:
+    """Return the labels of all metrics: the names of indexes, and of embedding, chat and rerank backends."""
     settings = configuration.current()
     embedding = [
         wiring.embedding_budget(used.name).name for used in startup_checks.embedding_backends_in_use()
     ]
-    return list(settings.indexes), embedding, [f"chat:{name}" for name in settings.chat_backends]
+    chat = [f"chat:{name}" for name in settings.chat_backends]
+    rerank = [f"rerank:{name}" for name in settings.rerank_backends]
+    return list(settings.indexes), embedding, chat, rerank
 
 
 def _shared_folder() -> str:

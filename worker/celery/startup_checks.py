@@ -62,13 +62,17 @@ def check_sources() -> None:
 
 
 def check_models() -> Sequence[str]:
-    """Make the backends of all indexes. Returns their models. Raises SettingsError for the first that fails."""
+    """Make the backends of all indexes and all rerankers. Returns their models.
+
+    Raises SettingsError for the first that fails.
+    """
     embedding = [wiring.embedding_backend(used.name).model_id for used in embedding_backends_in_use()]
     chat = [
         wiring.chat_backend(index.chat_backend.name).model_id
         for index in configuration.current().indexes.values()
     ]
-    return list(dict.fromkeys(embedding + chat))
+    rerank = [wiring.rerank_backend(name).model_id for name in configuration.current().rerank_backends]
+    return list(dict.fromkeys(embedding + chat + rerank))
 
 
 def embedding_backends_in_use() -> list[EmbeddingBackendSettings]:

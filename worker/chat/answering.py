@@ -20,10 +20,17 @@ from worker.index import Index
 from worker.observability import events
 from worker.passages import Passage, bounded_result
 from worker.protocols import Reply
+from worker.search.reranking import Reranker
 from worker.search.retrieval import emptiness, unknown_words
 
 
-def ask(index: Index, model: ChatModel, question: ChatQuestion, stream: AnswerStream | None = None) -> Answer:
+def ask(
+    index: Index,
+    model: ChatModel,
+    question: ChatQuestion,
+    stream: AnswerStream | None = None,
+    reranker: Reranker | None = None,
+) -> Answer:
     """Return the result of a chat, see Answer.
 
     The sources are the passages in the prompt, in their order. Without passages, the model is not asked: the answer
@@ -38,7 +45,7 @@ def ask(index: Index, model: ChatModel, question: ChatQuestion, stream: AnswerSt
         for attempt in attempts(stream):
             with attempt:
                 if draft is None:
-                    draft = _draft(index, model, question, searched)
+                    draft = _draft(index, model, question, searched, reranker)
                     if stream:
                         stream.write("sources", bounded_result(draft.sources))
                 listener = Listener(stream, model.backend.model_id, draft.sources) if stream else None
@@ -64,7 +71,9 @@ class _Draft:
     instructions: Instructions
 
 
-def _draft(index: Index, model: ChatModel, question: ChatQuestion, searched: Rewritten) -> _Draft:
+def _draft(
+    index: Index, model: ChatModel, question: ChatQuestion, searched: Rewritten, reranker: Reranker | None
+) -> _Draft:
     settings, own_system = index.settings, model.backend.system
     instructions = Instructions(
         system=settings.query_prompt if own_system is None else own_system,
@@ -72,7 +81,7 @@ def _draft(index: Index, model: ChatModel, question: ChatQuestion, searched: Rew
         citations=settings.citations,
         schema=model.schema,
     )
-    passages = gather(index, question, searched.text)
+    passages = gather(index, question, searched.text, reranker)
     if not passages:
         return _Draft(sources=[], prompt=None, instructions=instructions)
     prompt = prompting.compose(

@@ -13,6 +13,7 @@ from worker.errors import VectorIndexError
 from worker.index import Index
 from worker.observability.logs import log_fields
 from worker.passages import Passage
+from worker.search.reranking import Reranker
 from worker.search.retrieval import retrieve
 
 logger = logging.getLogger("vector_index.chat")
@@ -40,8 +41,10 @@ def rewrite(model: ChatModel, question: ChatQuestion) -> Rewritten:
     return Rewritten(text=rewritten(clean(reply.text)), usage=usage)
 
 
-def gather(index: Index, question: ChatQuestion, searched: str | None) -> Sequence[Passage]:
+def gather(
+    index: Index, question: ChatQuestion, searched: str | None, reranker: Reranker | None = None
+) -> Sequence[Passage]:
     """Search for a question together with its history, or for `searched`. Raises the errors of `retrieve`."""
     texts = [searched] if searched else search_texts(question.text, question.history or ())
     query = replace(question.query, text=None, queries=texts)
-    return retrieve(index, query, around=index.settings.context)
+    return retrieve(index, query, reranker, around=index.settings.context)

@@ -15,6 +15,7 @@ from worker.chat.instructions import DEFAULT, SYSTEM, Instructions
 from worker.chat.widening import rooms, widened
 from worker.errors import InvalidQuery
 from worker.passages import Passage
+from worker.quoting import quoted
 
 Messages = Sequence[Mapping[str, str]]  # {"role": "system" | "user" | "assistant", "content": text}
 
@@ -24,8 +25,6 @@ TOKENS_PER_MESSAGE, TOKENS_PER_PROMPT = 4, 3
 TITLE_CHARACTERS = (
     300  # the most of a title; it is not cut with its passage, so a long one would take all the room
 )
-
-_MARK = re.compile(r"<(?=\s*/?\s*passage)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,11 +152,6 @@ def _widened(draft: _Draft, past: Messages) -> Sequence[str]:
         reach = _largest(free[number].most, lambda n: draft.fits(texts(number, n), past))
         return texts(number, reach) if draft.fits(texts(number, reach), past) else texts(number)
     return texts(number)
-
-
-def quoted(text: str) -> str:
-    """Return a text that cannot contain the marks of a passage."""
-    return _MARK.sub("&lt;", text)
 
 
 def _newest(history: Messages, room: int, count: Callable[[str], int]) -> Messages:

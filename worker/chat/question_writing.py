@@ -1,8 +1,9 @@
 """Let a chat model write a question that a passage answers, to test search with."""
 
 from worker.chat.declining import MARK, declines
-from worker.chat.prompting import TITLE_CHARACTERS, Messages, quoted
+from worker.chat.prompting import TITLE_CHARACTERS, Messages
 from worker.chat.sending import ChatModel, send
+from worker.quoting import quoted
 from worker.words import question_words
 
 MAX_QUESTION_CHARACTERS = 300

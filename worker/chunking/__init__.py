@@ -72,7 +72,7 @@ def chunk(
 def embedding_title(*lines: str, token_limit: int, count: Count) -> str:
     """Join the title and the other strings that are embedded with every chunk, cut to a quarter of the limit."""
     title = "\n".join(line for line in map(_one_line, lines) if line)
-    return _cut(title, int(token_limit * MAX_TITLE_SHARE), count)
+    return cut(title, int(token_limit * MAX_TITLE_SHARE), count)
 
 
 @dataclass(kw_only=True)
@@ -188,7 +188,7 @@ class _Chunker:
         said = _words(self.title)
         names = [name for name in map(_one_line, path) if _words(name) not in said]
         heading = "\n".join(filter(None, [self.title, PATH_SEPARATOR.join(names)]))
-        return _cut(heading, int(self.token_limit * MAX_TITLE_SHARE), self.count)
+        return cut(heading, int(self.token_limit * MAX_TITLE_SHARE), self.count)
 
     def _too_small(self) -> SettingsError:
         return SettingsError(
@@ -242,7 +242,8 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _cut(title: str, limit: int, count: Count) -> str:
-    while title and (tokens := count(title)) > limit:
-        title = title[: min(len(title) - 1, len(title) * limit // tokens)].rstrip()
-    return title
+def cut(text: str, limit: int, count: Count) -> str:
+    """Return the start of a text that has at most `limit` tokens."""
+    while text and (tokens := count(text)) > limit:
+        text = text[: min(len(text) - 1, len(text) * limit // tokens)].rstrip()
+    return text

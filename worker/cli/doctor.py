@@ -23,6 +23,7 @@ from worker.configuration import (
     ChatBackendSettings,
     Configuration,
     EmbeddingBackendSettings,
+    RerankBackendSettings,
     SourceSettings,
     load,
 )
@@ -95,6 +96,8 @@ def diagnoses(configuration: Configuration, offline: bool) -> Iterator[Diagnosis
         # tasks.chat may name any of them
         for name, chat in configuration.chat_backends.items():
             yield _diagnose(f"chat {name}", partial(_chat, chat, offline))
+        for name, rerank in configuration.rerank_backends.items():
+            yield _diagnose(f"rerank {name}", partial(_rerank, rerank, offline))
     postgres = _diagnose("Postgres", partial(_postgres, configuration))
     yield postgres
     # comparing the length of vectors may take a request to the model
@@ -177,6 +180,16 @@ def _chat(settings: ChatBackendSettings, offline: bool) -> str:
         f"{backend.model_id} answered {answer!r} in {seconds:.2f} s, {reply.input_tokens:,} input tokens and "
         f"{reply.output_tokens:,} output tokens"
     )
+
+
+def _rerank(settings: RerankBackendSettings, offline: bool) -> str:
+    backend = wiring.make_rerank_backend(settings)
+    if offline:
+        return f"{backend.model_id}, no request sent"
+    started = time.monotonic()
+    scores = backend.rerank("Is it here?", ["It is here.", "Rain falls."])
+    seconds = time.monotonic() - started
+    return f"{backend.model_id} scored {len(scores)} passages in {seconds:.2f} s"
 
 
 def _postgres(configuration: Configuration) -> str:

@@ -23,6 +23,7 @@ from worker.cli.options import filter_option, index_and_json, parse_filter
 from worker.cli.output import counted, first_lines, progress_bar
 from worker.cli.streams import echo, print_json
 from worker.cli.thresholds import Suggestion, suggest
+from worker.cli.variants import RerankFailures, variants
 from worker.configuration import load
 from worker.exit_codes import ExitCode
 from worker.keyspace import CHAT, STAGING
@@ -62,6 +63,11 @@ MAX_SHOWN = 10  # questions or ids on a terminal; --json prints all
     help="Fail if a figure is lower, such as ndcg@10=0.9, in each mode or in the one named. Repeat it for several.",
 )
 @click.option(
+    "--rerank",
+    metavar="NAME",
+    help="Measure each mode with this entry of RERANK_BACKENDS, too, as MODE+rerank.",
+)
+@click.option(
     "--answers",
     is_flag=True,
     help="Also ask each question of tasks.chat, and count right, declined and wrong answers. Costs a request each.",
@@ -79,6 +85,7 @@ def eval(
     limit: int,
     against: str | None,
     bounds: tuple[str, ...],
+    rerank: str | None,
     answers: bool,
     suggest_threshold: bool,
     filter_: str | None,
@@ -96,16 +103,17 @@ def eval(
     """
     configuration = load()
     configuration.index(index)
-    modes = modes or MODES
+    searches = variants(modes or MODES, rerank)
     asked = {"limit": limit, "filter": parse_filter(filter_), "per_document": 1, "index": index}
-    limits = parse_bounds(bounds, modes=modes, limit=limit)
-    baseline = None if against is None else Baseline.read(against, modes)
+    limits = parse_bounds(bounds, modes=tuple(searches), limit=limit)
+    baseline = None if against is None else Baseline.read(against, tuple(searches))
     judged = read(questions)
     client = Client(configuration)
     absent = _absent(client, index, judged)
     if absent and len(absent) == len({id for question in judged for id in question.grades}):
         raise none_known(index, questions, absent[0])
-    found = _measure(client, judged, {mode: Scores(limit=limit) for mode in modes}, asked)
+    found = {name: Scores(limit=limit) for name in searches}
+    unranked = _measure(client, judged, found, {name: asked | own for name, own in searches.items()})
     comparison = None if baseline is None else baseline.compare(found)
     failures = list(broken(limits, found))
     report = Report(
@@ -117,7 +125,7 @@ def eval(
         _print_json(index, judged, absent, found, report)
     else:
         _print(index, judged, absent, found, report)
-    for sentence in failures:
+    for sentence in (*unranked.sentences(), *failures):
         echo(sentence, err=True)
     return ExitCode.FAILED if failures else ExitCode.DONE
 
@@ -138,19 +146,21 @@ class Report:
 def _measure(
     client: Client,
     judged: Sequence[JudgedQuestion],
-    found: dict[str, Scores],
-    arguments: Mapping[str, Any],
-) -> dict[str, Scores]:
-    """Ask every question in every mode, and add what is found to the scores of the mode."""
+    found: Mapping[str, Scores],
+    arguments: Mapping[str, Mapping[str, Any]],
+) -> RerankFailures:
+    """Ask every question in every search, and add what is found to its scores. Returns what was not reranked."""
+    failures = RerankFailures()
     with progress_bar("searching", MofNCompleteColumn(), total=len(judged) * len(found)) as update:
-        for mode, scores in found.items():
-            _search(client, query=judged[0].text, mode=mode, **arguments)  # makes the worker load its model
+        for name, scores in found.items():
+            _search(client, query=judged[0].text, **arguments[name])  # makes the worker load its model
             for question in judged:
                 started = time.perf_counter()
-                rows = _search(client, query=question.text, mode=mode, **arguments)
+                rows = _search(client, query=question.text, **arguments[name])
                 scores.add(question, rows, time.perf_counter() - started)
+                failures.add(name, rows)
                 update(advance=1)
-    return found
+    return failures
 
 
 def _answers(client: Client, judged: Sequence[JudgedQuestion], asked: Mapping[str, Any]) -> AnswerScores:

@@ -1,6 +1,6 @@
 """`search`: print the passages that match a query best."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import click
@@ -25,10 +25,23 @@ SHOWN_CHARACTERS = 300  # of a passage; --json prints all
     show_default=True,
     help="vector (by meaning), text (by words), or hybrid (both, fused).",
 )
+@click.option(
+    "--rerank",
+    metavar="NAME",
+    help="Rerank with this entry of RERANK_BACKENDS.  [default: as the index does]",
+)
+@click.option("--no-rerank", is_flag=True, help="Do not rerank.")
 @filter_option
 @index_and_json
 def search(
-    queries: tuple[str, ...], limit: int, mode: str, filter_: str | None, index: str, as_json: bool
+    queries: tuple[str, ...],
+    limit: int,
+    mode: str,
+    rerank: str | None,
+    no_rerank: bool,
+    filter_: str | None,
+    index: str,
+    as_json: bool,
 ) -> None:
     """Search an index; print the best passages first.
 
@@ -40,7 +53,7 @@ def search(
     question = {"query": queries[0]} if len(queries) == 1 else {"queries": queries}
     kwargs = {**question, "limit": limit, "mode": mode, "filter": parse_filter(filter_), "index": index}
     client = Client(configuration)
-    rows = client.call("tasks.search", CHAT, **kwargs)
+    rows = client.call("tasks.search", CHAT, **kwargs, rerank=False if no_rerank else rerank)
     lines = _lines(rows) if rows else _why_none(client, index)
     print_result({"index": index, "results": rows}, as_json, lines)
 
@@ -57,7 +70,9 @@ def _why_none(client: Client, index: str) -> Iterator[str]:
         yield f"no results in {index}"
 
 
-def _lines(rows: Iterable[dict[str, Any]]) -> Iterator[str]:
+def _lines(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+    if failure := rows[0].get("rerank", {}).get("error"):
+        yield f"not reranked: {failure}"
     for number, row in enumerate(rows, start=1):
         similarity = "" if row["similarity"] is None else f"  {row['similarity']:.3f}"
         title = f"{row['title']}  " if row["title"] else ""

@@ -15,7 +15,11 @@ import platformdirs
 
 from worker.configuration import layers, sections
 from worker.configuration.addresses import broker_url, database_url
-from worker.configuration.backends import ChatBackendSettings, EmbeddingBackendSettings
+from worker.configuration.backends import (
+    ChatBackendSettings,
+    EmbeddingBackendSettings,
+    RerankBackendSettings,
+)
 from worker.configuration.messages import checked, shown
 from worker.configuration.objects import Configuration, HNSWSettings, IndexSettings, SourceSettings
 from worker.configuration.sections import EMBEDDING_CLASS
@@ -28,6 +32,7 @@ __all__ = [
     "EmbeddingBackendSettings",
     "HNSWSettings",
     "IndexSettings",
+    "RerankBackendSettings",
     "SourceSettings",
     "current",
     "environment",
@@ -54,6 +59,7 @@ def load(environ: Mapping[str, str] | None = None) -> Configuration:
     values = layers.merged(environ, notices)
     embedding, overlaps = sections.embedding_backends(values["EMBEDDING_BACKENDS"], notices)
     chat = sections.chat_backends(values["CHAT_BACKENDS"], notices)
+    rerank = sections.rerank_backends(values["RERANK_BACKENDS"])
     broker = broker_url("BROKER_URL", values["BROKER_URL"])
     return checked(
         Configuration,
@@ -71,10 +77,12 @@ def load(environ: Mapping[str, str] | None = None) -> Configuration:
         price_per_million_tokens=values["PRICE_PER_MILLION_TOKENS"],
         embedding_backends=embedding,
         chat_backends=chat,
+        rerank_backends=rerank,
         indexes=sections.indexes(
             values["INDEXES"],
             embedding=embedding,
             chat=chat,
+            rerank=rerank,
             sources=sections.sources(values["SOURCES"]),
             overlaps=overlaps,
             query_prompt=values.get("WAGTAIL_VECTOR_INDEX_QUERY_PROMPT"),

@@ -1,4 +1,4 @@
-"""The entries of EMBEDDING_BACKENDS and CHAT_BACKENDS; `None` means that the backend decides by model."""
+"""The entries of EMBEDDING_BACKENDS, CHAT_BACKENDS and RERANK_BACKENDS; `None`: the backend decides by model."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -254,3 +254,105 @@ class ChatBackendSettings:
             example="200_000",
         ),
     ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RerankBackendSettings:
+    """One entry of RERANK_BACKENDS."""
+
+    name: Name
+    class_path: Annotated[
+        str,
+        Setting(
+            name="CLASS",
+            type="dotted path of a class",
+            default='`"worker.backends.rerank.HTTPRerankBackend"`',
+            meaning="The class that scores passages. The default sends them to a server with the API that Cohere, "
+            "Jina, Voyage, TEI, vLLM, Infinity and LiteLLM have. `worker.backends.llm.LLMRerankBackend` asks a chat "
+            "model of `llm`. [Your own](../how-to/search.md#rerank) follows the protocol `RerankBackend` of "
+            "`worker.protocols`.",
+            example='"worker.backends.llm.LLMRerankBackend"',
+        ),
+    ]
+    model_id: Annotated[
+        str,
+        Setting(
+            default="required, except for TEI, which serves one model",
+            meaning="The reranker, as its server calls it; for `LLMRerankBackend` the chat model, by its id or alias "
+            "in `llm`.",
+            example='"rerank-v3.5"',
+        ),
+    ] = ""
+    init_kwargs: Annotated[
+        Mapping[str, Any],
+        Setting(
+            default="`{}`",
+            meaning="For the default class: `api_base`, the address of the server without `/rerank`; `key`; `headers` "
+            'for more HTTP headers; `form`, which is `"cohere"` (of Jina, vLLM, Infinity and LiteLLM, too), `"voyage"` '
+            'or `"tei"`. For `LLMRerankBackend`: attributes of the model object of `llm`, as those of a chat backend. '
+            "Values appear in no log, error or result.",
+            example='{"api_base": "https://api.jina.ai/v1", "key": "jina_..."}',
+        ),
+    ] = field(default_factory=dict, repr=False, hash=False)
+    prompt_kwargs: Annotated[
+        Mapping[str, Any],
+        Setting(
+            default="`{}`",
+            meaning="Options of every prompt, for `LLMRerankBackend` alone: as those of a chat backend.",
+            example='{"temperature": 0}',
+        ),
+    ] = field(default_factory=dict, repr=False, hash=False)
+    token_limit: Annotated[
+        Count | None,
+        Setting(
+            unit="tokens",
+            default="512; for `LLMRerankBackend` the known limit of the model",
+            meaning="The most that the model reads of a question and one passage together. Longer passages are cut for "
+            "the model, and returned whole. For `LLMRerankBackend`: its context window.",
+            example="8_192",
+        ),
+    ] = None
+    batch_size: Annotated[
+        Count | None,
+        Setting(
+            unit="passages",
+            default='32 with `form` `"tei"`, as its servers have it, else 100',
+            meaning="The most passages in one request; more are sent in several.",
+            example="64",
+        ),
+    ] = None
+    tokenizer: Annotated[
+        Name | None,
+        Setting(
+            default="`estimate`",
+            meaning="How tokens are counted before anything is sent: as that of an embedding backend.",
+            example='"cl100k_base"',
+        ),
+    ] = None
+    requests_per_minute: Annotated[
+        Count | None,
+        Setting(
+            unit="requests per minute",
+            default="no limit",
+            meaning="The provider's rate limit. It holds over all processes that share a broker. A search that would "
+            "have to wait for more than a second keeps its order and says so.",
+            example="500",
+        ),
+    ] = None
+    tokens_per_minute: Annotated[
+        Count | None,
+        Setting(
+            unit="tokens per minute",
+            default="no limit",
+            meaning="The provider's rate limit, as `REQUESTS_PER_MINUTE`. A question counts once for each passage.",
+            example="200_000",
+        ),
+    ] = None
+    timeout_seconds: Annotated[
+        Amount,
+        Setting(
+            unit="seconds",
+            meaning="The time limit of a request. A search whose reranker takes longer keeps its order and says so.",
+            example="2",
+        ),
+    ] = 5.0

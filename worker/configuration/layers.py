@@ -26,7 +26,7 @@ SCALARS = (*(key(Configuration, field) for field in described(Configuration)), *
 # An application's own names of our addresses. They stand in for ours if they are a Redis.
 CELERY_NAMES = {"CELERY_BROKER_URL": "BROKER_URL", "CELERY_RESULT_BACKEND": "RESULT_BACKEND"}
 FOREIGN = (*CELERY_NAMES, "WAGTAIL_VECTOR_INDEX", "WAGTAIL_VECTOR_INDEX_QUERY_PROMPT")
-SECTIONS = ("EMBEDDING_BACKENDS", "CHAT_BACKENDS", "INDEXES", "SOURCES")
+SECTIONS = ("EMBEDDING_BACKENDS", "CHAT_BACKENDS", "RERANK_BACKENDS", "INDEXES", "SOURCES")
 # an empty address in the environment means the embedded service; any other empty variable counts as absent
 ADDRESSES = ("DATABASE_URL", "BROKER_URL", "RESULT_BACKEND")
 

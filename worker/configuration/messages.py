@@ -15,6 +15,7 @@ T = TypeVar("T")
 KINDS = {
     "EMBEDDING_BACKENDS": "embedding backend",
     "CHAT_BACKENDS": "chat backend",
+    "RERANK_BACKENDS": "rerank backend",
     "INDEXES": "index",
     "SOURCES": "source",
 }

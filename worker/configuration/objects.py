@@ -5,7 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from worker.configuration.backends import ChatBackendSettings, EmbeddingBackendSettings
+from worker.configuration.backends import (
+    ChatBackendSettings,
+    EmbeddingBackendSettings,
+    RerankBackendSettings,
+)
 from worker.configuration.messages import nearest, shown
 from worker.configuration.rules import (
     AnswerPrompt,
@@ -15,6 +19,7 @@ from worker.configuration.rules import (
     Language,
     Links,
     Name,
+    Passages,
     Port,
     Price,
     Schedule,
@@ -94,6 +99,23 @@ class IndexSettings:
             example='"default"',
         ),
     ]
+    rerank_backend: Annotated[
+        RerankBackendSettings | None,
+        Setting(
+            type="key of `RERANK_BACKENDS`",
+            meaning="The backend that reranks the first passages of every search and chat of this index. A task may "
+            "name another one, or none. `None`: only a task with `rerank` reranks.",
+            example='"default"',
+        ),
+    ] = None
+    rerank_passages: Annotated[
+        Passages,
+        Setting(
+            unit="passages",
+            meaning="How many of the first passages are reranked; those behind them keep their order.",
+            example="50",
+        ),
+    ] = 20
     chunk_tokens: Annotated[
         Count | None,
         Setting(
@@ -339,6 +361,7 @@ class Configuration:
     ]
     embedding_backends: Mapping[str, EmbeddingBackendSettings]
     chat_backends: Mapping[str, ChatBackendSettings]
+    rerank_backends: Mapping[str, RerankBackendSettings]
     indexes: Mapping[str, IndexSettings]
     notices: tuple[str, ...]  # sentences that an operator should see once, at start
 

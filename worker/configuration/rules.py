@@ -68,6 +68,7 @@ def _context(value: object) -> int | str | None:
 Whole = Annotated[int, BeforeValidator(_no_boolean), Field(ge=0)]
 Switch = Annotated[bool, Field(strict=True)]
 Count = Annotated[int, BeforeValidator(_no_boolean), Field(ge=1)]
+Passages = Annotated[int, BeforeValidator(_no_boolean), Field(ge=1, le=100)]
 # the limits of pgvector
 Links = Annotated[int, BeforeValidator(_no_boolean), Field(ge=2, le=100)]
 Candidates = Annotated[int, BeforeValidator(_no_boolean), Field(ge=4, le=1000)]

@@ -5,7 +5,11 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
-from worker.configuration.backends import ChatBackendSettings, EmbeddingBackendSettings
+from worker.configuration.backends import (
+    ChatBackendSettings,
+    EmbeddingBackendSettings,
+    RerankBackendSettings,
+)
 from worker.configuration.messages import (
     KINDS,
     checked,
@@ -23,6 +27,7 @@ T = TypeVar("T")
 
 EMBEDDING_CLASS = "worker.backends.llm.LLMEmbeddingBackend"
 CHAT_CLASS = "worker.backends.llm.LLMChatBackend"
+RERANK_CLASS = "worker.backends.rerank.HTTPRerankBackend"
 CALLABLE_CLASS = "worker.sources.callable.CallableSource"
 # classes that wagtail-vector-index and wagtail-ai ship for the same purpose
 WAGTAIL_CLASSES = {
@@ -87,6 +92,14 @@ def chat_backends(section: object, notices: list[str]) -> dict[str, ChatBackendS
     return backends
 
 
+def rerank_backends(section: object) -> dict[str, RerankBackendSettings]:
+    """Return the rerank backends."""
+    return {
+        name: checked(RerankBackendSettings, owner, **values)
+        for name, owner, values, _ in _backends("RERANK_BACKENDS", RerankBackendSettings, section)
+    }
+
+
 def _backends(
     section: str, cls: type, value: object
 ) -> Iterator[tuple[str, str, dict[str, Any], int | None]]:
@@ -122,12 +135,16 @@ def _backends(
 def _no_prompt_options(section: str, owner: str, init_kwargs: Mapping[str, Any]) -> None:
     for option in sorted(PROMPT_OPTIONS & init_kwargs.keys()):
         fix = (
-            "move it to PROMPT_KWARGS" if section == "CHAT_BACKENDS" else "remove it: embedding has no prompt"
+            "remove it: embedding has no prompt"
+            if section == "EMBEDDING_BACKENDS"
+            else "move it to PROMPT_KWARGS"
         )
         raise SettingsError(f"INIT_KWARGS of {owner} has {option!r}, which is an option of a prompt; {fix}")
 
 
 def _class(section: str, owner: str, value: object) -> str:
+    if section == "RERANK_BACKENDS":
+        return RERANK_CLASS if value is None else _dotted(owner, value)
     ours, other = (
         (EMBEDDING_CLASS, CHAT_CLASS) if section == "EMBEDDING_BACKENDS" else (CHAT_CLASS, EMBEDDING_CLASS)
     )
@@ -206,6 +223,7 @@ def indexes(
     *,
     embedding: Mapping[str, EmbeddingBackendSettings],
     chat: Mapping[str, ChatBackendSettings],
+    rerank: Mapping[str, RerankBackendSettings],
     sources: Mapping[str, SourceSettings],
     overlaps: Mapping[str, int],
     query_prompt: object,
@@ -222,6 +240,8 @@ def indexes(
             "query_prompt": query_prompt,
             "hnsw": _hnsw(f"HNSW of {owner}", entry.pop("HNSW", {})),
         }
+        if "RERANK_BACKEND" in entry:
+            values["rerank_backend"] = _referred(owner, "RERANK_BACKEND", entry.pop("RERANK_BACKEND"), rerank)
         if "SOURCE" in entry:
             values["source"] = _source(owner, entry.pop("SOURCE"), sources)
         values |= {known[key]: value for key, value in entry.items()}

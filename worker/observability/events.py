@@ -112,6 +112,15 @@ def question_vectors(backend: str, *, hits: int, misses: int) -> None:
         families.question_vectors.labels(backend, "miss").inc(misses)
 
 
+def rerank_failed(index: str, backend: str, error: Exception) -> None:
+    """A search kept its order; the message of an unknown exception may quote a passage, so only its type is logged."""
+    said = str(error) if isinstance(error, VectorIndexError) else type(error).__name__
+    fields = log_fields(index=index, backend=backend, reason=outcome(error), error=said)
+    logger.warning("rerank_failed", extra=fields)
+    if families := metrics.counting():
+        families.rerank_failures.labels(backend, outcome(error)).inc()
+
+
 def budget_wait(backend: str, seconds: float) -> None:
     """The next request waits `seconds` for the rate limits of its backend or for a pause."""
     if families := metrics.counting():

@@ -141,6 +141,11 @@ EVENTS: Mapping[str, LogEvent] = {
         fields=("index", "inputs", "reason", "error"),
         meaning="A request failed; its inputs return to the queue, or fail at their last attempt.",
     ),
+    "rerank_failed": LogEvent(
+        level="warning",
+        fields=("index", "backend", "reason", "error"),
+        meaning="The reranker failed; the rows of the search keep their order, and say so.",
+    ),
     "inputs_split": LogEvent(
         level="warning",
         fields=("inputs", "error"),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry, Counter, Histogram
 
-Purpose = Literal["documents", "probe", "search", "answer", "rewrite"]  # what a request to a provider is for
+Purpose = Literal["documents", "probe", "search", "answer", "rewrite", "rerank"]  # of a request to a provider
 
 OUTCOMES: Mapping[str, str] = {
     "ok": "answered",
@@ -36,15 +36,17 @@ ANSWER_RESULTS = (
     "stopped",
     "invalid_data",
 )
+RERANK_PURPOSES: tuple[Purpose, ...] = ("rerank",)
 FAILURE_REASONS = ("refused", "input", "too_large", "unavailable", "died")
 CACHE_RESULTS = ("hit", "miss")
+RERANK_FAILURES = tuple(outcome for outcome in OUTCOMES if outcome not in ("ok", "revoked"))
 RETRY_REASONS = ("settings", "unavailable", "rate_limited")
 
 # what each label says
 LABELS: Mapping[str, str] = {
-    "backend": "`embedding:` or `chat:`, and the name of the backend in the settings",
+    "backend": "`embedding:`, `chat:` or `rerank:`, and the name of the backend in the settings",
     "purpose": "what a request is for: "
-    + ", ".join(f"`{purpose}`" for purpose in (*EMBEDDING_PURPOSES, *CHAT_PURPOSES))
+    + ", ".join(f"`{purpose}`" for purpose in (*EMBEDDING_PURPOSES, *CHAT_PURPOSES, *RERANK_PURPOSES))
     + "; `probe` is one word that checks whether the provider is up",
     "outcome": "; ".join(f"`{name}`: {meaning}" for name, meaning in OUTCOMES.items()),
     "index": "name of an index",
@@ -86,6 +88,7 @@ class Families:
     retried: "Counter"  # index, reason
     expired: "Counter"  # index
     question_vectors: "Counter"  # backend, cache
+    rerank_failures: "Counter"  # backend, reason
     search_seconds: "Histogram"  # index, mode, outcome
     chat_seconds: "Histogram"  # index, outcome
     answers: "Counter"  # index, result
@@ -127,12 +130,18 @@ def start(folder: str | None = None, process: Callable[[], object] = os.getpid) 
     return registry
 
 
-def initialize_series(indexes: Sequence[str], embedding: Sequence[str], chat: Sequence[str]) -> None:
+def initialize_series(
+    indexes: Sequence[str], embedding: Sequence[str], chat: Sequence[str], rerank: Sequence[str]
+) -> None:
     """Set the series of these indexes and backends to 0, so that a rate includes the first count of each."""
     if _families is None:
         return
     backends = [(backend, EMBEDDING_PURPOSES) for backend in embedding]
     backends += [(backend, CHAT_PURPOSES) for backend in chat]
+    backends += [(backend, RERANK_PURPOSES) for backend in rerank]
+    for backend in rerank:
+        for outcome in RERANK_FAILURES:
+            _families.rerank_failures.labels(backend, outcome)
     for backend, purposes in backends:
         for purpose in purposes:
             for outcome in OUTCOMES:
@@ -216,6 +225,9 @@ def define_families(registry: "CollectorRegistry | None") -> Families:
         ),
         question_vectors=counter(
             "question_vectors", "Questions that were searched by vector.", "backend", "cache"
+        ),
+        rerank_failures=counter(
+            "rerank_failures", "Searches that kept their order, as the reranker failed.", "backend", "reason"
         ),
         search_seconds=histogram(
             "search_seconds",

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from worker.chunking.structure import section
@@ -45,19 +46,26 @@ class Selection:
         return self._per_document is not None and self._taken[doc] >= self._per_document
 
 
+@dataclass(frozen=True, kw_only=True)
+class Details:
+    """What each passage gets beside its text."""
+
+    with_index: bool = False  # the name of its index
+    # how much of its document is its context: chunks before and after it, or its section; only for one build
+    around: int | Literal["section"] | None = None
+
+
+PLAIN = Details()
+
+
 def read_passages(
     connection: Connection,
     build: Build,
     groups: Sequence[Sequence[ScoredHit]],
-    *,
-    with_index: bool = False,
-    around: int | Literal["section"] | None = None,
+    details: Details = PLAIN,
 ) -> Iterator[Passage]:
-    """Yield one passage for each group of neighbouring chunks, with the score and similarity of its best chunk.
-
-    `with_index`: with the name of its index, too. `around`: how much of its document each passage gets as its context:
-    chunks before and after it, or its section; only for passages of one build.
-    """
+    """Yield one passage for each group of neighbouring chunks, with the score and similarity of its best chunk."""
+    around = details.around
     ends = [(group[0][0], group[-1][0]) for group in groups]
     texts = search.spans(
         connection, [(first.rev, first.start, last.end) for first, last in ends if first is not last]
@@ -77,7 +85,7 @@ def read_passages(
             chunks=(first.ordinal, last.ordinal),
             score=max(score for _, score in group),
             similarity=max(similarities, default=None),
-            index=first.index if with_index else None,
+            index=first.index if details.with_index else None,
             context=_context(contexts.get((first.rev, first.ordinal)), first.start, last.end, around),
         )
 

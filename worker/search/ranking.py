@@ -2,6 +2,8 @@
 
 from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
+from math import isfinite
+from numbers import Real
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,6 +59,16 @@ def mean_weights(weights: Sequence[Mapping[str, float]], most: int) -> dict[str,
         for word, weight in each.items():
             total[word] += weight / len(weights)
     return {word: total[word] for word in sorted(total, key=lambda word: -total[word])[:most]}
+
+
+def is_score(value: object) -> bool:
+    """Whether it is a finite number."""
+    return isinstance(value, Real) and not isinstance(value, bool) and isfinite(value)
+
+
+def by_score(scores: Sequence[float]) -> list[int]:
+    """Return positions, the highest score first; equal scores keep their order."""
+    return sorted(range(len(scores)), key=lambda at: -scores[at])
 
 
 def merge_neighbours(chunks: Sequence[tuple[Hashable, int]]) -> list[list[int]]:

@@ -5,6 +5,7 @@ the search cannot compare vectors of two different models.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -19,9 +20,10 @@ from worker.recipes import COMPARED, Difference, Recipe
 from worker.search.embedding import embed_questions
 from worker.search.halves import Halves, Target
 from worker.search.modes import Ranker
-from worker.search.passages import ScoredHit, Selection, read_passages
+from worker.search.passages import Details, ScoredHit, Selection, read_passages
 from worker.search.queries import SearchQuery
 from worker.search.ranking import WINDOW, merge_neighbours
+from worker.search.reranking import Reranker, rerank
 from worker.search.similarity import check_threshold, passes_threshold
 from worker.store import builds, connection, rarity, search, status
 from worker.store.builds import Build
@@ -32,7 +34,11 @@ MIN_CANDIDATES = 10  # contents in a ranking; one that does not fill the page is
 
 
 def retrieve(
-    index: Index, query: SearchQuery, *, around: int | Literal["section"] | None = None
+    index: Index,
+    query: SearchQuery,
+    reranker: Reranker | None = None,
+    *,
+    around: int | Literal["section"] | None = None,
 ) -> list[Passage]:
     """Return the passages that fit the question best, best first; none while the index is empty.
 
@@ -41,49 +47,66 @@ def retrieve(
     Raises InvalidQuery for a filter that cannot be compiled or lacks the tenant, SettingsError when the backend no
     longer makes the vectors that the index holds, TemporaryError when Postgres or the provider does not answer.
     """
-    return _retrieve([index], query, around=around)
+    return _retrieve([index], query, reranker, Details(around=around))
 
 
-def retrieve_across(indexes: Sequence[Index], query: SearchQuery) -> list[Passage]:
+def retrieve_across(
+    indexes: Sequence[Index], query: SearchQuery, reranker: Reranker | None = None
+) -> list[Passage]:
     """Search several indexes of one database as one; each passage names its index.
 
     The filter must satisfy the TENANT_FIELD of each index. Raises InvalidQuery also for indexes whose scores cannot be
     compared, and names the first difference.
     """
-    return _retrieve(indexes, query, with_index=True)
+    return _retrieve(indexes, query, reranker, Details(with_index=True))
 
 
 def _retrieve(
-    indexes: Sequence[Index],
-    query: SearchQuery,
-    *,
-    with_index: bool = False,
-    around: int | Literal["section"] | None = None,
+    indexes: Sequence[Index], query: SearchQuery, reranker: Reranker | None, details: Details
 ) -> list[Passage]:
-    with events.search("+".join(index.name for index in indexes), query.mode):
-        conditions = [
-            compile_filter(query.filter, tenant_field=index.settings.tenant_field) for index in indexes
-        ]
-        with connection.checkout(indexes[0].url) as conn:
-            found = [builds.live(conn, index.name) for index in indexes]
-        searched = [
-            (index, Target(build=build, where=condition))
-            for index, build, condition in zip(indexes, found, conditions, strict=True)
-            if build is not None
-        ]
-        if not searched:
-            return []
-        _check_comparable(searched)
-        first, build = searched[0][0], searched[0][1].build
-        check_threshold(query.similarity_threshold, build)
-        vectors = None if query.mode == "text" else embed_questions(first, build, query.texts)
-        ef_search = max(index.settings.ef_search for index, _ in searched)
-        with connection.checkout(first.url) as conn, search.snapshot(conn, ef_search=ef_search):
-            halves = Halves(
-                connection=conn, targets=[target for _, target in searched], query=query, vectors=vectors
-            )
-            ranker = Ranker(halves=halves, weights=first.settings.hybrid_weights)
-            return list(read_passages(conn, build, _page(ranker), with_index=with_index, around=around))
+    names = "+".join(index.name for index in indexes)
+    with events.search(names, query.mode):
+        # all pages begin with the same reranked passages, so each page within them ranks them again
+        reranks = reranker is not None and query.offset < reranker.passages
+        start, wanted = query.offset, query.offset + query.limit
+        if reranker is not None and reranks:
+            start, wanted = 0, max(wanted, reranker.passages)
+        found = _ranked(indexes, query, slice(start, wanted), details)
+        if reranker is not None and reranks:
+            # without a connection to Postgres, which others may need meanwhile
+            found = rerank(reranker, names, "\n".join(query.texts), found)
+        elif reranker is not None:
+            found = [
+                replace(passage, rerank={"model": reranker.backend.model_id, "score": None})
+                for passage in found
+            ]
+        return found[query.offset - start :][: query.limit]
+
+
+def _ranked(indexes: Sequence[Index], query: SearchQuery, places: slice, details: Details) -> list[Passage]:
+    """Return the passages at these places of the ranking."""
+    conditions = [compile_filter(query.filter, tenant_field=index.settings.tenant_field) for index in indexes]
+    with connection.checkout(indexes[0].url) as conn:
+        found = [builds.live(conn, index.name) for index in indexes]
+    searched = [
+        (index, Target(build=build, where=condition))
+        for index, build, condition in zip(indexes, found, conditions, strict=True)
+        if build is not None
+    ]
+    if not searched:
+        return []
+    _check_comparable(searched)
+    first, build = searched[0][0], searched[0][1].build
+    check_threshold(query.similarity_threshold, build)
+    vectors = None if query.mode == "text" else embed_questions(first, build, query.texts)
+    ef_search = max(index.settings.ef_search for index, _ in searched)
+    with connection.checkout(first.url) as conn, search.snapshot(conn, ef_search=ef_search):
+        halves = Halves(
+            connection=conn, targets=[target for _, target in searched], query=query, vectors=vectors
+        )
+        ranker = Ranker(halves=halves, weights=first.settings.hybrid_weights)
+        groups = _groups(ranker, places.stop)[places]
+        return list(read_passages(conn, build, groups, details))
 
 
 def _check_comparable(searched: Sequence[tuple[Index, Target]]) -> None:
@@ -143,13 +166,12 @@ def rank_documents(
             vectors=vectors,
         )
         ranker = Ranker(halves=halves, weights=weights)
-        return [group[0][0].document_id for group in _page(ranker)]
+        return [group[0][0].document_id for group in _groups(ranker, query.limit)]
 
 
-def _page(ranker: Ranker) -> list[list[ScoredHit]]:
-    """Groups of neighbouring chunks, one for each passage of the page; ranks more contents until it is full."""
+def _groups(ranker: Ranker, wanted: int) -> list[list[ScoredHit]]:
+    """Groups of neighbouring chunks, one for each of the first passages; ranks more contents until there are enough."""
     query = ranker.halves.query
-    wanted = query.offset + query.limit
     selection = Selection(query.per_document)
     while True:
         ranking = ranker.rank(max(MIN_CANDIDATES, 2 * wanted), selection.excluded)
@@ -163,4 +185,4 @@ def _page(ranker: Ranker) -> list[list[ScoredHit]]:
         # a chunk within WINDOW ranks may still join the last passage of the page, and pages must fit together
         complete = len(groups) >= wanted and min(groups[wanted - 1]) + WINDOW < len(chosen)
         if complete or not ranking.more:
-            return [[chosen[at] for at in group] for group in groups[query.offset : wanted]]
+            return [[chosen[at] for at in group] for group in groups[:wanted]]
