@@ -3,6 +3,7 @@
 from typing import Annotated, Any
 
 from worker.reference import Meaning
+from worker.search.boosting import MAX_BOOSTS
 from worker.search.queries import MAX_INDEXES, MAX_LIMIT, MAX_OFFSET, MAX_QUERIES, MODES
 
 FILTERS = "[filter](../how-to/search.md#filters) over metadata"
@@ -47,6 +48,14 @@ Mode = Annotated[
         type=" or ".join(f'`"{mode}"`' for mode in MODES),
     ),
 ]
+Boosts = Annotated[
+    list[dict[str, Any]] | None,
+    Meaning(
+        f"raise [new or popular](../how-to/search.md#boost) documents; at most {MAX_BOOSTS}",
+        type="list of objects",
+    ),
+]
+Explain = Annotated[bool, Meaning("let each row [explain](../how-to/search.md#explain) its score")]
 Rerank = Annotated[
     bool | str | None,
     Meaning(

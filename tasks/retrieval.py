@@ -3,6 +3,8 @@
 from typing import Annotated, Any
 
 from tasks.arguments import (
+    Boosts,
+    Explain,
     Filter,
     Index,
     Indexes,
@@ -39,6 +41,8 @@ def search(
     queries: Queries = None,
     indexes: Indexes = None,
     rerank: Rerank = None,
+    boosts: Boosts = None,
+    explain: Explain = False,
 ) -> list[Row]:
     """Find the passages nearest to a question, or to several questions together, best first.
 
@@ -58,6 +62,8 @@ def search(
         similarity_threshold=similarity_threshold,
         per_document=per_document,
         mode=mode,
+        boosts=boosts,
+        explain=explain,
     )
     names = [index] if indexes is None else checked_indexes(indexes, index)
     targets = [wiring.index(name) for name in names]

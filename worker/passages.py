@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from worker.search_results import Reranked, Row
+from worker.search_results import Explanation, Reranked, Row
 
 MAX_RETURNED_METADATA_BYTES = 1_000_000  # of all rows of a result, which is stored in Redis
 
@@ -23,6 +23,7 @@ class Passage:
     chunks: tuple[int, int]  # ordinals of the first and the last chunk
     score: float  # compare it only with scores of the same search
     similarity: float | None  # 1 - cosine distance; None if it was not computed
+    explain: Explanation | None = None  # None: nobody asked
     rerank: Reranked | None = None  # None: no reranker was asked
     index: str | None = None  # that it is from; None: the only one that was searched
     metadata_omitted: bool = False  # the metadata of the rows before have filled the result
@@ -42,6 +43,8 @@ class Passage:
             "score": self.score,
             "similarity": self.similarity,
         }
+        if self.explain is not None:
+            row["explain"] = self.explain
         if self.rerank is not None:
             row["rerank"] = self.rerank
         if self.index is not None:

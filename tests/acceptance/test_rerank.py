@@ -73,6 +73,13 @@ def test_an_index_reranks_by_its_settings_and_a_task_decides_otherwise(
             figures = json.loads(done.stdout)["modes"]
             assert [figures[name]["mrr@10"] for name in ("hybrid", "hybrid+rerank")] == [1.0, 0.25]
 
+            newest = '{"decay": "date", "half_life_days": 30}'
+            done = system.command("search", "owl number 2", "--no-rerank", "--boost", newest, "--explain")
+            assert "date None x 1.0000" in done.stdout
+            assert "owl" in done.stdout.partition("words")[2]
+            done = system.command("search", "owl", "--boost", "date")
+            assert (done.returncode, "--boost is 'date', which is not JSON" in done.stderr) == (2, True)
+
             provider.inject("error", path="/rerank", times=None, status=500)
             done = system.command("search", "owl number 2")
             assert done.stdout.startswith("not reranked: m: HTTP 500")

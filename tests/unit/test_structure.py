@@ -79,6 +79,7 @@ PURE = {
     "observability.metrics",
     "quoting",
     "search.question_cache",
+    "search.boosting",
     "search.ranking",
     "sources.scheduling",
     "tokens",

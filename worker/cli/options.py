@@ -41,10 +41,15 @@ def loglevel_option(default: str) -> Callable[[Command], Command]:
 
 def parse_filter(text: str | None) -> Any:
     """Return the value of --filter. Raises InvalidQuery if it is not JSON."""
+    return None if text is None else parse_json("--filter", text, '{"language": "en"}')
+
+
+def parse_json(option: str, text: str, example: str) -> Any:
+    """Return the value of an option. Raises InvalidQuery, with the example, if it is not JSON."""
     try:
-        return None if text is None else read_json(text)
+        return read_json(text)
     except (json.JSONDecodeError, RecursionError) as error:
         reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deep"
         raise InvalidQuery(
-            f'--filter is {text!r:.200}, which is not JSON ({reason}): write it as in \'{{"language": "en"}}\''
+            f"{option} is {text!r:.200}, which is not JSON ({reason}): write it as in '{example}'"
         ) from None

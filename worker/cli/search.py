@@ -6,11 +6,13 @@ from typing import Any
 import click
 
 from worker.cli.client import Client
-from worker.cli.options import filter_option, index_and_json, parse_filter
+from worker.cli.explanations import explained
+from worker.cli.options import filter_option, index_and_json, parse_filter, parse_json
 from worker.cli.output import print_result
 from worker.configuration import load
 from worker.keyspace import CHAT
 
+BOOST = '{"decay": "date", "half_life_days": 30}'
 SHOWN_CHARACTERS = 300  # of a passage; --json prints all
 
 
@@ -30,6 +32,15 @@ SHOWN_CHARACTERS = 300  # of a passage; --json prints all
     metavar="NAME",
     help="Rerank with this entry of RERANK_BACKENDS.  [default: as the index does]",
 )
+@click.option(
+    "--boost",
+    "boosts",
+    multiple=True,
+    metavar="JSON",
+    help='Boost new documents, as in \'{"decay": "date", "half_life_days": 30}\', or high numbers, as in '
+    '\'{"factor": "votes"}\'. Repeat it for several.',
+)
+@click.option("--explain", is_flag=True, help="Show how each score came about.")
 @click.option("--no-rerank", is_flag=True, help="Do not rerank.")
 @filter_option
 @index_and_json
@@ -38,6 +49,8 @@ def search(
     limit: int,
     mode: str,
     rerank: str | None,
+    boosts: tuple[str, ...],
+    explain: bool,
     no_rerank: bool,
     filter_: str | None,
     index: str,
@@ -53,7 +66,9 @@ def search(
     question = {"query": queries[0]} if len(queries) == 1 else {"queries": queries}
     kwargs = {**question, "limit": limit, "mode": mode, "filter": parse_filter(filter_), "index": index}
     client = Client(configuration)
-    rows = client.call("tasks.search", CHAT, **kwargs, rerank=False if no_rerank else rerank)
+    kwargs |= {"rerank": False if no_rerank else rerank, "explain": explain}
+    kwargs["boosts"] = [parse_json("--boost", boost, BOOST) for boost in boosts]
+    rows = client.call("tasks.search", CHAT, **kwargs)
     lines = _lines(rows) if rows else _why_none(client, index)
     print_result({"index": index, "results": rows}, as_json, lines)
 
@@ -79,3 +94,5 @@ def _lines(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
         yield f"{number}. {title}[{row['document_id']}, {row['start']}-{row['end']}]{similarity}"
         text = " ".join(row["text"].split())
         yield f"   {text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + '…'}"
+        if "explain" in row:
+            yield f"   score {row['score']:.4f}: {explained(row)}"

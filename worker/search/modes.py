@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import NamedTuple
 
+from worker.search.boosting import boosted
 from worker.search.halves import Halves
 from worker.search.passages import ScoredHit
 from worker.search.ranking import fused_score
@@ -36,43 +37,52 @@ class Ranker:
     def rank(self, candidates: int, excluded: Excluded) -> Ranking:
         """Rank the `candidates` best contents in the query's mode, without what is excluded.
 
-        The first ranking in hybrid mode fuses FUSED contents, so that all pages begin with the same. The further ones
-        go on by vector.
+        The first ranking in hybrid mode, and of a search with boosts, has FUSED contents of each half, so that all
+        pages begin with the same. It is ordered by score. The further ones go on by vector, or by words, with lower
+        scores.
         """
-        if self.halves.query.mode == "text":
-            found = self.halves.by_words(candidates, excluded)
-            more = found.contents == candidates or (found.unread and bool(found.hits))
-            return Ranking([(hit, hit.words) for hit in found.hits], more)
-        if self.halves.query.mode == "vector":
-            found = self.halves.by_vector(candidates, excluded)
-            scored = [(hit, vector_score(hit, self.halves.build)) for hit in found.hits]
-        elif excluded:
-            found = self.halves.by_vector(candidates, excluded)
-            scored = self._in_order([(hit, self._fused_score(hit)) for hit in found.hits])
-        else:
+        query = self.halves.query
+        is_first = not excluded
+        if is_first and (query.mode == "hybrid" or query.boosting):
             candidates = FUSED
-            found = self.halves.by_vector(candidates, excluded)
-            scored = self._in_order(self._fused(found.hits))
+        by_words = query.mode == "text"
+        found = (self.halves.by_words if by_words else self.halves.by_vector)(candidates, excluded)
+        hits = self._with_best_by_words(found.hits) if is_first and query.mode == "hybrid" else found.hits
+        scored = [(hit, self.boosted_score(hit)) for hit in hits]
+        if query.mode == "hybrid" or query.boosting:
+            scored = self._in_order(sorted(scored, key=lambda each: -each[1]) if is_first else scored)
+        if by_words:
+            return Ranking(scored, found.contents == candidates or (found.unread and bool(found.hits)))
         return Ranking(scored, self._has_more(found, candidates))
+
+    def score(self, hit: Hit) -> float:
+        """The score of a hit in the query's mode, without boosts."""
+        match self.halves.query.mode:
+            case "text":
+                return hit.words
+            case "vector":
+                return vector_score(hit, self.halves.build)
+        assert hit.cosine is not None
+        return fused_score(hit.cosine, hit.words, weights=self.weights)
+
+    def boosted_score(self, hit: Hit) -> float:
+        """The score of a hit with the boosts of the query."""
+        boosting = self.halves.query.boosting
+        return boosted(self.score(hit), [boost.factor(hit.metadata) for boost in boosting])
 
     def _has_more(self, found: Found, candidates: int) -> bool:
         """Tell whether contents behind these may still pass the threshold."""
         threshold = self.halves.query.similarity_threshold
         return found.contents == candidates and passes_threshold(found.hits[-1], self.halves.build, threshold)
 
-    def _fused(self, nearest: Sequence[Hit]) -> list[ScoredHit]:
-        """The hits of both rankings, by fused score; a ranking of weight 0 adds none."""
+    def _with_best_by_words(self, nearest: Sequence[Hit]) -> Sequence[Hit]:
+        """The hits of both rankings, each once; a ranking of weight 0 adds none."""
         by_vector, by_words = self.weights
         found = [
             *(nearest if by_vector else ()),
             *(self.halves.by_words(FUSED, NOTHING).hits if by_words else ()),
         ]
-        hits = {(hit.rev, hit.ordinal): hit for hit in found}.values()
-        return sorted(((hit, self._fused_score(hit)) for hit in hits), key=lambda scored: -scored[1])
-
-    def _fused_score(self, hit: Hit) -> float:
-        assert hit.cosine is not None
-        return fused_score(hit.cosine, hit.words, weights=self.weights)
+        return list({(hit.rev, hit.ordinal): hit for hit in found}.values())
 
     def _in_order(self, scored: Iterable[ScoredHit]) -> list[ScoredHit]:
         """Lower the scores of hits that come after better ones, so that scores fall from the first page to the last."""

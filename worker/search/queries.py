@@ -1,12 +1,14 @@
 """The arguments of a search and of find_similar, checked when they are made."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from worker.documents import clean
 from worker.errors import InvalidQuery, described
 from worker.inline_data import without_inline_data
+from worker.search.boosting import Boost, checked_boosts
 
 MODES = ("hybrid", "vector", "text")
 MAX_LIMIT = 100
@@ -28,6 +30,9 @@ class SearchQuery:
     similarity_threshold: float = 0.0  # 0: off
     per_document: int | None = None  # most passages of one document; None: any number
     mode: str = "hybrid"  # or "vector", or "text"
+    boosts: Sequence[Mapping[str, Any]] | None = None  # {"decay": field, ...} or {"factor": field, ...}
+    explain: bool = False  # tell how each score came about
+    boosting: Sequence[Boost] = field(init=False, default=())  # the boosts, checked
 
     def __post_init__(self) -> None:
         _check_questions(self.text, self.queries)
@@ -36,6 +41,9 @@ class SearchQuery:
         if self.per_document is not None:
             _check_whole("per_document", self.per_document, 1, MAX_LIMIT)
         _check_fraction("similarity_threshold", self.similarity_threshold)
+        if not isinstance(self.explain, bool):
+            raise InvalidQuery(f"explain must be true or false, not {described(self.explain)}")
+        object.__setattr__(self, "boosting", checked_boosts(self.boosts, datetime.now(UTC)))
         if self.mode not in MODES:
             raise InvalidQuery(f"mode must be one of {', '.join(MODES)}, not {self.mode!r:.40}")
         if self.mode == "text" and self.similarity_threshold:

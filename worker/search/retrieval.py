@@ -18,6 +18,7 @@ from worker.observability import events
 from worker.passages import Passage
 from worker.recipes import COMPARED, Difference, Recipe
 from worker.search.embedding import embed_questions
+from worker.search.explaining import explain
 from worker.search.halves import Halves, Target
 from worker.search.modes import Ranker
 from worker.search.passages import Details, ScoredHit, Selection, read_passages
@@ -106,7 +107,11 @@ def _ranked(indexes: Sequence[Index], query: SearchQuery, places: slice, details
         )
         ranker = Ranker(halves=halves, weights=first.settings.hybrid_weights)
         groups = _groups(ranker, places.stop)[places]
-        return list(read_passages(conn, build, groups, details))
+        passages = list(read_passages(conn, build, groups, details))
+        if not query.explain:
+            return passages
+        explanations = explain(ranker, groups)
+        return [replace(passage, explain=each) for passage, each in zip(passages, explanations, strict=True)]
 
 
 def _check_comparable(searched: Sequence[tuple[Index, Target]]) -> None:

@@ -199,7 +199,7 @@ def lexical(
 
 
 def _relevance(words: Words) -> sql.Composable:
-    """The relevance of a chunk by words, for the parameters of `_weights`: BM25 with k1 = 1.2 and b = 0.75.
+    """The relevance of a chunk by words, for the values of `word_values`: BM25 with k1 = 1.2 and b = 0.75.
 
     A part of an identifier counts half, and the length of a chunk is that of its words: a text that has
     `StopIteration` says less about `stop` than one that has the word.
@@ -207,17 +207,23 @@ def _relevance(words: Words) -> sql.Composable:
     ts_rank of one lexeme with all weights 1 grows with the number n of its occurrences as the sum of 1/i² does. So
     1.55 * (1 / ts_rank - 1) is 1 / n: exactly for n = 1, about that for more.
     """
+    if not words.weights:
+        return sql.SQL("0.0::float8")
+    terms = sql.SQL(" + ").join(word_terms(words))
+    return sql.SQL(statements("search.sql")["relevance"]).format(terms=terms)
+
+
+def word_terms(words: Words) -> Sequence[sql.Composable]:
+    """What each word adds to the relevance of a chunk, for the values of `word_values`."""
     term = sql.SQL(statements("search.sql")["term"])
-    terms = [
+    return [
         term.format(weight=sql.Placeholder(f"weight_{at}"), word=sql.Placeholder(f"word_{at}"))
         for at in range(len(words.weights))
     ]
-    if not terms:
-        return sql.SQL("0.0::float8")
-    return sql.SQL(statements("search.sql")["relevance"]).format(terms=sql.SQL(" + ").join(terms))
 
 
-def _weights(build: Build, words: Words) -> dict[str, Any]:
+def word_values(build: Build, words: Words) -> dict[str, Any]:
+    """The parameters of `word_terms`."""
     values: dict[str, Any] = {"average": LEXEMES_PER_TOKEN * build.recipe["chunk_tokens"]}
     for at, (word, weight) in enumerate(words.weights.items()):
         values |= {f"weight_{at}": 2.2 * weight, f"word_{at}": word}
@@ -275,7 +281,7 @@ def _hits(
     )
     left_out = {"documents": list(excluded.documents), "texts": list(excluded.texts)}
     rows: list[Any] = connection.execute(
-        text, {**values, **_weights(build, words), **left_out, **where[1]}
+        text, {**values, **word_values(build, words), **left_out, **where[1]}
     ).fetchall()
     hits = [
         Hit(**dict(zip(HIT, columns, strict=True)), index=build.index)

@@ -141,6 +141,10 @@ FROM found LEFT JOIN common ON common.lexeme = found.stored ORDER BY tag, place,
 -- a column of a table it would not, and would scan the chunks
 (SELECT count(*) FROM (SELECT FROM {chunks} WHERE lexemes @@ {lexeme}::tsquery LIMIT %(most)s) AS bounded)
 
+-- name: word_shares: what each word of a question adds to the relevance of chunks, as {shares}
+SELECT c.rev, c.ordinal, {shares}
+FROM unnest(%(revs)s::bigint[], %(ordinals)s::int[]) AS n (rev, ordinal) JOIN {chunks} c USING (rev, ordinal)
+
 -- name: spans: texts between two positions of revisions
 SELECT n.rev, n.start, substr(r.text, n.start + 1, n."end" - n.start)
 FROM unnest(%(revs)s::bigint[], %(starts)s::int[], %(ends)s::int[]) AS n (rev, start, "end")
