@@ -147,6 +147,27 @@ def test_a_large_index_takes_the_shares_of_common_words_from_postgres(
     assert requested == [["'zebra'"]]
 
 
+def test_a_large_index_without_statistics_is_counted(
+    application: Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked right after a load, it weighs words as after its first ANALYZE."""
+    monkeypatch.setattr(rarity, "EXACTLY_COUNTED", 20)
+    trees = [{"id": str(n), "text": f"number{n} {'oak' if n % 4 else 'elm'} tree"} for n in range(60)]
+    application.put(*trees)
+
+    def weights() -> dict[str, float]:
+        with connection.checkout(application.url) as conn:
+            build = builds.live(conn, application.index.name)
+            assert build is not None
+            return dict(rarity.read_words(conn, build, "elm tree number7").weights)
+
+    fresh = weights()
+    with connection.checkout(application.url) as conn:
+        conn.execute("ANALYZE vector_index.chunks_1")
+    assert fresh == pytest.approx(weights(), rel=0.01)
+    assert fresh["'tree'"] < fresh["'elm'"] < fresh["'number7'"]
+
+
 def test_hybrid_weights_of_an_index_choose_between_the_rankings(application: Application) -> None:
     application.put(*[{"id": n, "text": f"{'common ' * n}text number {n}"} for n in range(1, 9)])
     question = "number 3"
