@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from worker.search.retrieval import retrieve
 from worker.store import connection, hnsw, schema
 
 LIMIT = 10
+CANDIDATES = (200, 400, 1000)  # ef_search, beside the usual one
 FLAT_CHUNKS = 100_000
 
 
@@ -64,6 +66,8 @@ def main(chunks: int = 50_000, dimensions: int = 256, questions: int = 60) -> No
             hnsw.create(conn, made.build, HNSWSettings(), vectors=len(made.vectors))
         print(f"  vector index made in {time.perf_counter() - began:.0f} s")
         report("vector index", target, made, truth)
+        for candidates in CANDIDATES:
+            report_candidates(candidates, target, made, truth)
         if chunks <= FLAT_CHUNKS:
             compare_with_flat_table(target, backend, made)
         connection.close_pools()
@@ -88,12 +92,27 @@ def report(
             found, times, cpu = timed(ours(index, mode, filter, LIMIT), made.questions)
             line = f"  {kind:12}  {name:18} {mode:6} {milliseconds(times)}, CPU {cpu * 1000:.1f} ms"
             if mode == "vector":
-                recalls = [
-                    len(set(rows) & set(best)) / len(best)
-                    for rows, best in zip(found, truth[name], strict=True)
-                ]
-                line += f"; recall@{LIMIT} {statistics.mean(recalls):.3f}, minimum {min(recalls):.1f}"
+                line += f"; {recall(found, truth[name])}"
             print(line, flush=True)
+
+
+def report_candidates(
+    candidates: int, index: Index, made: Collection, truth: Mapping[str, Sequence[Sequence[tuple[str, int]]]]
+) -> None:
+    """Print a line for each filter with another `ef_search`, by vector."""
+    settings = replace(index.settings, hnsw=HNSWSettings(ef_search=candidates))
+    for name, filter in filters(len(made.vectors) // CHUNKS_PER_DOCUMENT).items():
+        ask = ours(replace(index, settings=settings), "vector", filter, LIMIT)
+        found, times, _ = timed(ask, made.questions)
+        print(
+            f"  ef_search {candidates:5}  {name:18} {milliseconds(times)}; {recall(found, truth[name])}",
+            flush=True,
+        )
+
+
+def recall(found: Sequence[Sequence[tuple[str, int]]], truth: Sequence[Sequence[tuple[str, int]]]) -> str:
+    recalls = [len(set(rows) & set(best)) / len(best) for rows, best in zip(found, truth, strict=True)]
+    return f"recall@{LIMIT} {statistics.mean(recalls):.3f}, minimum {min(recalls):.1f}"
 
 
 def compare_with_flat_table(index: Index, backend: Made, made: Collection) -> None:
