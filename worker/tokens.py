@@ -157,7 +157,9 @@ def _pieces(text: str) -> Iterator[tuple[str, int]]:
     yield text[start:], 0
 
 
-def _file_counter(path: Path) -> Callable[[str], int]:
+@cache
+def load_tokenizer(path: Path) -> "Tokenizer":
+    """Load a file of the tokenizers library, once per process; it neither pads nor cuts texts. Raises SettingsError."""
     from tokenizers import Tokenizer
 
     try:
@@ -169,6 +171,11 @@ def _file_counter(path: Path) -> Callable[[str], int]:
         ) from None
     tokenizer.no_padding()
     tokenizer.no_truncation()
+    return tokenizer
+
+
+def _file_counter(path: Path) -> Callable[[str], int]:
+    tokenizer = load_tokenizer(path)
 
     def count(text: str) -> int:
         # the fast variant omits the offsets, which halves the time

@@ -5,11 +5,13 @@ Run it for a full minute: `SCHEDULE_SECONDS=60 .venv/bin/python -m pytest -s -n 
 
 import json
 import os
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,6 +21,7 @@ import pytest
 
 from tests.fixtures.proxy import Proxy
 from tests.fixtures.system import CHAT, EMBED, STAGING, VECTOR_INDEX, System, eventually
+from worker.cli.processes import spawn
 from worker.cli.supervision import Supervisor
 
 pytestmark = pytest.mark.slow
@@ -167,7 +170,7 @@ def test_schedule_continues_after_broker_outages_and_a_killed_beat(
         port = urlsplit(bare.environment["BROKER_URL"]).port
         assert port
         with Proxy(port) as proxy, behind(proxy, bare) as system, (folder / "beat.log").open("ab") as log:
-            beat = Supervisor({"beat": [VECTOR_INDEX, "beat"]}, system.environment, output=log)
+            beat = Supervisor({"beat": partial(spawn, [VECTOR_INDEX, "beat"], system.environment, log)})
             with beat:
 
                 def more_runs(count: int = 2) -> None:
@@ -183,7 +186,7 @@ def test_schedule_continues_after_broker_outages_and_a_killed_beat(
                 proxy.cut()
                 process = beat.children["beat"].process
                 assert process
-                process.kill()
+                os.kill(process.pid, signal.SIGKILL)
                 process.wait()
                 eventually(lambda: beat.check() or beat.children["beat"].process not in (None, process))
                 proxy.restore()
@@ -191,6 +194,16 @@ def test_schedule_continues_after_broker_outages_and_a_killed_beat(
                 assert beat.children["beat"].deaths == 1
         assert "Traceback" not in bare.log("beat")
         assert (tally(bare).overlaps, tally(bare).doubles) == (0, 0)
+
+
+def test_a_worker_sends_the_schedule_in_place_of_a_beat(
+    start_system: Callable[..., Any], folder: Path
+) -> None:
+    worker = {"all": [*WORKER["all"], "--periodic"]}
+    with start_system(folder, worker, VECTOR_INDEX_SETTINGS=str(folder / "ours.py")) as system:
+        eventually(lambda: tally(system).done >= 3)
+        assert "Traceback" not in system.log("all")
+        assert (tally(system).overlaps, tally(system).doubles) == (0, 0)
 
 
 def test_schedule_command_tells_how_to_set_a_schedule(system: System) -> None:

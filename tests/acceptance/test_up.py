@@ -46,6 +46,18 @@ def test_documents_and_addresses_survive_sigterm_and_ctrl_c(tmp_path: Path) -> N
         assert second.process.wait(PATIENCE_SECONDS) == 0
 
 
+def test_a_small_up_indexes_and_answers_with_one_worker(tmp_path: Path) -> None:
+    (tmp_path / "pets.md").write_text("# Pets\n\nCats chase mice.\n")
+    with up(tmp_path, "--small") as running:
+        assert "FLOWER_URL" not in running.addresses
+        assert running.workers().keys() == {"all"}
+        assert running.run("index", str(tmp_path / "pets.md"))["indexed"] == 1
+        assert running.run("search", "kittens")["results"][0]["document_id"] == "pets.md"
+        assert running.run("ask", "What do cats chase?")["sources"]
+        running.process.send_signal(signal.SIGTERM)
+        assert running.process.wait(PATIENCE_SECONDS) == 0
+
+
 def test_passwords_stay_out_of_a_log_and_are_printed_on_request(tmp_path: Path) -> None:
     """As under systemd: the output goes to the journal."""
     environment = user_environment(tmp_path)
@@ -84,6 +96,8 @@ def test_a_killed_worker_is_restarted_and_a_killed_up_leaves_no_process(tmp_path
 
         before = running.workers()
         assert before.keys() == {"staging", "embed", "chat"}
+        # libraries and the model are in memory once for all workers
+        assert all(worker.memory_full_info().uss < worker.memory_info().rss / 2 for worker in before.values())
         before["chat"].kill()
         eventually(lambda: running.workers().get("chat", before["chat"]) != before["chat"])
         assert "chat was killed by SIGKILL; restarting in 1 s" in (tmp_path / "up.log").read_text()

@@ -5,14 +5,17 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.fixtures.system import eventually
+from worker.cli.processes import spawn
 from worker.cli.supervision import Supervisor
 from worker.errors import ServiceUnreachable, SettingsError
-from worker.services.child import MAX_DEATHS, Child, end
+from worker.services.child import MAX_DEATHS, Child, Process, end
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(300)"]
 STUBBORN = [
@@ -21,6 +24,10 @@ STUBBORN = [
     "import signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
     "open(sys.argv[1], 'w').close(); time.sleep(300)",
 ]
+
+
+def start_of(command: list[str]) -> Callable[[], Process]:
+    return partial(spawn, command, os.environ)
 
 
 def supervise(supervisor: Supervisor) -> None:
@@ -40,9 +47,7 @@ def lives(pid: int) -> bool:
 
 def test_a_dead_process_is_restarted() -> None:
     notices: list[str] = []
-    with Supervisor(
-        {"sleeper": SLEEP}, os.environ, backoff_seconds=0.01, notify=notices.append
-    ) as supervisor:
+    with Supervisor({"sleeper": start_of(SLEEP)}, backoff_seconds=0.01, notify=notices.append) as supervisor:
         child = supervisor.children["sleeper"]
         assert child.process is not None
         first = child.process.pid
@@ -72,7 +77,7 @@ def test_supervisor_gives_up_after_max_deaths_in_a_row(tmp_path: Path) -> None:
         pytest.raises(
             ServiceUnreachable, match=r"broken died 5 times in a row, the last time it ended with exit code 7"
         ),
-        Supervisor({"broken": [sys.executable, "-c", code]}, os.environ, backoff_seconds=0.01) as supervisor,
+        Supervisor({"broken": start_of([sys.executable, "-c", code])}, backoff_seconds=0.01) as supervisor,
     ):
         supervise(supervisor)
     assert len(starts.read_text()) == MAX_DEATHS
@@ -82,20 +87,20 @@ def test_wrong_settings_are_not_retried() -> None:
     command = [sys.executable, "-c", "raise SystemExit(2)"]
     with (
         pytest.raises(SettingsError, match="wrong cannot start with these settings"),
-        Supervisor({"wrong": command}, os.environ) as supervisor,
+        Supervisor({"wrong": start_of(command)}) as supervisor,
     ):
         supervise(supervisor)
 
 
 def test_children_that_ignore_sigterm_are_killed_after_the_grace_period(tmp_path: Path) -> None:
     ready = tmp_path / "ready"
-    commands = {"sleeper": SLEEP, "stubborn": [*STUBBORN, str(ready)]}
-    with Supervisor(commands, os.environ, grace_seconds=0.3) as supervisor:
+    starts = {"sleeper": start_of(SLEEP), "stubborn": start_of([*STUBBORN, str(ready)])}
+    with Supervisor(starts, grace_seconds=0.3) as supervisor:
         processes = [child.process for child in supervisor.children.values()]
         eventually(ready.exists)
         started = time.monotonic()
     assert time.monotonic() - started < 30
-    assert [process.returncode for process in processes if process] == [-signal.SIGTERM, -signal.SIGKILL]
+    assert [process.poll() for process in processes if process] == [-signal.SIGTERM, -signal.SIGKILL]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel ties children to their parent on Linux only")
@@ -103,9 +108,10 @@ def test_children_die_when_their_parent_is_killed(tmp_path: Path) -> None:
     kept = tmp_path / "pid"
     code = (
         "import os, sys, time\n"
+        "from worker.cli.processes import spawn\n"
         "from worker.cli.supervision import Supervisor\n"
         "sleep = [sys.executable, '-c', 'import time; time.sleep(300)']\n"
-        "with Supervisor({'sleeper': sleep}, os.environ) as s:\n"
+        "with Supervisor({'sleeper': lambda: spawn(sleep, os.environ)}) as s:\n"
         f"    open({str(kept)!r}, 'w').write(str(s.children['sleeper'].process.pid))\n"
         "    time.sleep(300)\n"
     )

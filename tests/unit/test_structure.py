@@ -39,7 +39,7 @@ LAYERS = [
         "worker.sessions",
         "worker.tokens",
     },
-    {"worker.chunking", "worker.services", "worker.sources"},
+    {"worker.chunking", "worker.model_files", "worker.services", "worker.sources"},
     {"worker.configuration", "worker.store"},
     {"worker.backends", "worker.observability.scraping", "worker.recipes"},
     {"worker.index"},

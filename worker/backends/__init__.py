@@ -34,6 +34,11 @@ class ImportedAtFirstUse(ModuleType):
         return import_module(self.__name__)
 
 
+def postpone_openai() -> None:
+    """Import openai at its first use from now on; call it before llm, which imports openai for any model."""
+    sys.modules.setdefault("openai", ImportedAtFirstUse("openai"))
+
+
 def finish_imports(model: object) -> None:
     """Import what `load_plugins` has postponed and the module of a model's class uses.
 
@@ -75,8 +80,7 @@ def load_plugins() -> None:
     that fails to import, even the built-in models are missing. The process must end after an error: SettingsError, or
     ProviderUnavailable if a plugin asked its provider for the list of models (llm-mistral with a key).
     """
-    # before llm, which imports openai for any model
-    sys.modules.setdefault("openai", ImportedAtFirstUse("openai"))
+    postpone_openai()
     # takes half a second, so commands that only send tasks do not import it
     import llm
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from celery import Celery, signals
 from celery.app import trace
+from click import Option
 from kombu.entity import Queue
 
 from worker import configuration, wiring
@@ -22,6 +23,7 @@ from worker.celery.leases import RESTORE_SECONDS, VISIBILITY_TIMEOUT_SECONDS
 from worker.celery.log_filters import HideReplacements, ShortenSchedulingErrors
 from worker.celery.own_addresses import OwnAddresses
 from worker.celery.remote_control import ApplicationControl
+from worker.celery.scheduler import SchedulerStep
 from worker.celery.shutdown import StopInTime
 from worker.celery.startup import SWEEP_SECONDS
 from worker.celery.upstream import registry
@@ -124,6 +126,8 @@ app = OwnAddresses(
 app.steps["consumer"].add(HeartbeatThread)
 app.steps["consumer"].add(ApplicationControl)
 app.steps["worker"].add(StopInTime)
+app.steps["worker"].add(SchedulerStep)
+app.user_options["worker"].add(Option(["--periodic"], is_flag=True, help="Also send periodic tasks."))
 
 
 @app.on_configure.connect
@@ -170,6 +174,7 @@ def log(loglevel: int, **_: Any) -> None:
     events = {message.strip(): event for message, event in TASK_EVENTS.items()}
     logs.setup(loglevel, configuration.current().vector_index_log_format, events)
     logging.getLogger("celery.app.trace").addFilter(HideReplacements())
+    logging.getLogger("celery.beat").addFilter(ShortenSchedulingErrors())
     app.log.redirect_stdouts(app.conf.worker_redirect_stdouts_level)  # what a plugin prints
     registry.warn()
 
@@ -181,4 +186,3 @@ def start_beat(**_: Any) -> None:
     startup_checks.check_broker()
     startup_checks.sync_schedules()
     connection.close_pools()
-    logging.getLogger("celery.beat").addFilter(ShortenSchedulingErrors())

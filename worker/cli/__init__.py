@@ -22,7 +22,7 @@ PROGRAM = "vector-index"
 # section of the help: command: first line of its help
 SECTIONS = {
     "Run": {
-        "up": "Start everything: Postgres, Valkey, workers, beat and Flower.",
+        "up": "Start everything: Postgres, Valkey, workers and Flower.",
         "worker": "Run one worker process, for one kind of task or for all.",
         "beat": "Run the scheduler that sends periodic tasks.",
         "flower": "Run Flower, the web dashboard of tasks and workers.",

@@ -12,10 +12,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from pydoc_data.topics import topics
-from tempfile import TemporaryDirectory
-from typing import Any
+from tempfile import TemporaryDirectory, TemporaryFile
+from typing import IO, Any
 
 import click
 from rich.console import Console
@@ -24,8 +25,9 @@ from worker.cli.client import Client
 from worker.cli.interruption import Interruption
 from worker.cli.output import source_lines
 from worker.cli.pools import POOLS, UP_POOLS
+from worker.cli.processes import Programs, apart, programs, shared_files
 from worker.cli.streams import echo
-from worker.cli.supervision import Supervisor, command_line
+from worker.cli.supervision import Supervisor
 from worker.configuration import environment, load
 from worker.configuration.layers import SCALARS
 from worker.errors import VectorIndexError
@@ -65,6 +67,11 @@ def demo() -> ExitCode:
     """
     interruption = Interruption()
     interruption.install()
+    with TemporaryFile("a+") as log, programs(log) as ours:
+        return _demo(ours, log, interruption)
+
+
+def _demo(ours: Programs, log: IO[str], interruption: Interruption) -> ExitCode:
     console = Console(highlight=False, soft_wrap=True)
     started = time.monotonic()
     console.print(
@@ -73,7 +80,7 @@ def demo() -> ExitCode:
     )
     with (
         TemporaryDirectory(prefix="vector-index-demo-") as folder,
-        _system(home := Path(folder) / "home", console, interruption) as client,
+        _system(home := Path(folder) / "home", ours, log, console, interruption) as client,
     ):
         console.print(f"Ready after {time.monotonic() - started:.1f} s.")
         application = Application(client=client, home=home)
@@ -87,7 +94,9 @@ def demo() -> ExitCode:
 
 
 @contextmanager
-def _system(home: Path, console: Console, interruption: Interruption) -> Iterator[Client]:
+def _system(
+    home: Path, ours: Programs, log: IO[str], console: Console, interruption: Interruption
+) -> Iterator[Client]:
     """Run servers and workers in a new home; remove all other settings from this process's environment."""
     variables = environment()
     for name in list(variables):
@@ -96,16 +105,15 @@ def _system(home: Path, console: Console, interruption: Interruption) -> Iterato
     variables["VECTOR_INDEX_HOME"] = str(home)
     variables["VECTOR_INDEX"] = json.dumps({"EMBEDDING_BACKENDS": {"default": MODEL}})
     variables["LLM_USER_PATH"] = str(home / "llm")
-    commands = {
-        name: command_line(["worker", "--queues", name, "--loglevel", "WARNING"]) for name in UP_POOLS
+    ours.share(apart(shared_files))
+    starts = {
+        name: partial(ours.start, ["worker", "--queues", name, "--loglevel", "WARNING"], variables)
+        for name in UP_POOLS
     }
     with ExitStack() as stack:
         with console.status("starting"):
             services = stack.enter_context(running(home, check=interruption.check))
-            log = stack.enter_context((home / "workers.log").open("a+"))
-            supervisor = stack.enter_context(
-                Supervisor(commands, variables, notify=console.print, output=log)
-            )
+            supervisor = stack.enter_context(Supervisor(starts, notify=console.print))
             client = Client(load(), sleep=interruption.sleep)
             try:
                 checks = [interruption.check, services.check, supervisor.check]

@@ -24,3 +24,5 @@ POOLS = {
     "all": Pool(queues=QUEUES, kind="threads", concurrency=64),
 }
 UP_POOLS = ("staging", "embed", "chat")  # a process each, so that a backlog of documents delays no answer
+SMALL_POOLS = ("all",)  # of a small machine
+PERIODIC_POOLS = ("embed", "all")  # they also send the periodic tasks

@@ -3,22 +3,24 @@
 import fcntl
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
 import click
 
-from worker.celery import startup_checks
 from worker.celery.broker_errors import check_login
 from worker.cli.client import Client
 from worker.cli.flower import Access
 from worker.cli.interruption import Interruption
 from worker.cli.options import loglevel_option
-from worker.cli.pools import POOLS, UP_POOLS
+from worker.cli.pools import PERIODIC_POOLS, POOLS, SMALL_POOLS, UP_POOLS
+from worker.cli.processes import Programs, apart, programs, shared_files
 from worker.cli.streams import echo, print_json
-from worker.cli.supervision import Supervisor, command_line
+from worker.cli.supervision import Supervisor
 from worker.configuration import Configuration, environment, load
 from worker.configuration.addresses import redacted
 from worker.errors import SettingsError
@@ -28,16 +30,58 @@ from worker.store import schema
 
 @click.command()
 @click.option("--services-only", is_flag=True, help="Start only Postgres and Valkey.")
+@click.option("--small", is_flag=True, help="Take half the memory: one worker process, without Flower.")
 @loglevel_option("WARNING")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per service.")
-def up(services_only: bool, loglevel: str, as_json: bool) -> None:
-    """Start everything: Postgres, Valkey, workers, beat and Flower.
+def up(services_only: bool, small: bool, loglevel: str, as_json: bool) -> None:
+    """Start everything: Postgres, Valkey, workers and Flower.
 
     Prints each address, then `ready`, and runs until Ctrl-C or SIGTERM. Data, ports and passwords stay in
     VECTOR_INDEX_HOME, so the addresses are the same at every start. A terminal and --json get the passwords too; a
     log does not, and `vector-index addresses` prints them. Set DATABASE_URL or BROKER_URL to use your own server
     instead of an embedded one. A process that dies is restarted.
     """
+    if services_only and small:
+        raise click.UsageError("--services-only starts no worker: leave out --small")
+    pools = () if services_only else SMALL_POOLS if small else UP_POOLS
+    wanted = Wanted(pools=pools, flower=not small, loglevel=loglevel, as_json=as_json)
+    interruption = Interruption()
+    interruption.install()
+    with programs() if pools else nullcontext(Programs()) as ours, suppress(KeyboardInterrupt):
+        _up(ours, wanted, interruption)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What to start, and how to tell about it."""
+
+    pools: Sequence[str]  # kinds of worker, see `worker.cli.pools`; none: only the services
+    flower: bool
+    loglevel: str
+    as_json: bool
+
+    def commands(self, metrics_port: int | None) -> dict[str, list[str]]:
+        """Return the arguments of each worker, by name."""
+        found = {name: ["worker", "--queues", name, "--loglevel", self.loglevel] for name in self.pools}
+        for name, port in self.metrics_ports(metrics_port).items():
+            found[name] += ["--metrics-port", str(port)]
+        for name in found.keys() & set(PERIODIC_POOLS):
+            found[name].append("--periodic")
+        return found
+
+    def metrics_ports(self, first: int | None) -> dict[str, int]:
+        """Return a port per worker process, counted up from METRICS_PORT."""
+        return {} if first is None else {name: first + offset for offset, name in enumerate(self.pools)}
+
+    def print(self, name: str, values: Mapping[str, object], text: str) -> None:
+        """Print a line for people, or the values as JSON."""
+        if self.as_json:
+            print_json(values)
+        else:
+            echo(f"{name:<9} {text}".rstrip())
+
+
+def _up(ours: Programs, wanted: Wanted, interruption: Interruption) -> None:
     configuration = load()
     for notice in configuration.notices:
         _notify(notice)
@@ -47,71 +91,52 @@ def up(services_only: bool, loglevel: str, as_json: bool) -> None:
     ):
         if url:
             check_login(setting, url)
-    if not services_only:
-        startup_checks.check_models()  # reports a wrong model once, before anything starts, and not from each worker
-    interruption = Interruption()
-    interruption.install()
-    try:
-        with ExitStack() as stack:
-            _run(stack, configuration, interruption, services_only, loglevel=loglevel, as_json=as_json)
-    except KeyboardInterrupt:
-        return
+    if wanted.pools:
+        # reports a wrong model once, before anything starts, and not from each worker
+        ours.share(apart(shared_files))
+    with ExitStack() as stack:
+        _run(stack, ours, wanted, configuration, interruption)
 
 
 def _run(
-    stack: ExitStack,
-    configuration: Configuration,
-    interruption: Interruption,
-    services_only: bool,
-    *,
-    loglevel: str,
-    as_json: bool,
+    stack: ExitStack, ours: Programs, wanted: Wanted, configuration: Configuration, interruption: Interruption
 ) -> None:
     """Start everything in order and supervise it; the stack stops it in reverse order."""
     embedded = {"postgres": not configuration.database_url, "valkey": not configuration.broker_url}
     services = stack.enter_context(running(configuration.home, **embedded, check=interruption.check))
-    if not services_only:
+    if wanted.pools:
         stack.enter_context(_only_one(services.home))
     urls = {
         "DATABASE_URL": services.addresses.database_url or configuration.database_url,
         "BROKER_URL": services.addresses.broker_url or configuration.broker_url,
     }
-    for (setting, url), (name, ours) in zip(urls.items(), embedded.items(), strict=True):
-        _print(as_json, name, {setting: url}, _shown(url, ours))
+    for (setting, url), (name, is_ours) in zip(urls.items(), embedded.items(), strict=True):
+        wanted.print(name, {setting: url}, _shown(url, is_ours))
     checks: list[Callable[[], object]] = [interruption.check, services.check]
-    if not services_only:
+    if wanted.pools:
         schema.install(urls["DATABASE_URL"])  # each worker does this too: here an error is reported once
-        commands = {name: ["worker", "--queues", name, "--loglevel", loglevel] for name in UP_POOLS}
-        ports = _metrics_ports(configuration.metrics_port)
-        for name, port in ports.items():
-            commands[name] += ["--metrics-port", str(port)]
-        commands["beat"] = ["beat", "--loglevel", loglevel]
         variables = {**environment(), **urls}
-        if find_spec("flower"):
-            access = Access.of(services.home)
+        commands = wanted.commands(configuration.metrics_port)
+        access = Access.of(services.home) if wanted.flower and find_spec("flower") else None
+        if access:
             access.check_port()
             commands["flower"] = ["flower"]
             variables |= access.variables() | {"FLOWER_LOGGING": "error"}
-        programs = {name: command_line(arguments) for name, arguments in commands.items()}
-        supervisor = stack.enter_context(Supervisor(programs, variables, notify=_notify))
+        starts = {name: partial(ours.start, arguments, variables) for name, arguments in commands.items()}
+        supervisor = stack.enter_context(Supervisor(starts, notify=_notify))
         checks.append(supervisor.check)
         Client(load(variables)).await_consumers(POOLS["all"].queues, checks)
-        for name, port in ports.items():
+        for name, port in wanted.metrics_ports(configuration.metrics_port).items():
             url = f"http://{configuration.metrics_address}:{port}/metrics"
-            _print(as_json, "metrics", {f"METRICS_URL_{name.upper()}": url}, f"{url}  {name}")
-        if "flower" in commands:
+            wanted.print("metrics", {f"METRICS_URL_{name.upper()}": url}, f"{url}  {name}")
+        if access:
             login = access.login(show_password=sys.stdout.isatty())
-            _print(as_json, "flower", access.as_json(), f"{access.url}  {login}")
-    _print(as_json, "ready", {"ready": True}, "")
+            wanted.print("flower", access.as_json(), f"{access.url}  {login}")
+    wanted.print("ready", {"ready": True}, "")
     while True:
         interruption.sleep(1)
         for check in checks:
             check()
-
-
-def _metrics_ports(first: int | None) -> dict[str, int]:
-    """Return a port per worker process, counted up from METRICS_PORT."""
-    return {} if first is None else {name: first + offset for offset, name in enumerate(UP_POOLS)}
 
 
 def _shown(url: str, ours: bool) -> str:
@@ -123,13 +148,6 @@ def _shown(url: str, ours: bool) -> str:
 
 def _notify(sentence: str) -> None:
     echo(f"vector-index: {sentence}", err=True)
-
-
-def _print(as_json: bool, name: str, values: Mapping[str, object], text: str) -> None:
-    if as_json:
-        print_json(values)
-    else:
-        echo(f"{name:<9} {text}".rstrip())
 
 
 @contextmanager

@@ -34,9 +34,15 @@ from worker.configuration import environment
     type=click.IntRange(1, 65535),
     help="Serve Prometheus metrics on this port.  [default: METRICS_PORT]",
 )
+@click.option("--periodic", is_flag=True, help="Also send periodic tasks, in place of `vector-index beat`.")
 @loglevel_option("INFO")
 def worker(
-    queues: str, concurrency: int | None, name: str | None, metrics_port: int | None, loglevel: str
+    queues: str,
+    concurrency: int | None,
+    name: str | None,
+    metrics_port: int | None,
+    periodic: bool,
+    loglevel: str,
 ) -> int:
     """Run one worker process, for one kind of task or for all.
 
@@ -48,5 +54,6 @@ def worker(
     pool = POOLS[queues]
     arguments = ["--queues", ",".join(pool.queues), "--pool", pool.kind, "--hostname", f"{name or queues}@%h"]
     arguments += ["--concurrency", str(concurrency or pool.concurrency or os.cpu_count() or 1)]
+    arguments += ["--periodic"] * periodic
     # gossip and mingle exchange messages with every other worker and delay the start; we use neither
     return run_celery("worker", *arguments, "--loglevel", loglevel, "--without-gossip", "--without-mingle")

@@ -23,7 +23,8 @@ from llm.models import Conversation, Model, Prompt, Response
 from llm.parts import TextPart
 from numpy.typing import NDArray
 
-from worker.models.wordllama import TOKENIZER, WordLlama
+from worker.model_files import TOKENIZER
+from worker.models.wordllama import WordLlama
 from worker.tokens import counter
 
 QUOTED = "Quoted from the documents:"

@@ -9,11 +9,23 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from signal import Signals
+from typing import Protocol
 
 STEADY_SECONDS = 60  # a process that ran this long starts a new series of deaths
 MAX_DEATHS = 5  # in a row, until the owner gives up
 
-Process = subprocess.Popen[bytes]
+
+class Process(Protocol):
+    """A running process, as `subprocess.Popen` has it."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def poll(self) -> int | None: ...
+
+    def wait(self, timeout: float | None = None) -> int: ...
+
+    def send_signal(self, number: int, /) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)

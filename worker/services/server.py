@@ -117,7 +117,9 @@ class Server(ABC):
             os.close(self._lock)
             self._lock = None
 
-    def spawn(self, command: Sequence[str | Path], *, folder: Path, stdin: int, output: int) -> Process:
+    def spawn(
+        self, command: Sequence[str | Path], *, folder: Path, stdin: int, output: int
+    ) -> subprocess.Popen[bytes]:
         """Start a child in a folder and in a process group of its own, so that Ctrl-C reaches only its owner.
 
         Started by root, it runs as `user`, without capabilities and without a way to new ones. On Linux the kernel ends

@@ -1,0 +1,116 @@
+"""Programs that `up` forks from one process, on Linux."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.fixtures.system import eventually
+from worker.cli.processes import apart
+from worker.errors import SettingsError
+from worker.exit_codes import ExitCode
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has the fork server")
+
+# a process that starts programs as `up` does, runs the lines of a test, and prints one line of JSON
+SCRIPT = """
+import json, os, signal, sys, time
+from worker.cli.processes import programs
+with open(sys.argv[1], "a+") as log, programs(log) as ours:
+    def start(*arguments, **variables):
+        return ours.start(arguments, {{**os.environ, **variables}})
+    {lines}
+"""
+
+
+@contextmanager
+def run(log: Path, *lines: str) -> Iterator[subprocess.Popen[str]]:
+    code = SCRIPT.format(lines="\n    ".join(lines))
+    command = [sys.executable, "-c", code, str(log)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        yield process
+
+
+def printed(process: subprocess.Popen[str]) -> Any:
+    assert process.stdout
+    return json.loads(process.stdout.readline())
+
+
+def ended(pids: Sequence[int]) -> bool:
+    return not any(
+        psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in pids
+    )
+
+
+def test_a_forked_program_has_its_own_arguments_environment_log_and_exit_code(tmp_path: Path) -> None:
+    with run(
+        tmp_path / "log",
+        "codes = [",
+        "    start('worker', '--queues', 'wrong').wait(),",
+        "    start('addresses', VECTOR_INDEX_HOME='/proc/none').wait(),",
+        "    start('--version').wait(60),",
+        "]",
+        "print(json.dumps(codes))",
+    ) as script:
+        assert printed(script) == [ExitCode.REFUSED, ExitCode.UNREACHABLE, ExitCode.DONE]
+        assert script.wait() == 0
+        log = (tmp_path / "log").read_text()
+        assert "'wrong' is not one of" in log
+        assert "/proc/none" in log
+
+
+@pytest.mark.parametrize("killed", ["server", "parent"])
+def test_programs_die_with_the_server_and_with_its_parent(tmp_path: Path, killed: str) -> None:
+    with run(
+        tmp_path / "log",
+        f"program = start('up', '--services-only', VECTOR_INDEX_HOME={str(tmp_path / 'home')!r})",
+        "print(json.dumps([program.pid, ours._pid]), flush=True)",
+        "sys.stdin.readline()",
+    ) as script:
+        pids = printed(script)
+        eventually(lambda: (tmp_path / "home").exists())
+        os.kill(script.pid if killed == "parent" else pids[1], signal.SIGKILL)
+        eventually(lambda: ended(pids))
+        script.kill()
+
+
+def test_a_program_starts_after_the_server_was_killed(tmp_path: Path) -> None:
+    with run(
+        tmp_path / "log",
+        "first = start('worker', '--queues', 'wrong')",
+        "os.kill(ours._pid, signal.SIGKILL)",
+        "codes = [first.wait(60), start('worker', '--queues', 'wrong').wait(60)]",
+        "print(json.dumps(codes))",
+    ) as script:
+        assert printed(script)[1] == ExitCode.REFUSED
+        assert script.wait() == 0
+
+
+def test_a_signal_reaches_a_forked_program_and_its_end_is_seen(tmp_path: Path) -> None:
+    with run(
+        tmp_path / "log",
+        f"program = start('up', '--services-only', VECTOR_INDEX_HOME={str(tmp_path / 'home')!r})",
+        "while not os.path.exists(sys.argv[1].replace('log', 'home/postgres.log')): time.sleep(0.01)",
+        "before = program.poll()",
+        "program.send_signal(signal.SIGKILL)",
+        "print(json.dumps([before, program.wait(60), program.poll()]))",
+    ) as script:
+        assert printed(script) == [None, -signal.SIGKILL, -signal.SIGKILL]
+        assert script.wait() == 0
+
+
+def test_a_function_runs_apart_and_its_error_is_raised_here() -> None:
+    def wrong() -> None:
+        raise SettingsError("MODEL_ID is wrong")
+
+    assert apart(os.getpid) != os.getpid()
+    with pytest.raises(SettingsError, match="MODEL_ID is wrong"):
+        apart(wrong)
