@@ -1,8 +1,8 @@
 """`make bench`: each benchmark that needs nothing but this machine, in a few minutes.
 
 Each compares ways to do one thing, in one run. Those that take arguments run on their own: `chunk_sizes`, `answers`,
-`follow_up`, `chat_under_load`, `monitoring`. `locality`, `token_counts`, `reindexing` and `hnsw` take a number, and
-make more edits, strings, rows and vectors then.
+`follow_up`, `groundedness`, `chat_under_load`, `monitoring`. `locality`, `token_counts`, `reindexing` and `hnsw` take a
+number, and make more edits, strings, rows and vectors then.
 """
 
 from benchmarks import (

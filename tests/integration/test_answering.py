@@ -149,8 +149,9 @@ def test_retrieval_and_the_model_share_the_three_attempts(birds: Application) ->
     assert answer(birds, Echo(failures=away(1)))["answered"]
     fail_embedding(birds.backend, away(2))
     backend = Echo(failures=away(1, "third failure"))
+    another = ChatQuestion(text="Where do owls hunt?")  # the vector of the first one is remembered
     with pytest.raises(ProviderUnavailable, match="third failure"):
-        answer(birds, backend)
+        answer(birds, backend, another)
     assert len(backend.prompts) == 1
 
 
@@ -178,6 +179,17 @@ def test_a_stream_has_the_sources_the_tokens_and_the_result(
     ]
     with redis.Redis.from_url(broker_url) as client:
         assert 590 < client.ttl(keyspace.STREAM + "task") <= 600
+
+
+def test_the_last_event_has_the_answer_without_numbers_that_were_not_sent(
+    birds: Application, stream: AnswerStream, broker_url: str
+) -> None:
+    """The tokens are sent before the answer is whole, so they have what the model wrote."""
+    with stream:
+        result = answer(birds, Echo(text="At night [1, 9]."), stream=stream)
+    assert "".join(data for event, data in entries(broker_url) if event == "token") == "At night [1, 9]."
+    assert result["answer"] == "At night [1]."
+    assert entries(broker_url)[-1] == ("done", result)
 
 
 def test_a_stream_without_passages_has_no_token(

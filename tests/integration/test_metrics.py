@@ -207,6 +207,20 @@ def test_an_answer_is_counted_with_its_tokens(application: Application, value: V
     assert value("chat_seconds_count", index="default", outcome="bug") == 1
 
 
+def test_answers_are_counted_by_reason_with_their_groundedness(
+    application: Application, value: Value
+) -> None:
+    application.put({"id": "a", "text": "Cats chase mice."})
+    question = ChatQuestion(text="What do cats do?")
+    for text in ("Cats chase mice [1].", "Cats chase mice. They fly to distant planets [1, 7].", "[0] No."):
+        ask(application.target, ChatModel(backend=Echo(text=text), budget=Budget("", "chat:mine")), question)
+    assert value("answers_total", index="default", result="answered") == 2
+    assert value("answers_total", index="default", result="declined") == 1
+    assert value("citations_removed_total", index="default") == 1
+    assert value("answer_groundedness_ratio_count", index="default") == 2
+    assert value("answer_groundedness_ratio_sum", index="default") == 1.5
+
+
 def test_a_run_of_a_task_is_timed_by_one_clock(value: Value) -> None:
     """Monitors take the time of day when it begins, for which this one was taken once: runs took minus 56 years."""
     app = Celery("timed", task_cls=BaseTask, set_as_current=False)
