@@ -1,14 +1,18 @@
-"""Backends of your own: vectors from hashed words, and answers that repeat the first passage. No key, no network.
+"""Backends of your own: vectors from hashed words, answers that repeat the first passage, and a reranker by letters.
+
+No key, no network.
 
     VECTOR_INDEX = {
         "EMBEDDING_BACKENDS": {"default": {"CLASS": "own_backend.HashedWords", "CONFIG": {"TOKEN_LIMIT": 500}}},
         "CHAT_BACKENDS": {"default": {"CLASS": "own_backend.FirstPassage"}},
+        "RERANK_BACKENDS": {"default": {"CLASS": "own_backend.SharedLetters"}},
         "INDEXES": {"default": {}},
     }
 
 in the settings file of workers that can import this module. Each process makes one object and uses it in many
 threads. The keys of CONFIG arrive as keyword arguments (EMBEDDING_OUTPUT_DIMENSIONS: `dimensions`), an absent limit as
-None. docs/how-to/models.md lists them. The protocols are `EmbeddingBackend` and `ChatBackend` in worker/protocols.py.
+None. docs/how-to/models.md lists them. The protocols are `EmbeddingBackend`, `ChatBackend` and `RerankBackend` in
+worker/protocols.py.
 """
 
 import re
@@ -64,3 +68,23 @@ class FirstPassage:
         return Reply(
             text=text, input_tokens=self.count_tokens(passage), output_tokens=self.count_tokens(text)
         )
+
+
+class SharedLetters:
+    model_id = "shared-letters"
+    token_limit = 1_000  # of a question and one passage
+    batch_size = 50
+
+    def __init__(self, **_):
+        pass
+
+    def count_tokens(self, text):
+        return len(text.split())
+
+    def rerank(self, query, texts):
+        asked = _triples(query)
+        return [len(asked & _triples(text)) / max(1, len(asked)) for text in texts]
+
+
+def _triples(text):
+    return {text[at : at + 3].lower() for at in range(len(text) - 2)}

@@ -265,8 +265,10 @@ def reranker(index: IndexSettings, wanted: object = None) -> Reranker | None:
     known = configuration.current().rerank_backends
     if wanted is False:
         return None
-    name = index.rerank_backend.name if wanted in (None, True) and index.rerank_backend else wanted
-    if name is True:
+    name = wanted
+    if (wanted is None or wanted is True) and index.rerank_backend:
+        name = index.rerank_backend.name
+    elif wanted is True:
         name = "default"
     if name is None:
         return None

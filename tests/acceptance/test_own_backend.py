@@ -35,5 +35,10 @@ def test_example_backend_indexes_searches_and_answers(
         assert "without a word" in result["failed"][0]["error"]
         rows = system.call("tasks.search", CHAT, query="When do canaries sing?")
         assert rows[0]["document_id"] == "birds"
+        rows = system.call("tasks.search", CHAT, query="train leaving", rerank=True)
+        assert (rows[0]["document_id"], rows[0]["rerank"]["model"]) == ("trains", "shared-letters")
+        assert [row["rerank"]["score"] for row in rows] == sorted(
+            (row["score"] for row in rows), reverse=True
+        )
         answer = system.call("tasks.chat", CHAT, question="When do trains leave?")
     assert (answer["answer"], answer["model"]) == ("Trains leave at noon. [1]", "first-passage")

@@ -49,7 +49,7 @@ LABELS: Mapping[str, str] = {
     + ", ".join(f"`{purpose}`" for purpose in (*EMBEDDING_PURPOSES, *CHAT_PURPOSES, *RERANK_PURPOSES))
     + "; `probe` is one word that checks whether the provider is up",
     "outcome": "; ".join(f"`{name}`: {meaning}" for name, meaning in OUTCOMES.items()),
-    "index": "name of an index",
+    "index": "name of an index; those of a search over several are joined by `+`",
     "cache": "`hit`: this process had the vector; `miss`: the provider made it",
     "reason": "why: an `outcome` as above; `refused`: the document could not be taken; `died`: worker processes "
     "crashed on the document",
