@@ -31,6 +31,9 @@ def chat(
     stream: Annotated[bool, Meaning("also write a [streamed answer](streamed-answer.md)")] = False,
     index: Index = "default",
     rerank: Rerank = None,
+    retrieve: Annotated[
+        bool, Meaning("false: ask the chat backend alone, without a search, passages and rules on citing")
+    ] = True,
 ) -> Answer:
     """Answer a question from the passages nearest to it, with citations.
 
@@ -49,6 +52,7 @@ def chat(
             limit=limit,
             filter=filter,
             similarity_threshold=similarity_threshold,
+            retrieve=retrieve,
         )
         target = wiring.index(index)
         model = wiring.chat_model(target.settings, chat_backend)

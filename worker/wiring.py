@@ -43,7 +43,14 @@ T = TypeVar("T")
 BackendSettings = EmbeddingBackendSettings | ChatBackendSettings | RerankBackendSettings
 
 # settings for drainers, budgets and chats; the class of a backend does not get them
-NOT_FOR_BACKENDS = ("class_path", "concurrency", "follow_up", "requests_per_minute", "tokens_per_minute")
+NOT_FOR_BACKENDS = (
+    "class_path",
+    "concurrency",
+    "fallback",
+    "follow_up",
+    "requests_per_minute",
+    "tokens_per_minute",
+)
 
 _making = threading.RLock()
 
@@ -227,6 +234,7 @@ def chat_model(index: IndexSettings, name: object = None) -> ChatModel:
         budget=chat_budget(settings.name),
         rewrites=settings.follow_up == "rewrite",
         schema=answer_schema(settings),
+        fallback=chat_model(index, settings.fallback) if settings.fallback else None,
     )
 
 

@@ -329,6 +329,62 @@ WAGTAIL_VECTOR_INDEX_QUERY_PROMPT = "You are a helpful assistant."
     assert "CHUNK_OVERLAP_CHARACTERS of embedding backend 'default' is 100" in configuration.notices[0]
 
 
+def chat_backends(**fallbacks: str | None) -> dict[str, str]:
+    """An environment of chat backends, each with its fallback."""
+    entries = {name: {"CONFIG": {"MODEL_ID": name, "FALLBACK": of}} for name, of in fallbacks.items()}
+    return vector_index(CHAT_BACKENDS={"default": {}, **entries})
+
+
+def test_fallbacks_may_form_a_chain() -> None:
+    known = load(chat_backends(a="b", b="c", c=None)).chat_backends
+    assert [known[name].fallback for name in ("a", "b", "c", "default")] == ["b", "c", None, None]
+
+
+@pytest.mark.parametrize(
+    ("fallbacks", "message"),
+    [
+        (
+            {"first": "secnd", "second": None},
+            "FALLBACK of chat backend 'first' is 'secnd', which is not in CHAT_BACKENDS; did you mean 'second'?",
+        ),
+        (
+            {"first": "first"},
+            "FALLBACK of chat backend 'first' is 'first', the backend itself; set it to another entry of "
+            "CHAT_BACKENDS, or remove it",
+        ),
+        (
+            {"a": "b", "b": "c", "c": "a"},
+            "FALLBACK of chat backend 'c' is 'a', which leads in a circle: 'a' to 'b' to 'c' to 'a'; remove the last "
+            "of these FALLBACK",
+        ),
+        (
+            {"a": "b", "b": "b"},
+            "FALLBACK of chat backend 'b' is 'b', the backend itself; set it to another entry of CHAT_BACKENDS, or "
+            "remove it",
+        ),
+    ],
+)
+def test_fallback_that_leads_nowhere_is_named(fallbacks: dict[str, str | None], message: str) -> None:
+    assert sentence(chat_backends(**fallbacks)) == message
+
+
+def test_fallback_of_the_same_provider_is_refused() -> None:
+    config = {"MODEL_ID": "gpt-4o", "INIT_KWARGS": {"key": "sk-secret"}}
+    first = {"CONFIG": {**config, "FALLBACK": "again"}}
+    assert sentence(vector_index(CHAT_BACKENDS={"default": first, "again": {"CONFIG": config}})) == (
+        "FALLBACK of chat backend 'default' is 'again', which asks the same model with the same INIT_KWARGS, so both "
+        "are away at once; set it to an entry with another provider or model"
+    )
+
+
+def test_fallback_for_embeddings_is_refused_with_the_reason() -> None:
+    config = {"MODEL_ID": "3-small", "FALLBACK": "other"}
+    assert sentence(vector_index(EMBEDDING_BACKENDS={"default": {"CONFIG": config}})) == (
+        "CONFIG of embedding backend 'default' has FALLBACK: remove it, since vectors of two models cannot be "
+        "compared; documents wait until the provider is back, and only chat backends have a FALLBACK"
+    )
+
+
 @pytest.mark.parametrize("section", ["EMBEDDING_BACKENDS", "CHAT_BACKENDS"])
 def test_class_of_wagtail_ai_works_in_both_sections(section: str) -> None:
     configuration = load(vector_index(**{section: {"default": {"CLASS": "wagtail_ai.ai.llm.LLMBackend"}}}))

@@ -428,7 +428,7 @@ def test_the_example_of_vector_index_loads() -> None:
     ("section", "name"), [(name, field[0]) for name, cls in SECTIONS.items() for field in fields_of(cls)]
 )
 def test_the_example_of_a_key_loads(section: str, name: str) -> None:
-    """With what it needs beside it: a schedule a source, a batch limit a token limit."""
+    """With what it needs beside it: a schedule a source, a fallback the entry that it names."""
     cls = SECTIONS[section]
     described = {field: setting for field, setting, _, _ in fields_of(cls)}
     value = value_of(described[name].example)
@@ -439,8 +439,9 @@ def test_the_example_of_a_key_loads(section: str, name: str) -> None:
         entry = {"CLASS": value_of(described["class_path"].example)} | entry
     elif name == "schedule":
         entry["SOURCE"] = "shop:documents"
-    beside = {"RERANK_BACKENDS": {"default": {}}} if name == "rerank_backend" else {}
-    assert load({"VECTOR_INDEX": json.dumps({section: {"default": entry}} | beside)})
+    beside: dict[str, Any] = {"RERANK_BACKENDS": {"default": {}}} if name == "rerank_backend" else {}
+    named = {value: {"CONFIG": {"MODEL_ID": "other"}}} if name == "fallback" else {}
+    assert load({"VECTOR_INDEX": json.dumps({section: {"default": entry, **named}} | beside)})
 
 
 @pytest.mark.parametrize("cls", SOURCES)

@@ -119,6 +119,10 @@ class Budget:
             self._run(seconds, 0.0, (0.0, 0.0))
         return seconds
 
+    def rest(self, seconds: float) -> None:
+        """Send nothing for this long, after a provider has not answered."""
+        self._run(seconds, 0.0, (0.0, 0.0))
+
     @contextmanager
     def reserve(self, tokens: int, *, max_wait_seconds: float = MAX_WAIT_SECONDS) -> Iterator[None]:
         """Wrap a request that a caller waits for: it reserves the next place, ahead of the drainers.

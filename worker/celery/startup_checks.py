@@ -1,6 +1,6 @@
 """Checks at the start of a worker: settings, schema, schedules, sources and models."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
 from worker import configuration, wiring
@@ -62,17 +62,24 @@ def check_sources() -> None:
 
 
 def check_models() -> Sequence[str]:
-    """Make the backends of all indexes and all rerankers. Returns their models.
+    """Make the backends of all indexes, with the fallbacks for answers, and all rerankers. Returns their models.
 
     Raises SettingsError for the first that fails.
     """
     embedding = [wiring.embedding_backend(used.name).model_id for used in embedding_backends_in_use()]
-    chat = [
-        wiring.chat_backend(index.chat_backend.name).model_id
-        for index in configuration.current().indexes.values()
-    ]
+    chat = [wiring.chat_backend(name).model_id for name in _chat_backends_in_use()]
     rerank = [wiring.rerank_backend(name).model_id for name in configuration.current().rerank_backends]
     return list(dict.fromkeys(embedding + chat + rerank))
+
+
+def _chat_backends_in_use() -> Iterator[str]:
+    """Yield the chat backends of all indexes, each with its fallbacks."""
+    known = configuration.current().chat_backends
+    for index in configuration.current().indexes.values():
+        name: str | None = index.chat_backend.name
+        while name is not None:
+            yield name
+            name = known[name].fallback
 
 
 def embedding_backends_in_use() -> list[EmbeddingBackendSettings]:

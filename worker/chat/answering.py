@@ -1,21 +1,21 @@
-"""Answer a question: gather passages, compose a prompt, send it to the model, and judge the reply."""
+"""Answer a question: gather passages, compose a prompt, send it to the model or its fallback, and judge the reply."""
 
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 from worker.chat import prompting
-from worker.chat.attempts import attempts
+from worker.chat.attempts import REST_SECONDS, attempts
 from worker.chat.gathering import Rewritten, gather, rewrite
 from worker.chat.instructions import Instructions
-from worker.chat.judging import Sent, judged, without_passages
+from worker.chat.judging import Sent, judged, judged_plain, without_passages
 from worker.chat.prompting import Prompt
 from worker.chat.questions import ChatQuestion
 from worker.chat.replies import Listener
 from worker.chat.sending import ChatModel, send
 from worker.chat.stream import AnswerStream
 from worker.chat_results import Answer, Usage
-from worker.errors import TemporaryError
+from worker.errors import InputError, ProviderUnavailable, SettingsError, TemporaryError
 from worker.index import Index
 from worker.observability import events
 from worker.passages import Passage, bounded_result
@@ -35,23 +35,17 @@ def ask(
 
     The sources are the passages in the prompt, in their order. Without passages, the model is not asked: the answer
     says that the index holds no documents, or that they do not answer the question.
-    A TemporaryError starts another attempt, see `attempts`; it reuses the passages that an earlier one gathered.
+    A TemporaryError starts another attempt, see `attempts`; it reuses the passages that an earlier one gathered. Where
+    the provider is away, the fallback of the model is asked.
     Raises InvalidQuery for a question that leaves no room in the prompt, Revoked for a streamed answer that the caller
     has revoked, and the errors of `gather` and of the backend.
     """
     with events.chat(index.name):
-        searched = rewrite(model, question)
-        draft: _Draft | None = None
-        for attempt in attempts(stream):
-            with attempt:
-                if draft is None:
-                    draft = _draft(index, model, question, searched, reranker)
-                    if stream:
-                        stream.write("sources", bounded_result(draft.sources))
-                listener = Listener(stream, model.backend.model_id, draft.sources) if stream else None
-                reply = send(model, draft.prompt.messages, listener) if draft.prompt else None
-        assert draft is not None
-        result = _result(index, model, draft, reply)
+        searched = rewrite(model, question) if question.retrieve else Rewritten()
+        asked = _Asked(
+            index=index, question=question, searched=searched.text, stream=stream, reranker=reranker
+        )
+        result = asked.answer(model)
         if not result["answered"] and _names_unknown_words(index, result, searched.text or question.text):
             result["reason"] = "unknown_words"
         result["searched"] = searched.text
@@ -64,39 +58,104 @@ def ask(
 
 @dataclass(frozen=True, kw_only=True)
 class _Draft:
-    """What the attempts at one question have in common."""
+    """What the attempts at one model have in common."""
 
     sources: Sequence[Passage]  # in the prompt
     prompt: Prompt | None  # None: without passages, the model is not asked
-    instructions: Instructions
+    instructions: Instructions | None  # None: an answer without passages was asked for
 
 
-def _draft(
-    index: Index, model: ChatModel, question: ChatQuestion, searched: Rewritten, reranker: Reranker | None
-) -> _Draft:
+@dataclass(kw_only=True)
+class _Asked:
+    """One question, which the model and its fallbacks try to answer."""
+
+    index: Index
+    question: ChatQuestion
+    searched: str | None  # the question that the model wrote for the search
+    stream: AnswerStream | None
+    reranker: Reranker | None
+    _passages: Sequence[Passage] | None = None  # None: not gathered yet
+
+    def answer(self, model: ChatModel) -> Answer:
+        """Ask the model, and its fallback when the provider is away; the error of the first one is the one raised."""
+        try:
+            return self._attempt(model)
+        except ProviderUnavailable as error:
+            if model.fallback is None or self._passages is None or not self._is_silent:
+                raise
+            events.fallback(model.budget.name, model.fallback.budget.name, error)
+            if error.retry_after_seconds is None:  # otherwise the budget pauses by itself
+                model.budget.rest(REST_SECONDS)
+            try:
+                return self.answer(model.fallback)
+            except (InputError, SettingsError):
+                # of the fallback alone, such as a question too long for it: the first model can take it later
+                if not self._is_silent:
+                    raise
+                raise error from None
+
+    @property
+    def _is_silent(self) -> bool:
+        """Whether no reader can have seen a token yet."""
+        return self.stream is None or self.stream.can_retry
+
+    def _attempt(self, model: ChatModel) -> Answer:
+        draft: _Draft | None = None
+        for attempt in attempts(self.stream):
+            with attempt:
+                if draft is None:
+                    draft = self._draft(model)
+                    if self.stream:
+                        self.stream.write("sources", bounded_result(draft.sources))
+                reply = (
+                    send(model, draft.prompt.messages, self._listener(model, draft)) if draft.prompt else None
+                )
+        assert draft is not None
+        return _result(self.index, model, draft, reply)
+
+    def _listener(self, model: ChatModel, draft: _Draft) -> Listener | None:
+        marked = draft.instructions is not None
+        model_id = model.backend.model_id
+        return Listener(self.stream, model_id, draft.sources, marked=marked) if self.stream else None
+
+    def _draft(self, model: ChatModel) -> _Draft:
+        """Compose the prompt for the window and the system message of this model, from the same passages."""
+        if self._passages is None:
+            self._passages = self._gathered() if self.question.retrieve else ()
+        text, history = self.question.text, self.question.history or ()
+        if not self.question.retrieve:
+            prompt = prompting.compose_plain(
+                text, window=model.window, history=history, system=model.backend.system
+            )
+            return _Draft(sources=(), prompt=prompt, instructions=None)
+        instructions = _instructions(self.index, model)
+        if not self._passages:
+            return _Draft(sources=(), prompt=None, instructions=instructions)
+        prompt = prompting.compose(
+            text, self._passages, window=model.window, history=history, instructions=instructions
+        )
+        sources = self._passages[: prompt.passages]
+        return _Draft(sources=sources, prompt=prompt, instructions=instructions)
+
+    def _gathered(self) -> Sequence[Passage]:
+        return gather(self.index, self.question, self.searched, self.reranker)
+
+
+def _instructions(index: Index, model: ChatModel) -> Instructions:
     settings, own_system = index.settings, model.backend.system
-    instructions = Instructions(
+    return Instructions(
         system=settings.query_prompt if own_system is None else own_system,
         template=settings.answer_prompt,
         citations=settings.citations,
         schema=model.schema,
     )
-    passages = gather(index, question, searched.text, reranker)
-    if not passages:
-        return _Draft(sources=[], prompt=None, instructions=instructions)
-    prompt = prompting.compose(
-        question.text,
-        passages,
-        window=model.window,
-        history=question.history or (),
-        instructions=instructions,
-    )
-    return _Draft(sources=passages[: prompt.passages], prompt=prompt, instructions=instructions)
 
 
 def _result(index: Index, model: ChatModel, draft: _Draft, reply: Reply | None) -> Answer:
     if reply is None or draft.prompt is None:
         return without_passages(emptiness(index), model.backend.model_id)
+    if draft.instructions is None:
+        return judged_plain(reply, model.schema, model.backend.model_id)
     sent = Sent(sources=draft.sources, texts=draft.prompt.texts, instructions=draft.instructions)
     return judged(reply, sent, model.backend.model_id)
 

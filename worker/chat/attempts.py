@@ -10,6 +10,7 @@ from worker.errors import ProviderUnavailable, TemporaryError
 # three attempts for the whole question, all begun within ten seconds
 ATTEMPTS, ATTEMPTS_SECONDS = 3, 10.0
 LONGEST_WAIT_SECONDS = 5.0  # between two attempts
+REST_SECONDS = 30.0  # after failed attempts, questions go to the fallback at once for so long
 
 
 def attempts(stream: AnswerStream | None) -> Iterator[stamina.Attempt]:

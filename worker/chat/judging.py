@@ -1,6 +1,6 @@
 """Judge a reply: which passages it cites, whether it answers, and how far its passages hold it. Pure functions."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +63,23 @@ def judged(reply: Reply, sent: Sent, model_id: str) -> Answer:
     }
     if sent.instructions.schema:
         result["data"] = read.data
+    return result
+
+
+def judged_plain(reply: Reply, schema: Mapping[str, Any] | None, model_id: str) -> Answer:
+    """Return the result of a reply to a question that was asked without passages."""
+    result = without_passages(reply.text, model_id)
+    reason: Reason | None = "declined" if declines(unmarked(reply.text), cites=False) else None
+    if reply.finish_reason in STOPPED:
+        reason = "stopped"
+    if schema:
+        try:
+            result["data"] = read_data(reply.text, schema)
+        except ValueError:
+            result["data"], reason = None, reason or "invalid_data"
+    result["answered"], result["reason"] = reason is None, reason
+    result["finish_reason"], result["reasoning"] = reply.finish_reason, reply.reasoning
+    result["usage"] = {"input_tokens": reply.input_tokens, "output_tokens": reply.output_tokens}
     return result
 
 

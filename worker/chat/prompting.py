@@ -87,6 +87,27 @@ def compose(
     return draft.prompt(_widened(draft, past), past)
 
 
+def compose_plain(
+    question: str, *, window: Window, history: Messages = (), system: str | None = None
+) -> Prompt:
+    """Compose messages without passages and rules: the system message, the newest of the history, and the question.
+
+    Raises InvalidQuery if the question does not fit.
+    """
+    first = [] if system is None else [{"role": "system", "content": system}]
+    asked = [{"role": "user", "content": question}]
+    least = window.size([*first, *asked])
+    if least > window.max_tokens:
+        raise InvalidQuery(
+            f"the question and the system message take {least:,} tokens, and TOKEN_LIMIT leaves "
+            f"{window.max_tokens:,} for a prompt: shorten the question, or raise TOKEN_LIMIT or lower max_tokens of "
+            "the chat backend"
+        )
+    past = _newest(history, window.max_tokens - least, window.count)
+    messages = [*first, *past, *asked]
+    return Prompt(messages=messages, texts=(), tokens=window.size(messages))
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Draft:
     """What every version of a prompt has in common."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from worker.documents import clean
-from worker.errors import InvalidQuery
+from worker.errors import InvalidQuery, described
 from worker.search.queries import SearchQuery
 
 ROLES = ("user", "assistant")
@@ -20,11 +20,14 @@ class ChatQuestion:
     limit: int = 5  # passages
     filter: Mapping[str, Any] | None = None
     similarity_threshold: float = 0.0  # 0: off
+    retrieve: bool = True  # False: the model answers without passages
     query: SearchQuery = field(init=False)  # finds the passages
 
     def __post_init__(self) -> None:
         if not isinstance(self.text, str) or not self.text.strip():
             raise InvalidQuery("question must be a string with at least one word")
+        if not isinstance(self.retrieve, bool):
+            raise InvalidQuery(f"retrieve must be true or false, not {described(self.retrieve)}")
         text = clean(self.text)
         query = SearchQuery(
             text=text,

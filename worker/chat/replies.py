@@ -18,13 +18,16 @@ _opened: set[str] = set()
 class Listener:
     """Writes the pieces of a model to the stream of an answer, its reasoning as such."""
 
-    def __init__(self, stream: AnswerStream, model_id: str, sources: Sequence[Passage]) -> None:
+    def __init__(
+        self, stream: AnswerStream, model_id: str, sources: Sequence[Passage], *, marked: bool = True
+    ) -> None:
+        """`marked`: whether the answer may begin with the mark of declining, which is not shown."""
         self._stream = stream
+        self._marked = marked
         self._sources = sources
         self._separator = Separator(opened=model_id in _opened)
-        self._start: str | None = (
-            ""  # of the answer, until it is clear whether it begins with the mark of declining
-        )
+        # of the answer, until it is clear whether it begins with the mark of declining
+        self._start: str | None = "" if marked else None
 
     def __call__(self, piece: str) -> None:
         """Write a piece. Raises Revoked, ServiceUnreachable."""
@@ -45,7 +48,7 @@ class Listener:
     def _write(self, found: Piece) -> None:
         kind, text = found
         if kind == "again":
-            self._start = ""
+            self._start = "" if self._marked else None
             self._stream.write("sources", bounded_result(self._sources))
         elif kind == "reasoning":
             self._stream.write_reasoning(text)

@@ -22,6 +22,7 @@ class ChatModel:
     budget: Budget  # the rate limits of the backend
     rewrites: bool = False  # FOLLOW_UP: whether the model rewrites a question that follows others
     schema: Mapping[str, Any] | None = None  # JSON Schema of its answers, from PROMPT_KWARGS
+    fallback: "ChatModel | None" = None  # answers while the provider of this one is away
 
     @property
     def window(self) -> Window:

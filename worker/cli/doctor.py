@@ -169,8 +169,9 @@ def _batch_size(backend: EmbeddingBackend) -> str:
 
 def _chat(settings: ChatBackendSettings, offline: bool) -> str:
     backend = wiring.make_chat_backend(settings)
+    fallback = f"; FALLBACK is {settings.fallback!r}" if settings.fallback else ""
     if offline:
-        return f"{backend.model_id}, no request sent"
+        return f"{backend.model_id}, no request sent{fallback}"
     started = time.monotonic()
     reply = replies.read(backend.reply([{"role": "user", "content": PROMPT}]), backend.model_id)
     seconds = time.monotonic() - started
@@ -178,7 +179,7 @@ def _chat(settings: ChatBackendSettings, offline: bool) -> str:
     answer = text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…"
     return (
         f"{backend.model_id} answered {answer!r} in {seconds:.2f} s, {reply.input_tokens:,} input tokens and "
-        f"{reply.output_tokens:,} output tokens"
+        f"{reply.output_tokens:,} output tokens{fallback}"
     )
 
 

@@ -225,6 +225,17 @@ class ChatBackendSettings:
             example='"rewrite"',
         ),
     ] = "fuse"
+    fallback: Annotated[
+        Name | None,
+        Setting(
+            type="key of `CHAT_BACKENDS`",
+            meaning="Who answers while the provider of this backend is away or over its limit: another entry, with its "
+            "own model, limits and prompt. It is asked once the attempts at this backend have failed, or at once if "
+            "this one must wait for more than 5 seconds, and only until the first word of an answer was streamed. "
+            "`model` in the result says who answered.",
+            example='"second"',
+        ),
+    ] = None
     timeout_seconds: Annotated[
         Amount,
         Setting(

@@ -89,6 +89,8 @@ def chat_backends(section: object, notices: list[str]) -> dict[str, ChatBackendS
         backends[name] = checked(ChatBackendSettings, owner, **values)
         if characters is not None:
             notices.append(f"CHUNK_OVERLAP_CHARACTERS of {owner} has no effect; remove it")
+    for name in backends:
+        _check_fallbacks(name, backends)
     return backends
 
 
@@ -98,6 +100,41 @@ def rerank_backends(section: object) -> dict[str, RerankBackendSettings]:
         name: checked(RerankBackendSettings, owner, **values)
         for name, owner, values, _ in _backends("RERANK_BACKENDS", RerankBackendSettings, section)
     }
+
+
+def _check_fallbacks(name: str, backends: Mapping[str, ChatBackendSettings]) -> None:
+    """Follow the fallbacks of a chat backend. Raises SettingsError for one that is unknown, and for a circle."""
+    path = [name]
+    while (fallback := backends[path[-1]].fallback) is not None:
+        said = f"FALLBACK of chat backend {path[-1]!r} is {shown(fallback)}"
+        if fallback not in backends:
+            raise SettingsError(f"{said}, which is not in CHAT_BACKENDS; {nearest(fallback, backends)}")
+        if fallback == path[-1]:
+            raise SettingsError(
+                f"{said}, the backend itself; set it to another entry of CHAT_BACKENDS, or remove it"
+            )
+        if fallback in path:
+            way = " to ".join(map(repr, [*path, fallback]))
+            raise SettingsError(f"{said}, which leads in a circle: {way}; remove the last of these FALLBACK")
+        if _provider(backends[fallback]) == _provider(backends[path[-1]]):
+            raise SettingsError(
+                f"{said}, which asks the same model with the same INIT_KWARGS, so both are away at once; set it to an "
+                "entry with another provider or model"
+            )
+        path.append(fallback)
+
+
+def _provider(backend: ChatBackendSettings) -> tuple[object, ...]:
+    return backend.class_path, backend.model_id, backend.init_kwargs
+
+
+def _no_fallback(owner: str, config: object) -> None:
+    """Refuse a fallback for embeddings. Raises SettingsError, with the reason."""
+    if isinstance(config, Mapping) and config.get("FALLBACK") is not None:
+        raise SettingsError(
+            f"CONFIG of {owner} has FALLBACK: remove it, since vectors of two models cannot be compared; documents "
+            "wait until the provider is back, and only chat backends have a FALLBACK"
+        )
 
 
 def _backends(
@@ -110,6 +147,8 @@ def _backends(
         if isinstance(entry, Mapping):
             _class(section, f"{KINDS[section]} {shown(name)}", entry.get("CLASS"))
     for name, owner, entry in entries(section, value, ("CLASS", "CONFIG")):
+        if section == "EMBEDDING_BACKENDS":
+            _no_fallback(owner, entry.get("CONFIG"))
         config = keys(
             f"CONFIG of {owner}", entry.get("CONFIG", {}), known, foreign=("CHUNK_OVERLAP_CHARACTERS",)
         )

@@ -121,6 +121,13 @@ def rerank_failed(index: str, backend: str, error: Exception) -> None:
         families.rerank_failures.labels(backend, outcome(error)).inc()
 
 
+def fallback(backend: str, other: str, error: Exception) -> None:
+    """A question goes to another chat backend, because of this error of the first one."""
+    logger.warning("fallback", extra=log_fields(backend=backend, fallback=other, error=str(error)))
+    if families := metrics.counting():
+        families.fallbacks.labels(backend).inc()
+
+
 def budget_wait(backend: str, seconds: float) -> None:
     """The next request waits `seconds` for the rate limits of its backend or for a pause."""
     if families := metrics.counting():

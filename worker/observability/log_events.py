@@ -41,6 +41,7 @@ FIELDS: Mapping[str, str] = {
     "queue": "name of the queue",
     "queues": "names of the queues",
     "read": "documents that the source returned",
+    "fallback": "`chat:` and the name of the backend that is asked instead",
     "file": "a file, or a line of it",
     "field": "the metadata field that LANGUAGE_FIELD names",
     "files": "number of files",
@@ -202,6 +203,11 @@ EVENTS: Mapping[str, LogEvent] = {
         level="warning",
         fields=("model", "error"),
         meaning="The chat model did not rewrite a question that follows others. It was searched with its history.",
+    ),
+    "fallback": LogEvent(
+        level="warning",
+        fields=("backend", "fallback", "error"),
+        meaning="A question went to the `FALLBACK` of a chat backend, whose provider is away or over its limit.",
     ),
     "answer_cut_off": LogEvent(
         level="warning", fields=("model", "fix"), meaning="An answer reached the limit of its tokens."

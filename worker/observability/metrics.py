@@ -77,6 +77,7 @@ class Families:
     request_inputs: "Counter"  # backend, purpose
     request_tokens: "Counter"  # backend, purpose
     answer_tokens: "Counter"  # backend
+    fallbacks: "Counter"  # backend
     fill: "Histogram"  # backend
     budget_wait_seconds: "Counter"  # backend
     pauses: "Counter"  # backend
@@ -151,6 +152,8 @@ def initialize_series(
     for backend in embedding:
         for result in CACHE_RESULTS:
             _families.question_vectors.labels(backend, result)
+    for backend in chat:
+        _families.fallbacks.labels(backend)
     for index in indexes:
         for family in (_families.staged, _families.embedded, _families.published, _families.expired):
             family.labels(index)
@@ -198,6 +201,9 @@ def define_families(registry: "CollectorRegistry | None") -> Families:
         request_inputs=counter("request_inputs", "Inputs in successful requests.", *request),
         request_tokens=counter("request_tokens", "Tokens sent in successful requests.", *request),
         answer_tokens=counter("answer_tokens", "Tokens in the answers of chat models.", "backend"),
+        fallbacks=counter(
+            "chat_fallbacks", "Questions that went to the FALLBACK of a chat backend.", "backend"
+        ),
         fill=histogram(
             "request_fill_ratio",
             "Tokens of a request / BATCH_TOKEN_LIMIT, or inputs / BATCH_SIZE, whichever is larger.",
