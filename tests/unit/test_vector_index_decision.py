@@ -57,7 +57,7 @@ def test_no_decision_is_taken_back_at_once(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("dimensions", "vectors"), [(8, 100_000), (128, 100_000), (256, 50_000), (3072, 4_167)]
+    ("dimensions", "vectors"), [(8, 50_000), (256, 50_000), (512, 25_000), (3072, 4_167)]
 )
 def test_short_vectors_are_bounded_by_their_rows(dimensions: int, vectors: int) -> None:
     """A search joins each row, however few numbers it has."""

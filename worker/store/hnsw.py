@@ -21,7 +21,7 @@ MOST_EXACT_NUMBERS = 512_000_000  # comparing more takes seconds: the index is c
 MOST_DROPPED_NUMBERS = (
     51_200_000  # of a build whose index is dropped for a load: comparing them takes some 300 ms
 )
-MIN_WIDTH = 128  # of a vector: a search joins a row in the time in which it compares so many numbers
+MIN_WIDTH = 256  # of a vector: a search joins a row in the time in which it compares so many numbers
 FAST_NUMBERS = 66_000  # a second: adding so many to a vector index takes half a core
 MAX_DIMENSIONS = {"vector": 2_000, "halfvec": 4_000}  # in an HNSW index; as bits, all that Postgres stores
 
