@@ -46,12 +46,14 @@ def worker(
 ) -> int:
     """Run one worker process, for one kind of task or for all.
 
-    staging splits documents into chunks, embed requests their vectors, chat answers searches and questions. On
+    staging splits documents into chunks, embed requests their vectors, chat answers searches and questions. The first
+    two run with a niceness of 19, so that on a busy machine answers get the processor first. On
     SIGTERM it stops taking tasks, and after 10 s returns unfinished ones to the queue.
     """
     if metrics_port:
         environment()["METRICS_PORT"] = str(metrics_port)
     pool = POOLS[queues]
+    os.nice(pool.niceness)
     arguments = ["--queues", ",".join(pool.queues), "--pool", pool.kind, "--hostname", f"{name or queues}@%h"]
     arguments += ["--concurrency", str(concurrency or pool.concurrency or os.cpu_count() or 1)]
     arguments += ["--periodic"] * periodic
