@@ -52,6 +52,7 @@ PASSAGES = [
         ("They rest for 12 hours [1].", 1.0),
         ("本は四週間借りられます。図書館は月曜日に休みです。", 0.5),
         ("Книгу выдают на четыре недели.", 1.0),
+        ("Quoted from the documents: “Owls are hunting at night” [1]", 1.0),
         ("Yes.", None),
     ],
 )

@@ -14,7 +14,7 @@ MIN_SHARE = 0.6  # of the content words of a sentence
 MIN_LETTERS = 4  # of a content word in scripts with spaces
 STEM_SHARE, MIN_STEM = 0.7, 4  # how much of a word its stem is: a share of its letters, and a number of them
 
-_SENTENCE_END = re.compile(r"(?<=[.!?])[\"'”’»)*\]]*\s+|(?<=[。！？।؟۔])|\n+")
+_SENTENCE_END = re.compile(r"(?<=:)\s+|(?<=[.!?])[\"'”’»)*\]]*\s+|(?<=[。！？।؟۔])|\n+")
 _CITATION = re.compile(r"[\[【](?:\^|\w+\s)?[\d\s,;–†-]+(?:source)?[\]】]")
 
 
@@ -31,7 +31,8 @@ def groundedness(answer: str, passages: Iterable[str]) -> float | None:
 
 
 def _sentences(answer: str) -> Sequence[str]:
-    return _SENTENCE_END.split(_CITATION.sub(" ", answer))
+    pieces = _SENTENCE_END.split(_CITATION.sub(" ", answer))
+    return [piece for piece in pieces if not piece.endswith(":")]  # which only announces what follows
 
 
 def _content(text: str) -> set[str]:
