@@ -20,7 +20,7 @@ def test_question_that_hangs_delays_no_other(answering: System, slow_words: Prov
     answering.app.control.revoke(hanging.id)
 
 
-@pytest.mark.parametrize(("name", "niceness"), [("staging", 19), ("embed", 19), ("chat", 0)])
+@pytest.mark.parametrize(("name", "niceness"), [("staging", 5), ("embed", 5), ("chat", 0)])
 def test_processes_that_index_leave_the_processor_to_answers(
     system: System, name: str, niceness: int
 ) -> None:

@@ -17,7 +17,7 @@ class Pool:
 
 
 # Somebody waits for an answer, so on a busy machine chat gets the CPU time first, and indexing the rest.
-INDEXING_NICENESS = 19
+INDEXING_NICENESS = 5
 
 # Staging parses and hashes, which takes CPU time; the others wait for a provider or for Postgres.
 # `processes` is Celery's prefork pool: Celery reads `--pool prefork` as "not given" and uses the app's setting instead.

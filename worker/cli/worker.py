@@ -47,7 +47,7 @@ def worker(
     """Run one worker process, for one kind of task or for all.
 
     staging splits documents into chunks, embed requests their vectors, chat answers searches and questions. The first
-    two run with a niceness of 19, so that on a busy machine answers get the processor first. On
+    two run with a niceness of 5, so that on a busy machine answers get the processor first. On
     SIGTERM it stops taking tasks, and after 10 s returns unfinished ones to the queue.
     """
     if metrics_port:
