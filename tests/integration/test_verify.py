@@ -335,6 +335,16 @@ def test_the_newest_text_stays_even_if_no_build_serves_it(
     assert application.search("ships") == ["a"]
 
 
+def test_a_build_with_a_quantised_index_and_languages_is_checked_as_the_live_one(
+    application: Application,
+) -> None:
+    application.put({"id": "a", "text": SHORT})
+    execute(application, "UPDATE vector_index.builds SET quantised = true")
+    execute(application, "INSERT INTO vector_index.languages VALUES (1, 'german')")
+    execute(application, "DELETE FROM vector_index.served_1")
+    assert found(verify(application))["missing_documents"] == 1
+
+
 def test_vectors_are_kept_until_a_fifth_is_unreferenced(application: Application) -> None:
     application.put(*[{"id": n, "text": f"Words number {n}."} for n in range(10)])
     application.put(*[{"id": n, "text": "Words number 9."} for n in (0, 1)])

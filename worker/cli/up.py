@@ -73,7 +73,7 @@ class Wanted:
         """Return a port per worker process, counted up from METRICS_PORT."""
         return {} if first is None else {name: first + offset for offset, name in enumerate(self.pools)}
 
-    def print(self, name: str, values: Mapping[str, object], text: str) -> None:
+    def tell(self, name: str, values: Mapping[str, object], text: str) -> None:
         """Print a line for people, or the values as JSON."""
         if self.as_json:
             print_json(values)
@@ -111,7 +111,7 @@ def _run(
         "BROKER_URL": services.addresses.broker_url or configuration.broker_url,
     }
     for (setting, url), (name, is_ours) in zip(urls.items(), embedded.items(), strict=True):
-        wanted.print(name, {setting: url}, _shown(url, is_ours))
+        wanted.tell(name, {setting: url}, _shown(url, is_ours))
     checks: list[Callable[[], object]] = [interruption.check, services.check]
     if wanted.pools:
         schema.install(urls["DATABASE_URL"])  # each worker does this too: here an error is reported once
@@ -128,11 +128,11 @@ def _run(
         Client(load(variables)).await_consumers(POOLS["all"].queues, checks)
         for name, port in wanted.metrics_ports(configuration.metrics_port).items():
             url = f"http://{configuration.metrics_address}:{port}/metrics"
-            wanted.print("metrics", {f"METRICS_URL_{name.upper()}": url}, f"{url}  {name}")
+            wanted.tell("metrics", {f"METRICS_URL_{name.upper()}": url}, f"{url}  {name}")
         if access:
             login = access.login(show_password=sys.stdout.isatty())
-            wanted.print("flower", access.as_json(), f"{access.url}  {login}")
-    wanted.print("ready", {"ready": True}, "")
+            wanted.tell("flower", access.as_json(), f"{access.url}  {login}")
+    wanted.tell("ready", {"ready": True}, "")
     while True:
         interruption.sleep(1)
         for check in checks:

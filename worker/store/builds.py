@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from psycopg import errors as pg
@@ -40,9 +40,9 @@ class Build:
     index: str  # its name
     state: str  # filling, closing, live or retired
     recipe: Mapping[str, Any]
-    # only the live build of a search knows:
-    quantised: bool = False  # its vector index has one bit a number
-    languages: Sequence[str] = ()  # of its documents, beside its own
+    # only the live build of a search knows these, so they do not tell builds apart:
+    quantised: bool = field(default=False, compare=False)  # its vector index has one bit a number
+    languages: Sequence[str] = field(default=(), compare=False)  # of its documents, beside its own
 
     def sql(self, file: str, name: str) -> sql.Composed:
         """A statement with the names of this build's tables."""
