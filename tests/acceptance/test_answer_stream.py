@@ -15,6 +15,8 @@ from tests.fixtures.answering import ANSWER, QUESTION, REVOKED, last_event
 from tests.fixtures.system import CHAT, PATIENCE_SECONDS, System, eventually
 from tests.provider import Provider
 
+pytestmark = pytest.mark.slow  # it starts a whole system
+
 Entry = tuple[str, str, str]
 
 

@@ -7,6 +7,8 @@ from tests.fixtures.answering import ANSWER, QUESTION
 from tests.fixtures.system import CHAT, PATIENCE_SECONDS, System, eventually
 from tests.provider import Provider
 
+pytestmark = pytest.mark.slow  # it starts a whole system
+
 
 def test_question_that_hangs_delays_no_other(answering: System, slow_words: Provider) -> None:
     """Given one worker, and a provider that never answers the first question."""

@@ -12,6 +12,8 @@ from celery.events.receiver import EventReceiver
 
 from tests.fixtures.system import CHAT, PATIENCE_SECONDS, STAGING, System, eventually
 
+pytestmark = pytest.mark.slow  # it starts a whole system
+
 
 def send(system: System, index: str, *documents: Any) -> None:
     system.app.send_task(

@@ -13,6 +13,8 @@ from tests.fixtures.system import STAGING, VECTOR_INDEX, System, eventually
 from tests.provider import Provider
 from worker.recipes import PROBE
 
+pytestmark = pytest.mark.slow  # it starts a whole system
+
 DOCUMENTS = [
     {"id": str(number), "text": f"Shelf {number} holds the books of the year {1900 + number}."}
     for number in range(40)

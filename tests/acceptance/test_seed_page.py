@@ -13,6 +13,8 @@ import pytest
 from tests.fixtures.system import CHAT, PATIENCE_SECONDS, System
 from tests.provider import Provider, Request
 
+pytestmark = pytest.mark.slow  # it starts a whole system
+
 SETTINGS = """
 CHAT = "wagtail_vector_index.ai_utils.backends.llm.LLMChatBackend"
 EMBEDDING = "wagtail_vector_index.ai_utils.backends.llm.LLMEmbeddingBackend"

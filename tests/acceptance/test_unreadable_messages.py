@@ -12,6 +12,8 @@ import redis
 
 from tests.fixtures.system import CHAT, PATIENCE_SECONDS, STAGING, System, eventually
 
+pytestmark = pytest.mark.slow  # it starts a whole system
+
 SECRET = "geheim"
 LONG = 10**4200  # an integer that Python still writes; 5,000 digits have to be spliced in
 

@@ -18,7 +18,10 @@ from worker.cli.processes import apart
 from worker.errors import SettingsError
 from worker.exit_codes import ExitCode
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has the fork server")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="only Linux has the fork server"),
+]
 
 # a process that starts programs as `up` does, runs the lines of a test, and prints one line of JSON
 SCRIPT = """

@@ -172,6 +172,7 @@ def test_parsing_time_is_linear(tmp_path: Path, name: str, piece: str) -> None:
     assert time.process_time() - start < 1
 
 
+@pytest.mark.slow
 def test_large_jsonl_file_is_streamed(tmp_path: Path) -> None:
     """Given 20 MB of lines, the last of them over the limit, memory holds only a few lines."""
     file = tmp_path / "a.jsonl"

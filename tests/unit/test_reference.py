@@ -71,6 +71,7 @@ def test_check_names_the_page_that_drifted(tmp_path: Path, monkeypatch: pytest.M
     assert generate.drifted() == ["tasks.md"]
 
 
+@pytest.mark.slow
 def test_check_exits_with_0_and_changes_nothing_when_all_pages_are_current() -> None:
     command = [sys.executable, "-m", "docs.generate", "--check"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
