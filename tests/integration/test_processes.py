@@ -25,11 +25,15 @@ pytestmark = [
 
 # a process that starts programs as `up` does, runs the lines of a test, and prints one line of JSON
 SCRIPT = """
-import json, os, signal, sys, time
+import json, os, signal, socket, sys
 from worker.cli.processes import programs
 with open(sys.argv[1], "a+") as log, programs(log) as ours:
     def start(*arguments, **variables):
         return ours.start(arguments, {{**os.environ, **variables}})
+    def start_waiting():
+        "A program without children, which waits for a server that never answers."
+        return start('schema', DATABASE_URL=f'postgresql://u:p@127.0.0.1:{{silent.getsockname()[1]}}/d')
+    silent = socket.create_server(('127.0.0.1', 0))
     {lines}
 """
 
@@ -74,12 +78,11 @@ def test_a_forked_program_has_its_own_arguments_environment_log_and_exit_code(tm
 def test_programs_die_with_the_server_and_with_its_parent(tmp_path: Path, killed: str) -> None:
     with run(
         tmp_path / "log",
-        f"program = start('up', '--services-only', VECTOR_INDEX_HOME={str(tmp_path / 'home')!r})",
+        "program = start_waiting()",
         "print(json.dumps([program.pid, ours._pid]), flush=True)",
         "sys.stdin.readline()",
     ) as script:
         pids = printed(script)
-        eventually(lambda: (tmp_path / "home").exists())
         os.kill(script.pid if killed == "parent" else pids[1], signal.SIGKILL)
         eventually(lambda: ended(pids))
         script.kill()
@@ -100,8 +103,7 @@ def test_a_program_starts_after_the_server_was_killed(tmp_path: Path) -> None:
 def test_a_signal_reaches_a_forked_program_and_its_end_is_seen(tmp_path: Path) -> None:
     with run(
         tmp_path / "log",
-        f"program = start('up', '--services-only', VECTOR_INDEX_HOME={str(tmp_path / 'home')!r})",
-        "while not os.path.exists(sys.argv[1].replace('log', 'home/postgres.log')): time.sleep(0.01)",
+        "program = start_waiting()",
         "before = program.poll()",
         "program.send_signal(signal.SIGKILL)",
         "print(json.dumps([before, program.wait(60), program.poll()]))",
