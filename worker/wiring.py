@@ -186,14 +186,18 @@ def embedding_budget(name: str) -> Budget:
 @once_per_process
 def chat_budget(name: str) -> Budget:
     """Return the rate limits of a chat backend, which all processes share."""
-    settings = configuration.current().chat_backends[name]
+    return _waited_budget("chat", configuration.current().chat_backends[name])
+
+
+def _waited_budget(kind: str, settings: BackendSettings) -> Budget:
+    """Return the rate limits of a backend whose caller waits."""
     return Budget(
         addresses().broker_url,
-        f"chat:{name}",
+        f"{kind}:{settings.name}",
         requests_per_minute=settings.requests_per_minute,
         tokens_per_minute=settings.tokens_per_minute,
         burst=CHAT_BURST,
-        account=rate_limit_account("chat", settings),
+        account=rate_limit_account(kind, settings),
     )
 
 
@@ -301,15 +305,7 @@ def make_rerank_backend(settings: RerankBackendSettings) -> RerankBackend:
 @once_per_process
 def rerank_budget(name: str) -> Budget:
     """Return the rate limits of a rerank backend, which all processes share."""
-    settings = configuration.current().rerank_backends[name]
-    return Budget(
-        addresses().broker_url,
-        f"rerank:{name}",
-        requests_per_minute=settings.requests_per_minute,
-        tokens_per_minute=settings.tokens_per_minute,
-        burst=CHAT_BURST,
-        account=rate_limit_account("rerank", settings),
-    )
+    return _waited_budget("rerank", configuration.current().rerank_backends[name])
 
 
 def _make(settings: BackendSettings) -> Any:

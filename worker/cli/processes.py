@@ -5,7 +5,7 @@ libraries, tokenizers and model files, and start in less time. As with the fork 
 thread and no connection, so that a fork is safe. Elsewhere, a fork without an exec may crash in libraries of the
 system.
 
-A child is killed with its parent on Linux, whatever kills that, so an `up` that is killed leaves nothing behind.
+A child is killed with its parent on Linux, whatever kills that, so an `up` that is killed leaves none of them behind.
 """
 
 import ctypes
@@ -36,9 +36,7 @@ T = TypeVar("T")
 PR_SET_PDEATHSIG = 1  # prctl(2)
 POLL_SECONDS = 0.02
 MODULES = (
-    "celery.apps.beat",
     "celery.apps.worker",
-    "celery.bin.beat",
     "celery.bin.worker",
     "celery.concurrency.prefork",
     "celery.concurrency.thread",
@@ -46,7 +44,6 @@ MODULES = (
     "worker.backends.llm.chat",
     "worker.backends.llm.embedding",
     "worker.celery.application",
-    "worker.cli.beat",
     "worker.cli.flower",
     "worker.cli.worker",
 )
