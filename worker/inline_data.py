@@ -3,7 +3,7 @@
 import re
 
 INLINE_DATA = "inline data"  # the kind of what is left out
-ADDRESS = re.compile("data:", re.IGNORECASE)
+ADDRESS = "data:"
 LEAST_CHARACTERS = 100  # of the data; shorter ones are examples of the form, and cost little
 
 # All parts are bounded or possessive, so that no pattern backtracks. Base64 may be wrapped, as in mail; a line of it
@@ -15,14 +15,20 @@ _BASE64 = (
 )
 _OTHER = rf"{_TYPE}(?:;[\w-]{{1,40}}){{0,3}},"
 _QUOTED = rf"(?<=\"){_OTHER}[^\"]{{100,}}+|(?<='){_OTHER}[^']{{100,}}+"
-DATA = re.compile(rf"{_BASE64}|{_QUOTED}|{_OTHER}[^\s\"'<>()]{{{LEAST_CHARACTERS},}}+", re.IGNORECASE)
+_UNQUOTED = rf"{_OTHER}[^\s\"'<>()]{{{LEAST_CHARACTERS},}}+"
+# ten times as fast with the start that all have: the engine tries the rest nowhere else
+DATA = re.compile(rf"(?=data:[\w.+-]{{1,60}}/)(?:{_BASE64}|{_QUOTED}|{_UNQUOTED})", re.IGNORECASE)
 
 
 # The same without an address: attachments, certificates, fields of JSON, cells of notebooks. Whole lines of base64, or
 # one run that no word, path or key is as long as.
 _BLOCK = r"(?:(?<=\n)|\A)(?:[ \t]*[A-Za-z0-9+/]{60,76}+[ \t]*\r?\n){4,}+[ \t]*[A-Za-z0-9+/]{0,76}={0,2}(?![^\s\"'\\-])"
-_RUN = r"(?<![A-Za-z0-9+/_-])[A-Za-z0-9+/_-]{300,}+={0,2}"
+LEAST_RUN = 300
+_RUN = rf"(?<![A-Za-z0-9+/_-])[A-Za-z0-9+/_-]{{{LEAST_RUN},}}+={{0,2}}"
 BARE = re.compile(rf"{_BLOCK}|{_RUN}")
+# Every match has one of these, as long as the text begins with a line feed. The search is four times as fast.
+_BLOCK_START = re.compile(r"\n[ \t]*+[A-Za-z0-9+/]{60}")
+_RUN_START = re.compile(rf"\s\S{{{LEAST_RUN}}}")
 # base64 of any data has many of each, as have hexadecimal digits but for one case of letters; a
 # path, a list of names or a row of one letter lacks one
 _UPPER, _LOWER, _DIGIT = (re.compile(kind) for kind in ("[A-Z]", "[a-z]", "[0-9]"))
@@ -33,9 +39,11 @@ HEXADECIMAL = re.compile(r"[0-9a-f]+|[0-9A-F]+")
 def without_inline_data(text: str) -> tuple[str, int]:
     """Remove the `data:` addresses and the base64 of a text; return it with the number of characters removed."""
     kept = text
-    if ADDRESS.search(text):
+    if ADDRESS in text.lower():
         kept = DATA.sub(lambda found: found[0] if len(found[0]) < LEAST_CHARACTERS else "", text)
-    kept = BARE.sub(lambda found: "" if _is_encoded(found[0]) else found[0], kept)
+    lines = f"\n{kept}"
+    if _BLOCK_START.search(lines) or _RUN_START.search(lines):
+        kept = BARE.sub(lambda found: "" if _is_encoded(found[0]) else found[0], kept)
     return kept, len(text) - len(kept)
 
 

@@ -254,7 +254,7 @@ def sort(
             key = label or f"#{at} of {origin}"
             refused[key] = Refusal(id=key, error=str(error), version=_usable_version(value))
             continue
-        left_out += _inline_data(value)
+        left_out += _inline_data(value, document)
         refused.pop(document.id, None)
         other = kept.get(document.id)
         superseded += other is not None
@@ -273,10 +273,12 @@ def sort(
     )
 
 
-def _inline_data(document: object) -> int:
-    """Return the number of characters that `Document.from_json` leaves out of a document's text."""
-    text = document.get("text") if isinstance(document, Mapping) else None
-    return without_inline_data(text)[1] if isinstance(text, str) else 0
+def _inline_data(value: object, document: Document) -> int:
+    """Return the number of characters that `Document.from_json` has left out of the text of this document."""
+    text = value.get("text") if isinstance(value, Mapping) else None
+    if not isinstance(text, str) or len(text) == len(document.text):
+        return 0
+    return without_inline_data(text)[1]
 
 
 def split(document: Document, build: Build, backend: EmbeddingBackend) -> list[Chunk]:
