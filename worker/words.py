@@ -7,7 +7,6 @@ finds the same words whatever its locale.
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
 from html import unescape
 from typing import NamedTuple
 
@@ -16,7 +15,8 @@ SPELLING = 2  # version of `index_words`: the sweep spells the chunks of an olde
 _MAX_BYTES = 200_000  # of the words of a chunk, and of their parts: a tsvector has at most 1 MB
 _MAX_PARTS = 12  # of an identifier; a key of random letters and digits has more
 _MAX_WHOLE = 64  # characters of an identifier
-_CACHED_CHARACTERS = 32  # longer words seldom come again
+_TOKENS_KEPT = 20_000
+_CACHED_CHARACTERS = 64  # longer words seldom come again
 
 # Unicode's Default_Ignorable_Code_Point: readers see none of them
 _JOINERS = {0x200C, 0x200D, *range(0xFE00, 0xFE10), *range(0xE0020, 0xE0080)}  # they change letters and emoji
@@ -141,13 +141,10 @@ def index_words(*texts: str) -> IndexWords:
     `INV-2024-0042`, `snake_case`, `camelCase`, a path, an address or a version. In scripts without spaces between
     words, each pair of neighbouring characters is a word.
     """
-    spelled = [
-        _cached(token) if len(token) <= _CACHED_CHARACTERS else _spell(token)
-        for token in _tokens("\n".join(texts))
-    ]
-    return (
-        IndexWords(*(_bounded(_joined(each)) for each in zip(*spelled, strict=True))) if spelled else NO_WORDS
-    )
+    spelled = list(map(_spellings.__getitem__, _tokens("\n".join(texts))))
+    if not spelled:
+        return NO_WORDS
+    return IndexWords(*(_bounded(_joined(each)) for each in zip(*spelled, strict=True)))
 
 
 def question_words(text: str) -> str:
@@ -204,7 +201,19 @@ def _spell(token: str, *, last: bool = True) -> IndexWords:
     return IndexWords(" ".join(filter(None, words)), " ".join(filter(None, parts)))
 
 
-_cached = lru_cache(maxsize=20_000)(_spell)
+class _Spellings(dict[str, IndexWords]):
+    """The words of the tokens seen before."""
+
+    def __missing__(self, token: str) -> IndexWords:
+        found = _spell(token)
+        if len(token) <= _CACHED_CHARACTERS:
+            if len(self) >= _TOKENS_KEPT:
+                self.clear()
+            self[token] = found
+        return found
+
+
+_spellings = _Spellings()
 
 
 def _pairs(run: str, *, last: bool) -> list[str]:
