@@ -150,7 +150,7 @@ class _Chunker:
         heading = self._heading(chosen[0].path)
         sent = embedding_text(self.prefix, heading, body)
         sizes = self._added_up(chosen, start, end, sent[: len(sent) - len(body)])
-        size, tokens = sizes or (self.size(body), self.count(sent))
+        size, tokens = sizes or self._counted(body, sent)
         if size > self.chunk_tokens or tokens > self.token_limit:
             return None
         words = index_words(heading, body)
@@ -158,28 +158,50 @@ class _Chunker:
             start=start, end=end, heading=heading, text=body, tokens=tokens, hash=digest(sent), words=words
         )
 
+    def _counted(self, body: str, sent: str) -> tuple[int, int]:
+        tokens = self.count(sent)
+        return tokens if body == sent and self.size is self.count else self.size(body), tokens
+
     def _added_up(self, chosen: Sequence[Unit], start: int, end: int, lead: str) -> tuple[int, int] | None:
         """Sum up the tokens of text[start:end], without and with `lead`, from its units; `None` if they do not add up.
 
-        Only the ends are counted again.
+        Only the ends are counted again, and units that do not meet at a joint.
         """
         if not isinstance(self.count, Counter) or not self.adds_up:
             return None
         text, inside = self.text, self.count.inside
-        if not all(map(JOINT.match, repeat(text), [unit.start for unit in chosen[1:]])):
-            return None
+        spare = list(map(self._overcount, chosen, chosen[1:], repeat(inside)))
         first = JOINT.search(text, start + 1, chosen[0].end)
         joints = [
             match.start()
             for match in JOINT.finditer(text, max(chosen[-1].start, end - _WORD_CHARACTERS), end)
         ]
-        if not first or not joints or first.start() > joints[-1]:
+        if not first or not joints or first.start() > joints[-1] or None in spare:
             return None
         head, tail = text[start : first.start()], text[joints[-1] : chosen[-1].end]
-        tokens = sum(unit.tokens for unit in chosen) - inside(text[chosen[0].start : first.start()])
+        tokens = sum(unit.tokens for unit in chosen) - sum(filter(None, spare))
+        tokens -= inside(text[chosen[0].start : first.start()])
         tokens += inside(text[joints[-1] : end]) - inside(tail) if joints[-1] + len(tail) > end else 0
         size = tokens + self.count(head)
         return size, tokens + self.count(lead + head) if lead else size
+
+    def _overcount(self, before: Unit, after: Unit, inside: Count) -> int | None:
+        """How many tokens fewer two neighbours have together than each by itself; `None` if that is not known.
+
+        It is 0 at a joint. Elsewhere, as between blank lines, only the words around the place are counted again.
+        """
+        text, place = self.text, after.start
+        if JOINT.match(text, place):
+            return 0
+        joints = [
+            match.start()
+            for match in JOINT.finditer(text, max(before.start, place - _WORD_CHARACTERS), place)
+        ]
+        end = JOINT.search(text, place + 1, after.end)
+        if not joints or not end:
+            return None
+        left, right = text[joints[-1] : place], text[place : end.start()]
+        return inside(left) + inside(right) - inside(left + right)
 
     def _heading(self, path: tuple[str, ...]) -> str:
         """The title, and below it the headings above the chunk, without those that the title contains."""
