@@ -16,10 +16,9 @@ from psycopg import sql
 from psycopg.rows import namedtuple_row
 
 from worker.documents import Chunk
-from worker.store import builds, languages
+from worker.store import builds, languages, lexemes
 from worker.store.builds import Build
 from worker.store.connection import Connection, retry_on_deadlock
-from worker.store.languages import Language
 from worker.store.statements import statements, tables
 
 PRIORITIES = (0, 1, 2)  # jobs, reindexing, rebuilding
@@ -198,12 +197,12 @@ def split(connection: Connection, held: Claim, cut: Sequence[tuple[Input, Sequen
         if not given_up:
             return []
         mine = {hash for hash, _ in given_up}
-        parameters |= _columns([(item, pieces) for item, pieces in cut if item.hash in mine])
+        parameters |= _columns(
+            connection, build, [(item, pieces) for item, pieces in cut if item.hash in mine]
+        )
         docs = [row[0] for row in connection.execute(build.sql("queue.sql", "lock_wanting"), parameters)]
         parameters |= {
             "docs": docs,
-            "language": build.language,
-            **_markers(languages.noted(connection, build)),
             "priority": min(priority for _, priority in given_up),
         }
         # elsewhere the same string may be split differently into heading and text: it is queued again, and cut later
@@ -220,33 +219,35 @@ def delete_orphans(connection: Connection, build: Build, hashes: Sequence[bytes]
         connection.execute(build.sql("queue.sql", "delete_orphans"), {"hashes": list(hashes)})
 
 
-def _columns(cut: Sequence[tuple[Input, Sequence[Chunk]]]) -> dict[str, list[Any]]:
-    """The contents and their pieces as the arrays of the statement `replace_chunks`."""
-    each = [(item.hash, at, piece) for item, pieces in cut for at, piece in enumerate(pieces)]
+def _columns(
+    connection: Connection, build: Build, cut: Sequence[tuple[Input, Sequence[Chunk]]]
+) -> dict[str, list[Any]]:
+    """The contents, and their pieces in each language of the build, as the arrays of the statement `replace_chunks`."""
+    others = languages.noted(connection, build)
+    each = [
+        (item.hash, at, piece, language)
+        for item, pieces in cut
+        for at, piece in enumerate(pieces)
+        for language in (languages.own(build), *others)
+    ]
     return {
         "hashes": [item.hash for item, _ in cut],
         "headings": [item.heading for item, _ in cut],
         "texts": [item.text for item, _ in cut],
         "sizes": [len(pieces) for _, pieces in cut],
-        "of": [hash for hash, _, _ in each],
-        "at": [at for _, at, _ in each],
-        "pieces": [piece.hash for _, _, piece in each],
-        "starts": [piece.start for _, _, piece in each],
-        "ends": [piece.end for _, _, piece in each],
-        "tokens": [piece.tokens for _, _, piece in each],
-        "piece_headings": [piece.heading for _, _, piece in each],
-        "piece_texts": [piece.text for _, _, piece in each],
-        "piece_words": [piece.words.words for _, _, piece in each],
-        "piece_parts": [piece.words.parts for _, _, piece in each],
-    }
-
-
-def _markers(found: Sequence[Language]) -> dict[str, list[str]]:
-    """Languages as the arrays of the statement `replace_chunks`."""
-    return {
-        "markers": [language.marker for language in found],
-        "configurations": [language.configuration for language in found],
-        "tags": [language.tag for language in found],
+        "markers": [language.marker for language in others],
+        "of": [hash for hash, _, _, _ in each],
+        "at": [at for _, at, _, _ in each],
+        "pieces": [piece.hash for _, _, piece, _ in each],
+        "starts": [piece.start for _, _, piece, _ in each],
+        "ends": [piece.end for _, _, piece, _ in each],
+        "tokens": [piece.tokens for _, _, piece, _ in each],
+        "piece_headings": [piece.heading for _, _, piece, _ in each],
+        "piece_texts": [piece.text for _, _, piece, _ in each],
+        "piece_markers": [language.marker if language.tag else "" for _, _, _, language in each],
+        "piece_lexemes": lexemes.of_chunks(
+            connection, [(piece.words, language) for _, _, piece, language in each]
+        ),
     }
 
 

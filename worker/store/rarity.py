@@ -12,6 +12,7 @@ from worker.languages import tagged
 from worker.store import languages
 from worker.store.builds import Build
 from worker.store.connection import Connection
+from worker.store.lexemes import quoted
 from worker.store.statements import statements, tables
 from worker.words import is_single, question_words
 
@@ -122,5 +123,4 @@ def _count(connection: Connection, build: Build, words: Sequence[str], *, most: 
 
 def _quoted(lexeme: str, tag: str) -> str:
     """A lexeme in the syntax of tsquery; a single character finds the pairs that begin with it."""
-    stored = tagged(lexeme, tag).replace("\\", "\\\\").replace("'", "''")
-    return f"'{stored}'" + (":*" if is_single(lexeme) else "")
+    return quoted(tagged(lexeme, tag)) + (":*" if is_single(lexeme) else "")

@@ -3,7 +3,7 @@
 import time
 from typing import Any
 
-from worker.store import languages
+from worker.store import languages, lexemes
 from worker.store.builds import Build
 from worker.store.connection import Connection, retry_on_deadlock
 from worker.store.statements import statement
@@ -47,16 +47,15 @@ def _spell_batch(connection: Connection, build: Build) -> int:
         values |= {"to_rev": rows[-1][0], "to_ordinal": rows[-1][1]}
         if not connection.execute(statement("spelling.sql", "move"), values).rowcount:
             return 0
-        words = [index_words(heading, text) for _, _, heading, text in rows]
         named = languages.of_revisions(connection, build, [rev for rev, _, _, _ in rows])
-        spoken = [named.get(rev, languages.own(build)) for rev, _, _, _ in rows]
+        spoken = [
+            (index_words(heading, text), named.get(rev, languages.own(build)))
+            for rev, _, heading, text in rows
+        ]
         values |= {
             "revs": [rev for rev, _, _, _ in rows],
             "ordinals": [ordinal for _, ordinal, _, _ in rows],
-            "words": [each.words for each in words],
-            "parts": [each.parts for each in words],
-            "configurations": [language.configuration for language in spoken],
-            "tags": [language.tag for language in spoken],
+            "lexemes": lexemes.of_chunks(connection, spoken),
         }
         connection.execute(build.sql("spelling.sql", "spell"), values)
         return len(rows)

@@ -28,9 +28,8 @@ def statements(file: str) -> dict[str, str]:
 
 @cache
 def statement(file: str, name: str, build: int | None = None) -> sql.Composed:
-    """A statement, with {lexemes}, and the tables of `build` for {chunks}, {embeddings}, {pending} and {served}."""
-    text, lexemes = sql.SQL(statements(file)[name]), sql.SQL(statements("languages.sql")["lexemes"])
-    return text.format(lexemes=lexemes, **({} if build is None else tables(build)))
+    """A statement, with the tables of `build` for {chunks}, {embeddings}, {pending} and {served}."""
+    return sql.SQL(statements(file)[name]).format(**({} if build is None else tables(build)))
 
 
 def tables(build: int) -> dict[str, sql.Identifier]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from psycopg.types.json import Jsonb
 
 from worker.documents import Chunk, Document
-from worker.store import builds, fencing, jobs, languages, queue, refusals
+from worker.store import builds, fencing, jobs, languages, lexemes, queue, refusals
 from worker.store.builds import Build
 from worker.store.connection import Connection, retry_on_deadlock
 from worker.store.fencing import Fence
@@ -306,7 +306,7 @@ def _insert_chunks(
 ) -> None:
     each = [(rev, at, chunk) for rev, chunks in revisions for at, chunk in enumerate(chunks)]
     named = languages.of_revisions(connection, build, [rev for rev, _ in revisions])
-    spoken = [named.get(rev, languages.own(build)) for rev, _, _ in each]
+    spoken = [(chunk.words, named.get(rev, languages.own(build))) for rev, _, chunk in each]
     columns = {
         "revs": [rev for rev, _, _ in each],
         "ordinals": [at for _, at, _ in each],
@@ -316,10 +316,7 @@ def _insert_chunks(
         "tokens": [chunk.tokens for _, _, chunk in each],
         "headings": [chunk.heading for _, _, chunk in each],
         "texts": [chunk.text for _, _, chunk in each],
-        "words": [chunk.words.words for _, _, chunk in each],
-        "parts": [chunk.words.parts for _, _, chunk in each],
-        "configurations": [language.configuration for language in spoken],
-        "tags": [language.tag for language in spoken],
+        "lexemes": lexemes.of_chunks(connection, spoken),
     }
     connection.execute(build.sql("writing.sql", "insert_chunks"), columns)
 

@@ -19,17 +19,3 @@ SELECT %(build)s, language FROM unnest(%(languages)s::text[]) AS language ORDER 
 
 -- name: noted: the languages of a build
 SELECT language FROM vector_index.languages WHERE build = %(build)s ORDER BY language
-
--- name: lexemes: part of the statements that write chunks: the lexemes of `words` and of `parts`, which have the label B,
--- under the text-search configuration `configuration`. In another language than the index's, each has the `tag` of the
--- language before it, and one more lexeme marks the language
-CASE tag WHEN '' THEN
-    to_tsvector(configuration::regconfig, words) || setweight(to_tsvector(configuration::regconfig, parts), 'B')
-ELSE (
-    SELECT concat('''|', tag, ''' ', string_agg(concat(
-        '''', tag, '|', replace(replace(lexeme, '\', '\\'), '''', ''''''), ''':',
-        (SELECT string_agg(concat(position, weight), ',') FROM unnest(positions, weights) AS p (position, weight))
-    ), ' '))::tsvector
-    FROM unnest(
-        to_tsvector(configuration::regconfig, words) || setweight(to_tsvector(configuration::regconfig, parts), 'B'))
-) END

@@ -78,7 +78,8 @@ WITH failed AS (
 SELECT id FROM failed JOIN vector_index.documents USING (doc) ORDER BY id
 
 -- name: replace_chunks: replace each large chunk by its pieces in the wanted revisions of locked documents, and
--- renumber the chunks behind it. Pieces keep the language, which its marker tells. The window reads every deleted row before the first insert, so ordinals stay unique
+-- renumber the chunks behind it. Pieces keep the language, which its marker tells: they come in each language of the
+-- build. The window reads every deleted row before the first insert, so ordinals stay unique
 WITH large AS (
     SELECT * FROM unnest(%(hashes)s::bytea[], %(headings)s::text[], %(texts)s::text[], %(sizes)s::int[])
         AS l (hash, heading, text, size)
@@ -93,18 +94,18 @@ WITH large AS (
     FROM gone g LEFT JOIN large l USING (hash, heading, text)
 ), pieces AS (
     SELECT * FROM unnest(%(of)s::bytea[], %(at)s::int[], %(pieces)s::bytea[], %(starts)s::int[], %(ends)s::int[],
-        %(tokens)s::int[], %(piece_headings)s::text[], %(piece_texts)s::text[], %(piece_words)s::text[],
-        %(piece_parts)s::text[]) AS p (of, at, hash, start, "end", tokens, heading, text, words, parts)
+        %(tokens)s::int[], %(piece_headings)s::text[], %(piece_texts)s::text[], %(piece_markers)s::text[],
+        %(piece_lexemes)s::text[])
+        AS p (of, at, hash, start, "end", tokens, heading, text, marker, lexemes)
 )
 INSERT INTO {chunks} (rev, ordinal, hash, start, "end", tokens, heading, text, lexemes)
 SELECT rev, ordinal + added, hash, start, "end", tokens, heading, text, lexemes FROM moved WHERE NOT is_large
 UNION ALL
 SELECT m.rev, m.ordinal + m.added + p.at, p.hash, m.start + p.start, m.start + p."end", p.tokens, p.heading, p.text,
-    {lexemes}
-FROM moved m JOIN pieces p ON p.of = m.hash
-LEFT JOIN unnest(%(markers)s::text[], %(configurations)s::text[], %(tags)s::text[]) AS l (marker, named, mark)
-    ON m.lexemes @@ l.marker::tsquery
-CROSS JOIN LATERAL (SELECT coalesce(l.named, %(language)s) AS configuration, coalesce(l.mark, '') AS tag) AS spoken
+    p.lexemes::tsvector
+FROM moved m
+LEFT JOIN unnest(%(markers)s::text[]) AS spoken (marker) ON m.lexemes @@ spoken.marker::tsquery
+JOIN pieces p ON p.of = m.hash AND p.marker = coalesce(spoken.marker, '')
 WHERE m.is_large
 
 -- name: queue_pieces: queue the pieces that documents want and that have no vector, by hash

@@ -11,14 +11,9 @@ SELECT rev, ordinal, heading, text FROM {chunks} WHERE (rev, ordinal) > (%(rev)s
 ORDER BY rev, ordinal LIMIT %(chunks)s
 
 -- name: spell: replace the lexemes of chunks that exist, where they differ
-UPDATE {chunks} c SET lexemes = n.lexemes FROM (
-    SELECT rev, ordinal,
-        {lexemes} AS lexemes
-    FROM unnest(%(revs)b::bigint[], %(ordinals)b::int[], %(words)b::text[], %(parts)b::text[],
-        %(configurations)b::text[], %(tags)b::text[])
-        AS w (rev, ordinal, words, parts, configuration, tag)
-) n
-WHERE c.rev = n.rev AND c.ordinal = n.ordinal AND c.lexemes <> n.lexemes
+UPDATE {chunks} c SET lexemes = n.lexemes::tsvector
+FROM unnest(%(revs)b::bigint[], %(ordinals)b::int[], %(lexemes)b::text[]) AS n (rev, ordinal, lexemes)
+WHERE c.rev = n.rev AND c.ordinal = n.ordinal AND c.lexemes <> n.lexemes::tsvector
 
 -- name: move: note how far spelling has come, unless another worker has moved it meanwhile
 UPDATE vector_index.builds SET spelled_rev = %(to_rev)s, spelled_ordinal = %(to_ordinal)s

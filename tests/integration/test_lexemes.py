@@ -1,0 +1,84 @@
+"""The lexemes that the workers build are those that `to_tsvector` makes of the same words."""
+
+import pytest
+
+from worker import languages
+from worker.store import connection, lexemes
+from worker.store.languages import Language
+from worker.words import IndexWords, index_words
+
+TEXTS = [
+    "The runners were running; a run of INV-2024-0042 and of snake_case, snake_case and the camelCaseName.",
+    "Die Häuser der Bäume, viele Häuser: das Haus. Straße und STRASSE",
+    "Книги и книга, дома дом. שלום 语义搜索 ห้องสมุด हिन्दी نهر",
+    "x86 3.14 1e5 C++ C# https://example.org/a/b?c=d 100% don't the's O'Neill \\ ' \" `quoted` a b",
+    "",
+    "the of and",
+    "word " * 200,
+]
+OCCURRENCES = """
+SELECT lexeme, cardinality(positions), (SELECT count(*) FROM unnest(weights) AS w WHERE w = 'B')
+FROM unnest({}) AS l (lexeme, positions, weights) ORDER BY lexeme
+"""
+WHOLE = (
+    "to_tsvector(%(of)s::regconfig, %(words)s) || setweight(to_tsvector(%(of)s::regconfig, %(parts)s), 'B')"
+)
+
+
+def own(configuration: str) -> Language:
+    return Language(name=configuration, configuration=configuration, tag="")
+
+
+@pytest.mark.parametrize("configuration", ["english", "german", "russian", "arabic", "simple"])
+def test_lexemes_occur_as_often_as_in_to_tsvector(url: str, configuration: str) -> None:
+    chunks = [(index_words(text), own(configuration)) for text in TEXTS]
+    with connection.checkout(url) as conn:
+        made = lexemes.of_chunks(conn, chunks)
+        again = lexemes.of_chunks(conn, chunks)
+        for (words, _), found in zip(chunks, made, strict=True):
+            values = {"of": configuration, "words": words.words, "parts": words.parts, "made": found}
+            expected = conn.execute(OCCURRENCES.format(WHOLE), values).fetchall()
+            assert conn.execute(OCCURRENCES.format("%(made)s::tsvector"), values).fetchall() == expected
+    assert again == made
+
+
+def test_lexemes_of_another_language_have_its_tag_and_its_marker(url: str) -> None:
+    german = Language(name="german", configuration="german", tag=languages.tag("german", "english"))
+    with connection.checkout(url) as conn:
+        mixed = lexemes.of_chunks(
+            conn, [(index_words("Häuser"), german), (index_words("Häuser"), own("english"))]
+        )
+    assert mixed == ["'|de' 'de|haus':1", "'häuser':1"]
+
+
+def test_lexemes_with_quotes_and_backslashes_reach_the_index_as_they_are(url: str) -> None:
+    with connection.checkout(url) as conn:
+        row = conn.execute("SELECT tsvector_to_array(%s::tsvector)", [lexemes.quoted("it's \\n")]).fetchone()
+    assert row == (["it's \\n"],)
+
+
+def test_phrases_of_a_thesaurus_are_read_as_phrases(url: str) -> None:
+    with connection.checkout(url) as conn:
+        conn.execute(
+            "CREATE TEXT SEARCH DICTIONARY public.phrases "
+            "(TEMPLATE = thesaurus, DictFile = thesaurus_sample, Dictionary = english_stem)"
+        )
+        conn.execute("CREATE TEXT SEARCH CONFIGURATION public.with_phrases (COPY = english)")
+        conn.execute(
+            "ALTER TEXT SEARCH CONFIGURATION public.with_phrases "
+            "ALTER MAPPING FOR asciiword WITH public.phrases, english_stem"
+        )
+        words = IndexWords("seven supernovae stars and supernovae stars", "")
+        [made] = lexemes.of_chunks(conn, [(words, own("public.with_phrases"))])
+        found = conn.execute(OCCURRENCES.format("%(made)s::tsvector"), {"made": made}).fetchall()
+    assert found == [("seven", 1, 0), ("sn", 2, 0)]
+
+
+def test_words_beyond_the_kept_ones_are_read_again(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lexemes, "WORDS_KEPT", 3)
+    chunks = [
+        (index_words(text), own("english")) for text in ("cats dogs", "birds cats", "fishes horses cows mice")
+    ]
+    with connection.checkout(url) as conn:
+        made = [lexemes.of_chunks(conn, [chunk]) for chunk in chunks * 2]
+    assert made == [["'cat':1 'dog':2"], ["'bird':1 'cat':2"], ["'fish':1 'hors':2 'cow':3 'mice':4"]] * 2
