@@ -3,6 +3,8 @@
 Each compares ways to do one thing, in one run. Those that take arguments run on their own: `chunk_sizes`, `answers`,
 `follow_up`, `groundedness`, `chat_under_load`, `monitoring`. `locality`, `token_counts`, `reindexing` and `hnsw` take a
 number, and make more edits, strings, rows and vectors then.
+
+`make bench` then runs `benchmarks.rivals` once: indexing beside pgai and a script.
 """
 
 from benchmarks import (

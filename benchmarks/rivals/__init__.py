@@ -1,0 +1,1 @@
+"""Indexing, searching and answering, compared with rivals: `python -m benchmarks.rivals --help`."""

@@ -1,0 +1,94 @@
+"""The contender's side of a run: a process that obeys commands on its standard input, a line of JSON each.
+
+- {"do": "load", "path": ...} reads the documents of the next command.
+- {"do": "index"} indexes all of them in the contender's own way.
+- {"do": "each", "patience_seconds": ...} indexes each by itself, as an application saves them.
+- {"do": "edits"} indexes one after the other, and tells how long each took until it was searchable.
+- any other name is a method of the contender.
+
+It answers each with a line of JSON. This module needs only the standard library, as rivals import it, too.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.rivals.corpus import Document, read
+
+MODEL = "text-embedding-3-small"
+DIMENSIONS = 1536
+CHUNK_CHARACTERS, CHUNK_TOKENS = 2_000, 512
+WARM_DOCUMENTS = 20
+
+
+class Contender:
+    """What a contender does. Each process has a database of its own, which is empty at its start."""
+
+    def __init__(self, *, database_url: str, variant: str) -> None:
+        self.database_url, self.variant = database_url, variant
+
+    def index(self, documents: list[Document]) -> None:
+        """Make the documents searchable. A second time with the same ids replaces those that have changed."""
+        raise NotImplementedError
+
+    def index_each(self, documents: list[Document], patience_seconds: float) -> int:
+        """Do so for each by itself; the number of those done in time."""
+        end = time.perf_counter() + patience_seconds
+        for done, document in enumerate(documents):
+            if time.perf_counter() > end:
+                return done
+            self.index([document])
+        return len(documents)
+
+    def rows(self) -> int:
+        """Chunks that are stored."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Stop what the contender has started."""
+
+
+def serve(make: Callable[..., Contender]) -> None:
+    """Warm up, then obey until the standard input ends."""
+    # a library that prints must not disturb the answers
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    contender = make(database_url=os.environ["RIVALS_DATABASE_URL"], variant=os.environ["RIVALS_VARIANT"])
+    try:
+        contender.index(read(os.environ["RIVALS_WARM"]))
+        print(json.dumps({"ready": True}), file=answers)
+        documents: list[Document] = []
+        for line in sys.stdin:
+            command = json.loads(line)
+            if command["do"] == "load":
+                documents = read(command["path"])
+                answer: dict[str, Any] = {"documents": len(documents), "rows": contender.rows()}
+            else:
+                answer = _obey(contender, command, documents)
+            print(json.dumps(answer), file=answers)
+    finally:
+        contender.close()
+
+
+def _obey(contender: Contender, command: dict[str, Any], documents: list[Document]) -> dict[str, Any]:
+    started, done, told = time.perf_counter(), len(documents), {}
+    match command["do"]:
+        case "index":
+            contender.index(documents)
+        case "each":
+            done = contender.index_each(documents, command["patience_seconds"])
+        case "edits":
+            told["latencies"] = [_seconds(contender, document) for document in documents]
+        case name:
+            told = getattr(contender, name)(documents)
+    seconds = time.perf_counter() - started
+    return {"seconds": seconds, "documents": done, "rows": contender.rows(), **told}
+
+
+def _seconds(contender: Contender, document: Document) -> float:
+    started = time.perf_counter()
+    contender.index([document])
+    return time.perf_counter() - started

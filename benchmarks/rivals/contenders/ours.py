@@ -1,0 +1,115 @@
+"""This project, as a user starts it: `vector-index up`, and an application that sends messages through the broker.
+
+Variants: default, no-words (an index without full text), small (`up --small`), new (the first documents of an index).
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from celery import Celery
+from celery.result import AsyncResult
+
+from benchmarks.rivals.contender import DIMENSIONS, MODEL, Contender, serve
+from benchmarks.rivals.corpus import Document
+
+MESSAGE = 100  # documents
+PATIENCE_SECONDS = 600
+MAX_DOCUMENT_BYTES = 50_000_000
+BACKEND = "worker.backends.llm.LLMEmbeddingBackend"
+
+
+class Ours(Contender):
+    def __init__(self, *, database_url: str, variant: str) -> None:
+        super().__init__(database_url=database_url, variant=variant)
+        self.home = tempfile.TemporaryDirectory(prefix="vector-index-")
+        self.process = self._start()
+        broker = self._broker_url()
+        self.app = Celery("application", broker=broker, backend=broker, set_as_current=False)
+        self.index_name = "warm" if variant == "new" else "default"
+        self._warm()
+        self.index_name = "default"
+
+    def index(self, documents: list[Document]) -> None:
+        self._wait(self._send(documents[at : at + MESSAGE]) for at in range(0, len(documents), MESSAGE))
+
+    def index_each(self, documents: list[Document], patience_seconds: float) -> int:
+        self._wait(self._send([document]) for document in documents)
+        return len(documents)
+
+    def rows(self) -> int:
+        with psycopg.connect(self.database_url) as connection:
+            found = connection.execute(
+                "SELECT live_build FROM vector_index.indexes WHERE name = 'default' AND live_build IS NOT NULL"
+            ).fetchone()
+            if not found:
+                return 0
+            return connection.execute(f"SELECT count(*) FROM vector_index.chunks_{found[0]}").fetchone()[0]
+
+    def close(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(60)
+        self.home.cleanup()
+
+    def _send(self, documents: list[Document]) -> "AsyncResult[Any]":
+        arguments = {"documents": documents, "index": self.index_name}
+        return self.app.send_task("tasks.index_documents", queue="vector_index", kwargs=arguments)
+
+    def _wait(self, sent: Iterator["AsyncResult[Any]"]) -> None:
+        for job in list(sent):
+            result = job.get(timeout=PATIENCE_SECONDS)
+            if result["failed"]:
+                raise RuntimeError(result["failed"][:3])
+
+    def _warm(self) -> None:
+        """Let each staging process load its tokenizer: several small messages at once, twice."""
+        for turn in range(2):
+            texts = [
+                {"id": f"warm-{turn}-{at}", "text": f"Said at turn {turn}, number {at}."} for at in range(40)
+            ]
+            self._wait(self._send(texts[at : at + 5]) for at in range(0, 40, 5))
+
+    def _start(self) -> "subprocess.Popen[str]":
+        folder = Path(self.home.name)
+        settings = folder / "settings_of_benchmark.py"
+        index = {"LANGUAGE": None} if self.variant == "no-words" else {}
+        config = {"MODEL_ID": MODEL, "EMBEDDING_OUTPUT_DIMENSIONS": DIMENSIONS}
+        values = {
+            "EMBEDDING_BACKENDS": {"default": {"CLASS": BACKEND, "CONFIG": config}},
+            "INDEXES": {"default": index, "warm": index},
+        }
+        settings.write_text(
+            f"VECTOR_INDEX = {values!r}\nMAX_DOCUMENT_BYTES = {MAX_DOCUMENT_BYTES}\nCHAT_MODEL = 'gpt-4o-mini'\n"
+        )
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        environment |= {
+            "DATABASE_URL": self.database_url,
+            "VECTOR_INDEX_HOME": str(folder / "home"),
+            "VECTOR_INDEX_SETTINGS": str(settings),
+        }
+        command = [Path(sys.executable).parent / "vector-index", "up", "--json"]
+        if self.variant == "small":
+            command.append("--small")
+        return subprocess.Popen(command, env=environment, cwd=folder, stdout=subprocess.PIPE, text=True)
+
+    def _broker_url(self) -> str:
+        """The address that `up` prints, once it is ready."""
+        broker = ""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            said = json.loads(line)
+            broker = said.get("BROKER_URL", broker)
+            if said.get("ready"):
+                return str(broker)
+        raise RuntimeError("vector-index up has ended before it was ready")
+
+
+if __name__ == "__main__":
+    serve(Ours)
