@@ -71,7 +71,7 @@ soak: $(INSTALLED)
 
 bench: $(INSTALLED) $(RIVALS)
 	@PYTHONPATH=$(RIVALS) $(BIN)/python -m benchmarks
-	@$(BIN)/python -m benchmarks.rivals --repeats 1
+	@$(BIN)/python -m benchmarks.rivals --contenders ours,sketch,script,pgai --repeats 1
 
 # In folders of their own, so that the demo's workers do not load them.
 $(PLUGINS) $(BROWSER) $(RIVALS): $(VENV)/%: requirements-%.lock $(INSTALLED)

@@ -6,7 +6,8 @@
 - {"do": "edits"} indexes one after the other, and tells how long each took until it was searchable.
 - any other name is a method of the contender.
 
-It answers each with a line of JSON. This module needs only the standard library, as rivals import it, too.
+It answers each with a line of JSON on a pipe of its own, as libraries print to the standard output. This module needs
+only the standard library, as rivals import it, too.
 """
 
 import json
@@ -53,9 +54,7 @@ class Contender:
 
 def serve(make: Callable[..., Contender]) -> None:
     """Warm up, then obey until the standard input ends."""
-    # a library that prints must not disturb the answers
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)
+    answers = os.fdopen(int(os.environ["RIVALS_ANSWERS"]), "w", buffering=1)
     contender = make(database_url=os.environ["RIVALS_DATABASE_URL"], variant=os.environ["RIVALS_VARIANT"])
     try:
         contender.index(read(os.environ["RIVALS_WARM"]))

@@ -15,6 +15,9 @@ KINDS = {
     "sketch": Kind(environment="script", variants=("default",)),
     "script": Kind(environment="script", variants=("batches", "documents")),
     "pgai": Kind(environment="pgai", variants=("c10", "c1")),
+    "langchain": Kind(environment="langchain", variants=("v1", "v2")),
+    "llamaindex": Kind(environment="llamaindex", variants=("async", "sync")),
+    "cocoindex": Kind(environment="cocoindex", variants=("default",)),
 }
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import psutil
 
@@ -46,9 +46,14 @@ class Setting:
 
 class Contestant:
     def __init__(
-        self, setting: Setting, process: "subprocess.Popen[str]", log: Path, database_url: str
+        self,
+        setting: Setting,
+        process: "subprocess.Popen[str]",
+        answers: TextIO,
+        log: Path,
+        database_url: str,
     ) -> None:
-        self.setting, self.process, self.log = setting, process, log
+        self.setting, self.process, self.answers, self.log = setting, process, answers, log
         self.tree = psutil.Process(process.pid)
         self.postgres = postmaster(database_url)
 
@@ -88,10 +93,9 @@ class Contestant:
         return self.answer()
 
     def answer(self) -> dict[str, Any]:
-        assert self.process.stdout is not None
         timer = threading.Timer(self.setting.timeout_seconds, self.kill)
         timer.start()
-        line = self.process.stdout.readline()
+        line = self.answers.readline()
         timer.cancel()
         if not line:
             raise Failed(self.log.read_text(errors="replace")[-500:])
@@ -125,22 +129,26 @@ def running(entry: Entry, setting: Setting, database_url: str, warm: Path) -> It
         program = environments.python(setting.environments, entry.environment)
         environment["TIKTOKEN_CACHE_DIR"] = str(environments.tokens(setting.environments, entry.environment))
     log = setting.folder / f"{entry.name}.log"
-    with log.open("w") as errors:
+    reading, writing = os.pipe()
+    environment["RIVALS_ANSWERS"] = str(writing)
+    with os.fdopen(reading) as answers, log.open("w") as output:
         process = subprocess.Popen(
             [program, "-m", f"benchmarks.rivals.contenders.{entry.name}"],
             env=environment,
             cwd=environments.ROOT,
             stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
+            stdout=output,
+            stderr=output,
             text=True,
+            pass_fds=[writing],
         )
-    contestant = Contestant(setting, process, log, database_url)
-    try:
-        contestant.answer()  # ready
-        yield contestant
-    finally:
-        _stop(contestant)
+        os.close(writing)
+        contestant = Contestant(setting, process, answers, log, database_url)
+        try:
+            contestant.answer()  # ready
+            yield contestant
+        finally:
+            _stop(contestant)
 
 
 def _stop(contestant: Contestant) -> None:
