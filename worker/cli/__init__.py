@@ -6,8 +6,10 @@ keyword of Python, is in `worker.cli.import_`. The other modules are shared by s
 A command ends with an ExitCode. An error is one line on stderr.
 """
 
+import gc
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from keyword import iskeyword
 
@@ -74,7 +76,8 @@ class Commands(click.Group):
         if cmd_name not in COMMANDS:
             return None
         name = f"{cmd_name}_" if iskeyword(cmd_name) else cmd_name
-        command: click.Command = getattr(import_module(f"worker.cli.{name}"), name)
+        with _uncollected():
+            command: click.Command = getattr(import_module(f"worker.cli.{name}"), name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -82,6 +85,17 @@ class Commands(click.Group):
         for section, commands in SECTIONS.items():
             with formatter.section(section):
                 formatter.write_dl([(f"{name:<{width}}", text) for name, text in commands.items()])
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Pause garbage collection while modules are imported, and leave what they made out of later collections."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -96,7 +110,9 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line and exit with its code."""
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    gc.freeze()  # the collection at the exit would visit every object, a fifth of the time of a short command
+    sys.exit(code)
 
 
 def run(arguments: list[str]) -> int:

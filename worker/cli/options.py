@@ -6,7 +6,6 @@ from typing import Any
 
 import click
 
-from worker.documents import read_json
 from worker.errors import InvalidQuery
 
 Command = Callable[..., Any]
@@ -46,6 +45,8 @@ def parse_filter(text: str | None) -> Any:
 
 def parse_json(option: str, text: str, example: str) -> Any:
     """Return the value of an option. Raises InvalidQuery, with the example, if it is not JSON."""
+    from worker.documents import read_json  # here, since most commands get none
+
     try:
         return read_json(text)
     except (json.JSONDecodeError, RecursionError) as error:

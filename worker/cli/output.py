@@ -3,12 +3,12 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
-
-from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
+from typing import TYPE_CHECKING, Any
 
 from worker.cli.streams import echo, print_json
+
+if TYPE_CHECKING:
+    from rich.progress import ProgressColumn
 
 
 def print_result(value: object, as_json: bool, lines: Iterable[str]) -> None:
@@ -42,12 +42,16 @@ def source_lines(sources: Iterable[Mapping[str, Any]]) -> Iterator[str]:
 
 @contextmanager
 def progress_bar(
-    description: str, *columns: ProgressColumn, total: float | None = None
+    description: str, *columns: "ProgressColumn", total: float | None = None
 ) -> Iterator[Callable[..., None]]:
     """Show a progress bar on stderr while the block runs, if stderr is a terminal.
 
     Yields the function that updates it: `completed`, `total` or `advance` as keywords.
     """
+    # here, since most commands print none
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
     console = Console(stderr=True)
     shown = (TextColumn(description), BarColumn(), *columns)
     with Progress(*shown, console=console, transient=True, disable=not console.is_terminal) as progress:

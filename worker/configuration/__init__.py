@@ -100,9 +100,18 @@ def _home(value: object) -> Path:
 
 
 def _timezone(value: object) -> str:
-    zones = zoneinfo.available_timezones()
-    if not isinstance(value, str) or value not in zones:
+    if not isinstance(value, str) or not _is_zone(value):
+        zones = zoneinfo.available_timezones()
         close = difflib.get_close_matches(str(value), zones, n=1)
         fix = f"did you mean {close[0]!r}?" if close else "set it to an IANA name such as 'Europe/Berlin'"
         raise SettingsError(f"TIMEZONE is {shown(value)}, which is not a time zone; {fix}")
     return value
+
+
+def _is_zone(name: str) -> bool:
+    """Open one file: `available_timezones` opens all 600."""
+    try:
+        zoneinfo.ZoneInfo(name)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):  # OSError: a folder, such as "Europe"
+        return False
+    return True

@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import fields
+from functools import cache
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -89,7 +90,8 @@ def key(cls: type, field: str) -> str:
 def checked(cls: type[T], owner: str, **values: object) -> T:
     """Make the object; the first rule that a value breaks becomes a SettingsError."""
     try:
-        return TypeAdapter(cls).validate_python(values)
+        rules: TypeAdapter[T] = _rules(cls)  # type: ignore[arg-type]  # a class is hashable
+        return rules.validate_python(values)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
     field = str(first["loc"][0])
@@ -98,6 +100,12 @@ def checked(cls: type[T], owner: str, **values: object) -> T:
     fix = FIXES.get(first["type"], first["msg"]).format(**first.get("ctx", {}))
     unit = f", in {setting.unit}" if setting and setting.unit and "number" in fix else ""
     raise SettingsError(f"{f'{name} of {owner}' if owner else name} is {shown(first['input'])}; {fix}{unit}")
+
+
+@cache
+def _rules(cls: Any) -> TypeAdapter[Any]:
+    """Make the rules of a class once per process: it takes milliseconds, and there may be many indexes."""
+    return TypeAdapter(cls)
 
 
 def nearest(name: object, known: Iterable[str]) -> str:

@@ -12,6 +12,7 @@ from worker.configuration.backends import (
 )
 from worker.configuration.messages import nearest, shown
 from worker.configuration.rules import (
+    CHECKED,
     AnswerPrompt,
     Candidates,
     Context,
@@ -83,6 +84,7 @@ class IndexSettings:
     name: Name
     embedding_backend: Annotated[
         EmbeddingBackendSettings,
+        CHECKED,
         Setting(
             type="key of `EMBEDDING_BACKENDS`",
             default='`"default"`',
@@ -92,6 +94,7 @@ class IndexSettings:
     ]
     chat_backend: Annotated[
         ChatBackendSettings,
+        CHECKED,
         Setting(
             type="key of `CHAT_BACKENDS`",
             default='`"default"`',
@@ -101,6 +104,7 @@ class IndexSettings:
     ]
     rerank_backend: Annotated[
         RerankBackendSettings | None,
+        CHECKED,
         Setting(
             type="key of `RERANK_BACKENDS`",
             meaning="The backend that reranks the first passages of every search and chat of this index. A task may "
@@ -154,6 +158,7 @@ class IndexSettings:
     ] = "auto"
     hnsw: Annotated[
         HNSWSettings | None,
+        CHECKED,
         Setting(
             type="dictionary, or `False`",
             default='`{"m": 16, "ef_construction": 64, "ef_search": 100}`',
@@ -205,6 +210,7 @@ class IndexSettings:
     ] = None
     source: Annotated[
         SourceSettings | None,
+        CHECKED,
         Setting(
             type="key of `SOURCES`, or `module:name` of a callable",
             meaning="What `vector-index reindex` reads. Documents that the source does not return are deleted.",
@@ -359,10 +365,10 @@ class Configuration:
             example="0.02",
         ),
     ]
-    embedding_backends: Mapping[str, EmbeddingBackendSettings]
-    chat_backends: Mapping[str, ChatBackendSettings]
-    rerank_backends: Mapping[str, RerankBackendSettings]
-    indexes: Mapping[str, IndexSettings]
+    embedding_backends: Annotated[Mapping[str, EmbeddingBackendSettings], CHECKED]
+    chat_backends: Annotated[Mapping[str, ChatBackendSettings], CHECKED]
+    rerank_backends: Annotated[Mapping[str, RerankBackendSettings], CHECKED]
+    indexes: Annotated[Mapping[str, IndexSettings], CHECKED]
     notices: tuple[str, ...]  # sentences that an operator should see once, at start
 
     def index(self, name: object) -> IndexSettings:

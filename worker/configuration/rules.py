@@ -2,9 +2,10 @@
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
+from pydantic_core import CoreSchema, core_schema
 
 from worker.sources.scheduling import Crontab
 
@@ -65,6 +66,14 @@ def _context(value: object) -> int | str | None:
     raise ValueError(f"set it to {{'neighbours': n}} with n from 1 to {MAX_NEIGHBOURS}, or to 'section'")
 
 
+class _Checked:
+    """Marks a field whose objects were checked when they were made: its type needs no rules here."""
+
+    def __get_pydantic_core_schema__(self, source: object, handler: Any) -> CoreSchema:
+        return core_schema.any_schema()
+
+
+CHECKED = _Checked()
 Whole = Annotated[int, BeforeValidator(_no_boolean), Field(ge=0)]
 Switch = Annotated[bool, Field(strict=True)]
 Count = Annotated[int, BeforeValidator(_no_boolean), Field(ge=1)]

@@ -10,8 +10,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from signal import SIGINT, SIGQUIT
 
-import psycopg
-
 from worker.errors import SettingsError
 from worker.services.home import HOST, Endpoint, write_private
 from worker.services.programs import open_to_all
@@ -47,6 +45,8 @@ class Postgres(Server):
         return f" -D {self.data} "
 
     def answers(self) -> bool:
+        import psycopg  # here, since the commands that only send tasks need no Postgres
+
         try:
             with psycopg.connect(self.url, connect_timeout=2) as connection:
                 connection.execute("SELECT 1")

@@ -1,0 +1,31 @@
+"""A command that only sends a task imports what that takes."""
+
+import subprocess
+import sys
+
+NEEDLESS = ("numpy", "psycopg", "rich", "tokenizers", "worker.documents", "worker.store", "worker.words")
+
+CODE = f"""
+import gc
+import sys
+
+from worker.cli import run
+
+assert run(["search", "--help"]) == 0
+assert "celery" in sys.modules
+assert not {set(NEEDLESS)} & sys.modules.keys(), {set(NEEDLESS)} & sys.modules.keys()
+assert gc.get_freeze_count(), "the next collection visits all that was imported"
+assert gc.isenabled(), "a command that runs for long needs collections"
+"""
+
+
+def test_search_imports_only_what_sends_a_task() -> None:
+    subprocess.run([sys.executable, "-c", CODE], check=True, timeout=120, stdout=subprocess.DEVNULL)
+
+
+def test_settings_without_a_mistake_read_one_time_zone() -> None:
+    code = (
+        "import zoneinfo; from worker.configuration import load; "
+        "zoneinfo.available_timezones = None; load({'TIMEZONE': 'Europe/Berlin'})"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
