@@ -3,8 +3,9 @@
     python -m benchmarks.rivals --scenario bulk --latency 0,50,200 --contenders ours,pgai --repeats 3
 
 Contenders alternate. A figure is the median of the repeats. CPU is that of the contender's processes and of Postgres,
-for each new row, or for each document where no row is new. Memory is the peak of the contender's processes (PSS).
-`of the fastest` compares documents a second. `inputs` are the texts that the stand-in embedded.
+for each row of an empty database, and for each document or call in scenarios that follow `bulk`. Memory is the peak of
+the contender's processes (PSS) in MB. `times slower` compares documents a second, or medians. `inputs` are the texts
+that the stand-in embedded.
 """
 
 import argparse
@@ -28,7 +29,7 @@ from worker import services
 
 
 def parser() -> argparse.ArgumentParser:
-    usual = ",".join(scenario.name for scenario in SCENARIOS)
+    usual = ",".join(scenario.name for scenario in SCENARIOS if scenario.usual)
     names = ", ".join(f"{name} ({', '.join(kind.variants)})" for name, kind in KINDS.items())
     found = argparse.ArgumentParser(
         prog="python -m benchmarks.rivals",
@@ -110,7 +111,10 @@ def told(machine: str, *, requests_per_second: float, inputs_per_second: float) 
 
 
 def progress(row: dict) -> None:
-    told = "failed" if "error" in row else f"{row['rate']:,.0f} documents/s"
+    if "error" in row:
+        told = "failed"
+    else:
+        told = f"{row['rate']:,.0f} documents/s" if row["rate"] else f"{row['p50_ms']:.0f} ms"
     line = f"{row['contender']}, {row['scenario']}, {row['latency_ms']:g} ms: {told}"
     print(line, file=sys.stderr, flush=True)
 

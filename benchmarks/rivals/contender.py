@@ -4,7 +4,8 @@
 - {"do": "index"} indexes all of them in the contender's own way.
 - {"do": "each", "patience_seconds": ...} indexes each by itself, as an application saves them.
 - {"do": "edits"} indexes one after the other, and tells how long each took until it was searchable.
-- any other name is a method of the contender.
+- {"do": "searches"} and {"do": "answers"} ask a question about each, one after the other, and tell how long each took.
+- {"do": "large"} and {"do": "mixed"} index all, and tell how long other calls took meanwhile.
 
 It answers each with a line of JSON on a pipe of its own, as libraries print to the standard output. This module needs
 only the standard library, as rivals import it, too.
@@ -23,6 +24,8 @@ MODEL = "text-embedding-3-small"
 DIMENSIONS = 1536
 CHUNK_CHARACTERS, CHUNK_TOKENS = 2_000, 512
 WARM_DOCUMENTS = 20
+PAUSE_SECONDS = 0.2
+QUESTION_WORDS = 8
 
 
 class Contender:
@@ -43,6 +46,22 @@ class Contender:
                 return done
             self.index([document])
         return len(documents)
+
+    def search(self, question: str) -> None:
+        """Find five chunks."""
+        raise NotImplementedError
+
+    def answer(self, question: str) -> None:
+        raise NotImplementedError
+
+    def index_large(self, documents: list[Document]) -> list[float]:
+        """Index them; the seconds of each other job that ran meanwhile."""
+        self.index(documents)
+        return []
+
+    def index_and_search(self, documents: list[Document]) -> list[float]:
+        """Index them; the seconds of each search that ran meanwhile."""
+        raise NotImplementedError
 
     def rows(self) -> int:
         """Chunks that are stored."""
@@ -80,14 +99,27 @@ def _obey(contender: Contender, command: dict[str, Any], documents: list[Documen
         case "each":
             done = contender.index_each(documents, command["patience_seconds"])
         case "edits":
-            told["latencies"] = [_seconds(contender, document) for document in documents]
-        case name:
-            told = getattr(contender, name)(documents)
+            told["latencies"] = [timed(lambda found=found: contender.index([found])) for found in documents]
+        case "searches" | "answers" as kind:
+            ask = contender.search if kind == "searches" else contender.answer
+            told["latencies"] = [timed(lambda found=found: ask(question(found))) for found in documents]
+        case "large":
+            told["latencies"] = contender.index_large(documents)
+        case "mixed":
+            told["latencies"] = contender.index_and_search(documents)
     seconds = time.perf_counter() - started
     return {"seconds": seconds, "documents": done, "rows": contender.rows(), **told}
 
 
-def _seconds(contender: Contender, document: Document) -> float:
+def timed(call: Callable[[], object]) -> float:
+    """Seconds of a call, after a pause in which everything else comes to rest."""
+    time.sleep(PAUSE_SECONDS)
     started = time.perf_counter()
-    contender.index([document])
+    call()
     return time.perf_counter() - started
+
+
+def question(document: Document) -> str:
+    """Words from the middle of the document."""
+    words = document["text"].split()
+    return " ".join(words[len(words) // 2 :][:QUESTION_WORDS])

@@ -1,7 +1,7 @@
 """Documents for all contenders: real English prose that every Python carries, the same in every run.
 
-Python's language reference and the docstrings of its library, 2 MB, in 3.3 s. They are cut anew when they end, and each
-paragraph then gets a mark, so no two documents have a chunk in common.
+Python's language reference and the docstrings of its library, 2 MB, which are read in 3.3 s. They are cut anew when
+they end. Each paragraph has a mark, so no two documents have a chunk in common.
 """
 
 import ast
@@ -78,7 +78,7 @@ def _cut(sizes: tuple[int, int], seed: int) -> Iterator[str]:
             piece = text[at:end].strip()
             at = end
             if len(piece) >= sizes[0] // 2:
-                yield piece.replace("\n\n", f" ({seed}.{lap})\n\n") + f" ({seed}.{lap})" if lap else piece
+                yield piece.replace("\n\n", f" ({seed}.{lap})\n\n") + f" ({seed}.{lap})"
         lap += 1
 
 

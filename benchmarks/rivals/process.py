@@ -67,17 +67,18 @@ class Contestant:
         cpu, postgres = cpu_seconds(self.tree) - cpu, self._postgres_seconds() - postgres
         counted = self.setting.provider.counts()
         new_rows, done = answer["rows"] - before["rows"], answer["documents"]
-        units = new_rows or done
+        units = done if scenario.after else new_rows
         return {
             **answer,
             "documents": done,
-            "rate": done / answer["seconds"],
+            "rate": None if scenario.is_latency else done / answer["seconds"],
             "client_seconds": cpu,
             "postgres_seconds": postgres,
             "client_ms": 1000 * cpu / units,
             "postgres_ms": 1000 * postgres / units if self.postgres else None,
             "rows": new_rows,
             "pss_mb": memory.peak_mb,
+            "largest_mb": memory.largest_mb,
             "tokens_per_request": counted["tokens"] / max(counted["requests"] - counted["refused"], 1),
             "provider_seconds": counted["cpu_seconds"],
             **{name: counted[name] for name in ("requests", "refused", "inputs", "max_parallel")},

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
@@ -23,22 +24,18 @@ def cpu_seconds(process: psutil.Process) -> float:
     """User and system time of the tree; with the children that have ended, if they were waited for."""
     total = 0.0
     for found in tree(process):
-        try:
+        with suppress(psutil.Error):
             total += sum(found.cpu_times()[:4])
-        except psutil.Error:
-            continue
     return total
 
 
-def pss_mb(process: psutil.Process) -> float:
-    """Memory of the tree in MB: pages that processes share are divided among them."""
-    total = 0
+def pss_mb(process: psutil.Process) -> list[float]:
+    """Memory of each process of the tree in MB: pages that processes share are divided among them."""
+    sizes = []
     for found in tree(process):
-        try:
-            total += found.memory_full_info().pss
-        except psutil.Error:
-            continue
-    return total / 1e6
+        with suppress(psutil.Error):
+            sizes.append(found.memory_full_info().pss / 1e6)
+    return sizes
 
 
 def postmaster(database_url: str) -> psutil.Process | None:
@@ -59,6 +56,7 @@ class Memory:
     def __init__(self, process: psutil.Process) -> None:
         self.process = process
         self.peak_mb = 0.0
+        self.largest_mb = 0.0  # of one process
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch)
 
@@ -80,5 +78,7 @@ class Memory:
 
     def _look(self) -> float:
         started = time.perf_counter()
-        self.peak_mb = max(self.peak_mb, pss_mb(self.process))
+        sizes = pss_mb(self.process)
+        self.peak_mb = max(self.peak_mb, sum(sizes))
+        self.largest_mb = max(self.largest_mb, *sizes, 0.0)
         return time.perf_counter() - started

@@ -52,7 +52,7 @@ def groups(scenarios: Sequence[Scenario]) -> list[list[Scenario]]:
 def _group(
     setting: Setting, entry: Entry, group: Sequence[Scenario], url: str, warm: Path, count: int | None
 ) -> Iterator[dict[str, Any]]:
-    wanted = [scenario for scenario in group if entry.name == "ours" or not scenario.only_ours]
+    wanted = [scenario for scenario in group if scenario.has(entry.name)]
     if not wanted:
         return
     named = {"scenario": wanted[0].name, "what": wanted[0].what}

@@ -7,6 +7,7 @@ from pathlib import Path
 from benchmarks.rivals import corpus
 from benchmarks.rivals.corpus import Document
 
+LARGE_CHARACTERS = 20_000_000
 PATIENCE_SECONDS = 15  # a contender that indexes one by one stops after so long
 
 
@@ -20,7 +21,16 @@ class Scenario:
     after: str | None = (
         None  # the scenario whose documents it changes; without one it begins with an empty database
     )
-    only_ours: bool = False
+    contenders: frozenset[str] | None = None  # None: all
+    usual: bool = True  # `--scenario` without a name runs it
+
+    @property
+    def is_latency(self) -> bool:
+        """One call after the other, with pauses: a rate would say nothing."""
+        return self.command in ("edits", "searches", "answers")
+
+    def has(self, contender: str) -> bool:
+        return self.contenders is None or contender in self.contenders
 
 
 SCENARIOS = (
@@ -60,6 +70,49 @@ SCENARIOS = (
         command="each",
         documents=lambda count: corpus.documents(count, sizes=corpus.SMALL, seed=3),
         count=1_000,
+    ),
+    Scenario(
+        name="edit",
+        what="a changed document, until it is searchable, on a system at rest",
+        command="edits",
+        documents=lambda count: [corpus.edited(found, 2) for found in corpus.documents(count)],
+        count=20,
+        after="bulk",
+    ),
+    Scenario(
+        name="search",
+        what="questions, one after the other",
+        command="searches",
+        documents=corpus.documents,
+        count=50,
+        after="bulk",
+        contenders=frozenset({"ours", "script", "langchain", "llamaindex"}),
+    ),
+    Scenario(
+        name="chat",
+        what="answers, one after the other",
+        command="answers",
+        documents=lambda count: corpus.documents(count, seed=5),
+        count=20,
+        after="bulk",
+        contenders=frozenset({"ours"}),
+    ),
+    Scenario(
+        name="mixed",
+        what="other documents of 4.5 kB, and questions meanwhile",
+        command="mixed",
+        documents=lambda count: corpus.documents(count, seed=4),
+        count=1_000,
+        after="bulk",
+        contenders=frozenset({"ours"}),
+    ),
+    Scenario(
+        name="large",
+        what="one document of 20 MB; with ours, small documents meanwhile",
+        command="large",
+        documents=lambda count: [corpus.large(LARGE_CHARACTERS)],
+        count=1,
+        usual=False,
     ),
 )
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}

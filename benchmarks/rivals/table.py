@@ -9,7 +9,7 @@ COLUMNS = {
     "contender": "contender",
     "runs": "n",
     "rate": "documents/s",
-    "times_slower": "of the fastest",
+    "times_slower": "times slower",
     "client_ms": "CPU ms a row",
     "postgres_ms": "Postgres",
     "requests": "requests",
@@ -17,10 +17,12 @@ COLUMNS = {
     "tokens_per_request": "tokens a request",
     "max_parallel": "in flight",
     "pss_mb": "MB",
+    "largest_mb": "largest process",
     "rows": "rows",
     "p50_ms": "p50 ms",
     "p95_ms": "p95 ms",
 }
+MEASURED = [name for name in COLUMNS if name not in ("contender", "runs", "times_slower")]
 
 
 def tables(measured: Sequence[Mapping[str, Any]]) -> str:
@@ -60,11 +62,15 @@ def summarised(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         }
         for name, runs in groups.items()
     ]
-    found.sort(key=lambda row: -(row["rate"] or 0))
-    if found and (best := found[0]["rate"]):
-        for row in found:
-            row["times_slower"] = f"{row['rate'] / best:.2f}"
+    found.sort(key=_seconds)
+    for row in found:
+        row["times_slower"] = _seconds(row) / _seconds(found[0])
     return found
+
+
+def _seconds(row: Mapping[str, Any]) -> float:
+    """Of a document, or of a call where the scenario is about its latency."""
+    return 1 / row["rate"] if row["rate"] else row["p50_ms"] / 1000
 
 
 def median(values: Iterable[float | None]) -> float | None:

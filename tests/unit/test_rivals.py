@@ -31,7 +31,15 @@ def test_table_has_medians_and_the_fastest_first() -> None:
         ("fast", 3, 4),
         ("slow", 3, 2),
     ]
-    assert [line["times_slower"] for line in found] == ["1.00", "0.50"]
+    assert [line["times_slower"] for line in found] == [1, 2]
+
+
+def test_table_of_latencies_has_the_shortest_median_first() -> None:
+    rows = [row("slow", 1) | {"rate": None, "p50_ms": 30.0}, row("fast", 1) | {"rate": None, "p50_ms": 10.0}]
+    assert [(line["contender"], line["times_slower"]) for line in summarised(rows)] == [
+        ("fast", 1),
+        ("slow", 3),
+    ]
 
 
 def test_table_leaves_failed_runs_out_and_says_why() -> None:

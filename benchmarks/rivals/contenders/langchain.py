@@ -51,6 +51,9 @@ class LangChain(Contender):
             batch_size=BATCHES[self.variant],
         )
 
+    def search(self, question: str) -> None:
+        self.store.similarity_search(question, k=5)
+
     def rows(self) -> int:
         return self.connection.execute(f"SELECT count(*) FROM {TABLES[self.variant]}").fetchone()[0]
 

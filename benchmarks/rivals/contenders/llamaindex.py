@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psycopg
 from llama_index.core import Document as Text
+from llama_index.core import VectorStoreIndex
 from llama_index.core.ingestion import DocstoreStrategy, IngestionPipeline
 from llama_index.core.node_parser import SentenceSplitter
 from llama_index.core.storage.docstore import SimpleDocumentStore
@@ -46,6 +47,8 @@ class LlamaIndex(Contender):
             docstore_strategy=DocstoreStrategy.UPSERTS,
             disable_cache=True,
         )
+        searched = VectorStoreIndex.from_vector_store(store, embed_model=embedding)
+        self.retriever = searched.as_retriever(similarity_top_k=5)
         self.loop = asyncio.new_event_loop()  # its connections belong to one loop
 
     def index(self, documents: list[Document]) -> None:
@@ -55,6 +58,9 @@ class LlamaIndex(Contender):
         else:
             self.pipeline.run(documents=texts)
         self.pipeline.docstore.persist(str(self.file))
+
+    def search(self, question: str) -> None:
+        self.retriever.retrieve(question)
 
     def rows(self) -> int:
         return self.connection.execute("SELECT count(*) FROM data_chunk").fetchone()[0]

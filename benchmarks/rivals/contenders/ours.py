@@ -9,7 +9,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable
+from itertools import count, cycle
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ import psycopg
 from celery import Celery
 from celery.result import AsyncResult
 
-from benchmarks.rivals.contender import DIMENSIONS, MODEL, Contender, serve
+from benchmarks.rivals.contender import DIMENSIONS, MODEL, Contender, question, serve, timed
 from benchmarks.rivals.corpus import Document
 
 MESSAGE = 100  # documents
+QUESTIONS = 50
 PATIENCE_SECONDS = 600
 MAX_DOCUMENT_BYTES = 50_000_000
 BACKEND = "worker.backends.llm.LLMEmbeddingBackend"
@@ -44,6 +46,39 @@ class Ours(Contender):
         self._wait(self._send([document]) for document in documents)
         return len(documents)
 
+    def search(self, question: str) -> None:
+        self._ask("search", query=question)
+
+    def answer(self, question: str) -> None:
+        if not self._ask("chat", question=question)["answer"]:
+            raise RuntimeError("an empty answer")
+
+    def index_large(self, documents: list[Document]) -> list[float]:
+        numbers = count()
+
+        def other() -> None:
+            text = f"A short text beside the large document: {next(numbers)}."
+            self._wait([self._send([{"id": "beside", "text": text}])])
+
+        return self._beside(documents, other)
+
+    def index_and_search(self, documents: list[Document]) -> list[float]:
+        questions = cycle([question(document) for document in documents[:QUESTIONS]])
+        return self._beside(documents, lambda: self.search(next(questions)))
+
+    def _beside(self, documents: list[Document], call: Callable[[], None]) -> list[float]:
+        """Index the documents; the seconds of each call meanwhile."""
+        jobs = [self._send(documents[at : at + MESSAGE]) for at in range(0, len(documents), MESSAGE)]
+        seconds = []
+        while not all(job.ready() for job in jobs):
+            seconds.append(timed(call))
+        self._wait(jobs)
+        return seconds
+
+    def _ask(self, task: str, **arguments: Any) -> Any:
+        sent = self.app.send_task(f"tasks.{task}", queue="vector_index.chat", kwargs=arguments)
+        return sent.get(timeout=PATIENCE_SECONDS)
+
     def rows(self) -> int:
         with psycopg.connect(self.database_url) as connection:
             found = connection.execute(
@@ -62,7 +97,7 @@ class Ours(Contender):
         arguments = {"documents": documents, "index": self.index_name}
         return self.app.send_task("tasks.index_documents", queue="vector_index", kwargs=arguments)
 
-    def _wait(self, sent: Iterator["AsyncResult[Any]"]) -> None:
+    def _wait(self, sent: Iterable["AsyncResult[Any]"]) -> None:
         for job in list(sent):
             result = job.get(timeout=PATIENCE_SECONDS)
             if result["failed"]:

@@ -19,6 +19,8 @@ BATCH = 100
 SAVE = """INSERT INTO chunk VALUES (%s, %s, %s, %s)
     ON CONFLICT (document, ordinal) DO UPDATE SET body = excluded.body, embedding = excluded.embedding"""
 
+SEARCH = "SELECT document, ordinal, body FROM chunk ORDER BY embedding <=> %s LIMIT 5"
+
 
 class Script(Contender):
     def __init__(self, *, database_url: str, variant: str) -> None:
@@ -40,6 +42,10 @@ class Script(Contender):
         chunks = self._chunks(documents)
         while batch := list(islice(chunks, BATCH)):
             self._store(batch)
+
+    def search(self, question: str) -> None:
+        vector = Vector(self.model.embed(question))
+        self.connection.execute(SEARCH, [vector]).fetchall()
 
     def _chunks(self, documents: list[Document]) -> Iterator[tuple[str, int, str]]:
         for document in documents:
