@@ -21,10 +21,11 @@ from urllib.parse import urlsplit
 import pytest
 import redis
 from celery import current_app, signals
+from celery.app import trace as celery_trace
 from celery.apps import worker as celery_worker
 from celery.beat import BeatLazyFunc
 from celery.concurrency.asynpool import ResultHandler
-from celery.exceptions import InvalidTaskError, QueueNotFound
+from celery.exceptions import Ignore, InvalidTaskError, QueueNotFound
 from celery.utils.dispatch import Signal
 from kombu import Consumer, Message, Queue, pools
 from kombu.exceptions import DecodeError, EncodeError, OperationalError
@@ -451,6 +452,19 @@ def test_a_result_that_is_half_read_when_the_broker_goes_away_is_read_to_its_end
         os.close(out)
         os.close(into)
     assert [number for number, _ in got] == [1, 2]
+
+
+@needs("celery.app.trace.ExceptionInfo", raises=AssertionError)
+def test_a_replaced_task_sends_no_traceback_to_the_parent_of_its_process(library: Library) -> None:
+    def replace() -> None:
+        raise Ignore("replaced")
+
+    try:
+        replace()
+    except Ignore:
+        sent = pickle.dumps(celery_trace.ExceptionInfo(internal=True))
+    assert isinstance(pickle.loads(sent).exception, Ignore)
+    assert len(sent) < 500
 
 
 @needs("celery.apps.worker.safe_say", raises=AssertionError)

@@ -11,10 +11,11 @@ import pytest
 from worker.celery.upstream import registry
 from worker.celery.upstream.callbacks import Router
 from worker.celery.upstream.channel import AMQP, Channel
+from worker.celery.upstream.outlines import fingerprint, outline
 from worker.celery.upstream.payloads import Message
 from worker.celery.upstream.redelivery import UnackedMessages
 from worker.celery.upstream.refusals import Consumer
-from worker.celery.upstream.registry import CHANGES, Change, fingerprint
+from worker.celery.upstream.registry import CHANGES, Change
 from worker.celery.upstream.results import RedisBackend
 from worker.errors import SettingsError
 
@@ -127,7 +128,7 @@ def other(text: str) -> str:
 
 def test_comments_docstrings_and_formatting_do_not_change_a_fingerprint() -> None:
     named = [fingerprint(function) for function in (commented, plain, other)]
-    bodies = [registry.outline(function) for function in (commented, plain, other)]
+    bodies = [outline(function) for function in (commented, plain, other)]
     assert len(set(named)) == 3
     assert bodies[0].replace("commented", "plain") == bodies[1]
     assert bodies[1] != bodies[2].replace("other", "plain")

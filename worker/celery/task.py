@@ -3,7 +3,8 @@
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from inspect import signature
+from functools import cached_property
+from inspect import Signature, signature
 from typing import Any
 
 from celery import Task
@@ -41,11 +42,11 @@ class BaseTask(Task):
         returned an error. Any other exception becomes a Bug: its kind and place, without its message, which may
         quote a text.
         """
-        takes = signature(self.run)
         try:
-            takes.bind(*args, **kwargs)
+            self._signature.bind(*args, **kwargs)
         except TypeError as error:
-            raise InvalidQuery(f"{self.name}: {error}; it takes {', '.join(takes.parameters)}") from None
+            takes = ", ".join(self._signature.parameters)
+            raise InvalidQuery(f"{self.name}: {error}; it takes {takes}") from None
         try:
             return super().__call__(*args, **kwargs)
         except BROKER_ERRORS as error:
@@ -54,6 +55,10 @@ class BaseTask(Task):
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is
             raise Bug.of(error) from None
+
+    @cached_property
+    def _signature(self) -> Signature:
+        return signature(self.run)
 
     def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:
         self.request.began = time.time() + (self.request.get(AHEAD_HEADER) or 0.0)
