@@ -11,13 +11,12 @@ from worker.celery.application import app
 from worker.celery.retries import WAIT_FOR_SERVICES
 from worker.documents import document_ids, document_version
 from worker.errors import InvalidDocument, InvalidQuery
-from worker.indexing import jobs, staging
+from worker.indexing import jobs, staging, wakeups
 from worker.reference import Meaning
 from worker.results import Deleted, Indexed
 from worker.store import connection
 
 SLICE_SECONDS = 1.5  # that a waiting task keeps its slot before the next one gets it
-LOOK_SECONDS = 0.1
 
 
 @app.task(name="tasks.index_documents", bind=True, **WAIT_FOR_SERVICES)
@@ -50,22 +49,17 @@ def await_indexing(self: Task, index: Index = "default") -> Indexed:
 
     Errors: InvalidQuery for a job that is unknown, or too old.
     """
-    deadline = time.monotonic() + SLICE_SECONDS
-    while True:
-        looked = time.monotonic()
-        with connection.checkout(wiring.addresses().database_url) as conn:
-            result = jobs.job_result(conn, index, self.request.id)
-        if result is not None:
-            return result
-        # reading a job of a million documents takes a while: spend at most half of the time on it
-        time.sleep(max(LOOK_SECONDS, time.monotonic() - looked))
-        if time.monotonic() > deadline:
-            looked = time.monotonic()
-            with connection.checkout(wiring.addresses().database_url) as conn:
-                progress = jobs.job_progress(conn, index, self.request.id)
-            self.update_state(state="PROGRESS", meta=progress)
-            time.sleep(time.monotonic() - looked)
-            raise self.replace(await_indexing.si(index=index))
+    wakeups.queued.notify()
+    result = wiring.job_watcher().result(index, self.request.id, timeout_seconds=SLICE_SECONDS)
+    if result is not None:
+        return result
+    looked = time.monotonic()
+    with connection.checkout(wiring.addresses().database_url) as conn:
+        progress = jobs.job_progress(conn, index, self.request.id)
+    self.update_state(state="PROGRESS", meta=progress)
+    # reading a job of a million documents takes a while: spend at most half of the time on it
+    time.sleep(time.monotonic() - looked)
+    raise self.replace(await_indexing.si(index=index))
 
 
 @app.task(name="tasks.delete_documents", bind=True, **WAIT_FOR_SERVICES)

@@ -30,6 +30,7 @@ from worker.configuration import (
 from worker.documents import digest
 from worker.errors import InvalidQuery, SettingsError, VectorIndexError, described
 from worker.index import Embedder, Index
+from worker.indexing.waiting import JobWatcher
 from worker.protocols import ChatBackend, EmbeddingBackend, RerankBackend, Source
 from worker.recipes import Recipe
 from worker.search.reranking import Reranker
@@ -80,6 +81,12 @@ def addresses() -> Addresses:
 def result_backend() -> str:
     """Return the URL of the Redis that stores results and streamed answers."""
     return configuration.current().result_backend or addresses().broker_url
+
+
+@once_per_process
+def job_watcher() -> JobWatcher:
+    """Return what looks for the results of the jobs that wait in this process."""
+    return JobWatcher(addresses().database_url)
 
 
 def index(name: str) -> Index:

@@ -248,7 +248,7 @@ def test_the_state_of_a_job_is_counted_in_the_database(application: Application)
     with connection.checkout(application.url) as conn:
         build = builds.live(conn, "default")
         assert build is not None
-        [alike] = jobs.documents(conn, build, task_id)
+        [alike] = jobs.documents(conn, build, [task_id])[task_id]
     assert (alike.state, alike.documents, alike.failed) == ("pending", 250, [])
 
 

@@ -17,10 +17,62 @@ def job_result(conn: Connection, index: str, task_id: str) -> Indexed | None:
 
     Raises InvalidQuery when the database has no such job.
     """
-    job = _Job.read(conn, index, task_id)
-    if job.states["pending"] or not job.ledger.complete:
-        return None
-    jobs.finish(conn, task_id)
+    result = job_results(conn, index, [task_id])[task_id]
+    if isinstance(result, InvalidQuery):
+        raise result
+    return result
+
+
+def job_results(
+    conn: Connection, index: str, task_ids: Sequence[str]
+) -> dict[str, Indexed | InvalidQuery | None]:
+    """Return the results of jobs of one index by task id; an error for a job that the database does not have."""
+    build = builds.live(conn, index)
+    ledgers = jobs.ledgers(conn, task_ids)
+    staged = [task_id for task_id in task_ids if ledgers[task_id].complete]
+    done = staged if build is None or not staged else jobs.settled(conn, build, staged)
+    groups = jobs.documents(conn, build, done) if build and done else {}
+    if done:
+        jobs.finish(conn, done)
+    results: dict[str, Indexed | InvalidQuery | None] = {
+        task_id: None if ledgers[task_id].slices else _unknown(task_id) for task_id in task_ids
+    }
+    for task_id in done:
+        job = _Job(task_id=task_id, build=build, ledger=ledgers[task_id], groups=groups.get(task_id, []))
+        results[task_id] = _result(conn, index, job)
+    return results
+
+
+def job_progress(conn: Connection, index: str, task_id: str) -> Progress:
+    """Return the counts of a job so far: documents, those of them that are done, chunks, embedded chunks.
+
+    It also notes that the waiting task of the job is alive. Raises InvalidQuery when the database has no such job.
+    """
+    build = builds.live(conn, index)
+    ledger = jobs.ledger(conn, task_id)
+    if not ledger.slices:
+        raise _unknown(task_id)
+    jobs.touch(conn, task_id)
+    groups = [] if build is None else jobs.documents(conn, build, [task_id])[task_id]
+    job = _Job(task_id=task_id, build=build, ledger=ledger, groups=groups)
+    documents = job.states.total()
+    return {
+        "documents": documents + job.unchanged,
+        "done": documents - job.states["pending"] + job.unchanged,
+        "chunks": job.counts.get("chunks", 0),
+        "embedded": job.embedded(conn)["embedded"],
+    }
+
+
+def _unknown(task_id: str) -> InvalidQuery:
+    return InvalidQuery(
+        f"job {task_id} is unknown: it staged nothing, its index was dropped, or its record was deleted "
+        "because of its age; send its documents again"
+    )
+
+
+def _result(conn: Connection, index: str, job: "_Job") -> Indexed:
+    """The result of a job without pending documents."""
     live: Counter[str] = Counter()  # by outcome
     for group in job.groups:
         if group.state == "live":
@@ -49,18 +101,6 @@ def job_result(conn: Connection, index: str, task_id: str) -> Indexed | None:
     return reindexed
 
 
-def job_progress(conn: Connection, index: str, task_id: str) -> Progress:
-    """Return the counts of a job so far: documents, those of them that are done, chunks, embedded chunks."""
-    job = _Job.read(conn, index, task_id)
-    documents = job.states.total()
-    return {
-        "documents": documents + job.unchanged,
-        "done": documents - job.states["pending"] + job.unchanged,
-        "chunks": job.counts.get("chunks", 0),
-        "embedded": job.embedded(conn)["embedded"],
-    }
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Job:
     """A job as the database has it."""
@@ -69,18 +109,6 @@ class _Job:
     build: Build | None
     ledger: JobLedger
     groups: Sequence[JobDocuments]
-
-    @classmethod
-    def read(cls, conn: Connection, index: str, task_id: str) -> "_Job":
-        build = builds.live(conn, index)
-        ledger = jobs.ledger(conn, task_id)
-        if not ledger.slices:
-            raise InvalidQuery(
-                f"job {task_id} is unknown: it staged nothing, its index was dropped, or its record was deleted "
-                "because of its age; send its documents again"
-            )
-        groups = [] if build is None else jobs.documents(conn, build, task_id)
-        return cls(task_id=task_id, build=build, ledger=ledger, groups=groups)
 
     @property
     def counts(self) -> Mapping[str, int]:

@@ -137,7 +137,7 @@ class Verifier:
             heads = {item.id: item.head_rev or 0 for item in with_text}
             staging.stage_slice(self.index, job, documents, 0, heads=heads)
             with connection.checkout(self.index.url) as conn:
-                jobs.finish(conn, job.task_id)  # no caller waits for its result
+                jobs.finish(conn, [job.task_id])  # no caller waits for its result
                 verify.fail_without_text(conn, index_id, [item.doc for item in some if item.text is None])
 
     def _stored(self, docs: Sequence[int]) -> Iterator[StoredRevision]:

@@ -55,6 +55,7 @@ class StageCounts:
 class JobDocuments:
     """How many documents of a job share an outcome and a state. Counted, as a job may have a million documents."""
 
+    task_id: str
     outcome: str  # indexed or unchanged: how they count once they are live
     state: str  # pending, live, failed or overtaken
     documents: int
@@ -140,7 +141,18 @@ def slice_counts(connection: Connection, job: JobSlice) -> Mapping[str, int]:
 
 def ledger(connection: Connection, task_id: str) -> JobLedger:
     """The slices of a job, summed; `slices` is 0 for an unknown job."""
-    rows = connection.execute(statement("jobs.sql", "job_counts"), {"task_id": task_id}).fetchall()
+    return ledgers(connection, [task_id])[task_id]
+
+
+def ledgers(connection: Connection, task_ids: Sequence[str]) -> dict[str, JobLedger]:
+    """The slices of each job, summed."""
+    rows: dict[str, list[Sequence[Any]]] = {task_id: [] for task_id in task_ids}
+    for row in connection.execute(statement("jobs.sql", "job_counts"), {"task_ids": list(task_ids)}):
+        rows[row[0]].append(row[1:])
+    return {task_id: _summed(slices) for task_id, slices in rows.items()}
+
+
+def _summed(rows: Sequence[Sequence[Any]]) -> JobLedger:
     total: Counter[str] = Counter()
     for row in rows:
         total.update(row[1])
@@ -154,11 +166,24 @@ def ledger(connection: Connection, task_id: str) -> JobLedger:
     )
 
 
-def documents(connection: Connection, build: Build, task_id: str) -> list[JobDocuments]:
-    """Count the documents of a job by outcome and state in a build, and note that its waiting task is alive."""
+def touch(connection: Connection, task_id: str) -> None:
+    """Note that the waiting task of a job is alive."""
     connection.execute(statement("jobs.sql", "touch_job"), {"task_id": task_id})
+
+
+def settled(connection: Connection, build: Build, task_ids: Sequence[str]) -> list[str]:
+    """Those jobs of which no document is pending in a build."""
+    rows = connection.execute(build.sql("jobs.sql", "settled_jobs"), {"task_ids": list(task_ids)})
+    return [row[0] for row in rows]
+
+
+def documents(connection: Connection, build: Build, task_ids: Sequence[str]) -> dict[str, list[JobDocuments]]:
+    """Count the documents of each job by outcome and state in a build."""
+    found: dict[str, list[JobDocuments]] = {task_id: [] for task_id in task_ids}
     with connection.cursor(row_factory=class_row(JobDocuments)) as cursor:
-        return cursor.execute(build.sql("jobs.sql", "job_states"), {"task_id": task_id}).fetchall()
+        for group in cursor.execute(build.sql("jobs.sql", "job_states"), {"task_ids": list(task_ids)}):
+            found[group.task_id].append(group)
+    return found
 
 
 def missing_vectors(connection: Connection, build: Build, task_id: str) -> MissingVectors:
@@ -168,9 +193,9 @@ def missing_vectors(connection: Connection, build: Build, task_id: str) -> Missi
         return cursor.execute(text, {"task_id": task_id}).fetchone() or MissingVectors(chunks=0, tokens=0)
 
 
-def finish(connection: Connection, task_id: str) -> None:
-    """Note that the result of a job is being reported: the sweep sends no waiting task for it."""
-    connection.execute(statement("jobs.sql", "finish_job"), {"task_id": task_id})
+def finish(connection: Connection, task_ids: Sequence[str]) -> None:
+    """Note that the results of these jobs are being reported: the sweep sends no waiting task for them."""
+    connection.execute(statement("jobs.sql", "finish_jobs"), {"task_ids": list(task_ids)})
 
 
 def quiet(

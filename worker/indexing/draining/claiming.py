@@ -11,6 +11,7 @@ from functools import partial
 
 from worker.backends.budgets import MAX_PAUSE_SECONDS
 from worker.errors import BuildDropped
+from worker.indexing import wakeups
 from worker.indexing.draining.provider import Provider
 from worker.observability import events
 from worker.packing import fill
@@ -48,6 +49,7 @@ class Claimer:
         self._indexes, self._lease_seconds = indexes, lease_seconds
         self._heavy_tokens = 0  # of the next input, if it is more than the budget's share of a request
         self._builds: tuple[float, list[Build]] = (0.0, [])  # and the monotonic time when they were read
+        self._queued = 0  # how often contents had been queued by then
         self._turn = 0  # which build is looked at first
 
     def claim(self) -> Claim | None:
@@ -58,7 +60,10 @@ class Claimer:
                     return None
                 self._provider.find_batch_size()
                 if (work := self._find_work()) is None:
-                    return None
+                    if self._queued == wakeups.queued.count:
+                        return None
+                    self._builds = (0.0, [])  # perhaps of a new index
+                    continue
                 if (claim := self._claim(work)) is not None:
                     return claim
             except BuildDropped:
@@ -99,6 +104,7 @@ class Claimer:
         the database may embed the others, so their inputs are left alone.
         """
         read_at, found = self._builds
+        queued = wakeups.queued.count
         if time.monotonic() - read_at > BUILDS_SECONDS or not found:
             own = [
                 build
@@ -106,7 +112,7 @@ class Claimer:
                 if self._indexes is None or build.index in self._indexes
             ]
             found = [build for build in own if Recipe.stored(build.recipe).is_made_by(self._provider.backend)]
-            self._builds = (time.monotonic(), found)
+            self._builds, self._queued = (time.monotonic(), found), queued
         return found
 
     def _request_size(

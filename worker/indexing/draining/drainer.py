@@ -16,6 +16,7 @@ from uuid import UUID
 from worker.backends.budgets import Budget
 from worker.configuration import EmbeddingBackendSettings
 from worker.errors import BuildDropped, TemporaryError
+from worker.indexing import wakeups
 from worker.indexing.background import BackgroundThread
 from worker.indexing.draining.claiming import Claimer
 from worker.indexing.draining.provider import NOT_ASKED, Provider
@@ -26,7 +27,7 @@ from worker.protocols import EmbeddingBackend
 from worker.store import connection, queue
 from worker.store.queue import Claim
 
-POLL_SECONDS = 0.25  # how long an idle process sleeps between two looks at the queue
+POLL_SECONDS = 0.25  # how long an idle process sleeps between two looks at the queue, unless it is woken
 
 logger = logging.getLogger("vector_index.drain")
 
@@ -81,6 +82,7 @@ class Drainer:
     def stop(self, timeout_seconds: float) -> bool:
         """Stop claiming and sending, and wait for the requests in flight. False if some outlast the timeout."""
         self._stopping.set()
+        wakeups.queued.notify()
         deadline = time.monotonic() + timeout_seconds
         return all(slot.join(deadline - time.monotonic()) for slot in self._slots)
 
@@ -124,13 +126,14 @@ class Drainer:
     def _wait_for_claim(self) -> Claim | None:
         """Look for work until there is some; `None` while stopping."""
         while not self._stopping.is_set():
+            queued = wakeups.queued.count
             paused = self.provider.paused_seconds
             if paused > 0:
                 self._stopping.wait(min(paused, 1.0))
             elif (claim := self._claim()) is not None:
                 return claim
             else:
-                self._stopping.wait(POLL_SECONDS)
+                wakeups.queued.wait(queued, POLL_SECONDS)
         return None
 
     def _claim(self) -> Claim | None:
@@ -152,6 +155,7 @@ class Drainer:
             pass
         finally:
             self._in_flight.pop(claim.token, None)
+            wakeups.settled.notify()
 
     def _await_postgres(self, error: TemporaryError) -> None:
         logger.warning("postgres_unreachable", extra=log_fields(error=str(error)))

@@ -189,7 +189,7 @@ class Import:
             for build in builds.writable(conn, job.index_id):
                 hashes = list(supplied.get(build.build, ()))
                 publishing.publish(conn, build, publishing.documents_waiting_for(conn, build, hashes))
-            jobs.finish(conn, job.task_id)
+            jobs.finish(conn, [job.task_id])
 
     def _unknown(self, index_id: int, page: Mapping[str, GivenDocument]) -> Mapping[str, GivenDocument]:
         """The older revisions of documents that the index does not have; others keep what they serve."""

@@ -30,24 +30,29 @@ SELECT %(task_id)s, %(slice)s, * FROM unnest(%(docs)s::bigint[], %(revs)s::bigin
 UPDATE vector_index.jobs SET touched_at = clock_timestamp()
 WHERE task_id = %(task_id)s AND slice = 0 AND touched_at < clock_timestamp() - interval '15 seconds'
 
--- name: job_states: number of documents of a job by state in the live build, and the failed ones. A restarted run may
+-- name: settled_jobs: those jobs that have no pending document in the live build; as `job_states`, but stops at the first
+SELECT id FROM unnest(%(task_ids)s::text[]) AS job (id) WHERE NOT EXISTS (
+    SELECT FROM vector_index.job_documents d JOIN {served} s USING (doc)
+    WHERE d.task_id = job.id AND s.state = 'pending' AND coalesce(s.live_rev < d.rev, true))
+
+-- name: job_states: number of documents of each job by state in the live build, and the failed ones. A restarted run may
 -- have staged a document twice
 WITH mine AS (
-    SELECT doc, max(rev) AS rev, min(outcome) AS outcome  -- indexed before unchanged
-    FROM vector_index.job_documents WHERE task_id = %(task_id)s GROUP BY doc
+    SELECT task_id, doc, max(rev) AS rev, min(outcome) AS outcome  -- indexed before unchanged
+    FROM vector_index.job_documents WHERE task_id = ANY(%(task_ids)s) GROUP BY task_id, doc
 ), standing AS (
-    SELECT mine.doc, mine.outcome, s.error, CASE
+    SELECT mine.task_id, mine.doc, mine.outcome, s.error, CASE
         WHEN s.doc IS NULL OR s.live_rev > mine.rev THEN 'overtaken'
         WHEN s.live_rev = mine.rev THEN 'live'
         WHEN s.state = 'failed' AND s.want_rev > mine.rev THEN 'overtaken'
         ELSE s.state END AS state
     FROM mine LEFT JOIN {served} s USING (doc)
 )
-SELECT state, outcome, count(*) AS documents,
+SELECT task_id, state, outcome, count(*) AS documents,
     coalesce(jsonb_agg(jsonb_build_object(
         'id', (SELECT d.id FROM vector_index.documents d WHERE d.doc = standing.doc), 'error', error
     )) FILTER (WHERE state = 'failed'), '[]') AS failed
-FROM standing GROUP BY state, outcome
+FROM standing GROUP BY task_id, state, outcome
 
 -- name: missing_vectors: contents without a vector in the wanted revisions of a job, and their tokens
 SELECT count(*) AS chunks, coalesce(sum(tokens), 0)::bigint AS tokens FROM (
@@ -58,14 +63,14 @@ SELECT count(*) AS chunks, coalesce(sum(tokens), 0)::bigint AS tokens FROM (
     WHERE NOT EXISTS (SELECT FROM {embeddings} e WHERE e.hash = c.hash) GROUP BY c.hash
 ) missing
 
--- name: job_counts: the ledger rows of a job, in order
-SELECT slices, counts, rejected, report,
+-- name: job_counts: the ledger rows of each job, in order
+SELECT task_id, slices, counts, rejected, report,
     extract(epoch FROM coalesce(finished_at, clock_timestamp()) - created_at)::float AS seconds
 FROM vector_index.jobs JOIN vector_index.indexes USING (index_id)
-WHERE task_id = %(task_id)s AND dropped_at IS NULL ORDER BY slice
+WHERE task_id = ANY(%(task_ids)s) AND dropped_at IS NULL ORDER BY slice
 
--- name: finish_job: note that the result is being reported
-UPDATE vector_index.jobs SET finished_at = clock_timestamp() WHERE task_id = %(task_id)s AND finished_at IS NULL
+-- name: finish_jobs: note that the results are being reported
+UPDATE vector_index.jobs SET finished_at = clock_timestamp() WHERE task_id = ANY(%(task_ids)s) AND finished_at IS NULL
 
 -- name: quiet_jobs: unfinished jobs whose waiting task is quiet; touched, so that each is given to one sweep
 UPDATE vector_index.jobs j SET touched_at = clock_timestamp()
