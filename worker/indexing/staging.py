@@ -123,16 +123,18 @@ def ensure_index(index: Index) -> int:
         return Recipe.of(index.settings, index.backend).as_json()
 
     with connection.checkout(index.url) as conn:
-        if builds.live(conn, index.name) is None:
-            try:
-                found = builds.ensure(conn, index.name, recipe)
-            except (ProviderUnavailable, Refused, SettingsError) as error:
-                builds.note_missing(conn, index.name, str(error))
-                raise
-            for build in found:
-                builds.remember_backend(conn, build.build, index.settings.embedding_backend.without_keys())
-                for failure in failures:
-                    builds.note_error(conn, build, str(failure))
+        live = builds.live(conn, index.name)
+        if live is not None:
+            return live.index_id
+        try:
+            found = builds.ensure(conn, index.name, recipe)
+        except (ProviderUnavailable, Refused, SettingsError) as error:
+            builds.note_missing(conn, index.name, str(error))
+            raise
+        for build in found:
+            builds.remember_backend(conn, build.build, index.settings.embedding_backend.without_keys())
+            for failure in failures:
+                builds.note_error(conn, build, str(failure))
         return builds.index_key(conn, index.name)
 
 
@@ -363,7 +365,7 @@ def prepare_and_commit(
                 staged = commit(conn, prepared, written)
                 events.staged(index.name, task_id, list(hashes), len(staged.docs))
                 for build in written:
-                    publishing.publish(conn, build, staged.docs)
+                    publishing.publish(conn, build, staged.to_publish)
                 return staged
         except StalePreparation:
             if attempt == PREPARE_ATTEMPTS:

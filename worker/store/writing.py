@@ -46,11 +46,12 @@ class Written:
     waited: Sequence[tuple[int, int | None, str]] = ()
     accepted: Sequence[tuple[str, int | None]] = ()  # id and version of documents that are not stale
     overtaken: Sequence[tuple[int, str]] = ()  # stale documents of a run, which a fence held back: key and id
+    to_publish: Sequence[int] = ()  # documents of which each vector may be there already
     counts: StageCounts = field(default_factory=StageCounts)
 
     @property
     def docs(self) -> list[int]:
-        """The written documents. Publish them, as some may be complete."""
+        """The written documents."""
         return [doc for doc, _, _ in self.waited]
 
 
@@ -175,12 +176,14 @@ def write(
     counts = StageCounts(stale=stale + len(overtaken))
     unchanged = [row.doc for row, _ in same]
     retried: set[int] = set()
+    may_be_complete = False
     for build in writable:
         again = want(connection, build, staged, unchanged)
         queue.supply(connection, build, _vectors(prepared, build))
         # the live build sends first: a build that is being filled copies vectors where it can
         own = max(priority, FILLING_PRIORITY) if build.state == "filling" else priority
         queued = queue_contents(connection, build, [entry.doc for entry in staged] + again, own)
+        may_be_complete = may_be_complete or not _all_queued(staged, build, len(queued))
         if build.state == "live":
             retried = set(again)
             chunks = sum(len(entry.item.chunks[build.build]) for entry in staged)
@@ -190,7 +193,11 @@ def write(
     accepted = [(row.id, item.document.version) for row, item in [*new, *same]]
     refusals.clear(connection, index_id, accepted)
     return Written(
-        waited=waited, accepted=accepted, overtaken=[(row.doc, row.id) for row in overtaken], counts=counts
+        waited=waited,
+        accepted=accepted,
+        overtaken=[(row.doc, row.id) for row in overtaken],
+        to_publish=unchanged + [entry.doc for entry in staged if may_be_complete],
+        counts=counts,
     )
 
 
@@ -214,6 +221,12 @@ def delete_rejections(
         "before": [before and before[id] for id in ids],
     }
     connection.execute(statement("outbox.sql", "delete_rejections"), parameters)
+
+
+def _all_queued(staged: Sequence[_Staged], build: Build, queued: int) -> bool:
+    """Whether every content of these revisions is new to a build, so that none of them is complete."""
+    chunks = [entry.item.chunks[build.build] for entry in staged]
+    return all(chunks) and queued == len({chunk.hash for each in chunks for chunk in each})
 
 
 def _sort(
@@ -241,6 +254,8 @@ def _insert_revisions(
     connection: Connection, new: Sequence[tuple[LockedDocument, Prepared]]
 ) -> list[_Staged]:
     """Insert the revisions of changed documents and make them the newest ones; by doc."""
+    if not new:
+        return []
     numbers = connection.execute(statement("writing.sql", "next_revisions"), {"count": len(new)}).fetchall()
     staged = [
         _Staged(doc=row.doc, rev=number, item=item)
@@ -267,6 +282,8 @@ def _insert_revisions(
 
 def _confirm(connection: Connection, same: Sequence[tuple[LockedDocument, Prepared]]) -> None:
     """Raise the versions of unchanged documents, and show a run of reindexing that they were sent after it began."""
+    if not same:
+        return
     parameters = {
         "docs": [row.doc for row, _ in same],
         "versions": [item.document.version for _, item in same],
@@ -280,7 +297,8 @@ def want(
     """Let a build want the new revisions; the unchanged documents that had failed in it, which are pending again."""
     chunks = [(entry.doc, entry.rev, entry.item.chunks[build.build]) for entry in staged]
     again = want_chunks(connection, build, chunks, unchanged)
-    connection.execute(build.sql("writing.sql", "want_again"), {"docs": again})
+    if again:
+        connection.execute(build.sql("writing.sql", "want_again"), {"docs": again})
     return again
 
 
@@ -295,9 +313,11 @@ def want_chunks(
     rows = lock_served(connection, build, [*docs, *unchanged])
     superseded = [row.want_rev for row in rows if row.want_rev is not None and row.doc in set(docs)]
     failed = [row.doc for row in rows if row.state == "failed" and row.want_rev is not None]
-    connection.execute(build.sql("writing.sql", "delete_chunks"), {"revs": superseded})
-    _insert_chunks(connection, build, [(rev, chunks) for _, rev, chunks in staged])
-    connection.execute(build.sql("writing.sql", "want"), {"docs": docs, "revs": revs})
+    if superseded:
+        connection.execute(build.sql("writing.sql", "delete_chunks"), {"revs": superseded})
+    if staged:
+        _insert_chunks(connection, build, [(rev, chunks) for _, rev, chunks in staged])
+        connection.execute(build.sql("writing.sql", "want"), {"docs": docs, "revs": revs})
     return [doc for doc in failed if doc in set(unchanged)]
 
 
@@ -323,6 +343,8 @@ def _insert_chunks(
 
 def queue_contents(connection: Connection, build: Build, docs: Sequence[int], priority: int) -> list[int]:
     """Queue the contents without a vector of these documents, by hash; the tokens of each newly queued content."""
+    if not docs:
+        return []
     parameters = {"docs": list(docs), "priority": priority}
     rows = connection.execute(build.sql("writing.sql", "queue_chunks"), parameters).fetchall()
     connection.execute(build.sql("writing.sql", "raise_priority"), parameters)

@@ -52,14 +52,17 @@ class Claimer:
         self._queued = 0  # how often contents had been queued by then
         self._turn = 0  # which build is looked at first
 
-    def claim(self) -> Claim | None:
-        """Return the next claim; `None` if the queue is empty, the provider is down, or the process is stopping."""
+    def claim(self, least: int = 1) -> Claim | None:
+        """Return the next claim; `None` if the queue is empty, the provider is down, or the process is stopping.
+
+        Leaves fewer than `least` inputs in the queue, unless a request takes no more.
+        """
         while not self._stopping.is_set():
             try:
                 if not self._provider_is_up():
                     return None
                 self._provider.find_batch_size()
-                if (work := self._find_work()) is None:
+                if (work := self._find_work(least)) is None:
                     if self._queued == wakeups.queued.count:
                         return None
                     self._builds = (0.0, [])  # perhaps of a new index
@@ -80,7 +83,7 @@ class Claimer:
                 builds.note_error(conn, build, str(failure) if failure else None)
         return failure is None
 
-    def _find_work(self) -> Work | None:
+    def _find_work(self, least: int) -> Work | None:
         """Find the next build with queued inputs, in turn, so that a backlog of one index delays only that index.
 
         While an index is being rebuilt, its texts come after everything else that this backend embeds.
@@ -92,7 +95,7 @@ class Claimer:
                 for at in range(len(active)):
                     build = active[(self._turn + at) % len(active)]
                     limit, largest_tokens = self._request_size(conn, build, priorities)
-                    if limit > 0:
+                    if limit >= min(least, self._provider.batch_size):
                         self._turn += at + 1
                         return Work(build=build, limit=limit, tokens=limit * largest_tokens)
         return None

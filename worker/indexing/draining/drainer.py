@@ -18,7 +18,7 @@ from worker.configuration import EmbeddingBackendSettings
 from worker.errors import BuildDropped, TemporaryError
 from worker.indexing import wakeups
 from worker.indexing.background import BackgroundThread
-from worker.indexing.draining.claiming import Claimer
+from worker.indexing.draining.claiming import MIN_SHARE, Claimer
 from worker.indexing.draining.provider import NOT_ASKED, Provider
 from worker.indexing.draining.sending import Sender
 from worker.indexing.draining.settlement import Settlement
@@ -28,6 +28,7 @@ from worker.store import connection, queue
 from worker.store.queue import Claim
 
 POLL_SECONDS = 0.25  # how long an idle process sleeps between two looks at the queue, unless it is woken
+FILL_SECONDS = 0.05
 
 logger = logging.getLogger("vector_index.drain")
 
@@ -124,20 +125,30 @@ class Drainer:
             self._settle(claim, alone=False)
 
     def _wait_for_claim(self) -> Claim | None:
-        """Look for work until there is some; `None` while stopping."""
+        """Look for work until there is some; `None` while stopping.
+
+        While a request is in flight, a few inputs wait for others, until its response or for FILL_SECONDS: each request
+        costs as much as a hundred inputs.
+        """
+        has_waited = False
         while not self._stopping.is_set():
-            queued = wakeups.queued.count
+            queued, settled = wakeups.queued.count, wakeups.settled.count
             paused = self.provider.paused_seconds
+            least = 1 if has_waited or not self.in_flight else MIN_SHARE
             if paused > 0:
                 self._stopping.wait(min(paused, 1.0))
-            elif (claim := self._claim()) is not None:
+            elif (claim := self._claim(least)) is not None:
                 return claim
+            elif least > 1:
+                wakeups.settled.wait(settled, FILL_SECONDS)
+                has_waited = True
             else:
                 wakeups.queued.wait(queued, POLL_SECONDS)
+                has_waited = False
         return None
 
-    def _claim(self) -> Claim | None:
-        claim = self._claimer.claim()
+    def _claim(self, least: int = 1) -> Claim | None:
+        claim = self._claimer.claim(least)
         if claim is not None:
             self._in_flight[claim.token] = claim
         return claim
