@@ -17,6 +17,7 @@ from tests.fixtures.application import Application, HashBackend
 from worker import configuration, sessions
 from worker.configuration import HNSWSettings, IndexSettings
 from worker.errors import ServiceUnreachable, SettingsError
+from worker.indexing import staging
 from worker.indexing.draining.drainer import Drainer
 from worker.indexing.outbox import stage_page
 from worker.services import Addresses
@@ -48,6 +49,7 @@ HOSTILE = {
     "gin_fuzzy_search_limit": "1",
     "row_security": "off",
     "quote_all_identifiers": "on",
+    "plan_cache_mode": "force_custom_plan",
     "default_text_search_config": "german",
 }
 # of no consequence for our sessions
@@ -304,3 +306,48 @@ def test_a_wrong_value_in_an_address_is_a_mistake_in_the_settings(parameter: str
 def test_no_sql_of_ours_calls_a_function_that_fips_forbids() -> None:
     for file in Path(schema.__file__).parent.rglob("*.sql"):
         assert "md5(" not in file.read_text(), file
+
+
+def prepared_statements(url: str) -> list[str]:
+    """What a session has prepared once it has run a transaction under the shared lock of an index."""
+    with connection.session(url) as conn:
+        with builds.locked(conn, builds.register(conn, "default"), exclusive=False):
+            conn.execute("SELECT 'prepared'")
+            assert conn.execute("SHOW enable_seqscan").fetchone() == ("off",)
+        conn.execute("SELECT 'planned each time'")
+        assert conn.execute("SHOW enable_seqscan").fetchone() == ("on",)
+        rows = conn.execute("SELECT statement FROM pg_prepared_statements ORDER BY prepare_time").fetchall()
+    return [row[0] for row in rows]
+
+
+def test_statements_under_the_shared_lock_are_prepared_without_sequential_scans(database_url: str) -> None:
+    found = prepared_statements(database_url)
+    assert found[0].startswith("SELECT pg_advisory_xact_lock_shared")
+    assert found[1:] == ["SELECT 'prepared'", "SHOW enable_seqscan"]
+
+
+def test_nothing_is_prepared_behind_a_pooler(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pooler = property(lambda info: 4711)  # names a process of its own at the start of a session
+    monkeypatch.setattr(psycopg.ConnectionInfo, "backend_pid", pooler)
+    assert prepared_statements(database_url) == []
+
+
+def test_a_plan_of_an_empty_index_finds_rows_by_key_when_it_has_grown(database_url: str) -> None:
+    application = application_on(database_url)
+    with connection.session(database_url) as conn:
+        target = application.target
+        application.put({"id": "first", "text": "Words."})
+        build = builds.live(conn, "default")
+        assert build is not None
+        conn.execute("VACUUM ANALYZE vector_index.served_1")  # one page, which a scan reads fastest
+        conn.execute("SET plan_cache_mode = force_generic_plan")
+        with builds.locked(conn, build.index_id, exclusive=False):
+            conn.execute(build.sql("writing.sql", "lock_served"), {"docs": [1]})
+        staging.stage(
+            target, "many", [{"id": str(n), "text": f"Text {n}."} for n in range(400)], max_bytes=1000
+        )
+        [(name,)] = conn.execute(
+            "SELECT name FROM pg_prepared_statements WHERE statement LIKE '%FOR UPDATE%' AND generic_plans > 0"
+        )
+        plan = conn.execute(f"EXPLAIN EXECUTE {name}('{{1}}')".encode()).fetchall()
+    assert any("served_1_pkey" in row[0] for row in plan), plan

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,7 @@ from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
 from worker.errors import BuildDropped, SettingsError
-from worker.store.connection import DROPPED, Connection
+from worker.store.connection import DROPPED, Connection, prepared
 from worker.store.schema import LOCK_NAMESPACE
 from worker.store.statements import read, statement, statements, tables
 from worker.words import SPELLING
@@ -75,9 +75,12 @@ class Build:
 
 @contextmanager
 def locked(connection: Connection, index_id: int, *, exclusive: bool) -> Iterator[None]:
-    """Run a transaction that holds the advisory lock of the index, taken in a statement of its own."""
+    """Run a transaction that holds the advisory lock of the index, taken in a statement of its own.
+
+    Under the shared lock, statements are prepared.
+    """
     name = "lock_exclusive" if exclusive else "lock_shared"
-    with connection.transaction():
+    with connection.transaction(), nullcontext() if exclusive else prepared(connection):
         connection.execute(statement("builds.sql", name), {"namespace": LOCK_NAMESPACE, "index_id": index_id})
         yield
 

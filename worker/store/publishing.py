@@ -9,7 +9,7 @@ from worker.errors import BuildDropped
 from worker.observability import events
 from worker.store import builds
 from worker.store.builds import Build, publishing_key
-from worker.store.connection import DROPPED, Connection, retry_on_deadlock
+from worker.store.connection import DROPPED, Connection, prepared, retry_on_deadlock
 from worker.store.statements import statement
 
 PUBLISH_SLICE = 200  # documents locked at once, as thousands may share one content
@@ -28,7 +28,7 @@ def publish(connection: Connection, build: Build, docs: Sequence[int]) -> int:
     published = 0
     for at in range(0, len(docs), PUBLISH_SLICE):
         some = sorted(docs)[at : at + PUBLISH_SLICE]
-        with connection.transaction():
+        with connection.transaction(), prepared(connection):
             connection.execute(statement("builds.sql", "lock_publishing"), publishing_key(build.index_id))
             every = {each.build: each for each in builds.every(connection, build.index_id)}
             if build.build not in every:

@@ -1,14 +1,15 @@
 -- Indexes and their builds. {donor_embeddings} are the vectors of another build, {vector} the type of those of this one.
 
--- name: lock_shared: take the index lock shared, before relying on a stored vector or a queued content
-SELECT pg_advisory_xact_lock_shared(%(namespace)s, %(index_id)s)
+-- name: lock_shared: take the index lock shared, before relying on a stored vector or a queued content. Plans for rows by
+-- key are kept, so they must not scan the tables that are empty now
+SELECT pg_advisory_xact_lock_shared(%(namespace)s, %(index_id)s), set_config('enable_seqscan', 'off', true)
 
 -- name: lock_exclusive: take the index lock exclusively, before removing vectors or queued contents or changing the
 -- list of builds
 SELECT pg_advisory_xact_lock(%(namespace)s, %(index_id)s)
 
--- name: lock_publishing: keep the states of the builds as they are while a document is published
-SELECT pg_advisory_xact_lock_shared(%(namespace)s, %(index_id)s)
+-- name: lock_publishing: keep the states of the builds as they are while a document is published; see `lock_shared`
+SELECT pg_advisory_xact_lock_shared(%(namespace)s, %(index_id)s), set_config('enable_seqscan', 'off', true)
 
 -- name: lock_states: wait until nothing is being published, before the state of a build changes
 SELECT pg_advisory_xact_lock(%(namespace)s, %(index_id)s)
