@@ -203,16 +203,15 @@ def _joints_hold(tokenizer: "Tokenizer") -> bool:
     normalizer = parts["normalizer"] or {}
     steps = normalizer.get("normalizers", [normalizer])
     blank = next((step["content"] for step in steps if step.get("pattern") == {"String": " "}), None)
-    return bool(
-        parts["model"]["type"] == "BPE"
-        and parts["pre_tokenizer"] is None
-        and blank
-        and all(step["type"] in ("Prepend", "Replace") for step in steps)
-        and not any(
-            re.search(r"[^ \t][ \t]|\n.|.\n", token.replace(blank, " "), re.DOTALL)
-            for token in tokenizer.get_vocab()
-        )
-    )
+    if (
+        parts["model"]["type"] != "BPE"
+        or parts["pre_tokenizer"] is not None
+        or not blank
+        or not all(step["type"] in ("Prepend", "Replace") for step in steps)
+    ):
+        return False
+    spans = re.compile(r"[^ \t][ \t]|\n.|.\n", re.DOTALL).search
+    return not any(spans(token.replace(blank, " ")) for token in tokenizer.get_vocab())
 
 
 class _Words(dict[str, int]):

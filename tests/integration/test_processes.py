@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from tests.fixtures.system import eventually
-from worker.cli.processes import apart
+from worker.cli.preloading import apart
 from worker.errors import SettingsError
 from worker.exit_codes import ExitCode
 
@@ -116,6 +116,30 @@ def test_a_function_runs_apart_and_its_error_is_raised_here() -> None:
     def wrong() -> None:
         raise SettingsError("MODEL_ID is wrong")
 
-    assert apart(os.getpid) != os.getpid()
+    assert apart(os.getpid)() != os.getpid()
     with pytest.raises(SettingsError, match="MODEL_ID is wrong"):
-        apart(wrong)
+        apart(wrong)()
+
+
+@pytest.mark.parametrize("before", ["", "os.kill(ours._pid, signal.SIGKILL)"])
+def test_a_wrong_model_is_reported_once_with_and_without_the_server(tmp_path: Path, before: str) -> None:
+    with run(
+        tmp_path / "log",
+        "os.environ['EMBEDDING_MODEL'] = 'nope'",
+        before,
+        "wait = ours.prepare(os.environ)",
+        "try: wait()",
+        "except Exception as error: print(json.dumps([type(error).__name__, str(error)]))",
+    ) as script:
+        name, sentence = printed(script)
+        assert name == "SettingsError"
+        assert "MODEL_ID 'nope'" in sentence
+
+
+def test_what_programs_need_is_imported_by_the_server_alone(tmp_path: Path) -> None:
+    with run(
+        tmp_path / "log",
+        "ours.prepare(os.environ)()",
+        "print(json.dumps(sorted({'celery', 'llm', 'tokenizers'} & sys.modules.keys())))",
+    ) as script:
+        assert printed(script) == []

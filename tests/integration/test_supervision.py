@@ -1,5 +1,6 @@
 """The supervisor of `up`, with small real processes."""
 
+import json
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.fixtures.system import eventually
+from worker.celery import liveness
 from worker.cli.processes import spawn
 from worker.cli.supervision import Supervisor
 from worker.errors import ServiceUnreachable, SettingsError
@@ -81,6 +83,31 @@ def test_supervisor_gives_up_after_max_deaths_in_a_row(tmp_path: Path) -> None:
     ):
         supervise(supervisor)
     assert len(starts.read_text()) == MAX_DEATHS
+
+
+def test_workers_are_ready_with_their_own_first_heartbeat(tmp_path: Path) -> None:
+    """A heartbeat from before may be of another process with the same id."""
+    code = (
+        "import sys, time; from pathlib import Path; from worker.celery import liveness; "
+        "time.sleep(0.5); liveness.write(Path(sys.argv[1]), 'slow@here'); time.sleep(300)"
+    )
+    with Supervisor({"slow": start_of([sys.executable, "-c", code, str(tmp_path)])}) as supervisor:
+        process = supervisor.children["slow"].process
+        assert process is not None
+        before = {"worker": "slow@here", "pid": process.pid, "at": time.monotonic() - 60}
+        (tmp_path / "alive").mkdir()
+        (tmp_path / "alive" / "slow@here.json").write_text(json.dumps(before))
+        supervisor.await_workers(tmp_path, [])
+        (last,) = liveness.read(tmp_path)
+        assert last.at > before["at"]
+
+
+def test_waiting_for_workers_ends_with_the_error_of_a_check(tmp_path: Path) -> None:
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    with Supervisor({"sleeper": start_of(SLEEP)}) as supervisor, pytest.raises(KeyboardInterrupt):
+        supervisor.await_workers(tmp_path, [stop])
 
 
 def test_wrong_settings_are_not_retried() -> None:

@@ -29,3 +29,14 @@ def test_settings_without_a_mistake_read_one_time_zone() -> None:
         "zoneinfo.available_timezones = None; load({'TIMEZONE': 'Europe/Berlin'})"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_worker_leaves_the_other_commands_of_celery_and_its_shell_alone() -> None:
+    code = (
+        "import sys, click; from worker.cli.celery_program import run_celery\n"
+        "try: run_celery('worker', '--loglevel', 'bogus')\n"
+        "except click.ClickException as error: assert 'BOGUS' in error.message, error.message\n"
+        "else: raise AssertionError('arguments are not read')\n"
+        "assert not {'prompt_toolkit', 'celery.bin.celery', 'flower'} & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -1,7 +1,7 @@
 """A Celery client: sends tasks by name, waits for their results, and notices when workers for them are missing."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,7 +19,6 @@ from worker.services import attach
 
 STALL_SECONDS = 10  # without progress of a task, until the client asks whether a worker consumes its queue
 POLL_SECONDS = 0.05
-READY_SECONDS = 60  # for workers to start
 
 # Report an unreachable broker within a second; Celery's default policy takes 19.
 RETRY_POLICY = {"max_retries": 1, "interval_start": 0, "interval_step": 0.1, "interval_max": 0.2}
@@ -88,18 +87,6 @@ class Client:
         with self.reachable():
             found = self.app.control.inspect(timeout=timeout_seconds).active_queues() or {}
         return {node: {queue["name"] for queue in queues} for node, queues in found.items()}
-
-    def await_consumers(self, queues: Iterable[str], check: Iterable[Callable[[], object]]) -> None:
-        """Return when a worker consumes each queue. Raises ServiceUnreachable, or the errors of `check`."""
-        checks, wanted = list(check), set(queues)
-        deadline = time.monotonic() + READY_SECONDS
-        while not wanted <= set().union(*self.consumers(timeout_seconds=0.5).values()):
-            if time.monotonic() > deadline:
-                raise ServiceUnreachable(
-                    f"the workers are not ready after {READY_SECONDS} s: see the errors that they printed above"
-                )
-            for function in checks:
-                function()
 
     @contextmanager
     def reachable(self) -> Iterator[None]:

@@ -24,8 +24,8 @@ from rich.console import Console
 from worker.cli.client import Client
 from worker.cli.interruption import Interruption
 from worker.cli.output import source_lines
-from worker.cli.pools import POOLS, UP_POOLS
-from worker.cli.processes import Programs, apart, programs, shared_files
+from worker.cli.pools import UP_POOLS
+from worker.cli.processes import Programs, programs
 from worker.cli.streams import echo
 from worker.cli.supervision import Supervisor
 from worker.configuration import environment, load
@@ -105,7 +105,7 @@ def _system(
     variables["VECTOR_INDEX_HOME"] = str(home)
     variables["VECTOR_INDEX"] = json.dumps({"EMBEDDING_BACKENDS": {"default": MODEL}})
     variables["LLM_USER_PATH"] = str(home / "llm")
-    ours.share(apart(shared_files))
+    prepared = ours.prepare(variables)
     starts = {
         name: partial(ours.start, ["worker", "--queues", name, "--loglevel", "WARNING"], variables)
         for name in UP_POOLS
@@ -113,16 +113,15 @@ def _system(
     with ExitStack() as stack:
         with console.status("starting"):
             services = stack.enter_context(running(home, check=interruption.check))
+            prepared()
             supervisor = stack.enter_context(Supervisor(starts, notify=console.print))
-            client = Client(load(), sleep=interruption.sleep)
             try:
-                checks = [interruption.check, services.check, supervisor.check]
-                client.await_consumers(POOLS["all"].queues, checks)
+                supervisor.await_workers(home, [interruption.check, services.check, supervisor.check])
             except VectorIndexError:
                 log.seek(0)
                 echo(log.read(), err=True, nl=False)  # the error refers to it
                 raise
-        yield client
+        yield Client(load(), sleep=interruption.sleep)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,9 +1,9 @@
 """Start our programs (workers and Flower) as children of `up`: forked, or each in an interpreter of its own.
 
-On Linux, a fork server has imported the modules of all programs, and forks one for each. So they share the memory of
-libraries, tokenizers and model files, and start in less time. As with the fork server of `multiprocessing`, it has one
-thread and no connection, so that a fork is safe. Elsewhere, a fork without an exec may crash in libraries of the
-system.
+On Linux, a fork server imports the modules of all programs, while `up` starts Postgres and Valkey, and then forks one
+process for each. So they share the memory of libraries, tokenizers and model files, and start in less time. As with
+the fork server of `multiprocessing`, it has one thread and no connection, so that a fork is safe. Elsewhere, a fork
+without an exec may crash in libraries of the system.
 
 A child is killed with its parent on Linux, whatever kills that, so an `up` that is killed leaves none of them behind.
 """
@@ -18,51 +18,17 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from importlib import import_module
 from multiprocessing.connection import Connection, Pipe
-from typing import IO, Any, NoReturn, TypeVar, cast
+from typing import IO, Any, NoReturn
 
 import setproctitle
 
-from worker import backends, model_files, tokens, wiring
-from worker.celery import startup_checks
 from worker.cli.interruption import SIGNALS
-from worker.errors import SettingsError
 from worker.exit_codes import ExitCode
 from worker.services.child import Process
 
-T = TypeVar("T")
-
 PR_SET_PDEATHSIG = 1  # prctl(2)
 POLL_SECONDS = 0.02
-MODULES = (
-    "celery.apps.worker",
-    "celery.bin.worker",
-    "celery.concurrency.prefork",
-    "celery.concurrency.thread",
-    "tasks",
-    "worker.backends.llm.chat",
-    "worker.backends.llm.embedding",
-    "worker.celery.application",
-    "worker.cli.flower",
-    "worker.cli.worker",
-)
-OPTIONAL_MODULES = ("flower.app", "flower.command")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shared:
-    """Files that several programs read, by the names that the settings give them."""
-
-    tokenizers: Sequence[str] = ()
-    models: Sequence[str] = ()
-
-
-def shared_files() -> Shared:
-    """Make the backends of all indexes, and return the files that they read. Raises SettingsError."""
-    models = startup_checks.check_models()
-    used = startup_checks.embedding_backends_in_use()
-    return Shared(tokenizers=[wiring.embedding_backend(each.name).tokenizer for each in used], models=models)
 
 
 class Programs:
@@ -71,8 +37,20 @@ class Programs:
     def __init__(self, output: IO[Any] | None = None) -> None:
         self.output = output  # for their stderr; None: ours
 
-    def share(self, shared: Shared) -> None:
-        """Load files that the programs started from now on share, if they share memory."""
+    def prepare(self, environment: Mapping[str, str]) -> Callable[[], None]:
+        """Begin to check the models of all indexes, and to load what programs can share.
+
+        Returns a function that waits for the end. It raises SettingsError for a wrong model: once, and not from each
+        program.
+        """
+
+        def check() -> None:
+            # here, since with a fork server this process needs none of it
+            from worker.celery import startup_checks
+
+            startup_checks.check_models()
+
+        return check
 
     def start(self, arguments: Sequence[str], environment: Mapping[str, str]) -> Process:
         """Start a program under an environment, and return its process."""
@@ -96,32 +74,6 @@ def programs(output: IO[Any] | None = None) -> Iterator[Programs]:
         server.close()
 
 
-def apart(function: Callable[[], T]) -> T:
-    """Return the result of a function, or raise its error, without keeping what it loads: on Linux it runs in a fork.
-
-    The result and the error have to be picklable. Call it while no thread and no connection is open.
-    """
-    if sys.platform != "linux":
-        return function()
-    ours, theirs = Pipe(duplex=False)
-    pid = os.fork()
-    if pid == 0:
-        ours.close()
-        try:
-            theirs.send((function(), None))
-        except BaseException as error:  # noqa: BLE001 - the parent raises it
-            theirs.send((None, error))
-        os._exit(ExitCode.DONE)
-    theirs.close()
-    try:
-        result, problem = ours.recv()
-    finally:
-        os.waitpid(pid, 0)
-    if problem is not None:
-        raise problem
-    return cast(T, result)
-
-
 class ForkServer(Programs):
     """Forks programs from a process that has imported their modules.
 
@@ -132,8 +84,6 @@ class ForkServer(Programs):
         super().__init__(output)
         self._connection, theirs = Pipe()
         self._number = 0  # of the last request
-        _import_modules()  # here, so that we share them too
-        _freeze()
         sys.stdout.flush()
         parent = os.getpid()
         self._pid = os.fork()
@@ -142,9 +92,18 @@ class ForkServer(Programs):
             _Server(theirs, parent, output).serve()
         theirs.close()
 
-    def share(self, shared: Shared) -> None:
-        """Load the files in the server, while we go on."""
-        self._send("share", shared)
+    def prepare(self, environment: Mapping[str, str]) -> Callable[[], None]:
+        """Let the server load the files, while we go on."""
+        number = self._send("prepare", dict(environment))
+
+        def wait() -> None:
+            answer = self._answer(number)
+            if answer is None:
+                super(ForkServer, self).prepare(environment)()
+            elif answer[0] is not None:
+                raise answer[0]
+
+        return wait
 
     def start(self, arguments: Sequence[str], environment: Mapping[str, str]) -> Process:
         """Fork a program, which gets this environment in place of ours."""
@@ -162,25 +121,25 @@ class ForkServer(Programs):
         with suppress(ChildProcessError):
             os.waitpid(self._pid, 0)
 
-    def _send(self, *request: Any) -> bool:
+    def _send(self, *request: Any) -> int:
+        """Send a request, and return its number."""
         self._number += 1
-        try:
+        with suppress(OSError):  # the server is dead, and so will be its answer
             self._connection.send((self._number, *request))
-        except OSError:
-            return False
-        return True
+        return self._number
 
-    def _ask(self, *request: Any) -> Any:
-        """Return the server's answer, `None` if the server is dead."""
-        if not self._send(*request):
-            return None
+    def _answer(self, number: int) -> Any:
+        """Return the server's answer to a request, `None` if the server is dead."""
         try:
             # an interruption may have left the answer to an earlier request
-            while (answer := self._connection.recv())[0] != self._number:
+            while (answer := self._connection.recv())[0] != number:
                 pass
         except (EOFError, OSError):
             return None
         return answer[1]
+
+    def _ask(self, *request: Any) -> Any:
+        return self._answer(self._send(*request))
 
 
 @dataclass(kw_only=True)
@@ -224,7 +183,7 @@ class _Server:
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         _redirect(output)
-        self._frozen = False
+        self._frozen = False  # what exists is left out of garbage collections
 
     def serve(self) -> NoReturn:
         """Answer requests until the parent closes the connection. Raises SystemExit in each program, at its end."""
@@ -233,17 +192,31 @@ class _Server:
                 number, request, *values = self._connection.recv()
             except EOFError:
                 os._exit(ExitCode.DONE)
-            if request == "share":
-                _load(*values)
-                self._frozen = False
-            else:
-                answer = self._start(*values) if request == "start" else _exit_code(*values)
-                with suppress(OSError):
-                    self._connection.send((number, answer))
+            with suppress(OSError):
+                self._connection.send((number, self._answer(request, values)))
+
+    def _answer(self, request: str, values: Sequence[Any]) -> Any:
+        if request == "prepare":
+            self._frozen = False
+            return self._prepare(*values)
+        return self._start(*values) if request == "start" else _exit_code(*values)
+
+    def _prepare(self, environment: Mapping[str, str]) -> tuple[Exception | None]:
+        from worker.cli import preloading  # here, since the parent needs none of it
+
+        try:
+            preloading.load(environment)
+        except Exception as error:  # noqa: BLE001 - the parent raises it
+            return (error,)
+        return (None,)
 
     def _start(self, arguments: Sequence[str], environment: Mapping[str, str]) -> int:
         if not self._frozen:
-            _freeze()
+            from worker.cli import preloading
+
+            preloading.import_modules()
+            gc.collect()
+            gc.freeze()  # a collection writes to each object, and so copies its shared page
             self._frozen = True
         server = os.getpid()
         pid = os.fork()
@@ -272,29 +245,6 @@ def _run(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
 def _exit_code(pid: int) -> tuple[int | None]:
     found, status = os.waitpid(pid, os.WNOHANG)
     return (os.waitstatus_to_exitcode(status) if found else None,)
-
-
-def _import_modules() -> None:
-    backends.postpone_openai()
-    for name in MODULES:
-        import_module(name)
-    for name in OPTIONAL_MODULES:
-        with suppress(ImportError):
-            import_module(name)
-
-
-def _freeze() -> None:
-    """Leave what exists now out of garbage collections, which write to each object and so copy its shared page."""
-    gc.collect()
-    gc.freeze()
-
-
-def _load(shared: Shared) -> None:
-    for name in shared.tokenizers:
-        with suppress(SettingsError):  # the program that needs it reports the error
-            tokens.counter(name)
-    if "wordllama" in shared.models:
-        model_files.load()
 
 
 def _redirect(output: IO[Any] | None) -> None:

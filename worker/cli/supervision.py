@@ -1,17 +1,22 @@
 """The supervisor of our own programs: workers and Flower as children of `up`."""
 
 import os
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from signal import SIGKILL, SIGTERM
 from types import TracebackType
 
+from worker.celery import liveness
 from worker.errors import ServiceUnreachable, SettingsError
 from worker.exit_codes import ExitCode
 from worker.services.child import MAX_DEATHS, Child, Death, Process, end
 
 GRACE_SECONDS = 15  # from SIGTERM to SIGKILL, for all children together
 FIRST_BACKOFF_SECONDS = 1
+READY_SECONDS = 60  # for workers to start
+POLL_SECONDS = 0.02
 
 
 @dataclass
@@ -26,12 +31,13 @@ class Supervisor:
     backoff_seconds: float = FIRST_BACKOFF_SECONDS
     notify: Callable[[str], None] = lambda sentence: None  # called with a sentence about each death
     children: dict[str, Child] = field(init=False)
+    _started_at: float = field(init=False)  # monotonic seconds
 
     def __enter__(self) -> "Supervisor":
-        self.children = {
-            name: Child(start, backoff_seconds=self.backoff_seconds) for name, start in self.programs.items()
-        }
-        self.check()
+        self._started_at = time.monotonic()
+        self.children = {}
+        for name, start in self.programs.items():
+            self.add(name, start)
         return self
 
     def __exit__(
@@ -42,6 +48,34 @@ class Supervisor:
             signal=SIGTERM,
             grace_seconds=self.grace_seconds,
             kill=lambda process: os.killpg(process.pid, SIGKILL),  # its own children too
+        )
+
+    def add(self, name: str, start: Callable[[], Process]) -> None:
+        """Start one more program."""
+        self.children[name] = Child(start, backoff_seconds=self.backoff_seconds)
+        self.check()
+
+    def await_workers(self, home: Path, checks: Iterable[Callable[[], object]]) -> None:
+        """Return when each program consumes its queues: a worker then writes its first heartbeat.
+
+        Raises ServiceUnreachable, or the errors of `checks`.
+        """
+        checks = list(checks)
+        deadline = time.monotonic() + READY_SECONDS
+        while not self._beat(home):
+            if time.monotonic() > deadline:
+                raise ServiceUnreachable(
+                    f"the workers are not ready after {READY_SECONDS} s: see the errors that they printed above"
+                )
+            for check in checks:
+                check()
+            time.sleep(POLL_SECONDS)
+
+    def _beat(self, home: Path) -> bool:
+        # a heartbeat from before may be of a dead process with the same id
+        beating = {last.pid for last in liveness.read(home) if last.at >= self._started_at}
+        return all(
+            child.process is not None and child.process.pid in beating for child in self.children.values()
         )
 
     def check(self) -> None:

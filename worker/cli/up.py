@@ -13,12 +13,11 @@ from pathlib import Path
 import click
 
 from worker.celery.broker_errors import check_login
-from worker.cli.client import Client
 from worker.cli.flower import Access
 from worker.cli.interruption import Interruption
 from worker.cli.options import loglevel_option
-from worker.cli.pools import PERIODIC_POOLS, POOLS, SMALL_POOLS, UP_POOLS
-from worker.cli.processes import Programs, apart, programs, shared_files
+from worker.cli.pools import PERIODIC_POOLS, SMALL_POOLS, UP_POOLS
+from worker.cli.processes import Programs, programs
 from worker.cli.streams import echo, print_json
 from worker.cli.supervision import Supervisor
 from worker.configuration import Configuration, environment, load
@@ -47,8 +46,10 @@ def up(services_only: bool, small: bool, loglevel: str, as_json: bool) -> None:
     wanted = Wanted(pools=pools, flower=not small, loglevel=loglevel, as_json=as_json)
     interruption = Interruption()
     interruption.install()
-    with programs() if pools else nullcontext(Programs()) as ours, suppress(KeyboardInterrupt):
-        _up(ours, wanted, interruption)
+    configuration = load()  # before the fork, which inherits the rules of settings
+    several = len(pools) > 1  # a single worker has nobody to share memory with, and reports its errors itself
+    with programs() if several else nullcontext(Programs()) as ours, suppress(KeyboardInterrupt):
+        _up(ours, wanted, configuration, interruption)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,8 +82,7 @@ class Wanted:
             echo(f"{name:<9} {text}".rstrip())
 
 
-def _up(ours: Programs, wanted: Wanted, interruption: Interruption) -> None:
-    configuration = load()
+def _up(ours: Programs, wanted: Wanted, configuration: Configuration, interruption: Interruption) -> None:
     for notice in configuration.notices:
         _notify(notice)
     for setting, url in (
@@ -91,9 +91,6 @@ def _up(ours: Programs, wanted: Wanted, interruption: Interruption) -> None:
     ):
         if url:
             check_login(setting, url)
-    if wanted.pools:
-        # reports a wrong model once, before anything starts, and not from each worker
-        ours.share(apart(shared_files))
     with ExitStack() as stack:
         _run(stack, ours, wanted, configuration, interruption)
 
@@ -102,10 +99,13 @@ def _run(
     stack: ExitStack, ours: Programs, wanted: Wanted, configuration: Configuration, interruption: Interruption
 ) -> None:
     """Start everything in order and supervise it; the stack stops it in reverse order."""
+    prepared = ours.prepare(environment()) if len(wanted.pools) > 1 else None
     embedded = {"postgres": not configuration.database_url, "valkey": not configuration.broker_url}
     services = stack.enter_context(running(configuration.home, **embedded, check=interruption.check))
     if wanted.pools:
         stack.enter_context(_only_one(services.home))
+    if prepared:
+        prepared()
     urls = {
         "DATABASE_URL": services.addresses.database_url or configuration.database_url,
         "BROKER_URL": services.addresses.broker_url or configuration.broker_url,
@@ -120,16 +120,16 @@ def _run(
         access = Access.of(services.home) if wanted.flower and find_spec("flower") else None
         if access:
             access.check_port()
-            commands["flower"] = ["flower"]
-            variables |= access.variables() | {"FLOWER_LOGGING": "error"}
         starts = {name: partial(ours.start, arguments, variables) for name, arguments in commands.items()}
         supervisor = stack.enter_context(Supervisor(starts, notify=_notify))
         checks.append(supervisor.check)
-        Client(load(variables)).await_consumers(POOLS["all"].queues, checks)
+        supervisor.await_workers(configuration.home, checks)
         for name, port in wanted.metrics_ports(configuration.metrics_port).items():
             url = f"http://{configuration.metrics_address}:{port}/metrics"
             wanted.tell("metrics", {f"METRICS_URL_{name.upper()}": url}, f"{url}  {name}")
-        if access:
+        if access:  # last, since it takes half a second of a processor from the workers
+            dashboard = {**variables, **access.variables(), "FLOWER_LOGGING": "error"}
+            supervisor.add("flower", partial(ours.start, ["flower"], dashboard))
             login = access.login(show_password=sys.stdout.isatty())
             wanted.tell("flower", access.as_json(), f"{access.url}  {login}")
     wanted.tell("ready", {"ready": True}, "")

@@ -7,11 +7,13 @@ without it: `tests/integration/test_upstream.py`.
 """
 
 import inspect
+import linecache
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -317,12 +319,9 @@ _originals: dict[str, Any] = {}  # what a patch has replaced
 def install() -> None:
     """Install all patches, once; check that everything exists that is patched or overridden.
 
-    Raises SettingsError for a missing attribute. Flower is patched if this process has imported it, which Celery's
-    command line does with every command.
+    Raises SettingsError for a missing attribute. Flower is patched if this process has imported it.
     """
-    for change in CHANGES:
-        if change.library == "flower" and change.owner.partition(":")[0] not in sys.modules:
-            continue
+    for change in filter(_is_used, CHANGES):
         try:
             original, owner = change.original(), change.found_owner()
         except (ImportError, AttributeError) as error:
@@ -335,20 +334,25 @@ def install() -> None:
 def check() -> Iterator[str]:
     """Yield a sentence for each change whose library differs from the one that it was verified with."""
     for change in CHANGES:
-        try:
-            installed = version(change.library)
-            original = change.original()
-        except PackageNotFoundError:  # Flower is optional
-            continue
-        except (ImportError, AttributeError):
-            yield _missing(change)
-            continue
-        if fingerprint(original) != change.fingerprint:
-            yield (
-                f"{change.library} {installed} has another {change.label} than {change.library} "
-                f"{change.verified}, which vector-index-worker replaces because {change.reason}: install "
-                f"{change.library}=={change.verified}, or a vector-index-worker that was tested with this version"
-            )
+        yield from difference(change)
+
+
+def difference(change: Change) -> Sequence[str]:
+    """Return the sentence of a change whose library differs from the one that it was verified with, if it does."""
+    try:
+        installed = version(change.library)
+        original = change.original()
+    except PackageNotFoundError:  # Flower is optional
+        return ()
+    except (ImportError, AttributeError):
+        return (_missing(change),)
+    if fingerprint(original) == change.fingerprint:
+        return ()
+    return (
+        f"{change.library} {installed} has another {change.label} than {change.library} {change.verified}, which "
+        f"vector-index-worker replaces because {change.reason}: install {change.library}=={change.verified}, or a "
+        "vector-index-worker that was tested with this version",
+    )
 
 
 def verified() -> str:
@@ -361,10 +365,24 @@ def verified() -> str:
     return f"{', '.join(sorted(installed))}: the code that {sum(installed.values())} changes replace is as tested"
 
 
+def differences() -> Iterator[str]:
+    """Yield what `check` yields, of the libraries that this process uses; a forked program finds it ready."""
+    for change in filter(_is_used, CHANGES):
+        yield from _known_difference(change)
+    linecache.clearcache()  # 2 MB of sources
+
+
 def warn() -> None:
-    """Log the sentences of `check`."""
-    for sentence in check():
+    """Log the sentences of `differences`."""
+    for sentence in differences():
         logger.warning(sentence)
+
+
+_known_difference = cache(difference)
+
+
+def _is_used(change: Change) -> bool:
+    return change.library != "flower" or change.owner.partition(":")[0] in sys.modules
 
 
 def _missing(change: Change) -> str:
