@@ -73,7 +73,7 @@ def configuration(name: str) -> str:
     return SIMPLE if name in _UNSTEMMED else name
 
 
-def tag(name: str, own: str) -> str:
+def tag(name: str, own: str | None) -> str:
     """Return what marks the lexemes of a language in an index whose LANGUAGE is `own`: nothing for its own."""
     return "" if name == own else _TAGS.get(name, name)
 

@@ -135,7 +135,7 @@ class Recipe:
     document_prefix: str
     query_prefix: str
     distance: str  # cosine, l2 or inner_product
-    language: str  # text search configuration of Postgres
+    language: str | None  # text search configuration of Postgres; None: no search by words
     language_field: str | None  # dotted path in the metadata
     vector_type: str  # of Postgres: vector or halfvec
 
@@ -184,6 +184,7 @@ class Recipe:
             # with an unknown tokenizer `count` is an upper bound, and would make chunks a quarter of their size
             size=estimate if backend.tokenizer == ESTIMATE else None,
             sections=True,
+            with_words=self.language is not None,
         )
 
     def check_range(self, vectors: NDArray[np.float32]) -> None:

@@ -218,7 +218,9 @@ def _indexes(configuration: Configuration) -> str:
 
 def _words(configuration: Configuration) -> str:
     with connection.checkout(_database_url(configuration)) as conn:
-        kept = check_words(conn, {index.language for index in configuration.indexes.values()})
+        kept = check_words(
+            conn, {index.language for index in configuration.indexes.values() if index.language}
+        )
         return "; ".join([kept, *_unknown_languages(conn, configuration.indexes)])
 
 

@@ -24,7 +24,7 @@ from worker.cli.output import counted, first_lines, progress_bar
 from worker.cli.streams import echo, print_json
 from worker.cli.thresholds import Suggestion, suggest
 from worker.cli.variants import RerankFailures, variants
-from worker.configuration import load
+from worker.configuration import IndexSettings, load
 from worker.exit_codes import ExitCode
 from worker.keyspace import CHAT, STAGING
 from worker.search.queries import MODES
@@ -102,8 +102,7 @@ def eval(
     Exit code 1: a figure is below its --fail-below.
     """
     configuration = load()
-    configuration.index(index)
-    searches = variants(modes or MODES, rerank)
+    searches = variants(modes or modes_of(configuration.index(index)), rerank)
     asked = {"limit": limit, "filter": parse_filter(filter_), "per_document": 1, "index": index}
     limits = parse_bounds(bounds, modes=tuple(searches), limit=limit)
     baseline = None if against is None else Baseline.read(against, tuple(searches))
@@ -215,6 +214,11 @@ def _print(
             echo(line)
     for line in _remarks(found, absent):
         echo(line)
+
+
+def modes_of(index: IndexSettings) -> Sequence[str]:
+    """The search modes that an index can answer."""
+    return MODES if index.language else ("vector",)
 
 
 def _absent(client: Client, index: str, questions: Sequence[JudgedQuestion]) -> list[str]:

@@ -41,6 +41,9 @@ FIXES = {
 }
 
 
+NONE_IS_A_VALUE = ("LANGUAGE",)  # of every other key, `None` means the default
+
+
 def entries(section: str, value: object, known: Collection[str]) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Yield each entry of a section: its name, how messages call it, and its keys that are not `None`."""
     place = f'VECTOR_INDEX["{section}"]'
@@ -60,12 +63,12 @@ def entries(section: str, value: object, known: Collection[str]) -> Iterator[tup
 
 
 def keys(owner: str, value: object, known: Collection[str], foreign: Collection[str] = ()) -> dict[str, Any]:
-    """Return the mapping without the keys that are `None`; raises SettingsError for an unknown key."""
+    """Return a mapping without keys of `None`, unless that is a value. Raises SettingsError for an unknown key."""
     given = mapping(owner, value)
     for name in given:
         if name not in known and name not in foreign:
             raise SettingsError(f"{owner} has an unknown key {shown(name)}; {nearest(name, known)}")
-    return {name: item for name, item in given.items() if item is not None}
+    return {name: item for name, item in given.items() if item is not None or name in NONE_IS_A_VALUE}
 
 
 def mapping(owner: str, value: object) -> Mapping[Any, Any]:

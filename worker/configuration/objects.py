@@ -172,11 +172,12 @@ class IndexSettings:
         ),
     ] = HNSWSettings()
     language: Annotated[
-        Language,
+        Language | None,
         Setting(
-            type="name of a text-search configuration of Postgres",
-            meaning="How search by words stems, and which words it leaves out. `simple` does neither. An index keeps "
-            "the language of its first document.",
+            type="name of a text-search configuration of Postgres, or `None`",
+            meaning="How search by words stems, and which words it leaves out. `simple` does neither. `None`: the "
+            "index has no words, whatever `LANGUAGE_FIELD` names. Searches compare vectors alone, and indexing takes "
+            "less time and disk. An index keeps the language of its first document until `vector-index rebuild`.",
             example='"german"',
         ),
     ] = "english"

@@ -98,6 +98,7 @@ def _ranked(indexes: Sequence[Index], query: SearchQuery, places: slice, details
         return []
     _check_comparable(searched)
     first, build = searched[0][0], searched[0][1].build
+    query = _possible(query, first.name, build)
     check_threshold(query.similarity_threshold, build)
     vectors = None if query.mode == "text" else embed_questions(first, build, query.texts)
     ef_search = max(index.settings.ef_search for index, _ in searched)
@@ -112,6 +113,18 @@ def _ranked(indexes: Sequence[Index], query: SearchQuery, places: slice, details
             return passages
         explanations = explain(ranker, groups)
         return [replace(passage, explain=each) for passage, each in zip(passages, explanations, strict=True)]
+
+
+def _possible(query: SearchQuery, index: str, build: Build) -> SearchQuery:
+    """The query as an index without words can answer it: by vector in place of hybrid. Raises InvalidQuery."""
+    if build.language is not None:
+        return query
+    if query.mode == "text":
+        raise InvalidQuery(
+            f'index {index!r} has no words, because its LANGUAGE is None: use mode "vector", or set LANGUAGE and run '
+            "`vector-index rebuild`"
+        )
+    return replace(query, mode="vector")
 
 
 def _check_comparable(searched: Sequence[tuple[Index, Target]]) -> None:

@@ -53,9 +53,10 @@ class Build:
         return int(self.recipe["dimensions"])
 
     @property
-    def language(self) -> str:
-        """Its text search configuration."""
-        return str(self.recipe["language"])
+    def language(self) -> str | None:
+        """Its text search configuration; `None`: it has no words."""
+        language: str | None = self.recipe["language"]
+        return language
 
     @property
     def language_field(self) -> str | None:
@@ -173,6 +174,8 @@ def create_tables(connection: Connection, build: Build) -> None:
     """Create the tables of a build. Raises SettingsError for a language that Postgres does not know."""
     column = sql.SQL("{}({})").format(sql.Identifier(build.vector), sql.Literal(build.dimensions))
     connection.execute(sql.SQL(read("build.sql")).format(vector=column, **tables(build.build)))
+    if build.language is None:
+        return
     try:
         connection.execute(statement("builds.sql", "check_language"), {"language": build.language})
     except pg.UndefinedObject as error:

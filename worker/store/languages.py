@@ -15,8 +15,10 @@ from worker.store.statements import statement
 class Language:
     """How the words of a document are stemmed, and how its lexemes are marked in the index."""
 
-    name: str  # a text search configuration of Postgres, or a code without one
-    configuration: str
+    name: (
+        str | None
+    )  # a text search configuration of Postgres, or a code without one; None: there are no words
+    configuration: str | None
     tag: str  # empty for the language of the index
 
     @property
@@ -42,7 +44,7 @@ def of_revisions(connection: Connection, build: Build, revs: Sequence[int]) -> M
 
     An unknown name is that of the index, and is logged once in a process.
     """
-    if build.language_field is None or not revs:
+    if build.language_field is None or build.language is None or not revs:
         return {}
     rows = connection.execute(
         statement("languages.sql", "of_revisions"), _path(build) | {"revs": list(revs)}
@@ -52,7 +54,7 @@ def of_revisions(connection: Connection, build: Build, revs: Sequence[int]) -> M
     if None in names.values():
         events.unknown_language(build.index, build.language_field)
     found = {rev: of(build, name) for rev, value in rows if (name := names[value]) is not None}
-    others = sorted({language.name for language in found.values() if language.tag})
+    others = sorted({language.name for language in found.values() if language.tag and language.name})
     if others and build.build > 0:  # not a sample, whose tables go with its session
         connection.execute(statement("languages.sql", "note"), {"build": build.build, "languages": others})
     return found

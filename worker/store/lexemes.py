@@ -23,9 +23,12 @@ def of_chunks(connection: Connection, chunks: Sequence[tuple[IndexWords, Languag
     """Return the lexemes of the words of each chunk, in the syntax of tsvector; those of parts have the label B.
 
     In another language than the index's, each has the tag of the language before it, and one more lexeme marks it.
+    There are none in an index without words.
     """
-    made: dict[int, str] = {}
-    for language in {language for _, language in chunks}:
+    made: dict[int, str] = {
+        at: "" for at, (_, language) in enumerate(chunks) if language.configuration is None
+    }
+    for language in {language for _, language in chunks if language.configuration}:
         stemmer = _stemmer(connection, language)
         split = {
             at: [stemmer.split(each) for each in words]
