@@ -25,10 +25,10 @@ Document = dict[str, Any]
 
 def documents(count: int, *, sizes: tuple[int, int] = (SMALLEST, LARGEST), seed: int = 1) -> list[Document]:
     """Documents of these sizes; another seed gives other documents."""
-    texts = islice(_cut(sizes, seed), count)
+    found = islice(texts(sizes, seed), count)
     return [
         {"id": f"{seed}-{number}", "title": f"Document {number}", "text": text}
-        for number, text in enumerate(texts)
+        for number, text in enumerate(found)
     ]
 
 
@@ -51,7 +51,7 @@ def edited(document: Document, revision: int) -> Document:
 def large(size: int) -> Document:
     """One document of so many characters."""
     parts, length = [], 0
-    for text in _cut((20_000, 40_000), 3):
+    for text in texts((20_000, 40_000), 3):
         parts.append(text)
         length += len(text) + 2
         if length >= size:
@@ -69,7 +69,7 @@ def read(path: str) -> list[Document]:
         return [json.loads(line) for line in lines]
 
 
-def _cut(sizes: tuple[int, int], seed: int) -> Iterator[str]:
+def texts(sizes: tuple[int, int], seed: int) -> Iterator[str]:
     """Pieces of the prose, one after the other, that end with a line; without end."""
     text, chosen, lap = prose(), random.Random(seed), 0
     while True:
