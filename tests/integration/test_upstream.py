@@ -115,6 +115,19 @@ def test_a_channel_that_outlives_its_connection_closes_with_a_connection_error(
             channel.close()
 
 
+def test_a_channel_has_one_client_for_its_commands_until_its_pool_goes(
+    library: Library, broker_url: str
+) -> None:
+    with library.connect(broker_url) as connected:
+        channel = connected.default_channel
+        client = channel._create_client()
+        assert channel._create_client() is client
+        assert channel._create_client(asynchronous=True) is not channel._create_client(asynchronous=True)
+        channel._disconnect_pools()
+        assert channel._create_client() is not client
+        assert channel._create_client().ping()
+
+
 @needs("Channel._brpop_start", *CLAIMING, raises=AssertionError)
 def test_a_message_that_left_its_queue_is_recorded_at_once(connection: Any, client: "redis.Redis") -> None:
     """So another worker delivers it again if this one dies before it reads the answer."""
