@@ -4,6 +4,7 @@ import re
 
 INLINE_DATA = "inline data"  # the kind of what is left out
 ADDRESS = "data:"
+SLICE_CHARACTERS = 200_000
 LEAST_CHARACTERS = 100  # of the data; shorter ones are examples of the form, and cost little
 
 # All parts are bounded or possessive, so that no pattern backtracks. Base64 may be wrapped, as in mail; a line of it
@@ -38,7 +39,7 @@ HEXADECIMAL = re.compile(r"[0-9a-f]+|[0-9A-F]+")
 def without_inline_data(text: str) -> tuple[str, int]:
     """Remove the `data:` addresses and the base64 of a text; return it with the number of characters removed."""
     kept = text
-    if ADDRESS in text.lower():
+    if _has_address(text):
         kept = DATA.sub(lambda found: found[0] if len(found[0]) < LEAST_CHARACTERS else "", text)
     if _may_have_run(kept) or _BLOCK_START.search(f"\n{kept}"):
         kept = BARE.sub(lambda found: "" if _is_encoded(found[0]) else found[0], kept)
@@ -53,6 +54,14 @@ def _may_have_run(text: str) -> bool:
     step = LEAST_RUN // 2
     pieces = (text[at : at + step] for at in range(0, len(text) - step + 1, step))
     return any(len(piece.split(None, 1)) == 1 for piece in pieces)
+
+
+def _has_address(text: str) -> bool:
+    # in slices: a copy in lower case takes six times a text beyond ASCII
+    return any(
+        ADDRESS in text[at : at + SLICE_CHARACTERS + len(ADDRESS)].lower()
+        for at in range(0, len(text), SLICE_CHARACTERS)
+    )
 
 
 def _is_encoded(data: str) -> bool:

@@ -2,13 +2,15 @@
 
 import base64
 import random
+import sys
 import time
+import tracemalloc
 
 import pytest
 
 from tests.fixtures.folders import MAX_BYTES
 from worker.documents import Document
-from worker.inline_data import without_inline_data
+from worker.inline_data import SLICE_CHARACTERS, without_inline_data
 
 BASE64 = base64.b64encode(random.Random(3).randbytes(3_000)).decode()
 WRAPPED = "\n".join(BASE64[at : at + 76] for at in range(0, len(BASE64), 76))
@@ -98,6 +100,22 @@ def test_every_document_loses_its_inline_data() -> None:
     text = f"The reading room.\n\n![plan](data:image/png;base64,{BASE64})\n\nLockers."
     document = Document.from_json({"id": 1, "text": text}, max_bytes=MAX_BYTES)
     assert document.text == "The reading room.\n\n![plan]()\n\nLockers."
+
+
+@pytest.mark.parametrize("place", [SLICE_CHARACTERS - 2, 2 * SLICE_CHARACTERS - 4])
+def test_an_address_is_found_where_two_slices_of_the_text_meet(place: int) -> None:
+    text = "a " * (place // 2)
+    assert without_inline_data(f"{text}data:image/png;base64,{BASE64}")[0] == text
+
+
+def test_looking_for_addresses_copies_no_large_text() -> None:
+    """A copy in lower case took six times the text, as Python makes it of characters of four bytes."""
+    text = "An account – with dashes. " * 200_000
+    tracemalloc.start()
+    without_inline_data(text)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2.5 * sys.getsizeof(text)
 
 
 @pytest.mark.parametrize(

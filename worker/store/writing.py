@@ -14,16 +14,21 @@ from numpy.typing import NDArray
 from psycopg.types.json import Jsonb
 
 from worker.documents import Chunk, Document
+from worker.packing import batches
 from worker.store import builds, fencing, jobs, languages, lexemes, queue, refusals
 from worker.store.builds import Build
 from worker.store.connection import Connection, retry_on_deadlock
 from worker.store.fencing import Fence
 from worker.store.jobs import JobSlice, StageCounts
+from worker.store.languages import Language
 from worker.store.locking import LockedDocument, lock_documents, lock_served
 from worker.store.reindexing import ReindexRun
 from worker.store.statements import statement
 
 DOCUMENTS_PER_TRANSACTION = 100
+# of a statement that inserts chunks: their words take ten times the memory of their text
+CHARACTERS_AT_ONCE = 1_000_000
+CHUNKS_AT_ONCE = 5_000
 FILLING_PRIORITY = 2  # of the contents of a build that is being filled
 
 
@@ -324,8 +329,20 @@ def want_chunks(
 def _insert_chunks(
     connection: Connection, build: Build, revisions: Sequence[tuple[int, Sequence[Chunk]]]
 ) -> None:
-    each = [(rev, at, chunk) for rev, chunks in revisions for at, chunk in enumerate(chunks)]
+    each = ((rev, at, chunk) for rev, chunks in revisions for at, chunk in enumerate(chunks))
     named = languages.of_revisions(connection, build, [rev for rev, _ in revisions])
+    for some in batches(
+        each, lambda row: len(row[2].text), weight_limit=CHARACTERS_AT_ONCE, size_limit=CHUNKS_AT_ONCE
+    ):
+        _insert_some(connection, build, some, named)
+
+
+def _insert_some(
+    connection: Connection,
+    build: Build,
+    each: Sequence[tuple[int, int, Chunk]],
+    named: Mapping[int, Language],
+) -> None:
     spoken = [(chunk.words, named.get(rev, languages.own(build))) for rev, _, chunk in each]
     columns = {
         "revs": [rev for rev, _, _ in each],
