@@ -109,3 +109,15 @@ def test_a_new_revision_or_a_delete_ends_a_failure(
 def test_an_index_without_documents_has_nothing_to_retry(application: Application) -> None:
     assert list(staging.failed_ids(application.target)) == []
     assert staging.retry(application.target, ["a"]).docs == []
+
+
+def test_a_text_that_is_embedded_already_is_searchable_at_once_beside_a_failed_one(
+    application: Application,
+    refusing: set[str],
+) -> None:
+    refusing.add("poison")
+    failed, known = {"id": "failed", "text": "A poison."}, "Words that are known."
+    application.put(failed, {"id": "first", "text": known})
+    # two texts are new to the index, and two are queued: but not the same two
+    application.stage(failed, {"id": "copy", "text": known}, {"id": "new", "text": "Other words."})
+    assert application.state("copy")["searchable"]

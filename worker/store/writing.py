@@ -188,7 +188,8 @@ def write(
         # the live build sends first: a build that is being filled copies vectors where it can
         own = max(priority, FILLING_PRIORITY) if build.state == "filling" else priority
         queued = queue_contents(connection, build, [entry.doc for entry in staged] + again, own)
-        may_be_complete = may_be_complete or not _all_queued(staged, build, len(queued))
+        # contents of failed documents are queued too, so then the number says nothing
+        may_be_complete |= bool(again) or not _all_queued(staged, build, len(queued))
         if build.state == "live":
             retried = set(again)
             chunks = sum(len(entry.item.chunks[build.build]) for entry in staged)
