@@ -34,6 +34,7 @@ from worker.configuration import HNSWSettings
 from worker.index import Index
 from worker.indexing import staging
 from worker.indexing.draining.drainer import Drainer
+from worker.indexing.jobs import job_results
 from worker.indexing.verification import Verifier
 from worker.search.queries import MODES, SearchQuery
 from worker.search.retrieval import retrieve
@@ -80,7 +81,7 @@ class Growing:
         self.drainer.start()
         corpus.prose()  # read before the clock runs
         self.texts = corpus.texts((corpus.SMALLEST, corpus.LARGEST), 1)
-        self.documents = self.messages = 0
+        self.documents = self.messages = self.reported = 0
         self.kept: list[dict[str, Any]] = []  # to edit, publish again and delete
 
     def measured(self, chunks: int) -> dict[str, Any]:
@@ -132,13 +133,17 @@ class Growing:
         staging.stage(self.index, f"message-{self.messages}", documents, max_bytes=10**7)
 
     def wait(self) -> None:
-        """Wait until everything is searchable."""
+        """Wait until everything is searchable, and take the results, as waiting tasks do."""
         with connection.checkout(self.url) as conn:
             waiting = (
                 f"SELECT 1 FROM vector_index.served_{self.build.build} WHERE want_rev IS NOT NULL LIMIT 1"
             )
             while conn.execute(waiting.encode()).fetchone():
                 time.sleep(0.01)
+            sent = [f"message-{number}" for number in range(self.reported + 1, self.messages + 1)]
+            for at in range(0, len(sent), MESSAGE):
+                job_results(conn, "default", sent[at : at + MESSAGE])
+        self.reported = self.messages
 
     @property
     def build(self) -> Build:
@@ -188,7 +193,9 @@ class Growing:
 
     def verify_seconds(self) -> float:
         found = Verifier(index=self.index, wake=lambda: None).verify(repair=False)
-        assert found["healthy"]
+        if not found["healthy"]:
+            faults = [check for check in found["checks"] if check["fault"] and check["found"]]
+            raise SystemExit(f"the index is not healthy: {faults}")
         return float(found["seconds"])
 
     def edit_ms(self) -> float:
