@@ -23,6 +23,7 @@ from worker.cli.supervision import Supervisor
 from worker.configuration import Configuration, environment, load
 from worker.configuration.addresses import redacted
 from worker.errors import SettingsError
+from worker.services import home as homes
 from worker.services import running
 from worker.store import schema
 
@@ -100,6 +101,9 @@ def _run(
 ) -> None:
     """Start everything in order and supervise it; the stack stops it in reverse order."""
     prepared = ours.prepare(environment()) if len(wanted.pools) > 1 else None
+    if prepared and not homes.exists(configuration.home):
+        prepared()  # a wrong model leaves no home behind; later starts go on meanwhile
+        prepared = None
     embedded = {"postgres": not configuration.database_url, "valkey": not configuration.broker_url}
     services = stack.enter_context(running(configuration.home, **embedded, check=interruption.check))
     if wanted.pools:
