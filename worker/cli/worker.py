@@ -4,6 +4,7 @@ import os
 
 import click
 
+from worker.cli.allocator import return_freed_memory
 from worker.cli.celery_program import run_celery
 from worker.cli.options import loglevel_option
 from worker.cli.pools import POOLS
@@ -52,6 +53,7 @@ def worker(
     """
     if metrics_port:
         environment()["METRICS_PORT"] = str(metrics_port)
+    return_freed_memory()
     pool = POOLS[queues]
     os.nice(pool.niceness)
     arguments = ["--queues", ",".join(pool.queues), "--pool", pool.kind, "--hostname", f"{name or queues}@%h"]
