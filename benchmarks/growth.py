@@ -92,7 +92,7 @@ class Growing:
         with connection.checkout(self.url) as conn:
             conn.execute("ANALYZE")
         found |= {f"search_{mode}_ms": self.search_ms(mode) for mode in MODES}
-        return found | {
+        found |= {
             "status_ms": self.status_ms(),
             "sweep_ms": self.sweep_ms(),
             "verify_seconds": self.verify_seconds(),
@@ -100,6 +100,7 @@ class Growing:
             "publish_ms": self.publish_ms(),
             "delete_ms": self.delete_ms(),
         }
+        return found | {"load_average": round(os.getloadavg()[0], 1)}  # of the machine, with this process
 
     def load(self, chunks: int) -> dict[str, float]:
         """Index documents until there are so many chunks."""
@@ -257,7 +258,6 @@ def machine() -> dict[str, Any]:
     return {
         "date": date.today().isoformat(),
         "cores": os.cpu_count(),
-        "load": round(os.getloadavg()[0], 1),
         "python": platform.python_version(),
         "system": platform.system(),
         "postgres": version.stdout.split()[-1],

@@ -69,6 +69,7 @@ ROWS = {
     "verify, s": "verify_seconds",
     "bytes on disk for each chunk": "bytes_per_chunk",
     "the same with the vector index": "bytes_per_chunk_with_vector_index",
+    "load average of the machine": "load_average",
 }
 
 
@@ -141,27 +142,38 @@ def written(value: float) -> str:
 
 
 def table(sizes: Sequence[Mapping[str, Any]]) -> str:
-    lines = [["figure", *(f"{size['chunks']:,} chunks" for size in sizes)], ["---", *("---:" for _ in sizes)]]
-    lines += [[name, *(cell(size[key]) for size in sizes)] for name, key in ROWS.items()]
+    """A column for each size, and how many times the first one the last one is."""
+    heads = [*(f"{size['chunks']:,} chunks" for size in sizes), f"{times(sizes, 'chunks')} times the chunks"]
+    lines = [["figure", *heads], ["---", *("---:" for _ in heads)]]
+    lines += [[name, *(cell(size[key]) for size in sizes), times(sizes, key)] for name, key in ROWS.items()]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
+def times(sizes: Sequence[Mapping[str, Any]], key: str) -> str:
+    """How many times as much the largest size takes as the smallest that has the figure; empty for one size."""
+    values = [size[key] for size in sizes if size[key] is not None]
+    return f"{values[-1] / values[0]:.2f}" if len(values) > 1 else ""
+
+
 def cell(value: float | None) -> str:
-    return "none" if value is None else written(value) if value >= 10 else f"{value:.2g}"
+    return "–" if value is None else written(value) if value >= 10 else f"{value:.2g}"
 
 
 def machine(found: Mapping[str, Any]) -> str:
     """A sentence about where the figures come from."""
     return (
-        f"{found['date']}, {found['cores']} cores with a load of {found['load']}, {found['system']}, "
+        f"{found['date']}, {found['cores']} cores, {found['system']}, "
         f"Python {found['python']}, PostgreSQL {found['postgres']}, pgvector {found['pgvector']}.\n"
     )
 
 
 def filled(page: str, measured: Mapping[str, Any]) -> str:
-    """The page with the machine and the table between its marks."""
+    """The page with the machine, the table, and that of a second run if there is one, between its marks."""
     before, _, rest = page.partition(BEGIN)
-    return f"{before}{BEGIN}{machine(measured['machine'])}\n{table(measured['sizes'])}{END}{rest.partition(END)[2]}"
+    tables = f"{machine(measured['machine'])}\n{table(measured['sizes'])}"
+    if again := measured.get("again"):
+        tables += f"\nThe same again, on a busier machine:\n\n{table(again)}"
+    return f"{before}{BEGIN}{tables}{END}{rest.partition(END)[2]}"
 
 
 def images(measured: Mapping[str, Any]) -> dict[Path, str]:

@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 import pytest
 
 from benchmarks.growth import OUTPUT
-from benchmarks.growth_plots import PAGE, Scale, apart, filled, images
+from benchmarks.growth_plots import PAGE, Scale, apart, filled, images, table, times
 
 
 def test_plots_and_table_are_those_of_the_figures() -> None:
@@ -31,3 +31,40 @@ def test_axis_is_logarithmic_and_its_ticks_are_round() -> None:
 
 def test_labels_do_not_overlap() -> None:
     assert apart([1, 2, 50], distance=10) == [1, 11, 50]
+
+
+def test_last_column_says_how_many_times_as_much_the_largest_size_takes() -> None:
+    sizes = [{"chunks": 1_000, "ms": 2.0}, {"chunks": 10_000, "ms": 3.0}]
+    assert (times(sizes, "chunks"), times(sizes, "ms")) == ("10.00", "1.50")
+    assert times([{"ms": None}, {"ms": 3.0}], "ms") == ""
+
+
+def test_table_says_how_busy_the_machine_was() -> None:
+    """Figures of a busy machine compare with those of their own run."""
+    measured = json.loads(OUTPUT.read_text())
+    assert "| load average of the machine |" in table(measured["sizes"])
+    assert measured["sizes"][-1]["load_average"] > 0
+
+
+def test_nothing_of_the_first_run_grows_clearly_faster_than_the_chunks() -> None:
+    """The page says so. 20% are left to a busy machine."""
+    first, *_, last = json.loads(OUTPUT.read_text())["sizes"]
+    chunks = last["chunks"] / first["chunks"]
+    of_all = [
+        "verify_seconds",
+        "status_ms",
+        "sweep_ms",
+        "search_hybrid_ms",
+        "search_text_ms",
+        "search_vector_ms",
+    ]
+    of_one = [
+        "load_cpu_ms_per_chunk",
+        "bytes_per_chunk_with_vector_index",
+        "edit_ms",
+        "publish_ms",
+        "delete_ms",
+    ]
+    grown = {key: last[key] / first[key] / chunks for key in of_all}
+    grown |= {key: last[key] / first[key] for key in of_one}
+    assert not {key: factor for key, factor in grown.items() if factor > 1.2}
