@@ -489,3 +489,13 @@ def test_a_job_that_waits_for_the_chunks_of_another_has_embedded_none(applicatio
     application.stage({"id": "a", "text": "Words."})
     task_id = application.stage({"id": "b", "text": "Words."})
     assert progress(application, task_id) == {"documents": 1, "done": 0, "chunks": 1, "embedded": 0}
+
+
+def test_a_small_job_passes_a_large_document(
+    application: Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing, "MANY_CHUNKS", 10)
+    application.stage({"id": "large", "text": LONG})
+    application.stage({"id": "small", "text": "A single line."})
+    application.drainer.step()
+    assert application.backend.requests[0][0] == "A single line."

@@ -21,7 +21,7 @@ from worker.store.builds import Build
 from worker.store.connection import Connection, retry_on_deadlock
 from worker.store.statements import statements, tables
 
-PRIORITIES = (0, 1, 2)  # jobs, reindexing, rebuilding
+PRIORITIES = (0, 1, 2)  # jobs; reindexing and large documents; rebuilding
 URGENT = (0, 1)  # those before rebuilding
 ALONE_FROM_ATTEMPT = 3  # from this attempt on a content is sent alone, so that only the one at fault can fail
 

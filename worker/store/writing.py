@@ -29,6 +29,8 @@ DOCUMENTS_PER_TRANSACTION = 100
 # of a statement that inserts chunks: their words take ten times the memory of their text
 CHARACTERS_AT_ONCE = 1_000_000
 CHUNKS_AT_ONCE = 5_000
+MANY_CHUNKS = 1_000  # of a slice: a document of 20 MB has 10,000 and more, 100 documents of 4.5 kB have 300
+BULK_PRIORITY = 1  # of the contents of a slice with more
 FILLING_PRIORITY = 2  # of the contents of a build that is being filled
 
 
@@ -185,9 +187,8 @@ def write(
     for build in writable:
         again = want(connection, build, staged, unchanged)
         queue.supply(connection, build, _vectors(prepared, build))
-        # the live build sends first: a build that is being filled copies vectors where it can
-        own = max(priority, FILLING_PRIORITY) if build.state == "filling" else priority
-        queued = queue_contents(connection, build, [entry.doc for entry in staged] + again, own)
+        docs = [entry.doc for entry in staged] + again
+        queued = queue_contents(connection, build, docs, _priority(build, staged, priority))
         # contents of failed documents are queued too, so then the number says nothing
         may_be_complete |= bool(again) or not _all_queued(staged, build, len(queued))
         if build.state == "live":
@@ -227,6 +228,17 @@ def delete_rejections(
         "before": [before and before[id] for id in ids],
     }
     connection.execute(statement("outbox.sql", "delete_rejections"), parameters)
+
+
+def _priority(build: Build, staged: Sequence[_Staged], priority: int) -> int:
+    """The priority of the contents of these revisions in a build.
+
+    The live build sends first: a build that is being filled copies vectors where it can. Many chunks let others pass.
+    """
+    if build.state == "filling":
+        return max(priority, FILLING_PRIORITY)
+    chunks = sum(len(entry.item.chunks[build.build]) for entry in staged)
+    return max(priority, BULK_PRIORITY) if chunks > MANY_CHUNKS else priority
 
 
 def _all_queued(staged: Sequence[_Staged], build: Build, queued: int) -> bool:
