@@ -29,7 +29,6 @@ from celery.exceptions import Ignore, InvalidTaskError, QueueNotFound
 from celery.utils.dispatch import Signal
 from kombu import Consumer, Message, Queue, pools
 from kombu.exceptions import DecodeError, EncodeError, OperationalError
-from kombu.transport.redis import Mutex
 from redis.exceptions import OutOfMemoryError, ResponseError
 
 from tests.fixtures.proxy import Proxy
@@ -185,8 +184,7 @@ def test_the_lock_of_a_killed_worker_does_not_delay_redelivery(
         send(connection, "x")
         connection.drain_events(timeout=10)
     channel = connection.default_channel
-    lock = Mutex(channel.client, channel.unacked_mutex_key, 300)
-    lock.__enter__()  # a killed worker never leaves it
+    client.set(channel.unacked_mutex_key, "a killed worker", ex=300)
     channel.qos.restore_visible()
     assert client.llen("first") == 1
 
