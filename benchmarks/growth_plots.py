@@ -168,11 +168,9 @@ def machine(found: Mapping[str, Any]) -> str:
 
 
 def filled(page: str, measured: Mapping[str, Any]) -> str:
-    """The page with the machine, the table, and that of a second run if there is one, between its marks."""
+    """The page with the machine and the table between its marks."""
     before, _, rest = page.partition(BEGIN)
     tables = f"{machine(measured['machine'])}\n{table(measured['sizes'])}"
-    if again := measured.get("again"):
-        tables += f"\nThe same again, on a busier machine:\n\n{table(again)}"
     return f"{before}{BEGIN}{tables}{END}{rest.partition(END)[2]}"
 
 

@@ -46,8 +46,8 @@ def test_table_says_how_busy_the_machine_was() -> None:
     assert measured["sizes"][-1]["load_average"] > 0
 
 
-def test_nothing_of_the_first_run_grows_clearly_faster_than_the_chunks() -> None:
-    """The page says so. 20% are left to a busy machine."""
+def test_nothing_grows_clearly_faster_than_the_chunks() -> None:
+    """The page has the factors. A half is left to deeper trees and to a busy machine."""
     first, *_, last = json.loads(OUTPUT.read_text())["sizes"]
     chunks = last["chunks"] / first["chunks"]
     of_all = [
@@ -67,4 +67,4 @@ def test_nothing_of_the_first_run_grows_clearly_faster_than_the_chunks() -> None
     ]
     grown = {key: last[key] / first[key] / chunks for key in of_all}
     grown |= {key: last[key] / first[key] for key in of_one}
-    assert not {key: factor for key, factor in grown.items() if factor > 1.2}
+    assert not {key: factor for key, factor in grown.items() if factor > 1.5}
