@@ -15,6 +15,7 @@ import json
 import os
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -28,15 +29,22 @@ PAUSE_SECONDS = 0.2
 QUESTION_WORDS = 8
 
 
-class Contender:
-    """What a contender does. Each process has a database of its own, which is empty at its start."""
+class Contender(ABC):
+    """What a contender does. Each process has a database of its own, which is empty at its start.
+
+    A scenario names the contenders that search, answer, and search while they index: the others have no such method.
+    """
+
+    search: Callable[[str], None]  # find five chunks for a question
+    answer: Callable[[str], None]
+    index_and_search: Callable[[list[Document]], list[float]]  # the seconds of each search while it indexes
 
     def __init__(self, *, database_url: str, variant: str) -> None:
         self.database_url, self.variant = database_url, variant
 
+    @abstractmethod
     def index(self, documents: list[Document]) -> None:
         """Make the documents searchable. A second time with the same ids replaces those that have changed."""
-        raise NotImplementedError
 
     def index_each(self, documents: list[Document], patience_seconds: float) -> int:
         """Do so for each by itself; the number of those done in time."""
@@ -47,27 +55,16 @@ class Contender:
             self.index([document])
         return len(documents)
 
-    def search(self, question: str) -> None:
-        """Find five chunks."""
-        raise NotImplementedError
-
-    def answer(self, question: str) -> None:
-        raise NotImplementedError
-
     def index_large(self, documents: list[Document]) -> list[float]:
         """Index them; the seconds of each other job that ran meanwhile."""
         self.index(documents)
         return []
 
-    def index_and_search(self, documents: list[Document]) -> list[float]:
-        """Index them; the seconds of each search that ran meanwhile."""
-        raise NotImplementedError
-
+    @abstractmethod
     def rows(self) -> int:
         """Chunks that are stored."""
-        raise NotImplementedError
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - most have started nothing
         """Stop what the contender has started."""
 
 
