@@ -11,7 +11,7 @@ class Kind:
 
 
 KINDS = {
-    "ours": Kind(environment=None, variants=("default", "no-words", "small", "new")),
+    "ours": Kind(environment=None, variants=("default", "outbox", "no-words", "small", "new")),
     "sketch": Kind(environment="script", variants=("default",)),
     "script": Kind(environment="script", variants=("batches", "documents")),
     "pgai": Kind(environment="pgai", variants=("c10", "c1")),

@@ -21,6 +21,8 @@ from benchmarks.rivals.scenarios import PATIENCE_SECONDS, Scenario
 from benchmarks.rivals.standin import StandIn
 from benchmarks.rivals.table import percentile
 
+REST_SECONDS = 2.0  # before each measured command, for what a start or the last command has left to do
+
 QUIET = {
     "OPENAI_API_KEY": "none",
     "HF_HUB_OFFLINE": "1",
@@ -58,8 +60,9 @@ class Contestant:
         self.postgres = postmaster(database_url)
 
     def measured(self, scenario: Scenario, documents: Path) -> dict[str, Any]:
-        """Run a scenario; its seconds, costs and counts."""
+        """Run a scenario; its seconds, costs and counts. It begins after a rest, so that no start is measured."""
         before = self.ask({"do": "load", "path": str(documents)})
+        time.sleep(REST_SECONDS)
         counted = self.setting.provider.reset()
         cpu, postgres = cpu_seconds(self.tree), self._postgres_seconds()
         with Memory(self.tree) as memory:

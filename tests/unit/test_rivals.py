@@ -87,6 +87,7 @@ def test_unknown_scenario_is_refused_with_the_known_ones() -> None:
 
 def test_contender_is_named_with_its_variant_unless_it_is_the_usual_one() -> None:
     assert [str(Entry.parse(text)) for text in ("pgai", "pgai:c10", "pgai:c1")] == ["pgai", "pgai", "pgai:c1"]
+    assert [str(Entry.parse(text)) for text in ("ours", "ours:outbox")] == ["ours", "ours:outbox"]
 
 
 def test_one_document_in_a_hundred_changes() -> None:

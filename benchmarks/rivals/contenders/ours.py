@@ -1,6 +1,7 @@
 """This project, as a user starts it: `vector-index up`, and an application that sends messages through the broker.
 
-Variants: default, no-words (an index without full text), small (`up --small`), new (the first documents of an index).
+Variants: default, outbox (the application inserts rows, as with pgai), no-words (an index without full text), small
+(`up --small`), new (the first documents of an index).
 """
 
 import json
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterable
 from itertools import count, cycle
 from pathlib import Path
@@ -24,8 +26,15 @@ from benchmarks.rivals.corpus import Document
 MESSAGE = 100  # documents
 QUESTIONS = 50
 PATIENCE_SECONDS = 600
+LOOK_SECONDS = 0.02
 MAX_DOCUMENT_BYTES = 50_000_000
 BACKEND = "worker.backends.llm.LLMEmbeddingBackend"
+ENQUEUE = "SELECT vector_index.enqueue_document('default', %(id)s, %(text)s, %(title)s)"
+LIVE_BUILD = "SELECT live_build FROM vector_index.indexes WHERE name = 'default' AND live_build IS NOT NULL"
+WAITS = """SELECT EXISTS (SELECT FROM vector_index.outbox WHERE error IS NULL)
+    OR EXISTS (SELECT FROM vector_index.served_{build} WHERE want_rev IS NOT NULL AND state <> 'failed')"""
+ERRORS = """SELECT error FROM vector_index.outbox WHERE error IS NOT NULL
+    UNION ALL SELECT error FROM vector_index.served_{build} WHERE state = 'failed' LIMIT 3"""
 
 
 class Ours(Contender):
@@ -81,9 +90,7 @@ class Ours(Contender):
 
     def rows(self) -> int:
         with psycopg.connect(self.database_url) as connection:
-            found = connection.execute(
-                "SELECT live_build FROM vector_index.indexes WHERE name = 'default' AND live_build IS NOT NULL"
-            ).fetchone()
+            found = connection.execute(LIVE_BUILD).fetchone()
             if not found:
                 return 0
             return connection.execute(f"SELECT count(*) FROM vector_index.chunks_{found[0]}").fetchone()[0]
@@ -146,5 +153,39 @@ class Ours(Contender):
         raise RuntimeError("vector-index up has ended before it was ready")
 
 
+class OursByOutbox(Ours):
+    """The application enqueues documents in its own transactions, and looks until all of them are searchable."""
+
+    def __init__(self, *, database_url: str, variant: str) -> None:
+        super().__init__(database_url=database_url, variant=variant)
+        self.connection = psycopg.connect(database_url, autocommit=True)
+        (self.build,) = self.connection.execute(LIVE_BUILD).fetchone()
+
+    def index(self, documents: list[Document]) -> None:
+        with self.connection.transaction():
+            self.connection.cursor().executemany(ENQUEUE, documents)
+        self._wait_for_all()
+
+    def index_each(self, documents: list[Document], patience_seconds: float) -> int:
+        for document in documents:  # a commit each
+            self.connection.execute(ENQUEUE, document)
+        self._wait_for_all()
+        return len(documents)
+
+    def _wait_for_all(self) -> None:
+        end = time.monotonic() + PATIENCE_SECONDS
+        while self.connection.execute(WAITS.format(build=self.build)).fetchone()[0]:
+            if time.monotonic() > end:
+                raise TimeoutError(f"documents still wait after {PATIENCE_SECONDS} s")
+            time.sleep(LOOK_SECONDS)
+        if errors := self.connection.execute(ERRORS.format(build=self.build)).fetchall():
+            raise RuntimeError(errors)
+
+
+def ours(*, database_url: str, variant: str) -> Ours:
+    kind = OursByOutbox if variant == "outbox" else Ours
+    return kind(database_url=database_url, variant=variant)
+
+
 if __name__ == "__main__":
-    serve(Ours)
+    serve(ours)
