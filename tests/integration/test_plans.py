@@ -1,4 +1,4 @@
-"""Query plans of searches, at a size at which Postgres uses the indexes."""
+"""Query plans of searches and of look-ups by key, at a size at which Postgres uses the indexes."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from psycopg import sql
 from tests.fixtures.application import HashBackend
 from worker.configuration import HNSWSettings
 from worker.recipes import Recipe
-from worker.store import builds, connection, hnsw, rarity, search
+from worker.store import builds, connection, hnsw, publishing, queue, rarity, search
 from worker.store.builds import Build
 from worker.store.connection import Connection
 from worker.store.filters import compile_filter
@@ -158,3 +158,39 @@ def test_an_index_of_bits_is_scanned_and_its_best_are_compared_again(
         monkeypatch.undo()
         conn.execute("UPDATE vector_index.builds SET quantised = false")
         conn.execute("DROP INDEX vector_index.embeddings_1_hnsw_4_8_binary")
+
+
+COSTS = ("parallel_setup_cost", "parallel_tuple_cost", "min_parallel_index_scan_size")
+
+
+@pytest.fixture
+def queued(conn: Connection) -> Iterator[None]:
+    """2,000 contents in the queue, and helpers for every plan that can have them."""
+    conn.execute(
+        "INSERT INTO vector_index.pending_1 (hash, tokens, visible_at) "
+        "SELECT hash, 9, now() FROM vector_index.chunks_1 LIMIT 2000"
+    )
+    for cost in COSTS:
+        conn.execute(f"SET {cost} = 0".encode())
+    yield
+    for cost in COSTS:
+        conn.execute(f"RESET {cost}".encode())
+    conn.execute("DELETE FROM vector_index.pending_1")
+
+
+@pytest.mark.usefixtures("queued")
+def test_claiming_saving_and_publishing_look_up_rows_by_key_in_one_process(
+    conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build, vectors = live(conn), np.ones((64, DIMENSIONS), dtype=np.float32)
+
+    def embed() -> None:
+        claim = queue.claim(conn, build, limit=64, fill=len, lease_seconds=60.0)
+        assert claim is not None
+        queue.save(conn, build, claim.saved, vectors)  # which they have already
+        publishing.publish(conn, build, [1, *publishing.documents_waiting_for(conn, build, claim.saved)])
+
+    found = plans(conn, monkeypatch, embed)
+    assert any("chunks_1_hash_idx" in plan and "served_1_want_rev_idx" in plan for plan in found)
+    tables = {"chunks_1", "embeddings_1", "pending_1", "served_1"}
+    assert [plan for plan in found if "Gather" in plan or scanned(plan) & tables] == []

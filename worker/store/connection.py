@@ -87,6 +87,10 @@ SELECT pg_is_in_recovery(), source FROM pg_settings WHERE name = 'default_transa
 
 DROPPED = "the index, or a build of it, was dropped while it was being used: try again"
 
+# Of transactions whose statements look up rows by key. A kept plan was perhaps made while the tables were empty, so it
+# must scan none of them; and starting a process for a part of such a plan takes longer than all of the rest.
+LOOKUPS = "SELECT set_config('enable_seqscan', 'off', true), set_config('max_parallel_workers_per_gather', '0', true)"
+
 _opening = threading.Lock()
 _pools: dict[tuple[int, str], ConnectionPool[Connection]] = {}
 
@@ -126,6 +130,14 @@ def prepared(connection: Connection) -> Iterator[None]:
         yield
     finally:
         connection.prepare_threshold = former
+
+
+@contextmanager
+def lookups(connection: Connection) -> Iterator[None]:
+    """Run a transaction whose statements look up rows by key: prepared, with plans that scan no table."""
+    with connection.transaction(), prepared(connection):
+        connection.execute(LOOKUPS)
+        yield
 
 
 def set_search_path(connection: Connection) -> None:

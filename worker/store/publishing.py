@@ -9,7 +9,7 @@ from worker.errors import BuildDropped
 from worker.observability import events
 from worker.store import builds
 from worker.store.builds import Build, publishing_key
-from worker.store.connection import DROPPED, Connection, prepared, retry_on_deadlock
+from worker.store.connection import DROPPED, Connection, lookups, prepared, retry_on_deadlock
 from worker.store.statements import statement
 
 PUBLISH_SLICE = 200  # documents locked at once, as thousands may share one content
@@ -62,5 +62,7 @@ def _publish(connection: Connection, build: Build, docs: Sequence[int], gate: Bu
 
 def documents_waiting_for(connection: Connection, build: Build, hashes: Sequence[bytes]) -> list[int]:
     """The documents whose wanted revision has one of these contents, by doc."""
-    rows = connection.execute(build.sql("publishing.sql", "documents_waiting_for"), {"hashes": list(hashes)})
+    parameters = {"hashes": list(hashes)}
+    with lookups(connection):
+        rows = connection.execute(build.sql("publishing.sql", "documents_waiting_for"), parameters).fetchall()
     return [row[0] for row in rows]

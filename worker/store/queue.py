@@ -18,7 +18,7 @@ from psycopg.rows import namedtuple_row
 from worker.documents import Chunk
 from worker.store import builds, languages, lexemes
 from worker.store.builds import Build
-from worker.store.connection import Connection, retry_on_deadlock
+from worker.store.connection import Connection, lookups, retry_on_deadlock
 from worker.store.statements import statements, tables
 
 PRIORITIES = (0, 1, 2)  # jobs; reindexing and large documents; rebuilding
@@ -79,7 +79,7 @@ def claim(
     since the content was queued is copied, under the locks of the claim, and not sent.
     """
     token = uuid4()
-    with connection.transaction():
+    with lookups(connection):
         rows = _claimable(connection, build, limit)
         rows = rows[: fill([row.tokens for row in rows])]
         alone = next((at for at, row in enumerate(rows) if row.attempts + 1 >= ALONE_FROM_ATTEMPT), None)
@@ -129,7 +129,7 @@ def renew(connection: Connection, held: Claim, *, lease_seconds: float) -> bool:
 def save(connection: Connection, build: Build, hashes: Sequence[bytes], vectors: NDArray[np.float32]) -> None:
     """Save the vectors of queued contents, in one commit; `vectors` has one row per hash. Late or twice is a no-op."""
     parameters = _embeddings(build, dict(zip(hashes, vectors, strict=True)))
-    with connection.transaction():
+    with lookups(connection):
         connection.execute(_statement(build, "save_embeddings"), parameters)
         connection.execute(build.sql("queue.sql", "drop_saved"), parameters)
 

@@ -2,14 +2,16 @@
 
 -- name: lock_shared: take the index lock shared, before relying on a stored vector or a queued content. Plans for rows by
 -- key are kept, so they must not scan the tables that are empty now
-SELECT pg_advisory_xact_lock_shared(%(namespace)s, %(index_id)s), set_config('enable_seqscan', 'off', true)
+SELECT pg_advisory_xact_lock_shared(%(namespace)s, %(index_id)s), set_config('enable_seqscan', 'off', true),
+    set_config('max_parallel_workers_per_gather', '0', true)
 
 -- name: lock_exclusive: take the index lock exclusively, before removing vectors or queued contents or changing the
 -- list of builds
 SELECT pg_advisory_xact_lock(%(namespace)s, %(index_id)s)
 
 -- name: lock_publishing: keep the states of the builds as they are while a document is published; see `lock_shared`
-SELECT pg_advisory_xact_lock_shared(%(namespace)s, %(index_id)s), set_config('enable_seqscan', 'off', true)
+SELECT pg_advisory_xact_lock_shared(%(namespace)s, %(index_id)s), set_config('enable_seqscan', 'off', true),
+    set_config('max_parallel_workers_per_gather', '0', true)
 
 -- name: lock_states: wait until nothing is being published, before the state of a build changes
 SELECT pg_advisory_xact_lock(%(namespace)s, %(index_id)s)

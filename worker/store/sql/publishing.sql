@@ -21,5 +21,6 @@ WITH published AS (
 )
 SELECT id FROM published JOIN vector_index.documents USING (doc) ORDER BY id
 
--- name: documents_waiting_for: documents whose wanted revision has one of these contents
-SELECT DISTINCT s.doc FROM {chunks} c JOIN {served} s ON s.want_rev = c.rev WHERE c.hash = ANY(%(hashes)s) ORDER BY s.doc
+-- name: documents_waiting_for: documents whose wanted revision has one of these contents. The array keeps Postgres from
+-- reading every wanted document, which it does where it takes a content to have many chunks
+SELECT doc FROM {served} WHERE want_rev = ANY(ARRAY(SELECT rev FROM {chunks} WHERE hash = ANY(%(hashes)s))) ORDER BY doc
