@@ -699,6 +699,17 @@ def test_an_idle_poll_reads_only_a_database_index(database: Database) -> None:
     assert "Seq Scan on outbox" not in plan
 
 
+def test_a_look_into_an_outbox_of_rejected_rows_reads_only_a_database_index(database: Database) -> None:
+    for n in range(2_000):
+        database.conn.execute("SELECT vector_index.enqueue_delete('default', %s)", [n])
+    database.conn.execute("UPDATE vector_index.outbox SET error = 'rejected'")
+    database.conn.execute("ANALYZE vector_index.outbox")
+    query = rows.statement("outbox.sql", "has_rows")
+    plan = "\n".join(row[0] for row in database.conn.execute(sql.SQL("EXPLAIN ") + query))
+    assert "outbox_waiting" in plan
+    assert "Seq Scan on outbox" not in plan
+
+
 STORM = Weather(crashes=0.04, pauses=0.02)
 SENT = """
 CREATE TABLE public.witnessed (doc bigint, sent bigint);

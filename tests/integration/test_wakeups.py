@@ -10,10 +10,11 @@ import pytest
 from tests.fixtures.application import Application, during_request
 from tests.fixtures.system import eventually
 from worker.errors import InvalidQuery, ServiceUnreachable
-from worker.indexing import waiting, wakeups
+from worker.indexing import outbox, waiting, wakeups
 from worker.indexing.draining import claiming, drainer
 from worker.indexing.waiting import JobWatcher
 from worker.indexing.wakeups import Wakeup
+from worker.store import connection
 
 MINUTE = 60.0
 
@@ -54,6 +55,14 @@ def test_an_edit_is_drained_and_reported_at_once(patient: Application) -> None:
     await_result(patient, patient.stage({"id": "a", "text": "Words."}))
     result = await_result(patient, patient.stage({"id": "a", "text": "Other words."}))
     assert (result["indexed"], result["embedded"]) == (1, 1)
+
+
+def test_an_edit_from_the_outbox_is_drained_at_once(patient: Application) -> None:
+    await_result(patient, patient.stage({"id": "a", "text": "Words."}))
+    with connection.checkout(patient.url) as conn:
+        conn.execute("SELECT vector_index.enqueue_document('default', 'a', 'Other words.')")
+    outbox.stage_page(patient.target, max_bytes=1_000)
+    eventually(lambda: ["Other words."] in patient.backend.requests, 20.0)
 
 
 def test_a_drainer_that_waits_for_work_stops_at_once(patient: Application) -> None:

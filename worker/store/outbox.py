@@ -46,8 +46,14 @@ class Content:
     metadata: str  # JSON
 
 
+def has_rows(connection: Connection) -> bool:
+    """Whether a row waits, of any index. Cheap, as idle processes poll it."""
+    row = connection.execute(statement("outbox.sql", "has_rows")).fetchone()
+    return row is not None and row[0]
+
+
 def indexes_with_rows(connection: Connection, names: Sequence[str]) -> list[str]:
-    """Those of the indexes that have waiting rows. Cheap, as idle processes poll it."""
+    """Those of the indexes that have waiting rows."""
     return [
         row[0]
         for row in connection.execute(statement("outbox.sql", "indexes_with_rows"), {"names": list(names)})

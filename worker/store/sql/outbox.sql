@@ -1,6 +1,9 @@
 -- The outbox. Applications insert rows while workers read: a row that commits later may have a lower number, so no
 -- reader remembers a position. The transaction that stages a row deletes it.
 
+-- name: has_rows: whether a row waits
+SELECT EXISTS (SELECT FROM vector_index.outbox WHERE error IS NULL)
+
 -- name: indexes_with_rows: those of the indexes that have waiting rows
 SELECT name FROM unnest(%(names)s::text[]) AS name CROSS JOIN LATERAL (
     SELECT FROM vector_index.outbox WHERE index_name = name AND error IS NULL ORDER BY seq LIMIT 1) AS o
