@@ -20,9 +20,8 @@ from worker.documents import Chunk
 from worker.errors import InputError, ProviderUnavailable
 from worker.index import Embedder
 from worker.indexing.draining import backoff
-from worker.indexing.draining.claiming import MIN_SHARE
 from worker.indexing.draining.outcomes import Response
-from worker.indexing.draining.provider import Provider
+from worker.indexing.draining.provider import MIN_SHARE, Provider
 from worker.indexing.draining.sending import Sender
 from worker.packing import batches
 from worker.store.builds import Build

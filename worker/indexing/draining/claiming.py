@@ -20,7 +20,6 @@ from worker.store import builds, connection, queue
 from worker.store.builds import Build
 from worker.store.queue import Claim
 
-MIN_SHARE = 64  # inputs; smaller requests cost more than sharing the queue out to more slots gains
 BUILDS_SECONDS = 2.0  # how long the list of builds is cached; documents of a cached build are seen at once
 
 
@@ -127,7 +126,7 @@ class Claimer:
         """
         slots, batch_size = self._provider.settings.concurrency, self._provider.batch_size
         waiting, largest_tokens = queue.waiting(conn, build, limit=slots * batch_size, priorities=priorities)
-        share = self._provider.window or max(MIN_SHARE, -(-waiting // slots))
+        share = self._provider.window or max(self._provider.share, -(-waiting // slots))
         return min(waiting, share, batch_size), largest_tokens
 
     def _claim(self, work: Work) -> Claim | None:

@@ -18,7 +18,7 @@ from worker.configuration import EmbeddingBackendSettings
 from worker.errors import BuildDropped, TemporaryError
 from worker.indexing import wakeups
 from worker.indexing.background import BackgroundThread
-from worker.indexing.draining.claiming import MIN_SHARE, Claimer
+from worker.indexing.draining.claiming import Claimer
 from worker.indexing.draining.provider import NOT_ASKED, Provider
 from worker.indexing.draining.sending import Sender
 from worker.indexing.draining.settlement import Settlement
@@ -127,14 +127,13 @@ class Drainer:
     def _wait_for_claim(self) -> Claim | None:
         """Look for work until there is some; `None` while stopping.
 
-        While a request is in flight, a few inputs wait for others, until its response or for FILL_SECONDS: each request
-        costs as much as a hundred inputs.
+        While a request is in flight, a few inputs wait for others, until its response or for FILL_SECONDS.
         """
         has_waited = False
         while not self._stopping.is_set():
             queued, settled = wakeups.queued.count, wakeups.settled.count
             paused = self.provider.paused_seconds
-            least = 1 if has_waited or not self.in_flight else MIN_SHARE
+            least = 1 if has_waited or not self.in_flight else self.provider.share
             if paused > 0:
                 self._stopping.wait(min(paused, 1.0))
             elif (claim := self._claim(least)) is not None:

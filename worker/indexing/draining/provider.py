@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
-from math import inf
+from math import exp, inf
 
 from worker.backends.budgets import MAX_WAIT_SECONDS, Budget
 from worker.configuration import EmbeddingBackendSettings
@@ -20,6 +20,9 @@ from worker.recipes import PROBE, most_inputs, probe
 
 PROBE_TOKENS = 8  # of the one word, at most
 FULL_INPUTS = 64  # requests of this size end the slow start: all slots work again
+MIN_SHARE = 64  # inputs; smaller requests cost more than sharing the queue out to more slots gains
+SHARE_SECONDS = 0.25  # under load, a request takes as many inputs as were embedded in this time
+RATE_SECONDS = 1.0  # over which the rate of inputs is averaged
 
 NOT_ASKED = ProviderUnavailable("the provider has not answered a probe yet")
 
@@ -39,6 +42,10 @@ class Provider:
         self._probed_at = 0.0  # monotonic seconds
         self._failures = 0  # failed probes in a row
         self._window: int | None = None  # inputs of a request during the slow start
+        self._recent = (
+            0.0,
+            0.0,
+        )  # inputs embedded in the last RATE_SECONDS, and the monotonic time of this count
         self._paused_until = 0.0  # monotonic seconds
         self._batch_size: int | None = None  # the most inputs of a request, once a refusal has shown them
         self._suspected: tuple[int, int] | None = (
@@ -67,8 +74,22 @@ class Provider:
         """
         return self._window
 
+    @property
+    def share(self) -> int:
+        """How many inputs a request takes at least, if there are so many.
+
+        A request costs this process as much as forty inputs, so a load gets few large ones. With few
+        inputs, more slots are faster than larger requests.
+        """
+        return max(MIN_SHARE, int(self._decayed() * SHARE_SECONDS / RATE_SECONDS))
+
+    def _decayed(self) -> float:
+        inputs, counted_at = self._recent
+        return inputs * exp((counted_at - time.monotonic()) / RATE_SECONDS)
+
     def answered(self, tokens: Sequence[int]) -> None:
         """Widen the window: the provider answered a request, of inputs of so many tokens, with vectors."""
+        self._recent = (self._decayed() + len(tokens), time.monotonic())
         self._longest_tokens = max(self._longest_tokens, *tokens)
         if window := self._window:
             full = min(FULL_INPUTS, self.batch_size)
