@@ -13,7 +13,7 @@ from uuid import UUID
 from worker.errors import InvalidDocument
 from worker.inline_data import without_inline_data
 from worker.reference import Meaning
-from worker.words import IndexWords, visible
+from worker.words import visible
 
 MAX_ID_CHARACTERS = 512
 MAX_TITLE_CHARACTERS = 2_000
@@ -132,7 +132,6 @@ class Chunk:
     text: str
     tokens: int  # of the embedded string
     hash: bytes  # of the embedded string, 32 bytes
-    words: IndexWords  # of heading and text
 
 
 def embedding_text(prefix: str, heading: str, text: str) -> str:

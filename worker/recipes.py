@@ -184,7 +184,6 @@ class Recipe:
             # with an unknown tokenizer `count` is an upper bound, and would make chunks a quarter of their size
             size=estimate if backend.tokenizer == ESTIMATE else None,
             sections=True,
-            with_words=self.language is not None,
         )
 
     def check_range(self, vectors: NDArray[np.float32]) -> None:

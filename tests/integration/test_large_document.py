@@ -12,7 +12,6 @@ from worker.store import writing
 from worker.store.builds import Build
 from worker.store.connection import Connection
 from worker.store.writing import Prepared, Written
-from worker.words import index_words
 
 LINE = "Each reader may borrow {} books for four weeks, and of the films {} for some days at most. " * 4
 CHUNKS = 1_500  # 0.6 MB
@@ -36,7 +35,6 @@ def test_writing_a_large_document_takes_memory_for_few_copies_of_its_text(
                 text=line,
                 tokens=100,
                 hash=digest(line),
-                words=index_words(line),
             )
         )
 

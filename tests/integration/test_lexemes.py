@@ -5,7 +5,7 @@ import pytest
 from worker import languages
 from worker.store import connection, lexemes
 from worker.store.languages import Language
-from worker.words import IndexWords, index_words
+from worker.words import index_words
 
 TEXTS = [
     "The runners were running; a run of INV-2024-0042 and of snake_case, snake_case and the camelCaseName.",
@@ -31,12 +31,13 @@ def own(configuration: str) -> Language:
 
 @pytest.mark.parametrize("configuration", ["english", "german", "russian", "arabic", "simple"])
 def test_lexemes_occur_as_often_as_in_to_tsvector(url: str, configuration: str) -> None:
-    chunks = [(index_words(text), own(configuration)) for text in TEXTS]
+    chunks = [("", text, own(configuration)) for text in TEXTS]
     with connection.checkout(url) as conn:
         made = lexemes.of_chunks(conn, chunks)
         again = lexemes.of_chunks(conn, chunks)
-        for (words, _), found in zip(chunks, made, strict=True):
-            values = {"of": configuration, "words": words.words, "parts": words.parts, "made": found}
+        for text, found in zip(TEXTS, made, strict=True):
+            words, parts = index_words(text)
+            values = {"of": configuration, "words": words, "parts": parts, "made": found}
             expected = conn.execute(OCCURRENCES.format(WHOLE), values).fetchall()
             assert conn.execute(OCCURRENCES.format("%(made)s::tsvector"), values).fetchall() == expected
     assert again == made
@@ -45,9 +46,7 @@ def test_lexemes_occur_as_often_as_in_to_tsvector(url: str, configuration: str) 
 def test_lexemes_of_another_language_have_its_tag_and_its_marker(url: str) -> None:
     german = Language(name="german", configuration="german", tag=languages.tag("german", "english"))
     with connection.checkout(url) as conn:
-        mixed = lexemes.of_chunks(
-            conn, [(index_words("Häuser"), german), (index_words("Häuser"), own("english"))]
-        )
+        mixed = lexemes.of_chunks(conn, [("", "Häuser", german), ("", "Häuser", own("english"))])
     assert mixed == ["'|de' 'de|haus':1", "'häuser':1"]
 
 
@@ -68,17 +67,27 @@ def test_phrases_of_a_thesaurus_are_read_as_phrases(url: str) -> None:
             "ALTER TEXT SEARCH CONFIGURATION public.with_phrases "
             "ALTER MAPPING FOR asciiword WITH public.phrases, english_stem"
         )
-        words = IndexWords("seven supernovae stars and supernovae stars", "")
-        [made] = lexemes.of_chunks(conn, [(words, own("public.with_phrases"))])
+        chunk = ("", "seven supernovae stars and supernovae stars", own("public.with_phrases"))
+        [made] = lexemes.of_chunks(conn, [chunk])
         found = conn.execute(OCCURRENCES.format("%(made)s::tsvector"), {"made": made}).fetchall()
     assert found == [("seven", 1, 0), ("sn", 2, 0)]
 
 
-def test_words_beyond_the_kept_ones_are_read_again(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lexemes, "WORDS_KEPT", 3)
-    chunks = [
-        (index_words(text), own("english")) for text in ("cats dogs", "birds cats", "fishes horses cows mice")
-    ]
+@pytest.mark.parametrize("kept", ["WORDS_KEPT", "TOKENS_KEPT", "TOKEN_CHARACTERS"])
+def test_words_beyond_the_kept_ones_are_read_again(
+    url: str, kept: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lexemes, kept, 3)
+    texts = ("cats dogs", "birds cats", "fishes horses cows mice")
+    chunks = [("", text, own("english")) for text in texts]
     with connection.checkout(url) as conn:
         made = [lexemes.of_chunks(conn, [chunk]) for chunk in chunks * 2]
     assert made == [["'cat':1 'dog':2"], ["'bird':1 'cat':2"], ["'fish':1 'hors':2 'cow':3 'mice':4"]] * 2
+
+
+def test_a_long_chunk_has_the_lexemes_of_its_tokens(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    chunks = [(heading, text, own("english")) for heading in ("", "On snake_case") for text in TEXTS]
+    with connection.checkout(url) as conn:
+        made = lexemes.of_chunks(conn, chunks)
+        monkeypatch.setattr(lexemes, "USUAL_CHARACTERS", 0)
+        assert lexemes.of_chunks(conn, chunks) == made

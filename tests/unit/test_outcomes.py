@@ -33,8 +33,7 @@ def inputs(number: int = 1, *, attempts: int = 1, first: int = 0) -> list[Input]
 
 def pieces(number: int) -> list[Chunk]:
     return [
-        Chunk(start=n, end=n + 1, text=str(n), tokens=1, heading="", hash=bytes([n]), words="")
-        for n in range(number)
+        Chunk(start=n, end=n + 1, text=str(n), tokens=1, heading="", hash=bytes([n])) for n in range(number)
     ]
 
 

@@ -1,15 +1,22 @@
 """Words are spelled alike in the index and in a question, whatever marks and forms a text is written in."""
 
 import unicodedata
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fixtures.spellings import SPELLINGS
-from worker import words
-from worker.words import _IGNORABLE, _JOINERS, index_words, is_single, question_words, visible
+from worker.words import (
+    _IGNORABLE,
+    _JOINERS,
+    index_words,
+    is_single,
+    question_words,
+    spell,
+    tokens,
+    visible,
+)
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS.values(), ids=SPELLINGS)
@@ -112,7 +119,8 @@ def test_words_are_spelled_once(text: str) -> None:
     assert set(question_words(text).split()) <= words
 
 
-def test_only_the_sweep_spells_words_in_the_store() -> None:
-    """A staging transaction holds locks: the words of its chunks are made before."""
-    modules = Path(words.__file__).parent.glob("store/*.py")
-    assert [file.name for file in modules if "index_words" in file.read_text()] == ["spelling.py"]
+@given(st.text(max_size=200))
+def test_the_words_of_a_text_are_those_of_its_tokens(text: str) -> None:
+    spelled = [spell(token) for token in tokens(text)]
+    for kind, words in enumerate(index_words(text)):
+        assert [word for each in spelled for word in each[kind].split()] == words.split()

@@ -13,7 +13,7 @@ from worker.chunking.units import INSIDE, Count, Unit, halves, units
 from worker.documents import Chunk, digest, embedding_text
 from worker.errors import SettingsError
 from worker.tokens import CUT_TOKENS, JOINT, Counter
-from worker.words import NO_WORDS, index_words, visible
+from worker.words import visible
 
 # part of a build's recipe: another version makes different chunks
 CHUNKER = "window-min/3"
@@ -39,7 +39,6 @@ def chunk(
     count: Count,
     size: Count | None = None,
     sections: bool = False,
-    with_words: bool = True,
 ) -> list[Chunk]:
     """Cut a cleaned text into chunks, in order; a text of white space has none.
 
@@ -50,7 +49,6 @@ def chunk(
 
     `title` is the result of `embedding_title` and the heading of each chunk. With `sections`, the last two headings
     above the chunk follow the title, unless the chunk starts with a heading.
-    `with_words`: each chunk has the words to index.
     Give `size` if `count` is only an upper bound: then `count` applies to `token_limit` alone.
     Raises SettingsError if prefix and title leave no room.
     """
@@ -67,7 +65,6 @@ def chunk(
         and count.adds_up(text)
         and all(visible(part) == part for part in (text, title)),
         sections=sections,
-        with_words=with_words,
     )
     return list(cutter.chunks(overlap_tokens))
 
@@ -91,7 +88,6 @@ class _Chunker:
     size: Count
     adds_up: bool  # whether the counts of units give the count of a chunk, except at its ends
     sections: bool
-    with_words: bool
 
     def chunks(self, overlap: int) -> Iterator[Chunk]:
         # reserve a quarter for the headings, so that a heading never moves the boundaries
@@ -157,10 +153,7 @@ class _Chunker:
         size, tokens = sizes or self._counted(body, sent)
         if size > self.chunk_tokens or tokens > self.token_limit:
             return None
-        words = index_words(heading, body) if self.with_words else NO_WORDS
-        return Chunk(
-            start=start, end=end, heading=heading, text=body, tokens=tokens, hash=digest(sent), words=words
-        )
+        return Chunk(start=start, end=end, heading=heading, text=body, tokens=tokens, hash=digest(sent))
 
     def _counted(self, body: str, sent: str) -> tuple[int, int]:
         tokens = self.count(sent)

@@ -1,46 +1,48 @@
 """The lexemes of chunks: Postgres stems each word once per process.
 
 `to_tsvector` parses and stems every word of every chunk: it took half of the CPU time of Postgres in a load. Words are
-letters and digits between spaces (`worker/words.py`), so a word has the same lexemes in every text.
+letters and digits between spaces (`worker/words.py`), so a word has the same lexemes in every text. So has a token, as
+`Word`, `word` and `word.`: the words of a token are spelled once per process, too.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import chain
+from operator import itemgetter
 
 from worker.languages import tagged
 from worker.store.connection import Connection
 from worker.store.languages import Language
 from worker.store.statements import statement
-from worker.words import IndexWords
+from worker.words import index_words, spell, tokens
 
 WORDS_KEPT = 50_000  # of a language, about 12 MB
+TOKENS_KEPT = 30_000  # of a language, about 5 MB
+TOKEN_CHARACTERS = 64  # of a token that is kept: longer ones seldom come again
+USUAL_CHARACTERS = 20_000  # of a chunk that is looked up token by token: its words are far below their limit
 
-Starts = Mapping[
-    str, Sequence[str]
-]  # of each word: its lexemes in the syntax of tsvector, up to their positions
+# between the words of an answer, and between the lexemes of a word
+WORDS, LEXEMES = "\x1e", "\x1f"
+
+# The lexemes of words, then those of parts, in the syntax of tsvector, up to their positions. A tuple of strings, which
+# the garbage collector of Python does not visit again and again
+_Lexemes = tuple[tuple[str, ...], tuple[str, ...]]
+_words, _parts = itemgetter(0), itemgetter(1)
+_Token = str | tuple[str, str]  # or a whole chunk: its heading and its text
 
 
-def of_chunks(connection: Connection, chunks: Sequence[tuple[IndexWords, Language]]) -> list[str]:
-    """Return the lexemes of the words of each chunk, in the syntax of tsvector; those of parts have the label B.
+def of_chunks(connection: Connection, chunks: Sequence[tuple[str, str, Language]]) -> list[str]:
+    """Return the lexemes of chunks, given as heading, text and language, in the syntax of tsvector.
 
-    In another language than the index's, each has the tag of the language before it, and one more lexeme marks it.
-    There are none in an index without words.
+    Those of parts have the label B. In another language than the index's, each has the tag of the language before it,
+    and one more lexeme marks it. There are none in an index without words.
     """
-    made: dict[int, str] = {
-        at: "" for at, (_, language) in enumerate(chunks) if language.configuration is None
-    }
-    for language in {language for _, language in chunks if language.configuration}:
-        stemmer = _stemmer(connection, language)
-        split = {
-            at: [stemmer.split(each) for each in words]
-            for at, (words, spoken) in enumerate(chunks)
-            if spoken == language
-        }
-        starts = stemmer.starts(
-            connection, {word for both in split.values() for words in both for word in words}
-        )
-        marker = [language.marker] if language.tag else []
-        made |= {at: " ".join([*marker, *_lexemes(starts, *both)]) for at, both in split.items()}
-    return [made[at] for at in range(len(chunks))]
+    made = [""] * len(chunks)
+    for language in {language for _, _, language in chunks if language.configuration}:
+        places = [at for at, (_, _, spoken) in enumerate(chunks) if spoken == language]
+        found = _stemmer(connection, language).lexemes(connection, [chunks[at][:2] for at in places])
+        for at, lexemes in zip(places, found, strict=True):
+            made[at] = lexemes
+    return made
 
 
 def quoted(lexeme: str) -> str:
@@ -49,50 +51,101 @@ def quoted(lexeme: str) -> str:
     return f"'{escaped}'"
 
 
-def _lexemes(starts: Starts, words: Sequence[str], parts: Sequence[str]) -> Sequence[str]:
+def _joined(marker: Sequence[str], each: Sequence[_Lexemes]) -> str:
     """The lexemes of a chunk with their positions: in the order of the words, then in that of the parts."""
     found: dict[str, str] = {}
-    place = 0
-    for each, label in ((words, ""), (parts, "B")):
-        for word in each:
-            for start in starts[word]:
-                place += 1
-                found[start] = (
-                    f"{found[start]},{place}{label}" if start in found else f"{start}{place}{label}"
-                )
-    return list(found.values())
+    last = 0
+    for last, start in enumerate(chain.from_iterable(map(_words, each)), 1):
+        found[start] = f"{found[start]},{last}" if start in found else f"{start}{last}"
+    for place, start in enumerate(chain.from_iterable(map(_parts, each)), last + 1):
+        found[start] = f"{found[start]},{place}B" if start in found else f"{start}{place}B"
+    return " ".join([*marker, *found.values()])
 
 
 class _Stemmer:
-    """Remembers the lexemes of words in a language, as one database stems them."""
+    """Remembers the lexemes of tokens and words in a language, as one database stems them."""
 
     def __init__(self, connection: Connection, language: Language) -> None:
         self._language = language
         values = {"configuration": language.configuration}
         [(self._is_by_word,)] = connection.execute(statement("lexemes.sql", "is_by_word"), values)
-        self._known: dict[str, Sequence[str]] = {}
+        self._marker = [language.marker] if language.tag else []
+        self._tokens: dict[_Token, _Lexemes] = {}
+        self._words: dict[str, _Lexemes] = {}
 
-    def split(self, words: str) -> list[str]:
-        """Split words into those that the configuration reads by themselves; all together may be a phrase of it."""
-        return words.split() if self._is_by_word else [words]
+    def lexemes(self, connection: Connection, chunks: Sequence[tuple[str, str]]) -> list[str]:
+        """Return the lexemes of chunks, given as heading and text."""
+        if not self._is_by_word:
+            texts = [index_words(*chunk) for chunk in chunks]
+            found = self._of_texts(connection, {text for both in texts for text in both})
+            return [_joined(self._marker, [(found[words], found[parts])]) for words, parts in texts]
+        split: list[Sequence[_Token]] = [
+            tokens("\n".join(chunk)) if len(chunk[1]) <= USUAL_CHARACTERS else [chunk] for chunk in chunks
+        ]
+        known = self._tokens
+        new = self._of_tokens(connection, set(chain.from_iterable(split)).difference(known))
+        return [_joined(self._marker, [known.get(token) or new[token] for token in each]) for each in split]
 
-    def starts(self, connection: Connection, words: set[str]) -> Starts:
+    def _of_tokens(self, connection: Connection, unknown: Collection[_Token]) -> Mapping[_Token, _Lexemes]:
+        """Return the lexemes of new tokens, and remember them."""
+        spelled = {
+            token: [
+                kind.split() for kind in (spell(token) if isinstance(token, str) else index_words(*token))
+            ]
+            for token in unknown
+        }
+        known = self._of_words(
+            connection, {word for kinds in spelled.values() for kind in kinds for word in kind}
+        )
+        new: dict[_Token, _Lexemes] = {}
+        for token, (words, parts) in spelled.items():
+            if len(words) == 1 and not parts:
+                new[token] = known[words[0]]
+            else:
+                new[token] = _flat(known, words), _flat(known, parts)
+        kept = {
+            token: found
+            for token, found in new.items()
+            if isinstance(token, str) and len(token) <= TOKEN_CHARACTERS
+        }
+        if len(self._tokens) + len(kept) > TOKENS_KEPT:
+            self._tokens = {}
+        self._tokens.update(kept)
+        return new
+
+    def _of_words(self, connection: Connection, words: set[str]) -> Mapping[str, _Lexemes]:
         """Return the lexemes of these words, and perhaps of others; none of a stop word."""
-        known = self._known
+        known = self._words
         unknown = words.difference(known)
         if len(known) + len(unknown) > WORDS_KEPT:
             known, unknown = {}, words
         if unknown:
-            known.update(self._read(connection, unknown))
-            self._known = known if self._is_by_word and len(known) <= WORDS_KEPT else {}
+            known.update(self._read(connection, list(unknown)))
+            self._words = known if len(known) <= WORDS_KEPT else {}
         return known
 
-    def _read(self, connection: Connection, words: set[str]) -> dict[str, Sequence[str]]:
-        values = {"configuration": self._language.configuration, "words": list(words)}
+    def _read(self, connection: Connection, words: Sequence[str]) -> Iterable[tuple[str, _Lexemes]]:
+        values = {"configuration": self._language.configuration, "words": " ".join(words)}
+        [(found,)] = connection.execute(statement("lexemes.sql", "of_words"), values)
+        stems = found.split(WORDS)
+        return [
+            (word, (self._starts(each.split(LEXEMES)) if each else (), ()))
+            for word, each in zip(words, stems, strict=True)
+        ]
+
+    def _of_texts(self, connection: Connection, texts: Collection[str]) -> Mapping[str, tuple[str, ...]]:
+        """Return the lexemes of texts under a configuration to which several words may be a phrase."""
+        values = {"configuration": self._language.configuration, "texts": list(texts)}
+        rows = connection.execute(statement("lexemes.sql", "of_texts"), values)
+        return {text: self._starts(stems) for text, stems in rows}
+
+    def _starts(self, stems: Iterable[str]) -> tuple[str, ...]:
         tag = self._language.tag
-        name = "of_words" if self._is_by_word else "of_texts"
-        rows = connection.execute(statement("lexemes.sql", name), values)
-        return {word: tuple(f"{quoted(tagged(stem, tag))}:" for stem in stems) for word, stems in rows}
+        return tuple([f"{quoted(tagged(stem, tag))}:" for stem in stems])
+
+
+def _flat(known: Mapping[str, _Lexemes], words: Iterable[str]) -> tuple[str, ...]:
+    return tuple([start for word in words for start in known[word][0]])
 
 
 _stemmers: dict[tuple[str, int, str, Language], _Stemmer] = {}

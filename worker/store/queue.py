@@ -246,7 +246,7 @@ def _columns(
         "piece_texts": [piece.text for _, _, piece, _ in each],
         "piece_markers": [language.marker if language.tag else "" for _, _, _, language in each],
         "piece_lexemes": lexemes.of_chunks(
-            connection, [(piece.words, language) for _, _, piece, language in each]
+            connection, [(piece.heading, piece.text, language) for _, _, piece, language in each]
         ),
     }
 

@@ -7,7 +7,7 @@ from worker.store import languages, lexemes
 from worker.store.builds import Build
 from worker.store.connection import Connection, retry_on_deadlock
 from worker.store.statements import statement
-from worker.words import SPELLING, index_words
+from worker.words import SPELLING
 
 # words of each kind that a parser tells apart, in several scripts; no stop words
 SAMPLE = ("albatross", "naïve", "0042", "zx42", "слово", "שלום", "हिन्दी", "نهر", "语义", "ภา")
@@ -48,10 +48,7 @@ def _spell_batch(connection: Connection, build: Build) -> int:
         if not connection.execute(statement("spelling.sql", "move"), values).rowcount:
             return 0
         named = languages.of_revisions(connection, build, [rev for rev, _, _, _ in rows])
-        spoken = [
-            (index_words(heading, text), named.get(rev, languages.own(build)))
-            for rev, _, heading, text in rows
-        ]
+        spoken = [(heading, text, named.get(rev, languages.own(build))) for rev, _, heading, text in rows]
         values |= {
             "revs": [rev for rev, _, _, _ in rows],
             "ordinals": [ordinal for _, ordinal, _, _ in rows],

@@ -356,7 +356,8 @@ def _insert_some(
     each: Sequence[tuple[int, int, Chunk]],
     named: Mapping[int, Language],
 ) -> None:
-    spoken = [(chunk.words, named.get(rev, languages.own(build))) for rev, _, chunk in each]
+    own = languages.own(build)
+    spoken = [(chunk.heading, chunk.text, named.get(rev, own)) for rev, _, chunk in each]
     columns = {
         "revs": [rev for rev, _, _ in each],
         "ordinals": [at for _, at, _ in each],

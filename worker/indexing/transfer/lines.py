@@ -26,7 +26,6 @@ from worker.documents import (
     read_json,
 )
 from worker.errors import InvalidDocument, InvalidQuery
-from worker.words import index_words
 
 FORMAT = "vector-index/1"
 FLOAT = np.dtype("<f4")  # of a vector in base64
@@ -136,7 +135,6 @@ class GivenDocument:
                     text=text,
                     tokens=tokens,
                     hash=digest(sent),
-                    words=index_words(given.heading, text),
                 )
             )
         return found
