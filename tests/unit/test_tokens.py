@@ -44,6 +44,16 @@ def test_token_ids_match_those_of_openai(encoding: str, tokens: list[int]) -> No
     assert counter(encoding)("Hello world") == 2
 
 
+def test_counting_reads_no_tables_of_other_models() -> None:
+    """The package bpe_openai makes tables of all its models: 0.5 s and 60 MB."""
+    code = (
+        "import sys; from worker.tokens import counter; assert counter('cl100k_base')('Hello world') == 2; "
+        "assert 'bpe_openai.compat' not in sys.modules; import bpe_openai; "
+        "assert bpe_openai.get_encoding('cl100k_base').encode_ordinary('Hello world') == [9906, 1917]"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 @pytest.mark.parametrize("encoding", OPENAI_ENCODINGS)
 @pytest.mark.parametrize("text", ["prose", "code", "japanese", "spaces", "base64", "emoji"])
 def test_a_text_counted_in_pieces_has_the_same_count(

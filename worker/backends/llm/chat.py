@@ -68,7 +68,7 @@ class LLMChatBackend:
         self._timeout_seconds = timeout_seconds
         self._dialect = Dialect()  # what the server has been found to take
         known = chat_limits(name_for_limits(model))
-        self.count_tokens = counter((known and known.tokenizer) or ESTIMATE)
+        self._tokenizer = (known and known.tokenizer) or ESTIMATE
         limit = token_limit or (known and known.token_limit)
         if not limit:
             raise SettingsError(
@@ -77,6 +77,11 @@ class LLMChatBackend:
             )
         self.token_limit = limit
         self.prompt_tokens = self._prompt_tokens(limit, options)
+
+    @property
+    def count_tokens(self) -> Callable[[str], int]:
+        """The function that counts tokens: exactly, or by an upper bound if the tokenizer is not known."""
+        return counter(self._tokenizer)  # at the first answer: o200k_base takes 36 MB
 
     def reply(self, messages: Messages, on_token: Callable[[str], None] | None = None) -> Reply:
         """Answer messages {"role", "content"}, the last of them the user's. Calls `on_token` with each piece.
