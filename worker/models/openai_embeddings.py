@@ -8,7 +8,7 @@ registered after them, so the names resolve to ours.
 # openai is imported at its first use, so annotations must not use it
 from __future__ import annotations
 
-import base64
+import binascii
 import os
 import re
 from collections import Counter
@@ -191,7 +191,7 @@ def _unpacked(row: object) -> NDArray[np.float32]:
     """A vector of base64 as an array; an empty one for what is no string. Raises ValueError."""
     if not isinstance(row, str):
         return _NONE
-    return np.frombuffer(base64.b64decode(row, validate=True), dtype="<f4")
+    return np.frombuffer(binascii.a2b_base64(row, strict_mode=True), dtype="<f4")
 
 
 def _lengths(vectors: Sequence[NDArray[np.float32]]) -> set[int]:

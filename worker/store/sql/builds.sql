@@ -84,7 +84,7 @@ SELECT backend FROM vector_index.builds WHERE build = %(build)s
 
 -- name: copy_vectors: copy the vectors of contents that another build of the same model has, by hash
 INSERT INTO {embeddings} (hash, embedding)
-SELECT d.hash, d.embedding::{vector} FROM {donor_embeddings} d WHERE d.hash = ANY(%(hashes)s)
+SELECT d.hash, d.embedding::{vector} FROM {donor_embeddings} d WHERE d.hash = ANY(%(hashes)b)
 ORDER BY d.hash ON CONFLICT DO NOTHING
 
 -- name: lock_timeout: how long a statement waits for a lock

@@ -23,4 +23,4 @@ SELECT id FROM published JOIN vector_index.documents USING (doc) ORDER BY id
 
 -- name: documents_waiting_for: documents whose wanted revision has one of these contents. The array keeps Postgres from
 -- reading every wanted document, which it does where it takes a content to have many chunks
-SELECT doc FROM {served} WHERE want_rev = ANY(ARRAY(SELECT rev FROM {chunks} WHERE hash = ANY(%(hashes)s))) ORDER BY doc
+SELECT doc FROM {served} WHERE want_rev = ANY(ARRAY(SELECT rev FROM {chunks} WHERE hash = ANY(%(hashes)b))) ORDER BY doc

@@ -1,5 +1,8 @@
 -- The queue of contents that need a vector.
 
+-- Hashes are binary parameters: as text, each of them takes psycopg 3.0 us instead of 0.4, five times from claim to
+-- publication.
+
 -- `(SELECT clock_timestamp())` is evaluated once per statement, so that an index scan ends where the leased rows begin.
 -- Otherwise each look walks all of them (with 1,000,000 rows in backoff: 300 ms, 4 times a second, in every process).
 
@@ -16,20 +19,20 @@ WHERE priority = %(priority)s AND visible_at <= (SELECT clock_timestamp())
 ORDER BY visible_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 
 -- name: drop_embedded: remove claimed contents that another worker has saved meanwhile
-DELETE FROM {pending} p WHERE p.hash = ANY(%(hashes)s) AND EXISTS (SELECT FROM {embeddings} e WHERE e.hash = p.hash)
+DELETE FROM {pending} p WHERE p.hash = ANY(%(hashes)b) AND EXISTS (SELECT FROM {embeddings} e WHERE e.hash = p.hash)
 RETURNING p.hash
 
 -- name: lease: lease contents; the attempt counts now, so that a crash counts
 UPDATE {pending} SET visible_at = clock_timestamp() + %(seconds)s * interval '1 second', token = %(token)s,
     attempts = attempts + 1
-WHERE hash = ANY(%(hashes)s)
+WHERE hash = ANY(%(hashes)b)
 
 -- name: renew: begin the lease of a claim again, for contents that it still holds
 UPDATE {pending} SET visible_at = clock_timestamp() + %(seconds)s * interval '1 second'
-WHERE hash = ANY(%(hashes)s) AND token = %(token)s
+WHERE hash = ANY(%(hashes)b) AND token = %(token)s
 
 -- name: inputs: the strings of claimed contents
-SELECT DISTINCT ON (hash) hash, heading, text FROM {chunks} WHERE hash = ANY(%(hashes)s)
+SELECT DISTINCT ON (hash) hash, heading, text FROM {chunks} WHERE hash = ANY(%(hashes)b)
 
 -- name: save_embeddings: insert vectors by hash, without updates, for contents that are still queued; others were saved
 -- or deleted meanwhile. Binary arrays are as fast as COPY into a staging table
@@ -41,47 +44,47 @@ SELECT hash, embedding FROM unnest(%(hashes)b::bytea[], %(embeddings)b::{column}
 JOIN queued USING (hash) ORDER BY hash ON CONFLICT DO NOTHING
 
 -- name: lock_queued: lock those contents that are queued, by hash
-SELECT hash FROM {pending} WHERE hash = ANY(%(hashes)s) ORDER BY hash FOR UPDATE
+SELECT hash FROM {pending} WHERE hash = ANY(%(hashes)b) ORDER BY hash FOR UPDATE
 
 -- name: supply_embeddings: insert vectors of contents that were queued or that a chunk has, by hash, without updates. A
 -- queued one gets its vector in any case: others may rely on its row, which goes
 INSERT INTO {embeddings} (hash, embedding)
 SELECT hash, embedding FROM unnest(%(hashes)b::bytea[], %(embeddings)b::{column}[]) AS n (hash, embedding)
-WHERE hash = ANY(%(queued)s) OR EXISTS (SELECT FROM {chunks} c WHERE c.hash = n.hash) ORDER BY hash ON CONFLICT DO NOTHING
+WHERE hash = ANY(%(queued)b) OR EXISTS (SELECT FROM {chunks} c WHERE c.hash = n.hash) ORDER BY hash ON CONFLICT DO NOTHING
 
 -- name: drop_supplied: remove contents from the queue that got their vectors
-DELETE FROM {pending} WHERE hash = ANY(%(queued)s)
+DELETE FROM {pending} WHERE hash = ANY(%(queued)b)
 
 -- name: drop_saved: remove saved contents from the queue, by hash
 DELETE FROM {pending} WHERE hash IN (
-    SELECT hash FROM {pending} WHERE hash = ANY(%(hashes)s) ORDER BY hash FOR UPDATE)
+    SELECT hash FROM {pending} WHERE hash = ANY(%(hashes)b) ORDER BY hash FOR UPDATE)
 
 -- name: release: end a claim without a result, for contents that it still holds, by hash
 UPDATE {pending} SET visible_at = clock_timestamp() + %(seconds)s * interval '1 second', token = NULL,
     attempts = attempts - %(uncounted)s
 WHERE hash IN (
-    SELECT hash FROM {pending} WHERE hash = ANY(%(hashes)s) AND token = %(token)s ORDER BY hash FOR UPDATE)
+    SELECT hash FROM {pending} WHERE hash = ANY(%(hashes)b) AND token = %(token)s ORDER BY hash FOR UPDATE)
 
 -- name: give_up: remove contents that the claim still holds from the queue, by hash
 DELETE FROM {pending} WHERE hash IN (
-    SELECT hash FROM {pending} WHERE hash = ANY(%(hashes)s) AND token = %(token)s ORDER BY hash FOR UPDATE)
+    SELECT hash FROM {pending} WHERE hash = ANY(%(hashes)b) AND token = %(token)s ORDER BY hash FOR UPDATE)
 RETURNING hash, priority
 
 -- name: lock_wanting: lock documents that want one of the contents, by doc
-SELECT s.doc FROM {served} s WHERE s.want_rev IN (SELECT rev FROM {chunks} WHERE hash = ANY(%(hashes)s))
+SELECT s.doc FROM {served} s WHERE s.want_rev IN (SELECT rev FROM {chunks} WHERE hash = ANY(%(hashes)b))
 ORDER BY s.doc FOR UPDATE
 
 -- name: mark_failed: fail the documents that still want the content; returns their ids
 WITH failed AS (
     UPDATE {served} SET state = 'failed', error = %(error)s
-    WHERE doc = ANY(%(docs)s) AND want_rev IN (SELECT rev FROM {chunks} WHERE hash = ANY(%(hashes)s)) RETURNING doc)
+    WHERE doc = ANY(%(docs)s) AND want_rev IN (SELECT rev FROM {chunks} WHERE hash = ANY(%(hashes)b)) RETURNING doc)
 SELECT id FROM failed JOIN vector_index.documents USING (doc) ORDER BY id
 
 -- name: replace_chunks: replace each large chunk by its pieces in the wanted revisions of locked documents, and
 -- renumber the chunks behind it. Pieces keep the language, which its marker tells: they come in each language of the
 -- build. The window reads every deleted row before the first insert, so ordinals stay unique
 WITH large AS (
-    SELECT * FROM unnest(%(hashes)s::bytea[], %(headings)s::text[], %(texts)s::text[], %(sizes)s::int[])
+    SELECT * FROM unnest(%(hashes)b::bytea[], %(headings)s::text[], %(texts)s::text[], %(sizes)s::int[])
         AS l (hash, heading, text, size)
 ), gone AS (
     DELETE FROM {chunks} WHERE rev IN (
@@ -116,4 +119,4 @@ WHERE s.doc = ANY(%(docs)s) AND c.hash = ANY(%(wanted)s) AND NOT EXISTS (SELECT 
 GROUP BY c.hash ORDER BY c.hash ON CONFLICT DO NOTHING
 
 -- name: delete_orphans: remove contents from the queue that have no chunk
-DELETE FROM {pending} p WHERE p.hash = ANY(%(hashes)s) AND NOT EXISTS (SELECT FROM {chunks} c WHERE c.hash = p.hash)
+DELETE FROM {pending} p WHERE p.hash = ANY(%(hashes)b) AND NOT EXISTS (SELECT FROM {chunks} c WHERE c.hash = p.hash)

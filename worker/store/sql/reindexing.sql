@@ -82,7 +82,7 @@ SELECT count(*) FROM vector_index.documents WHERE index_id = %(index_id)s AND NO
 SELECT d.id, d.doc, coalesce(
     d.content_hash = n.content_hash AND (n.version IS NULL OR n.version = d.version)
         AND s.live_rev = d.head_rev AND s.state = 'live', false)
-FROM unnest(%(ids)s::text[], %(hashes)s::bytea[], %(versions)s::bigint[]) AS n (id, content_hash, version)
+FROM unnest(%(ids)s::text[], %(hashes)b::bytea[], %(versions)s::bigint[]) AS n (id, content_hash, version)
 JOIN vector_index.documents d ON d.index_id = %(index_id)s AND d.id = n.id
 LEFT JOIN {served} s ON s.doc = d.doc
 

@@ -25,7 +25,7 @@ CROSS JOIN LATERAL (
 ORDER BY chosen.at, c.place
 
 -- name: embedded: those contents that have a vector
-SELECT hash FROM {embeddings} WHERE hash = ANY(%(hashes)s)
+SELECT hash FROM {embeddings} WHERE hash = ANY(%(hashes)b)
 
 -- name: copy: copy revisions that searches read from the live build, with their chunks and vectors; their documents. One
 -- statement is one snapshot: a revision that was replaced meanwhile is left out

@@ -3,7 +3,7 @@
 
 -- name: unchanged: ids whose newest revision has this content
 SELECT d.id FROM vector_index.documents d
-JOIN unnest(%(ids)s::text[], %(hashes)s::bytea[]) AS n (id, content_hash) ON d.id = n.id
+JOIN unnest(%(ids)s::text[], %(hashes)b::bytea[]) AS n (id, content_hash) ON d.id = n.id
 WHERE d.index_id = %(index_id)s AND d.content_hash = n.content_hash AND NOT d.deleted
 
 -- name: known: ids with a document or a tombstone
@@ -35,7 +35,7 @@ FROM unnest(%(revs)b::bigint[], %(ordinals)b::int[], %(hashes)b::bytea[], %(star
 UPDATE vector_index.documents d
 SET head_rev = n.rev, version = coalesce(n.version, d.version), content_hash = n.content_hash, deleted = false,
     changed_at = clock_timestamp()
-FROM unnest(%(docs)s::bigint[], %(revs)s::bigint[], %(versions)s::bigint[], %(hashes)s::bytea[])
+FROM unnest(%(docs)s::bigint[], %(revs)s::bigint[], %(versions)s::bigint[], %(hashes)b::bytea[])
     AS n (doc, rev, version, content_hash)
 WHERE d.doc = n.doc
 
