@@ -23,7 +23,8 @@ SLICE_SECONDS = 1.5  # that a waiting task keeps its slot before the next one ge
 def index_documents(self: Task, documents: Documents, index: Index = "default") -> Indexed:
     """Index documents. When the task has succeeded, each of them is searchable or listed under `failed`.
 
-    It stages the documents, then becomes `tasks.await_indexing` with the same id. A staged document is never lost.
+    It stages the documents, then becomes `tasks.await_indexing` with the same id, unless none of them has changed. A
+    staged document is never lost.
 
     Second run: stages nothing, because the ledger of jobs has its id, and reports the same documents.
 
@@ -33,8 +34,16 @@ def index_documents(self: Task, documents: Documents, index: Index = "default") 
         raise InvalidQuery(f"documents must be a list of objects, not {type(documents).__name__}")
     target = wiring.index(index)
     limit = configuration.current().max_document_bytes
-    staging.stage(target, self.request.id, documents, max_bytes=limit)
+    has_changes = staging.stage(target, self.request.id, documents, max_bytes=limit)
+    if not has_changes and (result := _result(index, self.request.id)) is not None:
+        return result
     raise self.replace(await_indexing.si(index=index))
+
+
+def _result(index: str, task_id: str) -> Indexed | None:
+    """Return the result of a job; `None` while some of its documents are pending."""
+    with connection.checkout(wiring.addresses().database_url) as conn:
+        return jobs.job_result(conn, index, task_id)
 
 
 # Each slice is a task of its own. Its STARTED would hide the PROGRESS of the last slice, and its start event would

@@ -52,6 +52,28 @@ def test_an_unchanged_document_sends_no_request(application: Application) -> Non
     assert len(application.backend.requests) == before
 
 
+def test_a_job_without_changes_has_its_result_when_it_is_staged(application: Application) -> None:
+    def stage(text: str, task_id: str) -> bool:
+        return staging.stage(application.target, task_id, [{"id": "a", "text": text}], max_bytes=100)
+
+    assert stage("Words.", "new")
+    application.drainer.drain()
+    assert not stage("Words.", "unchanged")
+    result = application.result("unchanged")
+    assert result is not None
+    assert (result["unchanged"], result["indexed"]) == (1, 0)
+    assert application.rows(
+        "SELECT finished_at IS NULL FROM vector_index.jobs WHERE task_id = 'unchanged'"
+    ) == [(False,)]
+    assert stage("Other words.", "changed")
+
+
+def test_a_failed_document_that_is_sent_again_counts_as_a_change(application: Application) -> None:
+    faulty(application.backend, lambda texts: Refused("no"))
+    application.put({"id": "a", "text": "Words."})
+    assert staging.stage(application.target, "again", [{"id": "a", "text": "Words."}], max_bytes=100)
+
+
 def test_an_unchanged_document_is_not_split(
     application: Application, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -76,9 +76,10 @@ class Deleted:
 
 def stage(
     index: Index, task_id: str, documents: Sequence[object], *, max_bytes: int, priority: int = 0
-) -> None:
+) -> bool:
     """Write a message's documents, slice by slice; a second call with the same `task_id` is a no-op.
 
+    Returns whether it wrote a document that waits for its vectors. Without one, the result of the job may be there.
     A bad document is rejected with its reason; the others are staged. Raises TemporaryError when Postgres did not
     answer, or the provider when the index is created (its first document): send the same message again.
     """
@@ -86,6 +87,7 @@ def stage(
     sent = fingerprint("index", documents)
     slices = list(sliced(message.documents, lambda document: len(document.text))) or [[]]
     index_id = ensure_index(index)
+    has_changes = False
     for number, documents_of_slice in enumerate(slices):
         job = JobSlice(
             task_id=task_id,
@@ -100,7 +102,8 @@ def stage(
             superseded=message.superseded if number == 0 else 0,
             left_out=message.left_out if number == 0 else 0,
         )
-        stage_slice(index, job, documents_of_slice, priority)
+        has_changes |= stage_slice(index, job, documents_of_slice, priority).has_changes
+    return has_changes
 
 
 def ensure_index(index: Index) -> int:

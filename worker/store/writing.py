@@ -61,6 +61,11 @@ class Written:
         """The written documents."""
         return [doc for doc, _, _ in self.waited]
 
+    @property
+    def has_changes(self) -> bool:
+        """Whether a document has a new revision, or is pending again."""
+        return any(outcome == "indexed" for _, _, outcome in self.waited)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Retried:
