@@ -26,6 +26,8 @@ MAX_BITS = 2126  # of an integer of that many digits
 CELERY_KEYS = {"__type__", "__value__"}
 LONG_NUMBER = "vector_index.long_number"  # the `__type__` of a LongNumber
 
+_as_json = json.JSONEncoder(sort_keys=True, ensure_ascii=False).encode
+
 FIELDS = {"id", "text", "title", "metadata", "version"}
 
 
@@ -118,7 +120,7 @@ class Document:
 
     def content_hash(self) -> bytes:
         """Hash the text, title and metadata into 32 bytes."""
-        parts = (self.text, self.title, json.dumps(self.metadata, sort_keys=True, ensure_ascii=False))
+        parts = (self.text, self.title, _as_json(self.metadata))
         return digest("\x00".join(parts))
 
 

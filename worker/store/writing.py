@@ -142,7 +142,7 @@ def retry(connection: Connection, index_id: int, ids: Sequence[str]) -> Retried:
         tried: set[int] = set()
         chunks = 0
         for build in builds.writable(connection, index_id):
-            again = want(connection, build, [], docs)
+            _, again = want(connection, build, [], docs)
             chunks += len(queue_contents(connection, build, again, priority=0))
             tried.update(again)
     return Retried(docs=sorted(tried), chunks=chunks)
@@ -188,9 +188,11 @@ def write(
     counts = StageCounts(stale=stale + len(overtaken))
     unchanged = [row.doc for row, _ in same]
     retried: set[int] = set()
+    wanted: set[int] = set()
     may_be_complete = False
     for build in writable:
-        again = want(connection, build, staged, unchanged)
+        waiting, again = want(connection, build, staged, unchanged)
+        wanted.update(waiting)
         queue.supply(connection, build, _vectors(prepared, build))
         docs = [entry.doc for entry in staged] + again
         queued = queue_contents(connection, build, docs, _priority(build, staged, priority))
@@ -208,7 +210,7 @@ def write(
         waited=waited,
         accepted=accepted,
         overtaken=[(row.doc, row.id) for row in overtaken],
-        to_publish=unchanged + [entry.doc for entry in staged if may_be_complete],
+        to_publish=[*wanted, *(entry.doc for entry in staged if may_be_complete)],
         counts=counts,
     )
 
@@ -316,13 +318,16 @@ def _confirm(connection: Connection, same: Sequence[tuple[LockedDocument, Prepar
 
 def want(
     connection: Connection, build: Build, staged: Sequence[_Staged], unchanged: Sequence[int]
-) -> list[int]:
-    """Let a build want the new revisions; the unchanged documents that had failed in it, which are pending again."""
+) -> tuple[list[int], list[int]]:
+    """Let a build want the new revisions. Returns the unchanged documents that are not live in it.
+
+    The second list has those among them that had failed, which are pending again.
+    """
     chunks = [(entry.doc, entry.rev, entry.item.chunks[build.build]) for entry in staged]
-    again = want_chunks(connection, build, chunks, unchanged)
+    waiting, again = want_chunks(connection, build, chunks, unchanged)
     if again:
         connection.execute(build.sql("writing.sql", "want_again"), {"docs": again})
-    return again
+    return waiting, again
 
 
 def want_chunks(
@@ -330,18 +335,22 @@ def want_chunks(
     build: Build,
     staged: Sequence[tuple[int, int, Sequence[Chunk]]],
     unchanged: Sequence[int] = (),
-) -> list[int]:
-    """Let a build want revisions, given as document, revision and chunks; which of `unchanged` had failed in it."""
+) -> tuple[list[int], list[int]]:
+    """Let a build want revisions, given as document, revision and chunks.
+
+    Returns which of `unchanged` are not live in it, and which of these have failed.
+    """
     docs, revs = [doc for doc, _, _ in staged], [rev for _, rev, _ in staged]
     rows = lock_served(connection, build, [*docs, *unchanged])
-    superseded = [row.want_rev for row in rows if row.want_rev is not None and row.doc in set(docs)]
-    failed = [row.doc for row in rows if row.state == "failed" and row.want_rev is not None]
+    same = set(unchanged)
+    superseded = [row.want_rev for row in rows if row.want_rev is not None and row.doc not in same]
+    waiting = [row for row in rows if row.want_rev is not None and row.doc in same]
     if superseded:
         connection.execute(build.sql("writing.sql", "delete_chunks"), {"revs": superseded})
     if staged:
         _insert_chunks(connection, build, [(rev, chunks) for _, rev, chunks in staged])
         connection.execute(build.sql("writing.sql", "want"), {"docs": docs, "revs": revs})
-    return [doc for doc in failed if doc in set(unchanged)]
+    return [row.doc for row in waiting], [row.doc for row in waiting if row.state == "failed"]
 
 
 def _insert_chunks(

@@ -1,5 +1,5 @@
 -- The rows of new revisions. Every transaction takes its locks in one order: index, documents by doc, served by doc,
--- pending by hash.
+-- pending by hash. Hashes are binary parameters: as text, psycopg escapes each of them.
 
 -- name: unchanged: ids whose newest revision has this content
 SELECT d.id FROM vector_index.documents d
