@@ -1,7 +1,7 @@
 """The tasks: thin functions with explicit names, JSON in and JSON out.
 
     application ── tasks.index_documents ─▶ stage: clean ▸ split ▸ hash ▸ write        queue vector_index
-      its transactions ──── the outbox ───▶   │ replaced by tasks.await_indexing
+      its transactions ──── the outbox ───▶   │ replaced by tasks.await_indexing or await_jobs
                                               ▼
                          drain: slot ▸ budget ▸ claim ▸ request ▸ save ▸ publish       queue vector_index.embed
                                               │

@@ -67,6 +67,10 @@ Rerank = Annotated[
 Documents = Annotated[
     list[Any], Meaning("the documents; a bad one fails alone", type="list of [documents](#a-document)")
 ]
+Jobs = Annotated[
+    list[dict[str, Any]],
+    Meaning("for each job its task `id`, `name`, `arguments` (a summary), `began` and `ignore_result`"),
+]
 History = Annotated[
     list[dict[str, str]] | None,
     Meaning('earlier turns, oldest first, each `{"role": "user" or "assistant", "content": "..."}`'),

@@ -1,25 +1,51 @@
 """index_documents, delete_documents, and await_indexing, which waits until documents are searchable."""
 
 import time
-from typing import Annotated
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 from celery import Task
+from celery.states import SUCCESS
 
-from tasks.arguments import Documents, Filter, Ids, Index, Version
+from tasks.arguments import Documents, Filter, Ids, Index, Jobs, Version
 from worker import configuration, wiring
 from worker.celery.application import app
+from worker.celery.batching import Call, RunAlone
+from worker.celery.reporting import Reported, report
 from worker.celery.retries import WAIT_FOR_SERVICES
+from worker.celery.upstream.memory_limit import past_memory_limit
 from worker.documents import document_ids, document_version
 from worker.errors import InvalidDocument, InvalidQuery
-from worker.indexing import jobs, staging, wakeups
+from worker.indexing import batches, jobs, staging, wakeups
+from worker.observability import events
 from worker.reference import Meaning
 from worker.results import Deleted, Indexed
 from worker.store import connection
+from worker.store.batches import NotBatchable
+from worker.store.writing import StalePreparation
 
 SLICE_SECONDS = 1.5  # that a waiting task keeps its slot before the next one gets it
 
 
-@app.task(name="tasks.index_documents", bind=True, **WAIT_FOR_SERVICES)
+def _index_together(self: Any, calls: Sequence[Call]) -> None:
+    """Stage the documents of several messages; `tasks.await_jobs` reports their results."""
+    messages: dict[str, dict[str, list[Any]]] = defaultdict(dict)  # documents, by index and by task id
+    for call in calls:
+        given = self.arguments(*call.args, **call.kwargs)
+        messages[given["index"]][call.request.id] = _checked_documents(given["documents"])
+    limit = configuration.current().max_document_bytes
+    for index, documents in messages.items():
+        try:
+            batches.stage_batch(wiring.index(index), documents, max_bytes=limit)
+        except (NotBatchable, StalePreparation) as error:
+            raise RunAlone from error
+        staged = [Reported.of(call.request).as_json() for call in calls if call.request.id in documents]
+        with past_memory_limit():
+            await_jobs.apply_async(kwargs={"jobs": staged, "index": index})
+
+
+@app.task(name="tasks.index_documents", bind=True, run_together=_index_together, **WAIT_FOR_SERVICES)
 def index_documents(self: Task, documents: Documents, index: Index = "default") -> Indexed:
     """Index documents. When the task has succeeded, each of them is searchable or listed under `failed`.
 
@@ -30,14 +56,19 @@ def index_documents(self: Task, documents: Documents, index: Index = "default") 
 
     Errors: InvalidQuery, UnknownIndex, SettingsError.
     """
-    if not isinstance(documents, list):
-        raise InvalidQuery(f"documents must be a list of objects, not {type(documents).__name__}")
+    checked = _checked_documents(documents)
     target = wiring.index(index)
     limit = configuration.current().max_document_bytes
-    has_changes = staging.stage(target, self.request.id, documents, max_bytes=limit)
+    has_changes = staging.stage(target, self.request.id, checked, max_bytes=limit)
     if not has_changes and (result := _result(index, self.request.id)) is not None:
         return result
     raise self.replace(await_indexing.si(index=index))
+
+
+def _checked_documents(documents: object) -> list[Any]:
+    if not isinstance(documents, list):
+        raise InvalidQuery(f"documents must be a list of objects, not {type(documents).__name__}")
+    return documents
 
 
 def _result(index: str, task_id: str) -> Indexed | None:
@@ -69,6 +100,40 @@ def await_indexing(self: Task, index: Index = "default") -> Indexed:
     # reading a job of a million documents takes a while: spend at most half of the time on it
     time.sleep(time.monotonic() - looked)
     raise self.replace(await_indexing.si(index=index))
+
+
+# Monitors see the jobs and not this task.
+@app.task(
+    name="tasks.await_jobs",
+    bind=True,
+    ignore_result=True,
+    track_started=False,
+    send_events=False,
+    **WAIT_FOR_SERVICES,
+)
+def await_jobs(self: Task, jobs: Jobs, index: Index = "default") -> None:
+    """Wait until the documents of several jobs are searchable, and report each job as it is done.
+
+    A job that takes longer gets a `tasks.await_indexing` of its own.
+
+    Sent by: `tasks.index_documents`, if small messages wait for a worker. It stages all of them together.
+
+    Second run: reports the same.
+    """
+    began = time.monotonic()
+    wakeups.queued.notify()
+    waiting = {job["id"]: Reported(**job) for job in jobs}
+    watcher = wiring.job_watcher()
+    for done in watcher.results(index, list(waiting), timeout_seconds=SLICE_SECONDS):
+        ended = [
+            (waiting.pop(id), result) for id, result in done.items() if not isinstance(result, Exception)
+        ]
+        report(self, ended)
+        for _ in ended:  # metrics count jobs under the task that waits for one
+            events.task(await_indexing.name, SUCCESS, time.monotonic() - began)
+    with past_memory_limit():
+        for job in waiting.values():
+            await_indexing.apply_async(kwargs={"index": index}, **job.successor())
 
 
 @app.task(name="tasks.delete_documents", bind=True, **WAIT_FOR_SERVICES)

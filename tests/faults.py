@@ -22,7 +22,6 @@ from worker.recipes import PROBE
 
 # each process sends these words, to learn the dimensions and the most inputs of a request, and again after a fault
 PROBES = [PROBE, *(f"{PROBE} {number}" for number in range(BATCH_SIZE))]
-PER_MESSAGE = 20  # documents
 RESULT_SECONDS = 480
 CALLER_SECONDS = 60
 # With a fault in 30% of the requests, all six attempts of a content fail with a probability of 0.0007.
@@ -37,6 +36,7 @@ class Fault:
     inject: Callable[[Rig], object]  # returns when the fault is over or underway
     times: tuple[int, int] = (1, 1)
     documents: tuple[int, int] = (300, 1_000)
+    per_message: int = 20  # documents
     during_staging: bool = False  # inject it while documents are accepted, not while they become searchable
     embedded_again: int = 0  # chunks that may be embedded again per injection
     failed: str = ""  # text in the error of every failed document; empty: no document may fail
@@ -129,6 +129,29 @@ FAULTS = [
         documents=(600, 5_000),
         during_staging=True,
     ),
+    Fault(
+        name="messages with one document: SIGKILL of a prefork child",
+        inject=lambda rig: rig.kill_child("staging"),
+        times=(5, 20),
+        documents=(600, 5_000),
+        per_message=1,
+        during_staging=True,
+    ),
+    Fault(
+        name="messages with one document: SIGKILL of a worker",
+        inject=kill_worker,
+        times=(3, 20),
+        documents=(600, 5_000),
+        per_message=1,
+        embedded_again=IN_FLIGHT,
+    ),
+    Fault(
+        name="messages with one document: broker killed and restarted",
+        inject=restart_broker,
+        times=(3, 10),
+        documents=(600, 3_000),
+        per_message=1,
+    ),
     Fault(name="SIGTERM during a request", inject=lambda rig: rig.signal("embed", SIGTERM), times=(2, 5)),
     Fault(name="FLUSHALL on the broker", inject=empty_broker, times=(1, 3)),
     Fault(name="broker killed and restarted", inject=restart_broker, times=(3, 10), documents=(600, 3_000)),
@@ -205,8 +228,8 @@ def run(rig: Rig, fault: Fault, index: str, *, long: bool) -> Outcome:
     for word in fault.trigger_words:
         texts[documents // 2] += f" A {word} word."
     messages = [
-        [{"id": n, "text": texts[n]} for n in range(first, first + PER_MESSAGE)]
-        for first in range(0, documents, PER_MESSAGE)
+        [{"id": n, "text": texts[n]} for n in range(first, first + fault.per_message)]
+        for first in range(0, documents, fault.per_message)
     ]
     sent = [rig.application.send("tasks.index_documents", documents=some, index=index) for some in messages]
     reports: list[dict[str, Any]] = []

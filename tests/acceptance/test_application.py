@@ -3,17 +3,14 @@
 import os
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
 import redis
 from celery import chain
 
-from tests.fixtures.system import CHAT, PATIENCE_SECONDS, STAGING, System, eventually, read_json
+from tests.fixtures.system import CHAT, PATIENCE_SECONDS, STAGING, System, events, eventually, read_json
 from tests.provider import Provider
 from worker.services.home import is_free
 
@@ -195,31 +192,6 @@ def test_staging_runs_a_process_per_core_and_the_others_run_threads(system: Syst
 
 
 MARKER = "quetzalcoatlus"
-
-
-@contextmanager
-def events(system: System) -> Iterator[list[dict[str, Any]]]:
-    """Collect all worker events while the block runs."""
-    seen: list[dict[str, Any]] = []
-    ready, stop = threading.Event(), threading.Event()
-
-    def capture() -> None:
-        with system.app.connection_for_read() as connection:
-            receiver = system.app.events.Receiver(connection, handlers={"*": seen.append})
-            with receiver.consumer_context() as (consuming, _, _):
-                ready.set()
-                while not stop.is_set():
-                    with suppress(TimeoutError):
-                        consuming.drain_events(timeout=0.2)
-
-    thread = threading.Thread(target=capture, name="events")
-    thread.start()
-    try:
-        assert ready.wait(PATIENCE_SECONDS)
-        yield seen
-    finally:
-        stop.set()
-        thread.join()
 
 
 def test_texts_and_queries_stay_out_of_events_logs_flower_and_failed_results(

@@ -54,6 +54,7 @@ STATIC: dict[str, Any] = {
     "task_create_missing_queues": False,  # a typo in a queue's name is an error
     "task_routes": {
         "tasks.await_indexing": EMBED,
+        "tasks.await_jobs": EMBED,
         "tasks.sweep": EMBED,
         "tasks.search": CHAT,
         "tasks.chat": CHAT,
@@ -74,7 +75,7 @@ STATIC: dict[str, Any] = {
     "task_reject_on_worker_lost": True,  # requeue it if the broker refuses it
     "task_track_started": True,
     "control_exchange": CONTROL,
-    "worker_consumer": "worker.celery.upstream.refusals:Consumer",
+    "worker_consumer": "worker.celery.batching:BatchingConsumer",
     "worker_prefetch_multiplier": 1,
     "worker_pool": "threads",  # for all queues; staging alone can use --pool=prefork
     "worker_concurrency": 64,  # each waiting task sleeps in a slot

@@ -18,6 +18,9 @@ from worker.errors import InputError
 
 MAX_DEATHS = 3  # pool processes that may die of one message before it fails
 DEATHS_HEADER = "vector_index_deaths"
+SMALL_BYTES = 16_384  # of a message that may be run together with others
+# headers of messages that run alone: retried, delivered again, or part of a workflow
+ALONE = ("retries", DEATHS_HEADER, "shadow", "group", "parent_id", "stamped_headers", "replaced_task_nesting")
 # of a replacement task: when the first task began, by the clock of the broker, and its argument summary
 JOB_HEADER = "vector_index_job"
 
@@ -39,6 +42,28 @@ class RedactedRequest(Request):
         # Celery falls back to the arguments themselves if either string is empty
         self._argsrepr, self._kwargsrepr = shown, " "
         self._request_dict.update(argsrepr=shown, kwargsrepr=" ")
+
+    @property
+    def may_join(self) -> bool:
+        """Whether this message may be run together with others (worker/celery/batching.py).
+
+        A message runs alone if it is large, part of a workflow, or delivered again: it may have ended a process.
+        """
+        headers = self._request_dict
+        return (
+            getattr(self.task, "run_together", None) is not None
+            and len(self.message.body or "") <= SMALL_BYTES
+            and not any((self.body[2] or {}).values())  # callbacks, chain and chord
+            and not any(headers.get(name) for name in ALONE)
+            and headers.get("root_id") in (None, self.id)
+            and not self.delivery_info["redelivered"]
+            and not any(self.time_limits)
+        )
+
+    @property
+    def is_revoked(self) -> bool:
+        """Whether it was revoked while it ran."""
+        return bool(self._already_revoked)
 
     def info(self, safe: bool = False) -> dict[str, Any]:
         """Describe the request without its arguments, for `inspect active` and Flower's page of a worker."""

@@ -42,11 +42,7 @@ class BaseTask(Task):
         returned an error. Any other exception becomes a Bug: its kind and place, without its message, which may
         quote a text.
         """
-        try:
-            self._signature.bind(*args, **kwargs)
-        except TypeError as error:
-            takes = ", ".join(self._signature.parameters)
-            raise InvalidQuery(f"{self.name}: {error}; it takes {takes}") from None
+        self.arguments(*args, **kwargs)
         try:
             return super().__call__(*args, **kwargs)
         except BROKER_ERRORS as error:
@@ -55,6 +51,16 @@ class BaseTask(Task):
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is
             raise Bug.of(error) from None
+
+    def arguments(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Return the arguments of a call by parameter, with defaults. Raises InvalidQuery if they do not fit."""
+        try:
+            bound = self._signature.bind(*args, **kwargs)
+        except TypeError as error:
+            takes = ", ".join(self._signature.parameters)
+            raise InvalidQuery(f"{self.name}: {error}; it takes {takes}") from None
+        bound.apply_defaults()
+        return bound.arguments
 
     @cached_property
     def _signature(self) -> Signature:

@@ -3,7 +3,9 @@
 import threading
 import time
 from collections import defaultdict
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
 
 from worker.indexing import wakeups
 from worker.indexing.jobs import job_results
@@ -19,7 +21,7 @@ class _Waiting:
 
     index: str
     task_id: str
-    done: threading.Event = field(default_factory=threading.Event)
+    ready: "SimpleQueue[_Waiting]"  # jobs of the thread that have a result
     result: Indexed | Exception | None = None
 
 
@@ -37,25 +39,44 @@ class JobWatcher:
 
         Raises InvalidQuery when the database has no such job, ServiceUnreachable when Postgres does not answer.
         """
-        job = _Waiting(index=index, task_id=task_id)
+        for done in self.results(index, [task_id], timeout_seconds=timeout_seconds):
+            result = done[task_id]
+            if isinstance(result, Exception):
+                raise result
+            return result
+        return None
+
+    def results(
+        self, index: str, task_ids: Sequence[str], *, timeout_seconds: float
+    ) -> Iterator[dict[str, Indexed | Exception]]:
+        """Yield the results of jobs of an index as soon as they are done, until the timeout; errors as of `result`."""
+        end = time.monotonic() + timeout_seconds
+        ready: SimpleQueue[_Waiting] = SimpleQueue()
+        jobs = [_Waiting(index=index, task_id=task_id, ready=ready) for task_id in task_ids]
+        left = len(jobs)
         with self._lock:
-            self._waiting.append(job)
+            self._waiting += jobs
             if not self._is_looking:
                 self._is_looking = True
                 threading.Thread(target=self._look_until_all_are_done, name="jobs", daemon=True).start()
         wakeups.settled.notify()
-        job.done.wait(timeout_seconds)
-        with self._lock:
-            self._waiting.remove(job)
-        if isinstance(job.result, Exception):
-            raise job.result
-        return job.result
+        try:
+            while left:
+                done = [ready.get(timeout=max(0.0, end - time.monotonic()))]
+                done += [ready.get() for _ in range(ready.qsize())]
+                left -= len(done)
+                yield {job.task_id: job.result for job in done if job.result is not None}
+        except Empty:
+            return
+        finally:
+            with self._lock:
+                self._waiting = [job for job in self._waiting if job.ready is not ready]
 
     def _look_until_all_are_done(self) -> None:
         while True:
             seen = wakeups.settled.count
             with self._lock:
-                waiting = [job for job in self._waiting if not job.done.is_set()]
+                waiting = [job for job in self._waiting if job.result is None]
                 if not waiting:
                     self._is_looking = False
                     return
@@ -79,4 +100,4 @@ class JobWatcher:
             for job in jobs:
                 job.result = results[job.task_id]
                 if job.result is not None:
-                    job.done.set()
+                    job.ready.put(job)

@@ -12,10 +12,10 @@ from itertools import groupby, takewhile
 from psycopg.rows import class_row, dict_row
 
 from worker.results import OutboxCounts
-from worker.store import builds, deletion
+from worker.store import builds, deletion, refusals
 from worker.store.connection import Connection, retry_on_deadlock
 from worker.store.statements import statement
-from worker.store.writing import Prepared, Written, delete_rejections, write
+from worker.store.writing import Prepared, Written, write
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +119,7 @@ def stage(
         taken = {change.id: change.seq for change in _take(connection, index, changes)}
         items = [item for item in prepared if item.document.id in taken]
         written = write(connection, index_id, items, expected)
-        delete_rejections(connection, index_id, written.accepted, before=taken)
+        refusals.delete_rows(connection, index_id, written.accepted, before=taken)
         return written
 
 

@@ -4,7 +4,7 @@ The result of a task names them too, but few applications read results. A refusa
 or deleted.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -46,6 +46,28 @@ def record(
     }
     if refused:
         connection.execute(statement("refusals.sql", "record"), parameters)
+
+
+def delete_rows(
+    connection: Connection,
+    index_id: int,
+    accepted: Sequence[tuple[str, int | None]],
+    *,
+    before: Mapping[str, int] | None = None,
+) -> None:
+    """Delete rejected outbox rows that are older than accepted documents, given as id and version.
+
+    The versions of the rows count from then on, as if the rows had been staged before. `before`: the number of the
+    accepted row by id; `None`: the document was sent, so it comes after all rows.
+    """
+    ids = [id for id, _ in accepted]
+    parameters = {
+        "index_id": index_id,
+        "ids": ids,
+        "versions": [version for _, version in accepted],
+        "before": [before and before[id] for id in ids],
+    }
+    connection.execute(statement("outbox.sql", "delete_rejections"), parameters)
 
 
 def clear(connection: Connection, index_id: int, taken: Sequence[tuple[str, int | None]]) -> None:

@@ -51,10 +51,27 @@ class Written:
 
     # document, revision, and its outcome once that revision is live: indexed or unchanged
     waited: Sequence[tuple[int, int | None, str]] = ()
-    accepted: Sequence[tuple[str, int | None]] = ()  # id and version of documents that are not stale
+    # id and version of documents that are not stale, in the order of `waited`
+    accepted: Sequence[tuple[str, int | None]] = ()
     overtaken: Sequence[tuple[int, str]] = ()  # stale documents of a run, which a fence held back: key and id
     to_publish: Sequence[int] = ()  # documents of which each vector may be there already
-    counts: StageCounts = field(default_factory=StageCounts)
+    stale: Sequence[str] = ()  # ids
+    chunks: Mapping[str, Sequence[Chunk]] = field(
+        default_factory=dict
+    )  # of the live build, by id of a new revision
+    queued: Mapping[bytes, int] = field(
+        default_factory=dict
+    )  # tokens of contents that are new to the live build
+
+    @property
+    def counts(self) -> StageCounts:
+        """The counts of the transaction."""
+        return StageCounts(
+            stale=len(self.stale),
+            chunks=sum(map(len, self.chunks.values())),
+            embedded=len(self.queued),
+            tokens=sum(self.queued.values()),
+        )
 
     @property
     def docs(self) -> list[int]:
@@ -112,7 +129,7 @@ def stage(
         written = write(
             connection, job.index_id, prepared, expected, priority=priority, heads=heads, fence=fence
         )
-        delete_rejections(connection, job.index_id, written.accepted)
+        refusals.delete_rows(connection, job.index_id, written.accepted)
         since = None if run is None else run.since
         refusals.record(connection, job.index_id, job.task_id, job.refusals, since=since)
         jobs.add_documents(connection, job, written.waited)
@@ -185,10 +202,12 @@ def write(
         raise StalePreparation
     staged = _insert_revisions(connection, new)
     _confirm(connection, same)
-    counts = StageCounts(stale=stale + len(overtaken))
+    stale += [row.id for row in overtaken]
     unchanged = [row.doc for row, _ in same]
     retried: set[int] = set()
     wanted: set[int] = set()
+    chunks: dict[str, Sequence[Chunk]] = {}
+    queued_live: Mapping[bytes, int] = {}
     may_be_complete = False
     for build in writable:
         waiting, again = want(connection, build, staged, unchanged)
@@ -199,9 +218,8 @@ def write(
         # contents of failed documents are queued too, so then the number says nothing
         may_be_complete |= bool(again) or not _all_queued(staged, build, len(queued))
         if build.state == "live":
-            retried = set(again)
-            chunks = sum(len(entry.item.chunks[build.build]) for entry in staged)
-            counts = replace(counts, chunks=chunks, embedded=len(queued), tokens=sum(queued))
+            retried, queued_live = set(again), queued
+            chunks = {entry.item.document.id: entry.item.chunks[build.build] for entry in staged}
     waited: list[tuple[int, int | None, str]] = [(entry.doc, entry.rev, "indexed") for entry in staged]
     waited += [(row.doc, row.head_rev, "indexed" if row.doc in retried else "unchanged") for row, _ in same]
     accepted = [(row.id, item.document.version) for row, item in [*new, *same]]
@@ -211,30 +229,10 @@ def write(
         accepted=accepted,
         overtaken=[(row.doc, row.id) for row in overtaken],
         to_publish=[*wanted, *(entry.doc for entry in staged if may_be_complete)],
-        counts=counts,
+        stale=stale,
+        chunks=chunks,
+        queued=queued_live,
     )
-
-
-def delete_rejections(
-    connection: Connection,
-    index_id: int,
-    accepted: Sequence[tuple[str, int | None]],
-    *,
-    before: Mapping[str, int] | None = None,
-) -> None:
-    """Delete rejected outbox rows that are older than accepted documents, given as id and version.
-
-    The versions of the rows count from then on, as if the rows had been staged before. `before`: the number of the
-    accepted row by id; `None`: the document was sent, so it comes after all rows.
-    """
-    ids = [id for id, _ in accepted]
-    parameters = {
-        "index_id": index_id,
-        "ids": ids,
-        "versions": [version for _, version in accepted],
-        "before": [before and before[id] for id in ids],
-    }
-    connection.execute(statement("outbox.sql", "delete_rejections"), parameters)
 
 
 def _priority(build: Build, staged: Sequence[_Staged], priority: int) -> int:
@@ -256,13 +254,13 @@ def _all_queued(staged: Sequence[_Staged], build: Build, queued: int) -> bool:
 
 def _sort(
     rows: Sequence[LockedDocument], by_id: Mapping[str, Prepared]
-) -> tuple[int, list[tuple[LockedDocument, Prepared]], list[tuple[LockedDocument, Prepared]]]:
-    """The number of stale documents, the unchanged ones, and the new ones."""
-    stale, same, new = 0, [], []
+) -> tuple[list[str], list[tuple[LockedDocument, Prepared]], list[tuple[LockedDocument, Prepared]]]:
+    """The ids of stale documents, the unchanged ones, and the new ones."""
+    stale, same, new = [], [], []
     for row in rows:
         item = by_id[row.id]
         if row.is_newer_than(item.document.version):
-            stale += 1
+            stale.append(row.id)
         elif row.content_hash == item.content_hash and not row.deleted:
             same.append((row, item))
         else:
@@ -386,11 +384,15 @@ def _insert_some(
     connection.execute(build.sql("writing.sql", "insert_chunks"), columns)
 
 
-def queue_contents(connection: Connection, build: Build, docs: Sequence[int], priority: int) -> list[int]:
+def queue_contents(
+    connection: Connection, build: Build, docs: Sequence[int], priority: int
+) -> dict[bytes, int]:
     """Queue the contents without a vector of these documents, by hash; the tokens of each newly queued content."""
     if not docs:
-        return []
+        return {}
     parameters = {"docs": list(docs), "priority": priority}
-    rows = connection.execute(build.sql("writing.sql", "queue_chunks"), parameters).fetchall()
+    queued: dict[bytes, int] = dict(
+        connection.execute(build.sql("writing.sql", "queue_chunks"), parameters).fetchall()
+    )
     connection.execute(build.sql("writing.sql", "raise_priority"), parameters)
-    return [row[0] for row in rows]
+    return queued

@@ -5,6 +5,7 @@ killed worker leaves behind for five minutes. The script begins with a command t
 runs on a broker over its memory limit.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from kombu.transport import virtual
@@ -60,6 +61,18 @@ class UnackedMessages(QoS):
             push = "LPUSH" if leftmost else "RPUSH"
             keys = [self.unacked_key, self.unacked_index_key, *lists]
             scripts.run(connected, RETURN_TO_QUEUE, keys, tag, push, message)
+
+
+def acknowledge(messages: Sequence[Any]) -> None:
+    """Acknowledge messages of one channel, in one transmission. Raises an error of the connection."""
+    if messages:
+        held = messages[0].channel.qos
+        with held.pipe_or_acquire() as commands:
+            for message in messages:
+                held._remove_from_indices(message.delivery_tag, commands)
+            commands.execute()
+        for message in messages:
+            virtual.QoS.ack(held, message.delivery_tag)  # type: ignore[no-untyped-call]
 
 
 def _destination(channel: Any, entry: bytes) -> tuple[list[str], str]:

@@ -3,10 +3,13 @@
 Celery is told by `Celery(loader=...)`.
 """
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from celery.app.task import Context
 from celery.backends import redis as stock
 from celery.loaders.app import AppLoader
+from celery.states import SUCCESS
 from redis.exceptions import OutOfMemoryError
 
 from worker.celery.upstream.scripts import run_past_limit
@@ -22,6 +25,26 @@ class RedisBackend(stock.RedisBackend):
             seconds = self.expires if expires is None else expires
             run_past_limit(self.client, "SET", key, value, *(["EX", int(seconds)] if seconds else []))
             self.client.publish(key, value)
+
+    def store_successes(self, results: Mapping[str, Any]) -> None:
+        """Store the results of tasks that have succeeded, by task id, in one transmission.
+
+        Celery stores them one by one, and looks before each whether it is stored already: storing it again is the same.
+        """
+        try:
+            with self.client.pipeline(transaction=False) as commands:
+                for id, result in results.items():
+                    request = Context(id=id)
+                    meta = self._get_result_meta(
+                        result=result, state=SUCCESS, traceback=None, request=request
+                    )
+                    key, value = self.get_key_for_task(id), self.encode({**meta, "task_id": id})
+                    commands.set(key, value, ex=self.expires)
+                    commands.publish(key, value)
+                commands.execute()
+        except OutOfMemoryError:
+            for id, result in results.items():
+                self.store_result(id, result, SUCCESS)
 
 
 class Loader(AppLoader):

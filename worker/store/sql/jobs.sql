@@ -4,6 +4,12 @@
 INSERT INTO vector_index.jobs (task_id, slice, slices, index_id, fingerprint, counts, rejected)
 VALUES (%(task_id)s, %(slice)s, %(slices)s, %(index_id)s, %(fingerprint)s, '{{}}', %(rejected)s) ON CONFLICT DO NOTHING
 
+-- name: insert_jobs: insert the ledger rows of messages with one slice each, by task id; no row if it exists
+INSERT INTO vector_index.jobs (task_id, slice, slices, index_id, fingerprint, counts, rejected)
+SELECT n.task_id, 0, 1, %(index_id)s, n.fingerprint, '{{}}', n.rejected
+FROM unnest(%(task_ids)s::text[], %(fingerprints)s::bytea[], %(rejected)s::jsonb[]) AS n (task_id, fingerprint, rejected)
+ORDER BY n.task_id ON CONFLICT DO NOTHING
+
 -- name: forget_dropped: delete what a task did in indexes that were dropped since
 DELETE FROM vector_index.jobs WHERE task_id = %(task_id)s
     AND index_id IN (SELECT index_id FROM vector_index.indexes WHERE dropped_at IS NOT NULL)
@@ -25,6 +31,17 @@ WHERE task_id = %(task_id)s AND slice = %(slice)s
 -- name: insert_job_documents: insert the documents and revisions that the job waits for
 INSERT INTO vector_index.job_documents (task_id, slice, doc, rev, outcome)
 SELECT %(task_id)s, %(slice)s, * FROM unnest(%(docs)s::bigint[], %(revs)s::bigint[], %(outcomes)s::text[])
+
+-- name: set_counts_of_jobs: as `set_slice_counts`, of several jobs with one slice each
+UPDATE vector_index.jobs j SET counts = n.counts
+FROM unnest(%(task_ids)s::text[], %(counts)s::jsonb[]) AS n (task_id, counts)
+WHERE j.task_id = n.task_id AND j.slice = 0
+
+-- name: insert_documents_of_jobs: as `insert_job_documents`, of several jobs with one slice each
+INSERT INTO vector_index.job_documents (task_id, slice, doc, rev, outcome)
+SELECT n.task_id, 0, n.doc, n.rev, n.outcome
+FROM unnest(%(task_ids)s::text[], %(docs)s::bigint[], %(revs)s::bigint[], %(outcomes)s::text[])
+    AS n (task_id, doc, rev, outcome)
 
 -- name: touch_job: note that the waiting task of a job is alive; at most every 15 s
 UPDATE vector_index.jobs SET touched_at = clock_timestamp()

@@ -69,7 +69,7 @@ SELECT c.hash, min(c.tokens), %(priority)s, min(s.since)
 FROM {served} s JOIN {chunks} c ON c.rev = s.want_rev
 WHERE s.doc = ANY(%(docs)s) AND NOT EXISTS (SELECT FROM {embeddings} e WHERE e.hash = c.hash)
 GROUP BY c.hash ORDER BY c.hash
-ON CONFLICT DO NOTHING RETURNING tokens
+ON CONFLICT DO NOTHING RETURNING hash, tokens
 
 -- name: raise_priority: raise the priority of queued contents that also wait for less urgent work, by hash
 UPDATE {pending} SET priority = %(priority)s WHERE hash IN (

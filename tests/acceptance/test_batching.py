@@ -1,0 +1,146 @@
+"""Batching: small messages that wait for a pool process run together, and each ends as if it had run by itself."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery.exceptions import TaskRevokedError
+from celery.result import AsyncResult
+
+from tests.fixtures.system import (
+    CHAT,
+    EMBED,
+    PATIENCE_SECONDS,
+    PROCESSES,
+    STAGING,
+    System,
+    events,
+    eventually,
+)
+
+pytestmark = pytest.mark.slow
+
+MESSAGES = 300
+
+# `vector-index` with a task that takes long, and with a document that ends the process which reads it
+PROGRAM = """
+import os, sys, time
+from worker.celery import application, batching
+from worker.documents import Document
+
+batching.WAIT_SECONDS = 1.0
+from_json = Document.from_json.__func__
+
+def read(cls, value, **options):
+    if "deadly" in str(value):
+        open("deaths", "a").write("x")
+        os._exit(9)
+    return from_json(cls, value, **options)
+
+Document.from_json = classmethod(read)
+
+@application.app.task(name="tasks.long", ignore_result=True)
+def long(seconds):
+    open("started", "a").write("x")
+    time.sleep(seconds)
+
+from worker.cli import main
+sys.exit(main())
+"""
+
+
+@pytest.fixture
+def system(start_system: Callable[..., Any], tmp_path: Path) -> Iterator[System]:
+    """A staging worker with one process, and the worker that embeds."""
+    with start_system(tmp_path, {}) as system:
+        system.start("embed", PROCESSES["embed"])
+        system.start("chat", PROCESSES["chat"])
+        start_staging(system, "staging")
+        system.await_queues(STAGING, EMBED, CHAT)
+        index(system, "warm").get(timeout=PATIENCE_SECONDS)
+        yield system
+
+
+def start_staging(system: System, name: str) -> None:
+    arguments = ["-c", PROGRAM, "worker", "--queues", "staging", "--concurrency", "1", "--name", name]
+    system.start(name, [*arguments, "--loglevel", "INFO"], sys.executable)
+
+
+def index(system: System, id: str, text: str = "") -> "AsyncResult[Any]":
+    return system.send("tasks.index_documents", documents=[{"id": id, "text": text or f"Text of {id}."}])
+
+
+def occupy(system: System, seconds: float) -> None:
+    """Let the only staging process do something else, so that messages wait."""
+    system.send("tasks.long", seconds=seconds)
+    eventually((system.folder / "started").exists)
+
+
+def batches(system: System, name: str = "staging") -> list[int]:
+    """The numbers of documents that were staged together, from the log."""
+    lines = [line for line in system.log(name).splitlines() if "documents_staged" in line]
+    return [int(line.split("documents=")[1].split()[0]) for line in lines]
+
+
+def test_waiting_messages_run_together_and_each_has_its_result(system: System) -> None:
+    occupy(system, 0.8)
+    sent = [index(system, f"d{number}") for number in range(MESSAGES)]
+    bad = system.send("tasks.index_documents", documents=[{"id": "bad", "text": 7}])
+    results = [each.get(timeout=PATIENCE_SECONDS) for each in sent]
+    assert [each["indexed"] for each in results] == [1] * MESSAGES
+    assert bad.get(timeout=PATIENCE_SECONDS)["failed"][0]["id"] == "bad"
+    assert max(batches(system)) > 20
+    assert len(batches(system)) < MESSAGES / 4
+
+
+def test_monitors_see_each_message_from_its_start_to_its_end(system: System) -> None:
+    with events(system) as seen:
+        occupy(system, 0.8)
+        sent = [index(system, f"d{number:02}") for number in range(50)]
+        eventually(lambda: sum(event["type"] == "task-succeeded" for event in seen) > 50)
+    assert max(batches(system)) > 20
+    for each in sent:
+        mine = [event for event in seen if event.get("uuid") == each.id]
+        assert [event["type"] for event in mine] == ["task-received", "task-started", "task-succeeded"]
+        last = mine[-1]
+        assert (last["name"], last["args"]) == ("tasks.index_documents", "1 document, 12 B, index default")
+        assert last["runtime"] > 0
+
+
+def test_only_the_message_that_kills_its_process_fails(system: System) -> None:
+    occupy(system, 0.8)
+    sent = [index(system, f"d{number}") for number in range(20)]
+    deadly = index(system, "deadly")
+    sent += [index(system, f"e{number}") for number in range(20)]
+    with pytest.raises(Exception, match="ended its process 3 times"):
+        deadly.get(timeout=PATIENCE_SECONDS)
+    assert [each.get(timeout=PATIENCE_SECONDS)["indexed"] for each in sent] == [1] * 40
+    assert (system.folder / "deaths").read_text() == "xxx"
+
+
+def test_a_revoked_message_of_a_batch_is_not_run(system: System) -> None:
+    eventually(lambda: system.app.control.revoke("revoked", reply=True, timeout=2))
+    occupy(system, 0.8)
+    sent = [index(system, f"d{number}") for number in range(20)]
+    arguments = {"documents": [{"id": "revoked", "text": "Words."}]}
+    revoked = system.app.send_task(
+        "tasks.index_documents", queue=STAGING, kwargs=arguments, task_id="revoked"
+    )
+    assert [each.get(timeout=PATIENCE_SECONDS)["indexed"] for each in sent] == [1] * 20
+    with pytest.raises(TaskRevokedError):
+        revoked.get(timeout=PATIENCE_SECONDS)
+    assert system.call("tasks.status", CHAT)["documents"]["live"] == 21  # with the first one
+
+
+def test_messages_return_to_the_queue_while_a_long_task_runs(system: System) -> None:
+    occupy(system, 60.0)
+    sent = [index(system, f"d{number}") for number in range(20)]
+    eventually(lambda: system.log("staging").count("task_received") >= 22)  # all have been taken
+    start_staging(system, "second")
+    began = time.monotonic()
+    assert [each.get(timeout=50)["indexed"] for each in sent] == [1] * 20
+    assert time.monotonic() - began < 50
+    system.kill("staging")
