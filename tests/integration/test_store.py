@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from tests.fixtures.application import HashBackend
+from tests.fixtures.application import Application, HashBackend
 from tests.fixtures.filters import filters
 from worker import configuration
 from worker.configuration import HNSWSettings
@@ -127,6 +127,30 @@ def test_an_older_build_gets_the_comments_of_a_new_one(
     assert described() == before
 
 
+CHUNK = """
+INSERT INTO vector_index.chunks_1 (rev, ordinal, hash, start, "end", tokens, heading, text, lexemes)
+SELECT 1, 0, '', 0, 1, 9, '', words, to_tsvector('english', words)
+FROM (SELECT string_agg('word' || n || ' repeated', ' ') AS words FROM generate_series(1, 100) n) AS made
+"""
+
+
+@pytest.mark.parametrize("age", ["new", "old"])
+def test_a_chunk_of_usual_size_stays_in_its_row_without_compression(
+    conn: connection.Connection, database_url: str, age: str
+) -> None:
+    builds.ensure(conn, "default", lambda: RECIPE)
+    if age == "old":
+        conn.execute("ALTER TABLE vector_index.chunks_1 RESET (toast_tuple_target)")
+        conn.execute("DELETE FROM vector_index.migrations WHERE version = 27")
+        schema.install(database_url)
+    conn.execute(CHUNK)
+    row = conn.execute(
+        "SELECT pg_column_compression(text), pg_column_compression(lexemes), pg_column_size(c) > 2100, "
+        "pg_relation_size(reltoastrelid) FROM vector_index.chunks_1 c, pg_class WHERE relname = 'chunks_1'"
+    ).fetchone()
+    assert row == (None, None, True, 0)
+
+
 @pytest.mark.parametrize(
     ("wanted", "dimensions", "column"),
     [
@@ -223,7 +247,7 @@ class Older(Postgres):
 
 @pytest.mark.slow
 def test_the_pipeline_works_on_an_older_postgres(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tests.fixtures.application import Application, HashBackend
+    from tests.fixtures.application import HashBackend
     from worker import configuration
     from worker.indexing.draining.drainer import Drainer
     from worker.services import postgres

@@ -1,6 +1,8 @@
 -- The tables of one build. {vector} is vector(n) or halfvec(n). The other names in braces are the tables, with the number
 -- of the build.
 -- Rows of pending and served change often: free space in their pages and an eager vacuum keep the tables small.
+-- A chunk of up to 4 kB stays in its row as it is, two to a page. Postgres would compress whatever is over 2 kB, and
+-- each search by words decompresses the lexemes of all chunks that it ranks.
 
 CREATE TABLE {chunks} (
     rev     bigint NOT NULL,
@@ -13,7 +15,7 @@ CREATE TABLE {chunks} (
     text    text NOT NULL,
     lexemes tsvector NOT NULL,
     PRIMARY KEY (rev, ordinal)
-);
+) WITH (toast_tuple_target = 4080);
 CREATE INDEX ON {chunks} (hash);
 CREATE INDEX ON {chunks} (hashtextextended(text, 0));
 CREATE INDEX ON {chunks} USING gin (lexemes);
