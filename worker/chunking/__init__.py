@@ -148,12 +148,17 @@ class _Chunker:
         start, end = _strip(self.text, chosen[0].start, chosen[-1].end)
         body = self.text[start:end]
         heading = self._heading(chosen[0].path)
-        sent = embedding_text(self.prefix, heading, body)
+        sent = self._sent(heading, body)
         sizes = self._added_up(chosen, start, end, sent[: len(sent) - len(body)])
         size, tokens = sizes or self._counted(body, sent)
         if size > self.chunk_tokens or tokens > self.token_limit:
             return None
         return Chunk(start=start, end=end, heading=heading, text=body, tokens=tokens, hash=digest(sent))
+
+    def _sent(self, heading: str, body: str) -> str:
+        if heading and self.adds_up:  # the text has only visible characters, so its parts have no others
+            return f"{visible(f'{self.prefix}{heading}')}\n{body}"
+        return embedding_text(self.prefix, heading, body)
 
     def _counted(self, body: str, sent: str) -> tuple[int, int]:
         tokens = self.count(sent)

@@ -6,7 +6,7 @@ letters and digits between spaces (`worker/words.py`), so a word has the same le
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from itertools import chain
+from itertools import chain, count
 from operator import itemgetter
 
 from worker.languages import tagged
@@ -23,10 +23,14 @@ USUAL_CHARACTERS = 20_000  # of a chunk that is looked up token by token: its wo
 # between the words of an answer, and between the lexemes of a word
 WORDS, LEXEMES = "\x1e", "\x1f"
 
-# The lexemes of words, then those of parts, in the syntax of tsvector, up to their positions. A tuple of strings, which
+# The lexemes of words, then those of parts, in the syntax of tsvector, without their places. A tuple of strings, which
 # the garbage collector of Python does not visit again and again
 _Lexemes = tuple[tuple[str, ...], tuple[str, ...]]
 _words, _parts = itemgetter(0), itemgetter(1)
+# how a place is written after a lexeme and after another place. To format a number takes longer than all else here
+_PLACES = 2_000
+_FIRST = [f":{place}" for place in range(1, _PLACES + 1)]
+_OTHER = [f",{place}" for place in range(1, _PLACES + 1)]
 _Token = str | tuple[str, str]  # or a whole chunk: its heading and its text
 
 
@@ -52,13 +56,15 @@ def quoted(lexeme: str) -> str:
 
 
 def _joined(marker: Sequence[str], each: Sequence[_Lexemes]) -> str:
-    """The lexemes of a chunk with their positions: in the order of the words, then in that of the parts."""
+    """The lexemes of a chunk with their places: in the order of the words, then in that of the parts."""
     found: dict[str, str] = {}
-    last = 0
-    for last, start in enumerate(chain.from_iterable(map(_words, each)), 1):
-        found[start] = f"{found[start]},{last}" if start in found else f"{start}{last}"
-    for place, start in enumerate(chain.from_iterable(map(_parts, each)), last + 1):
-        found[start] = f"{found[start]},{place}B" if start in found else f"{start}{place}B"
+    words = list(chain.from_iterable(map(_words, each)))
+    first = chain(_FIRST, map(":{}".format, count(_PLACES + 1)))
+    other = chain(_OTHER, map(",{}".format, count(_PLACES + 1)))
+    for lexeme, at_first, at_other in zip(words, first, other, strict=False):
+        found[lexeme] = found[lexeme] + at_other if lexeme in found else lexeme + at_first
+    for place, lexeme in enumerate(chain.from_iterable(map(_parts, each)), len(words) + 1):
+        found[lexeme] = f"{found[lexeme]},{place}B" if lexeme in found else f"{lexeme}:{place}B"
     return " ".join([*marker, *found.values()])
 
 
@@ -84,7 +90,7 @@ class _Stemmer:
         ]
         known = self._tokens
         new = self._of_tokens(connection, set(chain.from_iterable(split)).difference(known))
-        return [_joined(self._marker, [known.get(token) or new[token] for token in each]) for each in split]
+        return [_joined(self._marker, _looked_up(each, known, new)) for each in split]
 
     def _of_tokens(self, connection: Connection, unknown: Collection[_Token]) -> Mapping[_Token, _Lexemes]:
         """Return the lexemes of new tokens, and remember them."""
@@ -108,9 +114,9 @@ class _Stemmer:
             for token, found in new.items()
             if isinstance(token, str) and len(token) <= TOKEN_CHARACTERS
         }
-        if len(self._tokens) + len(kept) > TOKENS_KEPT:
-            self._tokens = {}
         self._tokens.update(kept)
+        if len(self._tokens) > TOKENS_KEPT:
+            self._tokens = {}
         return new
 
     def _of_words(self, connection: Connection, words: set[str]) -> Mapping[str, _Lexemes]:
@@ -141,7 +147,16 @@ class _Stemmer:
 
     def _starts(self, stems: Iterable[str]) -> tuple[str, ...]:
         tag = self._language.tag
-        return tuple([f"{quoted(tagged(stem, tag))}:" for stem in stems])
+        return tuple([quoted(tagged(stem, tag)) for stem in stems])
+
+
+def _looked_up(
+    split: Sequence[_Token], known: Mapping[_Token, _Lexemes], new: Mapping[_Token, _Lexemes]
+) -> list[_Lexemes]:
+    try:
+        return list(map(known.__getitem__, split))
+    except KeyError:  # one of them is not kept
+        return [known.get(token) or new[token] for token in split]
 
 
 def _flat(known: Mapping[str, _Lexemes], words: Iterable[str]) -> tuple[str, ...]:
