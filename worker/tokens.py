@@ -210,13 +210,15 @@ def _file_counter(path: Path) -> Callable[[str], int]:
 
 def _joints_hold(tokenizer: "Tokenizer") -> bool:
     """Tell whether no token spans a joint. The vocabulary shows it for a BPE over the whole text, such as Llama's."""
-    parts = json.loads(tokenizer.to_str())
-    normalizer = parts["normalizer"] or {}
+    from tokenizers.models import BPE
+
+    # the parts one by one, since the whole is a text of megabytes
+    normalizer = json.loads(tokenizer.normalizer.__getstate__()) if tokenizer.normalizer else {}
     steps = normalizer.get("normalizers", [normalizer])
     blank = next((step["content"] for step in steps if step.get("pattern") == {"String": " "}), None)
     if (
-        parts["model"]["type"] != "BPE"
-        or parts["pre_tokenizer"] is not None
+        not isinstance(tokenizer.model, BPE)
+        or tokenizer.pre_tokenizer is not None
         or not blank
         or not all(step["type"] in ("Prepend", "Replace") for step in steps)
     ):

@@ -183,6 +183,7 @@ class _Server:
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         _redirect(output)
+        gc.disable()  # of what imports make, little is garbage
         self._frozen = False  # what exists is left out of garbage collections
 
     def serve(self) -> NoReturn:
@@ -223,6 +224,7 @@ class _Server:
         if pid == 0:
             self._die_with_parent(server)
             os.setpgid(0, 0)
+            gc.enable()
             self._connection.close()
             for number in set(SIGNALS) - self._ignored:
                 default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
