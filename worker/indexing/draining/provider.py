@@ -42,10 +42,8 @@ class Provider:
         self._probed_at = 0.0  # monotonic seconds
         self._failures = 0  # failed probes in a row
         self._window: int | None = None  # inputs of a request during the slow start
-        self._recent = (
-            0.0,
-            0.0,
-        )  # inputs embedded in the last RATE_SECONDS, and the monotonic time of this count
+        # inputs embedded in the last RATE_SECONDS, and the monotonic time of this count
+        self._recent = (0.0, 0.0)
         self._paused_until = 0.0  # monotonic seconds
         self._batch_size: int | None = None  # the most inputs of a request, once a refusal has shown them
         self._suspected: tuple[int, int] | None = (

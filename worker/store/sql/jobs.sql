@@ -7,7 +7,7 @@ VALUES (%(task_id)s, %(slice)s, %(slices)s, %(index_id)s, %(fingerprint)s, '{{}}
 -- name: insert_jobs: insert the ledger rows of messages with one slice each, by task id; no row if it exists
 INSERT INTO vector_index.jobs (task_id, slice, slices, index_id, fingerprint, counts, rejected)
 SELECT n.task_id, 0, 1, %(index_id)s, n.fingerprint, '{{}}', n.rejected
-FROM unnest(%(task_ids)s::text[], %(fingerprints)s::bytea[], %(rejected)s::jsonb[]) AS n (task_id, fingerprint, rejected)
+FROM unnest(%(task_ids)s::text[], %(fingerprints)b::bytea[], %(rejected)s::jsonb[]) AS n (task_id, fingerprint, rejected)
 ORDER BY n.task_id ON CONFLICT DO NOTHING
 
 -- name: forget_dropped: delete what a task did in indexes that were dropped since
