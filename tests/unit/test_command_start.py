@@ -40,3 +40,18 @@ def test_worker_leaves_the_other_commands_of_celery_and_its_shell_alone() -> Non
         "assert not {'prompt_toolkit', 'celery.bin.celery', 'flower'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_flower_leaves_the_commands_of_celery_alone() -> None:
+    code = (
+        "import os, sys; from worker.cli.celery_program import run_celery; import flower.app as flower\n"
+        "flower.Flower.start_http_server = lambda self: 0\n"
+        "flower.Flower.start = lambda self: print(self.options.port, self.capp.main, flush=True)\n"
+        "os.environ.update(FLOWER_PORT='4321', DATABASE_URL='postgresql://h/d', BROKER_URL='redis://h')\n"
+        "run_celery('flower')\n"
+        "assert not {'prompt_toolkit', 'celery.bin.celery'} & sys.modules.keys()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, timeout=120, capture_output=True, text=True
+    )
+    assert done.stdout.startswith("4321 ")

@@ -1,38 +1,35 @@
-"""Run a command of Celery (worker, beat, flower) on our app in this process."""
+"""Run a command of Celery (worker, beat, flower) on our app in this process.
+
+It runs without the others and the shell of Celery's command line: 140 modules, 0.15 s, 9 MB.
+"""
 
 import warnings
-from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+
+import click
 
 from worker.configuration import load
 from worker.errors import SettingsError
+
+MODULES = {"worker": "celery.bin.worker", "beat": "celery.bin.beat", "flower": "flower.command"}
 
 
 def run_celery(command: str, *arguments: str) -> int:
     """Run a command of Celery until it ends; return its exit code. Raises SettingsError."""
     load()  # reports wrong settings before Celery is imported
     _import_tasks()
+    from celery.bin.base import CLIContext
+
     # Celery warns of pickle when it runs as root; our workers refuse pickle
     warnings.filterwarnings("ignore", message="You're running the worker with superuser")
     app = import_module("worker.celery.application").app
-    if command in ("worker", "beat"):
-        return _run_alone(app, command, arguments)
-    # --app: without it, Celery would use the variable APP, which an image may set for its application
-    ours = ["--app", "worker.celery.application:app", "--quiet"]
-    return int(app.start([*ours, command, *arguments]) or 0)
-
-
-def _run_alone(app: Any, command: str, arguments: Sequence[str]) -> int:
-    """Run a command without the others and the shell of Celery's command line: 140 modules, 0.15 s, 9 MB."""
-    from celery.bin.base import CLIContext
-
-    program = getattr(import_module(f"celery.bin.{command}"), command)
+    program = getattr(import_module(MODULES[command]), command)
     program.params.extend(app.user_options[command])
     context = CLIContext(app=app, no_color=False, workdir=None, quiet=True)
-    return int(program.main(arguments, obj=context, standalone_mode=False) or 0)
+    parent = click.Context(click.Command("celery"))  # Flower looks there for options in the wrong place
+    return int(program.main(arguments, obj=context, parent=parent, standalone_mode=False) or 0)
 
 
 def _import_tasks() -> None:
