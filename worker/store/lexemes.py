@@ -95,20 +95,13 @@ class _Stemmer:
     def _of_tokens(self, connection: Connection, unknown: Collection[_Token]) -> Mapping[_Token, _Lexemes]:
         """Return the lexemes of new tokens, and remember them."""
         spelled = {
-            token: [
-                kind.split() for kind in (spell(token) if isinstance(token, str) else index_words(*token))
-            ]
-            for token in unknown
+            token: spell(token) if isinstance(token, str) else index_words(*token) for token in unknown
         }
-        known = self._of_words(
-            connection, {word for kinds in spelled.values() for kind in kinds for word in kind}
-        )
+        known = self._of_words(connection, set(" ".join(chain.from_iterable(spelled.values())).split()))
         new: dict[_Token, _Lexemes] = {}
         for token, (words, parts) in spelled.items():
-            if len(words) == 1 and not parts:
-                new[token] = known[words[0]]
-            else:
-                new[token] = _flat(known, words), _flat(known, parts)
+            of_one_word = None if parts else known.get(words)
+            new[token] = of_one_word or (_flat(known, words.split()), _flat(known, parts.split()))
         kept = {
             token: found
             for token, found in new.items()
