@@ -60,8 +60,8 @@ class BatchingConsumer(Consumer):
         self._is_full = False  # whether each process has a long task, and no message is taken in advance
         self._raised = 0  # by how much the prefetch count is raised
         self._flushes = False  # whether a timer will send the events
-        self._has_processes = kwargs["pool"].uses_semaphore and kwargs["controller"].pool_putlocks
-        super().__init__(self._take if self._has_processes else on_task_request, *args, **kwargs)
+        has_processes = kwargs["pool"].uses_semaphore and kwargs["controller"].pool_putlocks
+        super().__init__(self._take if has_processes else on_task_request, *args, **kwargs)
 
     def on_close(self) -> None:
         """Forget the messages of a lost connection: the broker delivers them again."""
@@ -71,11 +71,12 @@ class BatchingConsumer(Consumer):
 
     def on_send_event_buffered(self) -> None:
         """Send the events of some messages together: one by one they take a third of the time of this process."""
-        if not self._has_processes:  # threads send events too, and timers are for the thread of the loop
-            super().on_send_event_buffered()
-        elif not self._flushes:
+        if self.hub and not self._flushes:
             self._flushes = True
-            self.timer.call_after(EVENTS_SECONDS, self._flush)
+            self.hub.call_soon(self._flush_soon)  # threads send events too, and timers are for the loop's own
+
+    def _flush_soon(self) -> None:
+        self.timer.call_after(EVENTS_SECONDS, self._flush)
 
     def _flush(self) -> None:
         self._flushes = False
