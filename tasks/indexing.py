@@ -116,7 +116,7 @@ def await_jobs(self: Task, jobs: Jobs, index: Index = "default") -> None:
 
     A job that takes longer gets a `tasks.await_indexing` of its own.
 
-    Sent by: `tasks.index_documents`, if small messages wait for a worker. It stages all of them together.
+    Sent by: `tasks.index_documents`, for small messages that arrive together, which it stages together.
 
     Second run: reports the same.
     """

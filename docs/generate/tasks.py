@@ -46,7 +46,7 @@ STATES = """\
 | state | `AsyncResult.info` | meaning |
 | --- | --- | --- |
 | `PENDING` | null | no worker has taken the task yet, or its result has expired |
-| `STARTED` | `{{"pid", "hostname"}}` | a worker has begun; left out for small messages that run together |
+| `STARTED` | `{{"pid", "hostname"}}` | a worker has begun; left out for messages of up to 16 kB with documents |
 | `PROGRESS` | [Progress](#progress) | documents are being embedded; `tasks.reindex`: or read |
 | `PROGRESS` | [RebuildProgress](#rebuildprogress) | `tasks.rebuild`: the new build is being filled |
 | `RETRY` | the error | Postgres, Redis or the provider does not answer; the task tries again by itself |

@@ -55,7 +55,7 @@ def test_nobody_counts_and_the_client_is_not_imported_until_it_is_asked_for() ->
         "import tasks.chat, tasks.indexing, tasks.retrieval, tasks.maintenance, tasks.status\n"
         "from worker.observability import events\n"
         "with events.ProviderRequest('embedding:default', 'probe'), events.search('default', 'text'): pass\n"
-        "events.staged('default', None, ['1'], 1); events.task('tasks.search', 'SUCCESS', 0.1)\n"
+        "events.staged('default', {'1': None}, ['1']); events.task('tasks.search', 'SUCCESS', 0.1)\n"
         "sys.exit('prometheus_client' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
@@ -65,7 +65,7 @@ def test_a_scrape_while_a_process_ends_and_removes_its_files_fails_nobody(tmp_pa
     code = (
         "import os, sys; from worker.observability import events, metrics\n"
         "folder = os.environ['PROMETHEUS_MULTIPROC_DIR'] = sys.argv[1]\n"
-        "registry = metrics.start(folder); events.staged('default', None, ['1'], 1)\n"
+        "registry = metrics.start(folder); events.staged('default', {'1': None}, ['1'])\n"
         "os.symlink('gone', folder + '/counter_1.db')  # is listed, and cannot be read\n"
         "from prometheus_client import generate_latest; generate_latest(registry)\n"
     )

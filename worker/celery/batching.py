@@ -1,8 +1,8 @@
-"""Batching: small messages that wait for a pool process are run together, in one call of the pool.
+"""Batching: small messages that arrive together are run together, in one call of the pool.
 
-A message with one document costs many times what its document costs. So while all pool processes are busy, small
-messages are collected, and the next free process gets all of them. Nothing waits for a batch to fill: a message that
-finds a free process starts at once, by itself.
+A message with one document costs many times what its document costs. So small messages are collected while all pool
+processes are busy, and for 0.1 s after the last batch began. Then a free process gets all of them. On a system at rest,
+a message starts at once.
 
 A task takes part if it has a `run_together`. It takes all messages of a batch, or it raises an exception: then each of
 them runs by itself, as Celery runs it.
@@ -30,6 +30,7 @@ from worker.observability import events
 
 MESSAGES = 100  # of a batch at most, and those that a worker takes from the broker for the next one
 EVENTS_SECONDS = 0.02  # that an event for monitors waits for others
+BATCH_SECONDS = 0.1  # from the start of a batch to the next one, unless so many messages wait
 WAIT_SECONDS = 5.0  # for a pool process, before the messages return to the broker: other workers may be idle
 
 logger = logging.getLogger("vector_index.batching")
@@ -57,6 +58,7 @@ class BatchingConsumer(Consumer):
         self._running: list[Sequence[RedactedRequest]] = []
         self._has_asked = False  # for a pool process
         self._asked_at = 0.0  # monotonic seconds
+        self._next_at = 0.0  # the same: when the next batch may begin
         self._is_full = False  # whether each process has a long task, and no message is taken in advance
         self._raised = 0  # by how much the prefetch count is raised
         self._flushes = False  # whether a timer will send the events
@@ -96,7 +98,12 @@ class BatchingConsumer(Consumer):
             self._run_alone(request)
 
     def _ask(self) -> None:
-        if self._waiting and not self._has_asked:
+        """Ask for a pool process, once it is time for the next batch."""
+        if not self._waiting or self._has_asked:
+            return
+        if len(self._waiting) < MESSAGES and time.monotonic() < self._next_at:
+            self.timer.call_at(self._next_at, self._ask)
+        else:
             self._has_asked, self._asked_at = True, time.monotonic()
             self.timer.call_after(WAIT_SECONDS, self._look)
             self.controller.semaphore.acquire(self._start)
@@ -108,10 +115,8 @@ class BatchingConsumer(Consumer):
         batch = [request for request in self._waiting if request.task is task][:MESSAGES]
         self._waiting = [request for request in self._waiting if request not in batch]
         batch = [request for request in batch if not request.revoked()]
-        if len(batch) > 1:
+        if batch:
             self._start_batch(batch)
-        elif batch:
-            batch[0].execute_using_pool(self.pool)
         else:
             self.controller.semaphore.release()
         self._ask()
@@ -129,6 +134,7 @@ class BatchingConsumer(Consumer):
 
     def _start_batch(self, batch: Sequence[RedactedRequest]) -> None:
         self._running.append(batch)
+        self._next_at = time.monotonic() + BATCH_SECONDS
         self.pool.apply_async(
             run,
             args=(batch[0].task.name, [(each.id, each.request_dict, each.body) for each in batch]),
@@ -168,11 +174,13 @@ class BatchingConsumer(Consumer):
     def _end(self, batch: Sequence[RedactedRequest]) -> None:
         if batch in self._running:
             self._running.remove(batch)
+            self._ask()
             self._adjust_prefetch()
 
     def _adjust_prefetch(self) -> None:
         """Let each small message that waits make room for another one; a batch takes the room of one message."""
-        ahead = 0 if self._is_full else 1 + min(len(self._waiting), MESSAGES)
+        collects = (self._waiting or self._running) and not self._is_full
+        ahead = 1 + min(len(self._waiting), MESSAGES) if collects else 0
         wanted = ahead + sum(len(batch) - 1 for batch in self._running)
         self.qos.increment_eventually(max(0, wanted - self._raised))
         self.qos.decrement_eventually(max(0, self._raised - wanted))

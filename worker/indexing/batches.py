@@ -61,7 +61,7 @@ def _stage(index: Index, index_id: int, batch: _Batch) -> None:
             events.refused(index.name, job.task_id, [(refusal.id, refusal.error) for refusal in job.refusals])
         return staged
 
-    prepare_and_commit(index, index_id, list(batch.documents.values()), commit)
+    prepare_and_commit(index, index_id, list(batch.documents.values()), commit, owners=batch.owners)
 
 
 def _batches(

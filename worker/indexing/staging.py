@@ -317,7 +317,12 @@ def stage_slice(
 
     try:
         return prepare_and_commit(
-            index, job.index_id, documents, commit, anew=heads is not None, task_id=job.task_id
+            index,
+            job.index_id,
+            documents,
+            commit,
+            anew=heads is not None,
+            owners={document.id: job.task_id for document in documents},
         )
     except StalePreparation as error:
         raise TemporaryError(
@@ -333,13 +338,13 @@ def prepare_and_commit(
     commit: Callable[[Connection, Sequence[Prepared], Sequence[Build]], Written],
     *,
     anew: bool = False,
-    task_id: str | None = None,
+    owners: Mapping[str, str] | None = None,
     cut: Callable[[Document, Build], Sequence[Chunk]] | None = None,
 ) -> Written:
     """Split at most 100 documents with distinct ids, write them with `commit`, and publish complete documents.
 
-    Unchanged documents are split only if `anew`. `cut` takes the place of `split`. Raises SettingsError for a
-    build whose backend cannot be used any more.
+    Unchanged documents are split only if `anew`. `cut` takes the place of `split`. `owners`: the task ids of the
+    messages that brought the documents, by id. Raises SettingsError for a build whose backend cannot be used any more.
     """
     hashes = {document.id: document.content_hash() for document in documents}
     for attempt in range(1, PREPARE_ATTEMPTS + 1):
@@ -366,7 +371,7 @@ def prepare_and_commit(
         try:
             with connection.checkout(index.url) as conn:
                 staged = commit(conn, prepared, written)
-                events.staged(index.name, task_id, list(hashes), len(staged.docs))
+                events.staged(index.name, owners or dict.fromkeys(hashes), [id for id, _ in staged.accepted])
                 for build in written:
                     publishing.publish(conn, build, staged.to_publish)
                 return staged

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import KW_ONLY, dataclass, field
 from functools import cache
+from itertools import groupby
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -148,13 +149,18 @@ def unknown_language(index: str, field: str) -> None:
     logger.warning("unknown_language", extra=log_fields(index=index, field=field))
 
 
-def staged(index: str, task_id: str | None, ids: Sequence[str], accepted: int) -> None:
-    """Documents were staged; `accepted` of them are new, changed or unchanged, the others are stale."""
-    if ids:
-        fields = log_fields(index=index, task_id=task_id, **document_fields(ids), accepted=accepted)
-        logger.info("documents_staged", extra=fields)
+def staged(index: str, owners: Mapping[str, str | None], accepted: Sequence[str]) -> None:
+    """Documents were staged, given by id with the task id of their message; a line for each message.
+
+    `accepted` are the ids of those that are new, changed or unchanged; the others are stale.
+    """
+    taken = set(accepted)
+    for task_id, brought in groupby(owners, key=owners.__getitem__):
+        ids = list(brought)
+        counts = {**document_fields(ids), "accepted": len(taken.intersection(ids))}
+        logger.info("documents_staged", extra=log_fields(index=index, task_id=task_id, **counts))
     if families := metrics.counting():
-        families.staged.labels(index).inc(accepted)
+        families.staged.labels(index).inc(len(taken))
 
 
 def embedded(index: str, chunks: int) -> None:

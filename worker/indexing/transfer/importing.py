@@ -168,7 +168,7 @@ class Import:
         documents = [given.document for given in page.values()]
         try:
             written = staging.prepare_and_commit(
-                self.index, index_id, documents, commit, task_id=job.task_id, cut=cut
+                self.index, index_id, documents, commit, owners=dict.fromkeys(page, job.task_id), cut=cut
             )
         except StalePreparation as error:
             raise TemporaryError(
