@@ -1,8 +1,10 @@
 """index_documents, delete_documents, and await_indexing, which waits until documents are searchable."""
 
+import logging
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Annotated, Any
 
 from celery import Task
@@ -16,7 +18,7 @@ from worker.celery.reporting import Reported, report
 from worker.celery.retries import WAIT_FOR_SERVICES
 from worker.celery.upstream.memory_limit import past_memory_limit
 from worker.documents import document_ids, document_version
-from worker.errors import InvalidDocument, InvalidQuery
+from worker.errors import InvalidDocument, InvalidQuery, UnknownIndex
 from worker.indexing import batches, jobs, staging, wakeups
 from worker.observability import events
 from worker.reference import Meaning
@@ -25,24 +27,37 @@ from worker.store import connection
 from worker.store.batches import NotBatchable
 from worker.store.writing import StalePreparation
 
+logger = logging.getLogger("vector_index.indexing")
+
 SLICE_SECONDS = 1.5  # that a waiting task keeps its slot before the next one gets it
 
 
-def _index_together(self: Any, calls: Sequence[Call]) -> None:
-    """Stage the documents of several messages; `tasks.await_jobs` reports their results."""
-    messages: dict[str, dict[str, list[Any]]] = defaultdict(dict)  # documents, by index and by task id
+def _index_together(self: Any, calls: Sequence[Call]) -> list[str]:
+    """Stage the documents of several messages; `tasks.await_jobs` reports their results.
+
+    Returns the ids of the messages. It leaves out those with wrong arguments, which fail by themselves.
+    """
+    staged: dict[str, list[Reported]] = defaultdict(list)  # by index
+    documents: dict[str, list[Any]] = {}  # by task id
     for call in calls:
-        given = self.arguments(*call.args, **call.kwargs)
-        messages[given["index"]][call.request.id] = _checked_documents(given["documents"])
+        with suppress(InvalidQuery, UnknownIndex):
+            given = self.arguments(*call.args, **call.kwargs)
+            wiring.index(given["index"])
+            if call.request.id in documents:
+                raise RunAlone  # the second one is refused
+            documents[call.request.id] = _checked_documents(given["documents"])
+            staged[given["index"]].append(Reported.of(call.request))
     limit = configuration.current().max_document_bytes
-    for index, documents in messages.items():
+    for index, each in staged.items():
         try:
-            batches.stage_batch(wiring.index(index), documents, max_bytes=limit)
+            sent = {job.id: documents[job.id] for job in each}
+            batches.stage_batch(wiring.index(index), sent, max_bytes=limit)
         except (NotBatchable, StalePreparation) as error:
             raise RunAlone from error
-        staged = [Reported.of(call.request).as_json() for call in calls if call.request.id in documents]
+    for index, each in staged.items():
         with past_memory_limit():
-            await_jobs.apply_async(kwargs={"jobs": staged, "index": index})
+            await_jobs.apply_async(kwargs={"jobs": [job.as_json() for job in each], "index": index})
+    return list(documents)
 
 
 @app.task(name="tasks.index_documents", bind=True, run_together=_index_together, **WAIT_FOR_SERVICES)

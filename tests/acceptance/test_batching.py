@@ -143,6 +143,49 @@ def test_a_revoked_message_of_a_batch_is_not_run(system: System) -> None:
     assert system.call("tasks.status", CHAT)["documents"]["live"] == 21  # with the first one
 
 
+def test_messages_that_cannot_run_together_run_by_themselves_in_their_order(system: System) -> None:
+    occupy(system, 0.8)
+    first = [index(system, f"d{number}") for number in range(5)]
+    unknown = system.send("tasks.index_documents", documents=[{"id": "u", "text": "Words."}], index="unknown")
+    wrong = system.send("tasks.index_documents", documents="no list")
+    twice = [
+        system.app.send_task(
+            "tasks.index_documents", queue=STAGING, kwargs={"documents": [document]}, task_id="same"
+        )
+        for document in ({"id": "same", "text": "First."}, {"id": "same", "text": "Second."})
+    ]
+    deleted = system.send("tasks.delete_documents", ids=["d3"])
+    again = index(system, "d4", "Newer words.")
+    with pytest.raises(Exception, match="unknown"):
+        unknown.get(timeout=PATIENCE_SECONDS)
+    with pytest.raises(Exception, match="documents must be a list"):
+        wrong.get(timeout=PATIENCE_SECONDS)
+    assert deleted.get(timeout=PATIENCE_SECONDS)["deleted"] == 1
+    assert again.get(timeout=PATIENCE_SECONDS)["indexed"] == 1
+    assert (
+        sum(each.get(timeout=PATIENCE_SECONDS)["indexed"] for each in first) >= 3
+    )  # the others are overtaken
+    twice[0].get(timeout=PATIENCE_SECONDS, propagate=False)
+    rows = system.call("tasks.search", CHAT, query="words", limit=20, mode="text")
+    assert [row["document_id"] for row in rows] == ["d4"]
+    states = system.call("tasks.status", CHAT, ids=["d3", "d4", "same"])["documents"]
+    assert [states[id]["state"] for id in ("d3", "d4", "same")] == ["absent", "live", "live"]
+
+
+def test_terminating_a_message_of_a_batch_leaves_the_others_to_run(system: System) -> None:
+    occupy(system, 0.8)
+    sent = [index(system, "first"), *(index(system, f"d{number}") for number in range(5))]
+    slow = index(system, "slow")
+    sent += [index(system, f"e{number}") for number in range(5)]
+    eventually(
+        lambda: (system.folder / "started").read_text() == "xx"
+    )  # the long task, and the slow document
+    system.app.control.revoke(slow.id, terminate=True)
+    assert [each.get(timeout=PATIENCE_SECONDS)["indexed"] for each in sent] == [1] * 11
+    with pytest.raises(TaskRevokedError):
+        slow.get(timeout=PATIENCE_SECONDS)
+
+
 def test_messages_return_to_the_queue_while_a_batch_takes_long(system: System) -> None:
     index(system, "slow")
     eventually((system.folder / "started").exists)

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, cached_property
 from inspect import signature
 from typing import Any
 
@@ -31,6 +31,8 @@ class RedactedRequest(Request):
     A task that replaced another one is shown as the first: its name, its arguments, and the runtime of both.
     """
 
+    runs_alone = False  # whether a batch has left it to run by itself
+
     def __init__(self, message: Any, *args: Any, **kwargs: Any) -> None:
         if not kwargs.get("decoded"):  # else the pool would read the body again, with kombu's own reader
             kwargs |= {"decoded": True, "body": message.payload}
@@ -43,12 +45,8 @@ class RedactedRequest(Request):
         self._argsrepr, self._kwargsrepr = shown, " "
         self._request_dict.update(argsrepr=shown, kwargsrepr=" ")
 
-    @property
-    def may_join(self) -> bool:
-        """Whether this message may be run together with others (worker/celery/batching.py).
-
-        A message runs alone if it is large, part of a workflow, or delivered again: it may have ended a process.
-        """
+    @cached_property
+    def _fits_batches(self) -> bool:
         headers = self._request_dict
         return (
             getattr(self.task, "run_together", None) is not None
@@ -59,6 +57,14 @@ class RedactedRequest(Request):
             and not self.delivery_info["redelivered"]
             and not any(self.time_limits)
         )
+
+    @property
+    def may_join(self) -> bool:
+        """Whether this message may be run together with others (worker/celery/batching.py).
+
+        A message runs alone if it is large, part of a workflow, or delivered again: it may have ended a process.
+        """
+        return self._fits_batches and not self.runs_alone
 
     @property
     def is_revoked(self) -> bool:

@@ -6,13 +6,15 @@ from dataclasses import dataclass, field
 from worker.documents import Document
 from worker.index import Index
 from worker.indexing.fingerprints import fingerprint
-from worker.indexing.staging import SLICE_CHARACTERS, ensure_index, prepare_and_commit, sort
+from worker.indexing.staging import ensure_index, prepare_and_commit, sort
 from worker.observability import events
 from worker.store import batches
 from worker.store.builds import Build
 from worker.store.connection import Connection
 from worker.store.jobs import JobSlice
 from worker.store.writing import DOCUMENTS_PER_TRANSACTION, Prepared, Written
+
+BATCH_CHARACTERS = 500_000  # of a transaction: with far less than MANY_CHUNKS, as small jobs must not wait
 
 
 @dataclass(kw_only=True)
@@ -29,7 +31,7 @@ class _Batch:
         """Whether a message with these documents fits; none that brings a document again does."""
         return (
             len(self.documents) + len(documents) <= DOCUMENTS_PER_TRANSACTION
-            and self.characters + _characters(documents) <= SLICE_CHARACTERS
+            and self.characters + _characters(documents) <= BATCH_CHARACTERS
             and not any(
                 document.id in self.documents or document.id in self.refused for document in documents
             )

@@ -67,12 +67,29 @@ def acknowledge(messages: Sequence[Any]) -> None:
     """Acknowledge messages of one channel, in one transmission. Raises an error of the connection."""
     if messages:
         held = messages[0].channel.qos
-        with held.pipe_or_acquire() as commands:
-            for message in messages:
-                held._remove_from_indices(message.delivery_tag, commands)
-            commands.execute()
-        for message in messages:
-            virtual.QoS.ack(held, message.delivery_tag)  # type: ignore[no-untyped-call]
+        try:
+            with held.pipe_or_acquire() as commands:
+                for message in messages:
+                    held._remove_from_indices(message.delivery_tag, commands)
+                commands.execute()
+        finally:  # else their leases would be renewed, and nobody would get them again
+            _forget(held, messages)
+
+
+def return_to_front(messages: Sequence[Any]) -> None:
+    """Return messages of one channel to the front of their queues, in their order. Raises as `acknowledge` does."""
+    if messages:
+        held = messages[0].channel.qos
+        try:
+            for message in reversed(messages):
+                held.restore_by_tag(message.delivery_tag)
+        finally:
+            _forget(held, messages)
+
+
+def _forget(held: Any, messages: Sequence[Any]) -> None:
+    for message in messages:
+        virtual.QoS.ack(held, message.delivery_tag)  # type: ignore[no-untyped-call]
 
 
 def _destination(channel: Any, entry: bytes) -> tuple[list[str], str]:
