@@ -3,8 +3,9 @@
 Each begins a group of scenarios with a new process and a new database, and with a warm-up that is not measured.
 """
 
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -77,7 +78,7 @@ def database(server_url: str, name: str) -> Iterator[str]:
     parts = urlsplit(server_url)
     fresh = f"rivals_{name}"
     with psycopg.connect(server_url, autocommit=True) as administrator:
-        administrator.execute(f"DROP DATABASE IF EXISTS {fresh} WITH (FORCE)")
+        _drop(administrator, fresh)
         administrator.execute(f"CREATE DATABASE {fresh}")
         try:
             url = urlunsplit(parts._replace(path=f"/{fresh}"))
@@ -85,4 +86,14 @@ def database(server_url: str, name: str) -> Iterator[str]:
                 connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
             yield url
         finally:
-            administrator.execute(f"DROP DATABASE IF EXISTS {fresh} WITH (FORCE)")
+            _drop(administrator, fresh)
+
+
+def _drop(administrator: "psycopg.Connection[Any]", name: str) -> None:
+    """Drop a database, once Postgres' own maintenance has left it: only a superuser may end that."""
+    for pause_seconds in (0.5, 1, 2, 4, 8):
+        with suppress(psycopg.errors.InsufficientPrivilege):
+            administrator.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+            return
+        time.sleep(pause_seconds)
+    administrator.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
