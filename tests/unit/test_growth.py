@@ -46,9 +46,16 @@ def test_table_says_how_busy_the_machine_was() -> None:
     assert measured["sizes"][-1]["load_average"] > 0
 
 
+SHARED_BUFFERS_BYTES = 128 * 2**20  # of the embedded Postgres
+
+
 def test_nothing_grows_clearly_faster_than_the_chunks() -> None:
-    """The page has the factors. A half is left to deeper trees and to a busy machine."""
+    """The page has the factors. A half is left to deeper trees and to a busy machine.
+
+    Twice that is left if only the smallest index fits into SHARED_BUFFERS_BYTES: every page is read from the system.
+    """
     first, *_, last = json.loads(OUTPUT.read_text())["sizes"]
+    outgrows = last["chunks"] * last["bytes_per_chunk_with_vector_index"] > SHARED_BUFFERS_BYTES
     chunks = last["chunks"] / first["chunks"]
     of_all = [
         "verify_seconds",
@@ -67,4 +74,4 @@ def test_nothing_grows_clearly_faster_than_the_chunks() -> None:
     ]
     grown = {key: last[key] / first[key] / chunks for key in of_all}
     grown |= {key: last[key] / first[key] for key in of_one}
-    assert not {key: factor for key, factor in grown.items() if factor > 1.5}
+    assert not {key: factor for key, factor in grown.items() if factor > (3.0 if outgrows else 1.5)}
