@@ -15,10 +15,10 @@ from worker import configuration, wiring
 from worker.celery.application import app
 from worker.celery.batching import Call, RunAlone
 from worker.celery.reporting import Reported, report
-from worker.celery.retries import WAIT_FOR_SERVICES
+from worker.celery.retries import BROKER_ERRORS, WAIT_FOR_SERVICES
 from worker.celery.upstream.memory_limit import past_memory_limit
 from worker.documents import document_ids, document_version
-from worker.errors import InvalidDocument, InvalidQuery, UnknownIndex
+from worker.errors import Bug, InvalidDocument, InvalidQuery, TemporaryError, UnknownIndex
 from worker.indexing import batches, jobs, staging, wakeups
 from worker.observability import events
 from worker.reference import Meaning
@@ -140,11 +140,16 @@ def await_jobs(self: Task, jobs: Jobs, index: Index = "default") -> None:
     waiting = {job["id"]: Reported(**job) for job in jobs}
     watcher = wiring.job_watcher()
     for done in watcher.results(index, list(waiting), timeout_seconds=SLICE_SECONDS):
-        ended = [
-            (waiting.pop(id), result) for id, result in done.items() if not isinstance(result, Exception)
-        ]
-        report(self, ended)
-        for _ in ended:  # metrics count jobs under the task that waits for one
+        ended = {id: result for id, result in done.items() if not isinstance(result, Exception)}
+        try:
+            report(self, [(waiting[id], result) for id, result in ended.items()])
+        except (TemporaryError, *BROKER_ERRORS):
+            raise  # the task runs again, and reports all of them
+        except Exception as error:  # each of them reports by itself below
+            logger.error("%d results cannot be reported together", len(ended), exc_info=Bug.of(error))
+            continue
+        for id in ended:  # metrics count jobs under the task that waits for one
+            del waiting[id]
             events.task(await_indexing.name, SUCCESS, time.monotonic() - began)
     with past_memory_limit():
         for job in waiting.values():
