@@ -18,6 +18,7 @@ from worker.words import visible
 MAX_ID_CHARACTERS = 512
 MAX_TITLE_CHARACTERS = 2_000
 MAX_METADATA_BYTES = 1_000_000
+MAX_CHARACTER_BYTES = 4  # of a character in UTF-8
 MIN_VERSION, MAX_VERSION = -(2**63), 2**63 - 1
 MAX_DIGITS = 640  # of an integer: Python can be set to read no longer ones, so every process can read these
 MAX_BITS = 2126  # of an integer of that many digits
@@ -101,7 +102,8 @@ class Document:
                 "put other values into metadata"
             )
         text, _ = without_inline_data(_clean(value.get("text"), "text"))
-        check_size(len(text) if text.isascii() else len(text.encode()), max_bytes)
+        if MAX_CHARACTER_BYTES * len(text) > max_bytes:
+            check_size(len(text.encode()), max_bytes)
         title = value.get("title")
         return cls(
             id=document_id(value.get("id")),

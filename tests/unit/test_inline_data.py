@@ -22,6 +22,7 @@ PERCENT = "%3Csvg%20xmlns%3D" + "%3Cpath%20d%3D" * 30
     ("text", "kept"),
     [
         ("![plan](data:image/png;base64,{})", "![plan]()"),
+        ("– ![plan](Data:image/PNG;Base64,{})", "– ![plan]()"),
         ('![plan](data:image/png;base64,{} "A title")', '![plan]( "A title")'),
         (
             "![a][logo]\n\n[logo]: data:image/png;base64,{}\n\nWords behind it.",
