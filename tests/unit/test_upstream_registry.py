@@ -57,6 +57,7 @@ def test_every_override_is_in_the_registry(cls: type) -> None:
         "Connection",
         "Message",
         "QoS",
+        "codecs",
     } == listed
 
 

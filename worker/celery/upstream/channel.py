@@ -5,6 +5,7 @@ Celery is told by `Celery(amqp=...)`. Other connections of the process use kombu
 
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
+from types import MappingProxyType
 from typing import Any
 
 from celery.app import amqp
@@ -29,6 +30,7 @@ class Channel(stock.Channel):
 
     Message = payloads.Message
     QoS = UnackedMessages
+    codecs: Any = MappingProxyType({"base64": payloads.Base64()})
 
     # state of the request for the next message: see consuming.py
     claim: str | None = None
