@@ -14,10 +14,12 @@ from worker.configuration import IndexSettings
 from worker.errors import InvalidQuery, SettingsError
 from worker.indexing import staging
 from worker.indexing.draining.drainer import Drainer
+from worker.search.modes import Ranker, Ranking
 from worker.search.queries import MODES, SearchQuery
 from worker.store import builds, connection, rarity, schema
 from worker.store.builds import Build
 from worker.store.connection import Connection
+from worker.store.search import Excluded
 
 PETS = [
     {"id": "cats", "text": "Cats chase mice in the garden.", "metadata": {"owner": "ann"}},
@@ -147,6 +149,34 @@ def test_a_large_index_takes_the_shares_of_common_words_from_postgres(
     assert requested == [["'zebra'"]]
 
 
+def test_the_common_words_of_a_large_index_are_read_once_for_each_analyze(
+    application: Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rarity, "EXACTLY_COUNTED", 50)
+
+    def put(numbers: range, word: str) -> None:
+        application.put(*[{"id": str(n), "text": f"number{n} {word} tree"} for n in numbers])
+        with connection.checkout(application.url) as conn:
+            conn.execute("ANALYZE vector_index.chunks_1")
+
+    def weights() -> dict[str, float]:
+        with connection.checkout(application.url) as conn:
+            build = builds.live(conn, application.index.name)
+            assert build is not None
+            return dict(rarity.read_words(conn, build, "elm tree").weights)
+
+    statement, read = rarity.statement, []
+    monkeypatch.setattr(rarity, "statement", lambda *names: read.append(names) or statement(*names))
+    put(range(60), "elm")
+    before = weights()
+    assert weights() == before
+    put(range(60, 200), "oak")
+    after = weights()
+    assert len(read) == 2
+    assert before["'elm'"] == pytest.approx(before["'tree'"])
+    assert after["'elm'"] > 2 * after["'tree'"]
+
+
 def test_a_large_index_without_statistics_is_counted(
     application: Application, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,6 +196,26 @@ def test_a_large_index_without_statistics_is_counted(
         conn.execute("ANALYZE vector_index.chunks_1")
     assert fresh == pytest.approx(weights(), rel=0.01)
     assert fresh["'tree'"] < fresh["'elm'"] < fresh["'number7'"]
+
+
+@pytest.mark.parametrize("text", ["number {n}", "{n}.\n\n" * 200], ids=["one chunk each", "many chunks each"])
+def test_one_ranking_fills_a_page(
+    application: Application, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    """A second one, which leaves out what the first one found, takes ten times as long in a large index."""
+    application.put(*[{"id": str(n), "text": text.replace("{n}", f"number {n}")} for n in range(60)])
+    ranked: list[int] = []
+    rank = Ranker.rank
+
+    def ranking(self: Ranker, candidates: int, excluded: Excluded) -> Ranking:
+        ranked.append(candidates)
+        return rank(self, candidates, excluded)
+
+    monkeypatch.setattr(Ranker, "rank", ranking)
+    for mode in MODES:
+        for limit in (1, 5, 10):
+            assert len(application.passages("number 7", mode=mode, limit=limit)) == limit
+    assert len(ranked) == len(MODES) * 3
 
 
 def test_hybrid_weights_of_an_index_choose_between_the_rankings(application: Application) -> None:

@@ -227,12 +227,12 @@ def test_an_index_of_bits_finds_what_comparing_all_vectors_finds(
     build = live(application)
     question = vector("owl number 7", DIMENSIONS).astype(np.float32)
 
-    def nearest() -> list[tuple[str, float | None]]:
+    def nearest() -> list[tuple[bytes, float | None]]:
         with connection.checkout(application.url) as conn, search.snapshot(conn):
             found = search.nearest(
                 conn, live(application), question, candidates=9, where=compile_filter(None)
             )
-        return [(hit.document_id, hit.distance) for hit in found.hits]
+        return [(hit.hash, hit.distance) for hit in found.hits]
 
     exact = nearest()
     design = HNSWSettings(quantisation="binary")

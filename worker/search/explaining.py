@@ -8,9 +8,7 @@ from worker.search.passages import ScoredHit
 from worker.search.similarity import vector_score
 from worker.search_results import AppliedBoost, Explanation, WordShare
 from worker.store import explanation
-from worker.store.search import Hit
-
-Place = tuple[int, int]  # revision and ordinal of a chunk
+from worker.store.search import Hit, Place
 
 
 def explain(ranker: Ranker, groups: Sequence[Sequence[ScoredHit]]) -> list[Explanation]:
@@ -26,8 +24,8 @@ def _explained(ranker: Ranker, hit: Hit, score: float, shares: Mapping[str, floa
     boosts: list[AppliedBoost] = [
         {
             "field": boost.field,
-            "value": at_path(hit.metadata, boost.field),
-            "factor": boost.factor(hit.metadata),
+            "value": at_path(ranker.metadata[hit.rev], boost.field),
+            "factor": boost.factor(ranker.metadata[hit.rev]),
         }
         for boost in query.boosting
     ]

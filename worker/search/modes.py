@@ -3,16 +3,17 @@
 Vector search and full-text search each give a ranking of contents. Hybrid mode fuses the two rankings.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from worker.search.boosting import boosted
 from worker.search.halves import Halves
 from worker.search.passages import ScoredHit
 from worker.search.ranking import fused_score
 from worker.search.similarity import passes_threshold, vector_score
+from worker.store import search
 from worker.store.search import NOTHING, Excluded, Found, Hit
 
 # The best contents of each ranking that hybrid mode fuses. The other contents follow them, by vector, on every page.
@@ -32,6 +33,9 @@ class Ranker:
 
     halves: Halves
     weights: tuple[float, float]  # of the ranking by vector and of the one by words, in hybrid mode
+    metadata: dict[int, Mapping[str, Any]] = field(
+        default_factory=dict, init=False
+    )  # by revision, for boosts
     _last_score: float = field(default=inf, init=False)  # of the rankings before, in hybrid mode
 
     def rank(self, candidates: int, excluded: Excluded) -> Ranking:
@@ -48,6 +52,9 @@ class Ranker:
         by_words = query.mode == "text"
         found = (self.halves.by_words if by_words else self.halves.by_vector)(candidates, excluded)
         hits = self._with_best_by_words(found.hits) if is_first and query.mode == "hybrid" else found.hits
+        if query.boosting:
+            unread = {hit.rev for hit in hits} - self.metadata.keys()
+            self.metadata |= search.metadata(self.halves.connection, unread)
         scored = [(hit, self.boosted_score(hit)) for hit in hits]
         if query.mode == "hybrid" or query.boosting:
             scored = self._in_order(sorted(scored, key=lambda each: -each[1]) if is_first else scored)
@@ -68,7 +75,7 @@ class Ranker:
     def boosted_score(self, hit: Hit) -> float:
         """The score of a hit with the boosts of the query."""
         boosting = self.halves.query.boosting
-        return boosted(self.score(hit), [boost.factor(hit.metadata) for boost in boosting])
+        return boosted(self.score(hit), [boost.factor(self.metadata[hit.rev]) for boost in boosting])
 
     def _has_more(self, found: Found, candidates: int) -> bool:
         """Tell whether contents behind these may still pass the threshold."""

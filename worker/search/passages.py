@@ -11,7 +11,7 @@ from worker.search.similarity import similarity
 from worker.store import search
 from worker.store.builds import Build
 from worker.store.connection import Connection
-from worker.store.search import Excluded, Hit
+from worker.store.search import Chunk, Excluded, Hit, Place
 
 SECTION_CHUNKS = 50  # before and after a passage, where its section is looked for
 
@@ -24,15 +24,15 @@ class Selection:
     def __init__(self, per_document: int | None) -> None:
         self.hits: list[ScoredHit] = []
         self._per_document = per_document
-        self._seen: dict[str, int] = {}  # texts, with their keys
+        self._seen: set[int] = set()  # keys of texts
         self._taken: Counter[int] = Counter()  # chunks by document
 
     def add(self, ranked: Iterable[ScoredHit]) -> None:
         """Select from hits that come after those before, best first."""
         for hit, score in ranked:
-            if hit.text in self._seen or self._is_full(hit.doc):
+            if hit.text_key in self._seen or self._is_full(hit.doc):
                 continue
-            self._seen[hit.text] = hit.text_key
+            self._seen.add(hit.text_key)
             self._taken[hit.doc] += 1
             self.hits.append((hit, score))
 
@@ -40,7 +40,7 @@ class Selection:
     def excluded(self) -> Excluded:
         """What a further ranking can leave out, as it would be passed over here."""
         documents = frozenset(filter(self._is_full, self._taken))
-        return Excluded(documents=documents, texts=frozenset(self._seen.values()))
+        return Excluded(documents=documents, texts=frozenset(self._seen))
 
     def _is_full(self, doc: int) -> bool:
         return self._per_document is not None and self._taken[doc] >= self._per_document
@@ -60,13 +60,17 @@ PLAIN = Details()
 
 def read_passages(
     connection: Connection,
-    build: Build,
+    builds: Sequence[Build],
     groups: Sequence[Sequence[ScoredHit]],
     details: Details = PLAIN,
 ) -> Iterator[Passage]:
-    """Yield one passage for each group of neighbouring chunks, with the score and similarity of its best chunk."""
+    """Yield one passage for each group of neighbouring chunks, with the score and similarity of its best chunk.
+
+    A context is that in the first build.
+    """
     around = details.around
-    ends = [(group[0][0], group[-1][0]) for group in groups]
+    build = builds[0]
+    ends = _ends(connection, builds, [(group[0][0], group[-1][0]) for group in groups])
     texts = search.spans(
         connection, [(first.rev, first.start, last.end) for first, last in ends if first is not last]
     )
@@ -85,9 +89,25 @@ def read_passages(
             chunks=(first.ordinal, last.ordinal),
             score=max(score for _, score in group),
             similarity=max(similarities, default=None),
-            index=first.index if details.with_index else None,
+            index=group[0][0].index if details.with_index else None,
             context=_context(contexts.get((first.rev, first.ordinal)), first.start, last.end, around),
         )
+
+
+def _ends(
+    connection: Connection, builds: Sequence[Build], ends: Sequence[tuple[Hit, Hit]]
+) -> list[tuple[Chunk, Chunk]]:
+    """The first and the last chunk of each passage, which is one chunk where they are the same."""
+    found: dict[tuple[str, Place], Chunk] = {}
+    for build in builds:
+        places = {(hit.rev, hit.ordinal) for end in ends for hit in end if hit.index == build.index}
+        if places:
+            read = search.chunks(connection, build, list(places))
+            found |= {(build.index, place): chunk for place, chunk in read.items()}
+    return [
+        (found[first.index, (first.rev, first.ordinal)], found[last.index, (last.rev, last.ordinal)])
+        for first, last in ends
+    ]
 
 
 def _context(

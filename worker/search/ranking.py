@@ -80,21 +80,17 @@ def merge_neighbours(chunks: Sequence[tuple[Hashable, int]]) -> list[list[int]]:
     pages fit together.
     """
     groups: list[list[int]] = []  # the best chunk of each group first
-    for rank, chunk in enumerate(chunks):
-        near = (group for group in groups[-WINDOW:] if rank - group[0] <= WINDOW)
-        joined = next((group for group in near if _touches(chunk, [chunks[at] for at in group])), None)
+    of_document: dict[Hashable, list[list[int]]] = defaultdict(list)
+    for rank, (document, ordinal) in enumerate(chunks):
+        near = (group for group in of_document[document] if rank - group[0] <= WINDOW)
+        joined = next((group for group in near if _touches(ordinal, [chunks[at][1] for at in group])), None)
         if joined:
             joined.append(rank)
         else:
             groups.append([rank])
+            of_document[document].append(groups[-1])
     return [sorted(group, key=lambda at: chunks[at][1]) for group in groups]
 
 
-def _touches(chunk: tuple[Hashable, int], group: Sequence[tuple[Hashable, int]]) -> bool:
-    document, ordinal = chunk
-    ordinals = [ordinal for _, ordinal in group]
-    return (
-        len(group) < MAX_MERGED
-        and group[0][0] == document
-        and ordinal in (min(ordinals) - 1, max(ordinals) + 1)
-    )
+def _touches(ordinal: int, group: Sequence[int]) -> bool:
+    return len(group) < MAX_MERGED and ordinal in (min(group) - 1, max(group) + 1)

@@ -23,15 +23,13 @@ from worker.search.halves import Halves, Target
 from worker.search.modes import Ranker
 from worker.search.passages import Details, ScoredHit, Selection, read_passages
 from worker.search.queries import SearchQuery
-from worker.search.ranking import WINDOW, merge_neighbours
+from worker.search.ranking import MAX_MERGED, WINDOW, merge_neighbours
 from worker.search.reranking import Reranker, rerank
 from worker.search.similarity import check_threshold, passes_threshold
 from worker.store import builds, connection, rarity, search, status
 from worker.store.builds import Build
 from worker.store.connection import Connection
 from worker.store.filters import EVERYTHING, compile_filter
-
-MIN_CANDIDATES = 10  # contents in a ranking; one that does not fill the page is followed by the next contents
 
 
 def retrieve(
@@ -108,7 +106,8 @@ def _ranked(indexes: Sequence[Index], query: SearchQuery, places: slice, details
         )
         ranker = Ranker(halves=halves, weights=first.settings.hybrid_weights)
         groups = _groups(ranker, places.stop)[places]
-        passages = list(read_passages(conn, build, groups, details))
+        builds_read = [target.build for _, target in searched]
+        passages = list(read_passages(conn, builds_read, groups, details))
         if not query.explain:
             return passages
         explanations = explain(ranker, groups)
@@ -184,7 +183,9 @@ def rank_documents(
             vectors=vectors,
         )
         ranker = Ranker(halves=halves, weights=weights)
-        return [group[0][0].document_id for group in _groups(ranker, query.limit)]
+        places = [(group[0][0].rev, group[0][0].ordinal) for group in _groups(ranker, query.limit)]
+        found = search.chunks(connection, build, places)
+        return [found[place].document_id for place in places]
 
 
 def _groups(ranker: Ranker, wanted: int) -> list[list[ScoredHit]]:
@@ -192,7 +193,8 @@ def _groups(ranker: Ranker, wanted: int) -> list[list[ScoredHit]]:
     query = ranker.halves.query
     selection = Selection(query.per_document)
     while True:
-        ranking = ranker.rank(max(MIN_CANDIDATES, 2 * wanted), selection.excluded)
+        # fills the page, unless texts repeat or `per_document` leaves chunks out: then the next contents follow
+        ranking = ranker.rank(MAX_MERGED * wanted + WINDOW, selection.excluded)
         selection.add(
             (hit, score)
             for hit, score in ranking.hits

@@ -46,7 +46,7 @@ def find_similar(index: Index, query: SimilarQuery) -> list[Passage]:
             hits = _nearest_documents(conn, build, asked, query, where)
             near = [hit for hit in hits if passes_threshold(hit, build, query.similarity_threshold)]
             groups = [[(hit, vector_score(hit, build))] for hit in near[: query.limit]]
-            return list(read_passages(conn, build, groups))
+            return list(read_passages(conn, [build], groups))
 
 
 def _stored(conn: Connection, index: Index, query: SimilarQuery) -> tuple[Build, ReferenceDocument]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, chain
 from math import fsum, log
 from typing import Any
 
@@ -13,7 +13,7 @@ from worker.store import languages
 from worker.store.builds import Build
 from worker.store.connection import Connection
 from worker.store.lexemes import quoted
-from worker.store.statements import statements, tables
+from worker.store.statements import statement, statements, tables
 from worker.words import is_single, question_words
 
 # Limits for the words of a question, which bound the time of the lexical half: it reads every chunk with one of them.
@@ -24,6 +24,10 @@ LEXICAL_CHUNKS = 5_000
 # Chunks of an index. Of a larger one, Postgres estimates how many there are, and how many have its commonest words.
 EXACTLY_COUNTED = 5_000
 UNANALYZED_COUNTED = 200_000  # of one without statistics, until the sweep analyzes it
+
+# The common words of each build, with their version; Postgres has some thousand of each
+REMEMBERED_BUILDS = 100
+_remembered: dict[tuple[object, ...], tuple[tuple[float, ...], Mapping[str, float] | None]] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,23 +60,26 @@ def read_words(
         "configurations": [language.configuration for language in asked],
         "tags": [language.tag for language in asked],
         "lexemes": QUESTION_LEXEMES,
-        "table": f"chunks_{build.build}",
-        "exactly": EXACTLY_COUNTED,
-        "unanalyzed": UNANALYZED_COUNTED,
     }
     rows = connection.execute(build.sql("search.sql", "lexemes"), values).fetchall()
     if not any(lexeme for _, lexeme, *_ in rows):
         return NO_WORDS
+    estimate, version = rows[0][2:]
     markers = {language.tag: language.marker for language in asked if language.tag}
-    total, counts = rows[0][3], _counts(connection, build, rows, markers)
+    of_tags = {
+        tag: [_quoted(lexeme, tag) for of, lexeme, *_ in rows if lexeme and of == tag]
+        for tag in (language.tag for language in asked)
+    }
+    common = _common_words(connection, build, tuple(version))
+    words = [*markers.values(), *chain.from_iterable(of_tags.values())]
+    total, counts = _counts(connection, build, words, estimate, common)
     sizes = {tag: counts[marker] for tag, marker in markers.items()}
     finding: list[str] = []
     weights: dict[str, float] = {}
     unknown: list[Sequence[str]] = []
-    for tag in (language.tag for language in asked):
-        words = [_quoted(lexeme, tag) for of, lexeme, *_ in rows if lexeme and of == tag]
+    for tag, of_tag in of_tags.items():
         size = sizes.get(tag, total - sum(sizes.values()))
-        found = _weigh({word: counts[word] for word in words}, size)
+        found = _weigh({word: counts[word] for word in of_tag}, size)
         finding += found.finding
         weights |= found.weights
         unknown.append(found.unknown)
@@ -94,23 +101,44 @@ def _weigh(chunks: Mapping[str, int], size: int) -> Words:
     )
 
 
+def _common_words(
+    connection: Connection, build: Build, version: tuple[float, ...]
+) -> Mapping[str, float] | None:
+    """The share of chunks that have each of the commonest words; `None` before Postgres has counted them.
+
+    Reading them takes longer than a search by vector, so the process remembers them for this version.
+    """
+    key = (connection.info.host, connection.info.port, connection.info.dbname, build.build)
+    remembered, shares = _remembered.get(key, (None, None))
+    if remembered != version:
+        values = {"table": f"chunks_{build.build}"}
+        row = connection.execute(statement("search.sql", "common_words"), values).fetchone()
+        shares = None if row is None else {quoted(lexeme): share for lexeme, share in zip(*row, strict=False)}
+        if len(_remembered) >= REMEMBERED_BUILDS:
+            _remembered.clear()
+        _remembered[key] = version, shares
+    return shares
+
+
 def _counts(
-    connection: Connection, build: Build, rows: Sequence[Sequence[Any]], markers: Mapping[str, str]
-) -> dict[str, int]:
-    """The number of chunks with each lexeme and each marker: estimated where a row has a share, else counted."""
-    estimated: dict[str, int] = {}
-    others: list[str] = []
-    for tag, lexeme, _, total, share in rows:
-        word = _quoted(lexeme, tag) if lexeme else markers[tag]
-        if share is None:
-            others.append(word)
-        else:
-            estimated[word] = round(share * total)
-    return estimated | _count(connection, build, others, most=rows[0][2])
+    connection: Connection,
+    build: Build,
+    words: Sequence[str],
+    estimate: float,
+    common: Mapping[str, float] | None,
+) -> tuple[int, dict[str, int]]:
+    """The number of chunks, and of those with each word: in a large index estimated, as far as Postgres knows."""
+    most = UNANALYZED_COUNTED if common is None else EXACTLY_COUNTED
+    if estimate <= most:
+        [(total,)] = connection.execute(build.sql("search.sql", "size"), {"most": most})
+        return total, _count(connection, build, words, most=most)
+    known = {word: round(common[word] * estimate) for word in words if common and word in common}
+    others = [word for word in words if word not in known]
+    return round(estimate), known | _count(connection, build, others, most=most)
 
 
 def _count(connection: Connection, build: Build, words: Sequence[str], *, most: int) -> dict[str, int]:
-    """The number of chunks with each lexeme, at most `most`."""
+    """The number of chunks with each word, at most `most`."""
     if not words:
         return {}
     values = {f"lexeme_{at}": word for at, word in enumerate(words)}

@@ -1,6 +1,6 @@
 """Searches: the nearest contents by vector or by words, in one statement or in one snapshot."""
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pgvector import HalfVector, Vector
 from psycopg import IsolationLevel, sql
+from psycopg.rows import class_row
 
 from worker.store.builds import OPERATORS, Build
 from worker.store.connection import Connection
@@ -36,18 +37,12 @@ RANKED_CHUNKS = 20_000  # of a word that is in more chunks, as many are ranked
 
 @dataclass(frozen=True, kw_only=True)
 class Hit:
-    """A visible chunk, with its distance to the question and its rank."""
+    """A visible chunk that a ranking has found."""
 
-    document_id: str
-    title: str
-    metadata: Mapping[str, Any]
     doc: int
     rev: int
-    text: str
-    text_key: int  # 64 bits that tell texts apart
-    start: int
-    end: int
     ordinal: int
+    text_key: int  # 64 bits that tell texts apart
     hash: bytes
     distance: float | None  # None: the search uses no vector
     cosine: float | None  # of the angle to the question's vector, whatever the distance of the index
@@ -56,6 +51,22 @@ class Hit:
 
 
 HIT = [field.name for field in fields(Hit)][:-1]  # in the order of the statement `hits`
+
+Place = tuple[int, int]  # revision and ordinal of a chunk
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chunk:
+    """A chunk as a search returns it, with its document."""
+
+    rev: int
+    ordinal: int
+    start: int
+    end: int
+    text: str
+    document_id: str
+    title: str
+    metadata: Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,6 +239,20 @@ def word_values(build: Build, words: Words) -> dict[str, Any]:
     for at, (word, weight) in enumerate(words.weights.items()):
         values |= {f"weight_{at}": 2.2 * weight, f"word_{at}": word}
     return values
+
+
+def chunks(connection: Connection, build: Build, places: Sequence[Place]) -> Mapping[Place, Chunk]:
+    """Chunks with their documents."""
+    revs, ordinals = (list(column) for column in zip(*places, strict=True)) if places else ([], [])
+    values = {"revs": revs, "ordinals": ordinals}
+    with connection.cursor(row_factory=class_row(Chunk)) as cursor:
+        rows = cursor.execute(build.sql("search.sql", "chunks"), values)
+        return {(row.rev, row.ordinal): row for row in rows}
+
+
+def metadata(connection: Connection, revs: Iterable[int]) -> Mapping[int, Mapping[str, Any]]:
+    """The metadata of documents, by revision."""
+    return dict(connection.execute(statement("search.sql", "metadata"), {"revs": list(revs)}).fetchall())
 
 
 def spans(connection: Connection, places: Sequence[tuple[int, int, int]]) -> Mapping[tuple[int, int], str]:

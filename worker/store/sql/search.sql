@@ -7,25 +7,21 @@
 SELECT set_config('statement_timeout', %(seconds)s || 's', true), set_config('hnsw.ef_search', %(ef_search)s::text, true)
 
 -- name: hits: the chunks of the contents of {found}, at most %(per_content)s per content and per text, whatever its
--- title; one row without a chunk if there are none. LIMIT 1 keeps plans from scanning the tables. + 0 because {found}
--- may be out of order, and Postgres 17 relies on its ORDER BY
+-- title; one row without a chunk if there are none. + 0 because {found} may be out of order, and Postgres 17 relies on its
+-- ORDER BY
 WITH {found}, hits AS (
     SELECT c.*, f.distance, f.rank, row_number() OVER (
         PARTITION BY c.text_key ORDER BY f.rank DESC, f.distance + 0, c.doc, c.ordinal) AS copy
     FROM found f CROSS JOIN LATERAL (
-        SELECT s.doc, c.rev, c.ordinal, c.start, c."end", c.text, c.hash, hashtextextended(c.text, 0) AS text_key,
-            {relevance} AS words
+        SELECT s.doc, c.rev, c.ordinal, c.hash, hashtextextended(c.text, 0) AS text_key, {relevance} AS words
         FROM {chunks} c JOIN {served} s ON s.live_rev = c.rev {revisions}
         WHERE c.hash = f.hash AND {filter} AND {new}
         ORDER BY s.doc, c.ordinal LIMIT %(per_content)s
     ) c
 )
-SELECT {matching} AS matching, (SELECT count(*) FROM found) AS contents, d.id AS document_id, r.title, r.metadata,
-    h.doc, h.rev, h.text, h.text_key, h.start, h."end", h.ordinal, h.hash, h.distance, {cosine} AS cosine,
-    h.words
+SELECT {matching} AS matching, (SELECT count(*) FROM found) AS contents,
+    h.doc, h.rev, h.ordinal, h.text_key, h.hash, h.distance, {cosine} AS cosine, h.words
 FROM (VALUES (1)) AS always LEFT JOIN hits h ON h.copy <= %(per_content)s
-LEFT JOIN LATERAL (SELECT id FROM vector_index.documents WHERE doc = h.doc LIMIT 1) d ON true
-LEFT JOIN LATERAL (SELECT title, metadata FROM vector_index.revisions WHERE rev = h.rev LIMIT 1) r ON true
 ORDER BY h.rank DESC, h.distance + 0, h.doc, h.ordinal
 
 -- name: nearest: the nearest contents that have a visible chunk, by the vector index if there is one
@@ -106,44 +102,45 @@ coalesce({weight}::float8 / (
 1 - (SELECT embedding <=> %(query)b::{vector} FROM {embeddings} WHERE hash = h.hash)
 
 -- name: lexemes: lexemes of a question in each language, in order, and an empty one for the marker of each language with a
--- tag; how many chunks to count at most: %(exactly)s, and %(unanalyzed)s of a table without statistics; the number of
--- chunks, counted so far and else estimated from the size of the table; and in a larger index the share of chunks with
--- this lexeme, if it is one of the commonest
-WITH analyzed AS MATERIALIZED (
-    SELECT most_common_elems::text::text[] AS lexemes, most_common_elem_freqs AS shares FROM pg_stats
-    WHERE schemaname = 'vector_index' AND tablename = %(table)s AND attname = 'lexemes'
-), counted AS MATERIALIZED (
-    SELECT CASE WHEN EXISTS (SELECT FROM analyzed) THEN %(exactly)s ELSE %(unanalyzed)s END::bigint AS most
-), estimate AS (
-    SELECT reltuples / greatest(relpages, 1) * (pg_relation_size(oid) / current_setting('block_size')::int) AS chunks
-    FROM pg_class WHERE oid = '{chunks}'::regclass
-), size AS MATERIALIZED (
-    SELECT CASE WHEN chunks > most THEN chunks
-        ELSE (SELECT count(*) FROM (SELECT FROM {chunks} LIMIT (SELECT most FROM counted)) AS counted) END AS chunks
-    FROM estimate, counted
-), common AS (
-    SELECT lexeme, share FROM analyzed, unnest(lexemes, shares) AS common (lexeme, share)
-    WHERE (SELECT chunks FROM size) >= %(exactly)s
-), asked AS (
+-- tag; the number of chunks, estimated from the size of the table; and what changes when Postgres counts words anew
+WITH asked AS (
     SELECT * FROM unnest(%(configurations)s::text[], %(tags)s::text[]) AS asked (configuration, tag)
 ), found AS (
-    SELECT tag, lexeme, place, CASE tag WHEN '' THEN lexeme ELSE concat(tag, '|', lexeme) END AS stored
-    FROM asked CROSS JOIN LATERAL (
+    SELECT tag, lexeme, place FROM asked CROSS JOIN LATERAL (
         SELECT lexeme, positions[1] AS place FROM unnest(to_tsvector(configuration::regconfig, %(text)s))
         ORDER BY place, lexeme LIMIT %(lexemes)s
     ) AS of_question
-    UNION ALL SELECT tag, '', 0, concat('|', tag) FROM asked WHERE tag <> ''
+    UNION ALL SELECT tag, '', 0 FROM asked WHERE tag <> ''
 )
-SELECT tag, found.lexeme, (SELECT most FROM counted) AS most, (SELECT chunks FROM size) AS total, share
-FROM found LEFT JOIN common ON common.lexeme = found.stored ORDER BY tag, place, found.lexeme
+SELECT tag, lexeme, reltuples / greatest(relpages, 1) * (pg_relation_size(oid) / current_setting('block_size')::int),
+    ARRAY[reltuples, relpages, pg_stat_get_analyze_count(oid), pg_stat_get_autoanalyze_count(oid)]
+FROM found, pg_class WHERE oid = '{chunks}'::regclass ORDER BY tag, place, lexeme
+
+-- name: common_words: the commonest lexemes of chunks, each with the share of chunks that have it; no row without statistics
+SELECT most_common_elems::text::text[], most_common_elem_freqs FROM pg_stats
+WHERE schemaname = 'vector_index' AND tablename = %(table)s AND attname = 'lexemes'
 
 -- name: frequency: number of chunks with a lexeme, up to a bound. As a parameter, Postgres knows how frequent it is; as
 -- a column of a table it would not, and would scan the chunks
 (SELECT count(*) FROM (SELECT FROM {chunks} WHERE lexemes @@ {lexeme}::tsquery LIMIT %(most)s) AS bounded)
 
+-- name: size: number of chunks, up to a bound
+SELECT count(*) FROM (SELECT FROM {chunks} LIMIT %(most)s) AS bounded
+
 -- name: word_shares: what each word of a question adds to the relevance of chunks, as {shares}
 SELECT c.rev, c.ordinal, {shares}
 FROM unnest(%(revs)s::bigint[], %(ordinals)s::int[]) AS n (rev, ordinal) JOIN {chunks} c USING (rev, ordinal)
+
+-- name: chunks: chunks, given as (rev, ordinal), with their documents. LIMIT 1 keeps plans from scanning the tables
+SELECT c.rev, c.ordinal, c.start, c."end", c.text, d.id AS document_id, r.title, r.metadata
+FROM unnest(%(revs)s::bigint[], %(ordinals)s::int[]) AS n (rev, ordinal)
+CROSS JOIN LATERAL (SELECT * FROM {chunks} WHERE rev = n.rev AND ordinal = n.ordinal LIMIT 1) c
+CROSS JOIN LATERAL (SELECT * FROM vector_index.revisions WHERE rev = n.rev LIMIT 1) r
+CROSS JOIN LATERAL (SELECT id FROM vector_index.documents WHERE doc = r.doc LIMIT 1) d
+
+-- name: metadata: of documents, given by their revisions
+SELECT n.rev, r.metadata FROM unnest(%(revs)s::bigint[]) AS n (rev)
+CROSS JOIN LATERAL (SELECT metadata FROM vector_index.revisions WHERE rev = n.rev LIMIT 1) r
 
 -- name: spans: texts between two positions of revisions
 SELECT n.rev, n.start, substr(r.text, n.start + 1, n."end" - n.start)
