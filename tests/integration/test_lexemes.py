@@ -4,7 +4,9 @@ import pytest
 
 from worker import languages
 from worker.store import connection, lexemes
+from worker.store.connection import Connection
 from worker.store.languages import Language
+from worker.store.tsvectors import TsVector, tsvector
 from worker.words import index_words
 
 TEXTS = [
@@ -14,7 +16,7 @@ TEXTS = [
     "x86 3.14 1e5 C++ C# https://example.org/a/b?c=d 100% don't the's O'Neill \\ ' \" `quoted` a b",
     "",
     "the of and",
-    "word " * 200,
+    "word " * 300 + "snake_case " * 300,
 ]
 OCCURRENCES = """
 SELECT lexeme, cardinality(positions), (SELECT count(*) FROM unnest(weights) AS w WHERE w = 'B')
@@ -23,6 +25,11 @@ FROM unnest({}) AS l (lexeme, positions, weights) ORDER BY lexeme
 WHOLE = (
     "to_tsvector(%(of)s::regconfig, %(words)s) || setweight(to_tsvector(%(of)s::regconfig, %(parts)s), 'B')"
 )
+
+
+def readable(conn: Connection, made: list[TsVector]) -> list[str]:
+    """The lexemes as Postgres has them."""
+    return [text for (text,) in conn.execute("SELECT unnest(%b::tsvector[])::text", [made])]
 
 
 def own(configuration: str) -> Language:
@@ -46,14 +53,25 @@ def test_lexemes_occur_as_often_as_in_to_tsvector(url: str, configuration: str) 
 def test_lexemes_of_another_language_have_its_tag_and_its_marker(url: str) -> None:
     german = Language(name="german", configuration="german", tag=languages.tag("german", "english"))
     with connection.checkout(url) as conn:
-        mixed = lexemes.of_chunks(conn, [("", "Häuser", german), ("", "Häuser", own("english"))])
-    assert mixed == ["'|de' 'de|haus':1", "'häuser':1"]
+        mixed = readable(
+            conn, lexemes.of_chunks(conn, [("", "Häuser", german), ("", "Häuser", own("english"))])
+        )
+    assert mixed == ["'de|haus':1 '|de'", "'häuser':1"]
 
 
-def test_lexemes_with_quotes_and_backslashes_reach_the_index_as_they_are(url: str) -> None:
+def test_lexemes_with_quotes_and_backslashes_reach_a_query_as_they_are(url: str) -> None:
     with connection.checkout(url) as conn:
-        row = conn.execute("SELECT tsvector_to_array(%s::tsvector)", [lexemes.quoted("it's \\n")]).fetchone()
-    assert row == (["it's \\n"],)
+        made = tsvector({b"it's \\n\0": 1}, {})
+        row = conn.execute(
+            "SELECT %s::tsvector @@ %s::tsquery", [made, lexemes.quoted("it's \\n")]
+        ).fetchone()
+    assert row == (True,)
+
+
+def test_a_chunk_without_words_has_no_lexemes(url: str) -> None:
+    without = Language(name=None, configuration=None, tag="")
+    with connection.checkout(url) as conn:
+        assert readable(conn, lexemes.of_chunks(conn, [("", "A text", without)])) == [""]
 
 
 def test_phrases_of_a_thesaurus_are_read_as_phrases(url: str) -> None:
@@ -81,8 +99,8 @@ def test_words_beyond_the_kept_ones_are_read_again(
     texts = ("cats dogs", "birds cats", "fishes horses cows mice")
     chunks = [("", text, own("english")) for text in texts]
     with connection.checkout(url) as conn:
-        made = [lexemes.of_chunks(conn, [chunk]) for chunk in chunks * 2]
-    assert made == [["'cat':1 'dog':2"], ["'bird':1 'cat':2"], ["'fish':1 'hors':2 'cow':3 'mice':4"]] * 2
+        made = [readable(conn, lexemes.of_chunks(conn, [chunk])) for chunk in chunks * 2]
+    assert made == [["'cat':1 'dog':1"], ["'bird':1 'cat':1"], ["'cow':1 'fish':1 'hors':1 'mice':1"]] * 2
 
 
 def test_a_long_chunk_has_the_lexemes_of_its_tokens(url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from psycopg_pool import ConnectionPool, PoolTimeout
 
 from worker.errors import BuildDropped, ServiceUnreachable, SettingsError, VectorIndexError
 from worker.sessions import DRIVER, TRANSACTION_TIMEOUT_SINCE
-from worker.store import advice
+from worker.store import advice, tsvectors
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -100,6 +100,7 @@ def configure(connection: Connection) -> None:
     prepare(connection)
     connection.execute(POOLED)
     register_vector(connection)
+    tsvectors.register(connection)
 
 
 def prepare(connection: Connection) -> None:

@@ -5,14 +5,16 @@ letters and digits between spaces (`worker/words.py`), so a word has the same le
 `Word`, `word` and `word.`: the words of a token are spelled once per process, too.
 """
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from itertools import chain, count
-from operator import itemgetter
+from itertools import chain
+from typing import NamedTuple
 
-from worker.languages import tagged
+from worker.languages import marker, tagged
 from worker.store.connection import Connection
 from worker.store.languages import Language
 from worker.store.statements import statement
+from worker.store.tsvectors import TsVector, tsvector
 from worker.words import index_words, spell, tokens
 
 WORDS_KEPT = 50_000  # of a language, about 12 MB
@@ -21,26 +23,28 @@ TOKEN_CHARACTERS = 64  # of a token that is kept: longer ones seldom come again
 USUAL_CHARACTERS = 20_000  # of a chunk that is looked up token by token: its words are far below their limit
 
 # between the words of an answer, and between the lexemes of a word
-WORDS, LEXEMES = "\x1e", "\x1f"
+WORDS, LEXEMES = b"\x1e", b"\x1f"
 
-# The lexemes of words, then those of parts, in the syntax of tsvector, without their places. A tuple of strings, which
-# the garbage collector of Python does not visit again and again
-_Lexemes = tuple[tuple[str, ...], tuple[str, ...]]
-_words, _parts = itemgetter(0), itemgetter(1)
-# how a place is written after a lexeme and after another place. To format a number takes longer than all else here
-_PLACES = 2_000
-_FIRST = [f":{place}" for place in range(1, _PLACES + 1)]
-_OTHER = [f",{place}" for place in range(1, _PLACES + 1)]
+# Lexemes as a tsvector in binary has them: UTF-8 and a zero. A tuple of bytes, which the garbage collector of Python
+# does not visit again and again
+_Lexemes = tuple[bytes, ...]
 _Token = str | tuple[str, str]  # or a whole chunk: its heading and its text
 
 
-def of_chunks(connection: Connection, chunks: Sequence[tuple[str, str, Language]]) -> list[str]:
-    """Return the lexemes of chunks, given as heading, text and language, in the syntax of tsvector.
+class _Tokens(NamedTuple):
+    """The lexemes of tokens."""
+
+    words: dict[_Token, _Lexemes]
+    parts: dict[_Token, _Lexemes]  # only of tokens that have some
+
+
+def of_chunks(connection: Connection, chunks: Sequence[tuple[str, str, Language]]) -> list[TsVector]:
+    """Return the lexemes of chunks, given as heading, text and language.
 
     Those of parts have the label B. In another language than the index's, each has the tag of the language before it,
     and one more lexeme marks it. There are none in an index without words.
     """
-    made = [""] * len(chunks)
+    made = [tsvector({}, {})] * len(chunks)
     for language in {language for _, _, language in chunks if language.configuration}:
         places = [at for at, (_, _, spoken) in enumerate(chunks) if spoken == language]
         found = _stemmer(connection, language).lexemes(connection, [chunks[at][:2] for at in places])
@@ -50,22 +54,9 @@ def of_chunks(connection: Connection, chunks: Sequence[tuple[str, str, Language]
 
 
 def quoted(lexeme: str) -> str:
-    """Return a lexeme in the syntax of tsvector and tsquery."""
+    """Return a lexeme in the syntax of tsquery."""
     escaped = lexeme.replace("\\", "\\\\").replace("'", "''")
     return f"'{escaped}'"
-
-
-def _joined(marker: Sequence[str], each: Sequence[_Lexemes]) -> str:
-    """The lexemes of a chunk with their places: in the order of the words, then in that of the parts."""
-    found: dict[str, str] = {}
-    words = list(chain.from_iterable(map(_words, each)))
-    first = chain(_FIRST, map(":{}".format, count(_PLACES + 1)))
-    other = chain(_OTHER, map(",{}".format, count(_PLACES + 1)))
-    for lexeme, at_first, at_other in zip(words, first, other, strict=False):
-        found[lexeme] = found[lexeme] + at_other if lexeme in found else lexeme + at_first
-    for place, lexeme in enumerate(chain.from_iterable(map(_parts, each)), len(words) + 1):
-        found[lexeme] = f"{found[lexeme]},{place}B" if lexeme in found else f"{lexeme}:{place}B"
-    return " ".join([*marker, *found.values()])
 
 
 class _Stemmer:
@@ -75,42 +66,56 @@ class _Stemmer:
         self._language = language
         values = {"configuration": language.configuration}
         [(self._is_by_word,)] = connection.execute(statement("lexemes.sql", "is_by_word"), values)
-        self._marker = [language.marker] if language.tag else []
-        self._tokens: dict[_Token, _Lexemes] = {}
+        self._prefix = tagged("", language.tag).encode()
+        self._marker = f"{marker(language.tag)}\0".encode() if language.tag else None
+        self._tokens = _Tokens({}, {})
         self._words: dict[str, _Lexemes] = {}
 
-    def lexemes(self, connection: Connection, chunks: Sequence[tuple[str, str]]) -> list[str]:
+    def lexemes(self, connection: Connection, chunks: Sequence[tuple[str, str]]) -> list[TsVector]:
         """Return the lexemes of chunks, given as heading and text."""
         if not self._is_by_word:
             texts = [index_words(*chunk) for chunk in chunks]
             found = self._of_texts(connection, {text for both in texts for text in both})
-            return [_joined(self._marker, [(found[words], found[parts])]) for words, parts in texts]
+            return [self._counted([found[words]], [found[parts]]) for words, parts in texts]
         split: list[Sequence[_Token]] = [
             tokens("\n".join(chunk)) if len(chunk[1]) <= USUAL_CHARACTERS else [chunk] for chunk in chunks
         ]
-        known = self._tokens
-        new = self._of_tokens(connection, set(chain.from_iterable(split)).difference(known))
-        return [_joined(self._marker, _looked_up(each, known, new)) for each in split]
+        words, parts = self._of_tokens(connection, set(chain.from_iterable(split)))
+        return [
+            self._counted(
+                map(words.__getitem__, each), map(parts.__getitem__, filter(parts.__contains__, each))
+            )
+            for each in split
+        ]
 
-    def _of_tokens(self, connection: Connection, unknown: Collection[_Token]) -> Mapping[_Token, _Lexemes]:
-        """Return the lexemes of new tokens, and remember them."""
-        spelled = {
-            token: spell(token) if isinstance(token, str) else index_words(*token) for token in unknown
-        }
-        known = self._of_words(connection, set(" ".join(chain.from_iterable(spelled.values())).split()))
-        new: dict[_Token, _Lexemes] = {}
-        for token, (words, parts) in spelled.items():
-            of_one_word = None if parts else known.get(words)
-            new[token] = of_one_word or (_flat(known, words.split()), _flat(known, parts.split()))
-        kept = {
-            token: found
-            for token, found in new.items()
-            if isinstance(token, str) and len(token) <= TOKEN_CHARACTERS
-        }
-        self._tokens.update(kept)
-        if len(self._tokens) > TOKENS_KEPT:
-            self._tokens = {}
-        return new
+    def _counted(self, words: Iterable[_Lexemes], parts: Iterable[_Lexemes]) -> TsVector:
+        times = Counter(chain.from_iterable(words))
+        if self._marker:
+            times[self._marker] = 0  # without a place, so that a search does not count it
+        return tsvector(times, Counter(chain.from_iterable(parts)))
+
+    def _of_tokens(self, connection: Connection, wanted: Collection[_Token]) -> _Tokens:
+        """Return the lexemes of these tokens, and perhaps of others; remembers them."""
+        known = self._tokens  # another thread may replace it
+        unknown = [token for token in wanted if token not in known.words]
+        if not unknown:
+            return known
+        spelled = [spell(token) if isinstance(token, str) else index_words(*token) for token in unknown]
+        stemmed = self._of_words(connection, set(" ".join(chain.from_iterable(spelled)).split()))
+        new = _Tokens({}, {})
+        for token, (words, parts) in zip(unknown, spelled, strict=True):
+            new.words[token] = stemmed.get(words) or _flat(stemmed, words)
+            if parts:
+                new.parts[token] = _flat(stemmed, parts)
+        kept = [token for token in unknown if isinstance(token, str) and len(token) <= TOKEN_CHARACTERS]
+        # parts first: another thread that finds the words of a token takes it for known
+        known.parts.update({token: new.parts[token] for token in kept if token in new.parts})
+        known.words.update({token: new.words[token] for token in kept})
+        if len(known.words) > TOKENS_KEPT:
+            self._tokens = _Tokens({}, {})
+        return (
+            known if len(kept) == len(unknown) else _Tokens(known.words | new.words, known.parts | new.parts)
+        )
 
     def _of_words(self, connection: Connection, words: set[str]) -> Mapping[str, _Lexemes]:
         """Return the lexemes of these words, and perhaps of others; none of a stop word."""
@@ -126,34 +131,24 @@ class _Stemmer:
     def _read(self, connection: Connection, words: Sequence[str]) -> Iterable[tuple[str, _Lexemes]]:
         values = {"configuration": self._language.configuration, "words": " ".join(words)}
         [(found,)] = connection.execute(statement("lexemes.sql", "of_words"), values)
-        stems = found.split(WORDS)
+        stems = found.encode().split(WORDS)
         return [
-            (word, (self._starts(each.split(LEXEMES)) if each else (), ()))
+            (word, self._tagged(each.split(LEXEMES)) if each else ())
             for word, each in zip(words, stems, strict=True)
         ]
 
-    def _of_texts(self, connection: Connection, texts: Collection[str]) -> Mapping[str, tuple[str, ...]]:
+    def _of_texts(self, connection: Connection, texts: Collection[str]) -> Mapping[str, _Lexemes]:
         """Return the lexemes of texts under a configuration to which several words may be a phrase."""
         values = {"configuration": self._language.configuration, "texts": list(texts)}
         rows = connection.execute(statement("lexemes.sql", "of_texts"), values)
-        return {text: self._starts(stems) for text, stems in rows}
+        return {text: self._tagged(map(str.encode, stems)) for text, stems in rows}
 
-    def _starts(self, stems: Iterable[str]) -> tuple[str, ...]:
-        tag = self._language.tag
-        return tuple([quoted(tagged(stem, tag)) for stem in stems])
-
-
-def _looked_up(
-    split: Sequence[_Token], known: Mapping[_Token, _Lexemes], new: Mapping[_Token, _Lexemes]
-) -> list[_Lexemes]:
-    try:
-        return list(map(known.__getitem__, split))
-    except KeyError:  # one of them is not kept
-        return [known.get(token) or new[token] for token in split]
+    def _tagged(self, stems: Iterable[bytes]) -> _Lexemes:
+        return tuple([self._prefix + stem + b"\0" for stem in stems])
 
 
-def _flat(known: Mapping[str, _Lexemes], words: Iterable[str]) -> tuple[str, ...]:
-    return tuple([start for word in words for start in known[word][0]])
+def _flat(known: Mapping[str, _Lexemes], words: str) -> _Lexemes:
+    return tuple([lexeme for word in words.split() for lexeme in known[word]])
 
 
 _stemmers: dict[tuple[str, int, str, Language], _Stemmer] = {}

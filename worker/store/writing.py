@@ -370,18 +370,13 @@ def _insert_some(
 ) -> None:
     own = languages.own(build)
     spoken = [(chunk.heading, chunk.text, named.get(rev, own)) for rev, _, chunk in each]
-    columns = {
-        "revs": [rev for rev, _, _ in each],
-        "ordinals": [at for _, at, _ in each],
-        "hashes": [chunk.hash for _, _, chunk in each],
-        "starts": [chunk.start for _, _, chunk in each],
-        "ends": [chunk.end for _, _, chunk in each],
-        "tokens": [chunk.tokens for _, _, chunk in each],
-        "headings": [chunk.heading for _, _, chunk in each],
-        "texts": [chunk.text for _, _, chunk in each],
-        "lexemes": lexemes.of_chunks(connection, spoken),
-    }
-    connection.execute(build.sql("writing.sql", "insert_chunks"), columns)
+    found = lexemes.of_chunks(connection, spoken)
+    with connection.cursor() as cursor, cursor.copy(build.sql("writing.sql", "copy_chunks")) as copy:
+        copy.set_types(["int8", "int4", "bytea", "int4", "int4", "int4", "text", "text", "tsvector"])
+        for (rev, at, chunk), words in zip(each, found, strict=True):
+            copy.write_row(
+                (rev, at, chunk.hash, chunk.start, chunk.end, chunk.tokens, chunk.heading, chunk.text, words)
+            )
 
 
 def queue_contents(

@@ -98,14 +98,14 @@ WITH large AS (
 ), pieces AS (
     SELECT * FROM unnest(%(of)s::bytea[], %(at)s::int[], %(pieces)s::bytea[], %(starts)s::int[], %(ends)s::int[],
         %(tokens)s::int[], %(piece_headings)s::text[], %(piece_texts)s::text[], %(piece_markers)s::text[],
-        %(piece_lexemes)s::text[])
+        %(piece_lexemes)b::tsvector[])
         AS p (of, at, hash, start, "end", tokens, heading, text, marker, lexemes)
 )
 INSERT INTO {chunks} (rev, ordinal, hash, start, "end", tokens, heading, text, lexemes)
 SELECT rev, ordinal + added, hash, start, "end", tokens, heading, text, lexemes FROM moved WHERE NOT is_large
 UNION ALL
 SELECT m.rev, m.ordinal + m.added + p.at, p.hash, m.start + p.start, m.start + p."end", p.tokens, p.heading, p.text,
-    p.lexemes::tsvector
+    p.lexemes
 FROM moved m
 LEFT JOIN unnest(%(markers)s::text[]) AS spoken (marker) ON m.lexemes @@ spoken.marker::tsquery
 JOIN pieces p ON p.of = m.hash AND p.marker = coalesce(spoken.marker, '')

@@ -11,9 +11,9 @@ SELECT rev, ordinal, heading, text FROM {chunks} WHERE (rev, ordinal) > (%(rev)s
 ORDER BY rev, ordinal LIMIT %(chunks)s
 
 -- name: spell: replace the lexemes of chunks that exist, where they differ
-UPDATE {chunks} c SET lexemes = n.lexemes::tsvector
-FROM unnest(%(revs)b::bigint[], %(ordinals)b::int[], %(lexemes)b::text[]) AS n (rev, ordinal, lexemes)
-WHERE c.rev = n.rev AND c.ordinal = n.ordinal AND c.lexemes <> n.lexemes::tsvector
+UPDATE {chunks} c SET lexemes = n.lexemes
+FROM unnest(%(revs)b::bigint[], %(ordinals)b::int[], %(lexemes)b::tsvector[]) AS n (rev, ordinal, lexemes)
+WHERE c.rev = n.rev AND c.ordinal = n.ordinal AND c.lexemes <> n.lexemes
 
 -- name: move: note how far spelling has come, unless another worker has moved it meanwhile
 UPDATE vector_index.builds SET spelled_rev = %(to_rev)s, spelled_ordinal = %(to_ordinal)s

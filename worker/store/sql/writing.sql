@@ -24,12 +24,8 @@ SELECT nextval('vector_index.revision_numbers') FROM generate_series(1, %(count)
 -- name: copy_revisions: copy revisions, binary
 COPY vector_index.revisions (rev, doc, title, metadata, text) FROM STDIN (FORMAT BINARY)
 
--- name: insert_chunks: insert chunks
-INSERT INTO {chunks} (rev, ordinal, hash, start, "end", tokens, heading, text, lexemes)
-SELECT rev, ordinal, hash, start, "end", tokens, heading, text, lexemes::tsvector
-FROM unnest(%(revs)b::bigint[], %(ordinals)b::int[], %(hashes)b::bytea[], %(starts)b::int[], %(ends)b::int[],
-    %(tokens)b::int[], %(headings)b::text[], %(texts)b::text[], %(lexemes)b::text[])
-    AS n (rev, ordinal, hash, start, "end", tokens, heading, text, lexemes)
+-- name: copy_chunks: copy chunks, binary
+COPY {chunks} (rev, ordinal, hash, start, "end", tokens, heading, text, lexemes) FROM STDIN (FORMAT BINARY)
 
 -- name: move_heads: make the new revisions the newest ones
 UPDATE vector_index.documents d
