@@ -7,6 +7,7 @@ import pytest
 from tests.fixtures.application import LONG, Application, faulty
 from worker.errors import ProviderUnavailable, Refused, ServiceUnreachable, SettingsError, TooLarge
 from worker.indexing import staging
+from worker.indexing.batches import stage_batch
 from worker.indexing.jobs import job_progress
 from worker.store import builds, connection, jobs, status, sweep, writing
 
@@ -66,6 +67,37 @@ def test_a_job_without_changes_has_its_result_when_it_is_staged(application: App
         "SELECT finished_at IS NULL FROM vector_index.jobs WHERE task_id = 'unchanged'"
     ) == [(False,)]
     assert stage("Other words.", "changed")
+
+
+def test_a_job_waits_for_unchanged_documents_only_if_they_are_not_searchable_yet(
+    application: Application,
+) -> None:
+    def waits(task_id: str) -> list[tuple[Any, ...]]:
+        return application.rows(
+            "SELECT d.id FROM vector_index.job_documents j JOIN vector_index.documents d USING (doc)"
+            f" WHERE task_id = '{task_id}'"
+        )
+
+    application.put({"id": "a", "text": "Words."})
+    application.stage({"id": "b", "text": "Other words."})
+    both = [{"id": "a", "text": "Words."}, {"id": "b", "text": "Other words."}]
+    application.stage(*both, task_id="again")
+    assert waits("again") == [("b",)]
+    assert application.result("again") is None
+    application.drainer.drain()
+    assert (application.result("again") or {})["unchanged"] == 2
+    stage_batch(application.target, {"first": both, "second": [{"id": "c", "text": "New."}]}, max_bytes=100)
+    assert (waits("first"), waits("second")) == ([], [("c",)])
+    assert (application.result("first") or {})["unchanged"] == 2
+
+
+def test_a_document_that_vanishes_while_it_is_found_unchanged_is_staged(
+    application: Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = writing.unchanged
+    looks = iter([lambda *_: {"a"}, look])
+    monkeypatch.setattr(writing, "unchanged", lambda *arguments: next(looks)(*arguments))
+    assert application.put({"id": "a", "text": "Words."})["indexed"] == 1
 
 
 def test_a_failed_document_that_is_sent_again_counts_as_a_change(application: Application) -> None:

@@ -116,7 +116,7 @@ class _Job:
 
     @property
     def unchanged(self) -> int:
-        """Documents in no slice: a reindexing stages only documents that changed."""
+        """Documents that were searchable as they came, so that the job does not wait for them."""
         return self.counts.get("unchanged", 0)
 
     @property

@@ -4,6 +4,7 @@ Each message keeps its own rows in the ledger of jobs, so afterwards nothing dis
 staged by itself.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
@@ -38,7 +39,6 @@ def stage(
     with builds.locked(connection, index_id, exclusive=False):
         _begin(connection, jobs)
         written = write(connection, index_id, prepared, expected)
-        refusals.delete_rows(connection, index_id, written.accepted)
         for job in jobs:
             refusals.record(connection, index_id, job.task_id, job.refusals)
         _add_documents(connection, owners, written)
@@ -58,13 +58,13 @@ def _begin(connection: Connection, jobs: Sequence[JobSlice]) -> None:
 
 
 def _add_documents(connection: Connection, owners: Mapping[str, str], written: Written) -> None:
-    docs, revs, outcomes = ([row[column] for row in written.waited] for column in range(3))
-    parameters = {
-        "task_ids": [owners[id] for id, _ in written.accepted],
-        "docs": docs,
-        "revs": revs,
-        "outcomes": outcomes,
-    }
+    rows = [
+        (owners[id], *waited)
+        for (id, _), waited in zip(written.accepted, written.waited, strict=True)
+        if waited[0] not in written.settled
+    ]
+    task_ids, docs, revs, outcomes = ([row[column] for row in rows] for column in range(4))
+    parameters = {"task_ids": task_ids, "docs": docs, "revs": revs, "outcomes": outcomes}
     connection.execute(statement("jobs.sql", "insert_documents_of_jobs"), parameters)
 
 
@@ -74,6 +74,11 @@ def _counts(jobs: Sequence[JobSlice], owners: Mapping[str, str], written: Writte
     chunks, embedded, tokens = (dict.fromkeys(stale, 0) for _ in range(3))
     for id in written.stale:
         stale[owners[id]] += 1
+    unchanged = Counter(
+        owners[id]
+        for (id, _), (doc, _, _) in zip(written.accepted, written.waited, strict=True)
+        if doc in written.settled
+    )
     queued = dict(written.queued)
     for id, task_id in owners.items():
         of_document = written.chunks.get(id, ())
@@ -85,6 +90,7 @@ def _counts(jobs: Sequence[JobSlice], owners: Mapping[str, str], written: Writte
     return {
         job.task_id: StageCounts(
             stale=stale[job.task_id],
+            unchanged=unchanged[job.task_id],
             left_out=job.left_out,
             chunks=chunks[job.task_id],
             embedded=embedded[job.task_id],

@@ -43,7 +43,7 @@ class StageCounts:
     """The counts of one slice. The rest of the result is known once its documents are searchable."""
 
     stale: int = 0
-    unchanged: int = 0  # documents of the message that needed no staging
+    unchanged: int = 0  # documents that were searchable as they came
     deleted: int = 0
     left_out: int = 0  # characters of the message's texts that no reader sees
     chunks: int = 0  # of the documents with a new revision, in the live build
@@ -122,6 +122,8 @@ def add_documents(
     connection: Connection, job: JobSlice, waited: Sequence[tuple[int, int | None, str]]
 ) -> None:
     """Record the revisions that the result of the job waits for: document, revision, outcome once it is live."""
+    if not waited:
+        return
     docs, revs, outcomes = ([row[column] for row in waited] for column in range(3))
     parameters = {"docs": docs, "revs": revs, "outcomes": outcomes}
     connection.execute(statement("jobs.sql", "insert_job_documents"), _key(job) | parameters)

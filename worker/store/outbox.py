@@ -12,7 +12,7 @@ from itertools import groupby, takewhile
 from psycopg.rows import class_row, dict_row
 
 from worker.results import OutboxCounts
-from worker.store import builds, deletion, refusals
+from worker.store import builds, deletion
 from worker.store.connection import Connection, retry_on_deadlock
 from worker.store.statements import statement
 from worker.store.writing import Prepared, Written, write
@@ -118,9 +118,7 @@ def stage(
     with builds.locked(connection, index_id, exclusive=False):
         taken = {change.id: change.seq for change in _take(connection, index, changes)}
         items = [item for item in prepared if item.document.id in taken]
-        written = write(connection, index_id, items, expected)
-        refusals.delete_rows(connection, index_id, written.accepted, before=taken)
-        return written
+        return write(connection, index_id, items, expected, before=taken)
 
 
 def delete(connection: Connection, index: str, index_id: int, changes: Sequence[Change]) -> None:

@@ -5,7 +5,7 @@ The lock of the index comes first, then rows in one order, as docs/internals/pro
 it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,13 +15,13 @@ from psycopg.types.json import Jsonb
 
 from worker.documents import Chunk, Document
 from worker.packing import batches
-from worker.store import builds, fencing, jobs, languages, lexemes, queue, refusals
+from worker.store import acceptance, builds, fencing, jobs, languages, lexemes, queue, refusals
 from worker.store.builds import Build
 from worker.store.connection import Connection, retry_on_deadlock
 from worker.store.fencing import Fence
 from worker.store.jobs import JobSlice, StageCounts
 from worker.store.languages import Language
-from worker.store.locking import LockedDocument, lock_documents, lock_served
+from worker.store.locking import LockedDocument, find_unsettled, lock_documents, lock_served
 from worker.store.reindexing import ReindexRun
 from worker.store.statements import statement
 
@@ -53,6 +53,7 @@ class Written:
     waited: Sequence[tuple[int, int | None, str]] = ()
     # id and version of documents that are not stale, in the order of `waited`
     accepted: Sequence[tuple[str, int | None]] = ()
+    settled: Collection[int] = ()  # documents of `waited` that were searchable as they came
     overtaken: Sequence[tuple[int, str]] = ()  # stale documents of a run, which a fence held back: key and id
     to_publish: Sequence[int] = ()  # documents of which each vector may be there already
     stale: Sequence[str] = ()  # ids
@@ -129,12 +130,13 @@ def stage(
         written = write(
             connection, job.index_id, prepared, expected, priority=priority, heads=heads, fence=fence
         )
-        refusals.delete_rows(connection, job.index_id, written.accepted)
         since = None if run is None else run.since
         refusals.record(connection, job.index_id, job.task_id, job.refusals, since=since)
-        jobs.add_documents(connection, job, written.waited)
-        stale = written.counts.stale + job.superseded
-        counts = replace(written.counts, stale=stale, unchanged=job.unchanged, left_out=job.left_out)
+        # a run of reindexing looks up which documents it has found unchanged
+        settled = written.settled if run is None else ()
+        jobs.add_documents(connection, job, [each for each in written.waited if each[0] not in settled])
+        stale, unchanged = written.counts.stale + job.superseded, job.unchanged + len(settled)
+        counts = replace(written.counts, stale=stale, unchanged=unchanged, left_out=job.left_out)
         jobs.set_counts(connection, job, counts)
         return written
 
@@ -174,19 +176,23 @@ def write(
     priority: int = 0,
     heads: Mapping[str, int] | None = None,
     fence: Fence | None = None,
+    before: Mapping[str, int] | None = None,
 ) -> Written:
     """Write documents inside a transaction that holds the shared lock and can run only once.
 
     `heads`, by id: the newest revisions with the same content; each is replaced if it is still the newest one.
-    `fence`: documents that it holds back count as stale.
+    `fence`: documents that it holds back count as stale. `before`: see `refusals.delete_rows`.
 
     Raises StalePreparation when `expected`, the builds that the documents were chunked for, are no longer the writable
     ones, or when an unchanged document, which was not chunked, has changed.
     """
     by_id = {item.document.id: item for item in prepared}
     parameters: dict[str, Any] = {"index_id": index_id, "ids": list(by_id)}
-    connection.execute(statement("writing.sql", "insert_documents"), parameters)
+    if chunked := [item.document.id for item in prepared if item.chunks]:
+        connection.execute(statement("writing.sql", "insert_documents"), {**parameters, "ids": chunked})
     rows = lock_documents(connection, parameters)
+    if len(rows) < len(by_id):  # an unchanged document was deleted, and its tombstone too
+        raise StalePreparation
     writable = builds.writable(connection, index_id)
     if [build.build for build in writable] != [build.build for build in expected]:
         raise StalePreparation
@@ -201,16 +207,16 @@ def write(
     if not all(item.chunks for _, item in new):
         raise StalePreparation
     staged = _insert_revisions(connection, new)
-    _confirm(connection, same)
     stale += [row.id for row in overtaken]
-    unchanged = [row.doc for row, _ in same]
+    settled: set[int] = set()
     retried: set[int] = set()
     wanted: set[int] = set()
     chunks: dict[str, Sequence[Chunk]] = {}
     queued_live: Mapping[bytes, int] = {}
     may_be_complete = False
     for build in writable:
-        waiting, again = want(connection, build, staged, unchanged)
+        unsettled = find_unsettled(connection, build, [row for row, _ in same])
+        waiting, again = want(connection, build, staged, unsettled)
         wanted.update(waiting)
         queue.supply(connection, build, _vectors(prepared, build))
         docs = [entry.doc for entry in staged] + again
@@ -219,14 +225,17 @@ def write(
         may_be_complete |= bool(again) or not _all_queued(staged, build, len(queued))
         if build.state == "live":
             retried, queued_live = set(again), queued
+            settled = {row.doc for row, _ in same}.difference(unsettled)
             chunks = {entry.item.document.id: entry.item.chunks[build.build] for entry in staged}
     waited: list[tuple[int, int | None, str]] = [(entry.doc, entry.rev, "indexed") for entry in staged]
     waited += [(row.doc, row.head_rev, "indexed" if row.doc in retried else "unchanged") for row, _ in same]
     accepted = [(row.id, item.document.version) for row, item in [*new, *same]]
-    refusals.clear(connection, index_id, accepted)
+    unchanged = [(row, item.document.version) for row, item in same]
+    acceptance.note(connection, index_id, accepted, unchanged, before=before)
     return Written(
         waited=waited,
         accepted=accepted,
+        settled=settled,
         overtaken=[(row.doc, row.id) for row in overtaken],
         to_publish=[*wanted, *(entry.doc for entry in staged if may_be_complete)],
         stale=stale,
@@ -303,17 +312,6 @@ def _insert_revisions(
     return staged
 
 
-def _confirm(connection: Connection, same: Sequence[tuple[LockedDocument, Prepared]]) -> None:
-    """Raise the versions of unchanged documents, and show a run of reindexing that they were sent after it began."""
-    if not same:
-        return
-    parameters = {
-        "docs": [row.doc for row, _ in same],
-        "versions": [item.document.version for _, item in same],
-    }
-    connection.execute(statement("writing.sql", "confirm"), parameters)
-
-
 def want(
     connection: Connection, build: Build, staged: Sequence[_Staged], unchanged: Sequence[int]
 ) -> tuple[list[int], list[int]]:
@@ -339,7 +337,7 @@ def want_chunks(
     Returns which of `unchanged` are not live in it, and which of these have failed.
     """
     docs, revs = [doc for doc, _, _ in staged], [rev for _, rev, _ in staged]
-    rows = lock_served(connection, build, [*docs, *unchanged])
+    rows = lock_served(connection, build, [*docs, *unchanged]) if docs or unchanged else []
     same = set(unchanged)
     superseded = [row.want_rev for row in rows if row.want_rev is not None and row.doc not in same]
     waiting = [row for row in rows if row.want_rev is not None and row.doc in same]

@@ -43,6 +43,16 @@ WHERE d.doc = n.doc AND (
     d.version IS DISTINCT FROM greatest(d.version, n.version)
     OR EXISTS (SELECT FROM vector_index.reindexing r WHERE r.index_id = d.index_id))
 
+-- name: concerns: whether an index has refusals, rejected outbox rows, and a run of reindexing
+SELECT EXISTS (SELECT FROM vector_index.refusals WHERE index_id = %(index_id)s),
+    EXISTS (SELECT FROM vector_index.outbox o JOIN vector_index.indexes i ON i.name = o.index_name
+        WHERE i.index_id = %(index_id)s AND o.error IS NOT NULL),
+    EXISTS (SELECT FROM vector_index.reindexing WHERE index_id = %(index_id)s)
+
+-- name: unsettled: those of these documents that serve another revision or wait for one
+SELECT n.doc FROM unnest(%(docs)s::bigint[], %(revs)s::bigint[]) AS n (doc, rev) LEFT JOIN {served} s ON s.doc = n.doc
+WHERE s.want_rev IS NOT NULL OR s.live_rev IS DISTINCT FROM n.rev
+
 -- name: lock_served: lock served rows, by doc
 SELECT doc, live_rev, want_rev, state FROM {served} WHERE doc = ANY(%(docs)s) ORDER BY doc FOR UPDATE
 
