@@ -198,6 +198,24 @@ def test_a_large_index_without_statistics_is_counted(
     assert fresh["'tree'"] < fresh["'elm'"] < fresh["'number7'"]
 
 
+def test_the_words_that_find_chunks_are_in_a_share_of_them(
+    application: Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trees = ["oak"] * 5 + ["elm"] * 8 + ["fir"] * 87
+    application.put(*[{"id": str(n), "text": f"number{n} {tree}"} for n, tree in enumerate(trees)])
+    with connection.checkout(application.url) as conn:
+        build = builds.live(conn, application.index.name)
+        assert build is not None
+
+        def finding(share: float) -> list[str]:
+            return list(rarity.read_words(conn, build, "elm, fir or oak", share=share).finding)
+
+        assert finding(0.01) == ["'oak'", "'elm'", "'fir'"]  # a small index is read as a whole
+        monkeypatch.setattr(rarity, "FEW_CHUNKS", 1)
+        assert [finding(share) for share in (0.01, 0.12, 0.13)] == [["'oak'"], ["'oak'"], ["'oak'", "'elm'"]]
+        assert len(rarity.read_words(conn, build, "elm, fir or oak", share=0.01).weights) == 3
+
+
 @pytest.mark.parametrize("text", ["number {n}", "{n}.\n\n" * 200], ids=["one chunk each", "many chunks each"])
 def test_one_ranking_fills_a_page(
     application: Application, monkeypatch: pytest.MonkeyPatch, text: str

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain, zip_longest
+from math import inf
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,13 @@ from worker.store import rarity, search
 from worker.store.builds import Build
 from worker.store.connection import Connection
 from worker.store.filters import Filter
-from worker.store.rarity import NO_WORDS, QUESTION_LEXEMES, RAREST_LEXEMES, Words
+from worker.store.rarity import (
+    NO_WORDS,
+    QUESTION_LEXEMES,
+    RAREST_LEXEMES,
+    SHARE_BESIDE_VECTORS,
+    Words,
+)
 from worker.store.search import Excluded, Found, Hit
 
 
@@ -62,7 +69,11 @@ class Halves:
 
     def _words_in(self, build: Build) -> Words:
         texts = map(clean, self.query.texts)
-        return _fused([rarity.read_words(self.connection, build, text, self.query.filter) for text in texts])
+        share = inf if self.query.mode == "text" else SHARE_BESIDE_VECTORS
+        filter = self.query.filter
+        return _fused(
+            [rarity.read_words(self.connection, build, text, filter, share=share) for text in texts]
+        )
 
     def by_vector(self, candidates: int, excluded: Excluded) -> Found:
         """The nearest contents; the similarity to several questions is the mean."""

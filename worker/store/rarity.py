@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, chain
-from math import fsum, log
+from math import fsum, inf, log
 from typing import Any
 
 from psycopg import sql
@@ -21,6 +21,8 @@ QUESTION_CHARACTERS = 10_000
 QUESTION_LEXEMES = 32  # in each language
 RAREST_LEXEMES = 8
 LEXICAL_CHUNKS = 5_000
+FEW_CHUNKS = 500  # of an index: as many are always read
+SHARE_BESIDE_VECTORS = 0.04  # of the chunks, in a hybrid search. See docs/internals/decisions.md
 # Chunks of an index. Of a larger one, Postgres estimates how many there are, and how many have its commonest words.
 EXACTLY_COUNTED = 5_000
 UNANALYZED_COUNTED = 200_000  # of one without statistics, until the sweep analyzes it
@@ -44,15 +46,20 @@ NO_WORDS = Words()
 
 
 def read_words(
-    connection: Connection, build: Build, text: str, filter: Mapping[str, Any] | None = None
+    connection: Connection,
+    build: Build,
+    text: str,
+    filter: Mapping[str, Any] | None = None,
+    *,
+    share: float = inf,
 ) -> Words:
     """Look up how rare the lexemes of a question are; no words for stop words only.
 
-    A question has the lexemes of each language of the index, or of the one that the filter names. A chunk has lexemes
-    of one language alone, so its relevance is that in its language. Per language, those that find chunks occur together
-    in at most LEXICAL_CHUNKS chunks, but there is at least one. The weight of a lexeme is its inverse document
-    frequency among the chunks of its language, as in BM25, divided by the sum over the question: so a chunk without the
-    rare words has a low relevance, even if no chunk has them.
+    A question has the lexemes of each language of the index, or of the one that the filter names. A chunk has
+    lexemes of one language alone, so its relevance is that in its language. Per language, those that find chunks
+    occur together in at most `share` of the chunks and LEXICAL_CHUNKS, but there is at least one. The weight of a
+    lexeme is its inverse document frequency among the chunks of its language, as in BM25, divided by the sum over
+    the question: so a chunk without the rare words has a low relevance, even if no chunk has them.
     """
     asked = languages.asked(connection, build, filter)
     values: dict[str, Any] = {
@@ -79,20 +86,21 @@ def read_words(
     unknown: list[Sequence[str]] = []
     for tag, of_tag in of_tags.items():
         size = sizes.get(tag, total - sum(sizes.values()))
-        found = _weigh({word: counts[word] for word in of_tag}, size)
+        found = _weigh({word: counts[word] for word in of_tag}, size, share)
         finding += found.finding
         weights |= found.weights
         unknown.append(found.unknown)
     return Words(finding=finding, weights=weights, unknown=min(unknown, key=len))
 
 
-def _weigh(chunks: Mapping[str, int], size: int) -> Words:
+def _weigh(chunks: Mapping[str, int], size: int, share: float) -> Words:
     """Weigh the lexemes of one language, given with the number of chunks that have each, of `size` chunks."""
     total = max([size, *chunks.values()])
     rarities = {word: log(1 + (total - count + 0.5) / (count + 0.5)) for word, count in chunks.items()}
     known = sorted((word for word in chunks if chunks[word]), key=lambda word: (chunks[word], word))
     sums = accumulate(chunks[word] for word in known[:RAREST_LEXEMES])
-    within = sum(1 for chunks_so_far in sums if chunks_so_far <= LEXICAL_CHUNKS)
+    most = min(max(share * size, FEW_CHUNKS), LEXICAL_CHUNKS)
+    within = sum(1 for chunks_so_far in sums if chunks_so_far <= most)
     every = fsum(rarities.values())
     return Words(
         finding=known[: max(within, 1)],
