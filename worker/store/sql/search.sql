@@ -112,7 +112,9 @@ WITH asked AS (
     ) AS of_question
     UNION ALL SELECT tag, '', 0 FROM asked WHERE tag <> ''
 )
-SELECT tag, lexeme, reltuples / greatest(relpages, 1) * (pg_relation_size(oid) / current_setting('block_size')::int),
+-- a table that is dropped just now has no size: the next statement finds that out
+SELECT tag, lexeme,
+    reltuples / greatest(relpages, 1) * (coalesce(pg_relation_size(oid), 0) / current_setting('block_size')::int),
     ARRAY[reltuples, relpages, pg_stat_get_analyze_count(oid), pg_stat_get_autoanalyze_count(oid)]
 FROM found, pg_class WHERE oid = '{chunks}'::regclass ORDER BY tag, place, lexeme
 
