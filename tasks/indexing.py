@@ -74,8 +74,11 @@ def index_documents(self: Task, documents: Documents, index: Index = "default") 
     checked = _checked_documents(documents)
     target = wiring.index(index)
     limit = configuration.current().max_document_bytes
-    has_changes = staging.stage(target, self.request.id, checked, max_bytes=limit)
-    if not has_changes and (result := _result(index, self.request.id)) is not None:
+    staged = staging.stage(target, self.request.id, checked, max_bytes=limit)
+    result = staged.result
+    if result is None and not staged.has_changes:
+        result = _result(index, self.request.id)
+    if result is not None:
         return result
     raise self.replace(await_indexing.si(index=index))
 

@@ -8,7 +8,7 @@ from tests.fixtures.application import LONG, Application, faulty
 from worker.errors import ProviderUnavailable, Refused, ServiceUnreachable, SettingsError, TooLarge
 from worker.indexing import staging
 from worker.indexing.batches import stage_batch
-from worker.indexing.jobs import job_progress
+from worker.indexing.jobs import Staged, job_progress
 from worker.store import builds, connection, jobs, status, sweep, writing
 
 
@@ -54,19 +54,21 @@ def test_an_unchanged_document_sends_no_request(application: Application) -> Non
 
 
 def test_a_job_without_changes_has_its_result_when_it_is_staged(application: Application) -> None:
-    def stage(text: str, task_id: str) -> bool:
-        return staging.stage(application.target, task_id, [{"id": "a", "text": text}], max_bytes=100)
+    def stage(text: str, task_id: str) -> Staged:
+        documents: list[Any] = [{"id": "a", "text": text}, {"id": "a", "text": text}, {"id": "b"}]
+        return staging.stage(application.target, task_id, documents, max_bytes=100)
 
-    assert stage("Words.", "new")
+    assert stage("Words.", "new") == Staged(has_changes=True, result=None)
     application.drainer.drain()
-    assert not stage("Words.", "unchanged")
-    result = application.result("unchanged")
+    result = stage("Words.", "unchanged").result
     assert result is not None
-    assert (result["unchanged"], result["indexed"]) == (1, 0)
+    assert (result["unchanged"], result["indexed"], result["stale"]) == (1, 0, 1)
+    assert result == application.result("unchanged")
+    assert stage("Words.", "unchanged") == Staged(has_changes=False, result=None)
     assert application.rows(
         "SELECT finished_at IS NULL FROM vector_index.jobs WHERE task_id = 'unchanged'"
     ) == [(False,)]
-    assert stage("Other words.", "changed")
+    assert stage("Other words.", "changed").has_changes
 
 
 def test_a_job_waits_for_unchanged_documents_only_if_they_are_not_searchable_yet(
@@ -103,7 +105,8 @@ def test_a_document_that_vanishes_while_it_is_found_unchanged_is_staged(
 def test_a_failed_document_that_is_sent_again_counts_as_a_change(application: Application) -> None:
     faulty(application.backend, lambda texts: Refused("no"))
     application.put({"id": "a", "text": "Words."})
-    assert staging.stage(application.target, "again", [{"id": "a", "text": "Words."}], max_bytes=100)
+    again = staging.stage(application.target, "again", [{"id": "a", "text": "Words."}], max_bytes=100)
+    assert again == Staged(has_changes=True, result=None)
 
 
 def test_an_unchanged_document_is_not_split(

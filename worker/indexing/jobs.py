@@ -2,14 +2,22 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from worker.errors import InvalidQuery
-from worker.results import Indexed, Progress, Reindexed
+from worker.results import Indexed, Progress, Reindexed, Rejected
 from worker.store import builds, jobs
 from worker.store.builds import Build
 from worker.store.connection import Connection
-from worker.store.jobs import JobDocuments, JobLedger
+from worker.store.jobs import JobDocuments, JobLedger, StageCounts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Staged:
+    """What is known of a job once its documents are staged."""
+
+    has_changes: bool  # whether it wrote a document that waits for its vectors; else its result may be there
+    result: Indexed | None  # the result, if the job waits for nothing and was staged in this call
 
 
 def job_result(conn: Connection, index: str, task_id: str) -> Indexed | None:
@@ -21,6 +29,16 @@ def job_result(conn: Connection, index: str, task_id: str) -> Indexed | None:
     if isinstance(result, InvalidQuery):
         raise result
     return result
+
+
+def final_result(index: str, counts: StageCounts, rejected: Sequence[Mapping[str, str]]) -> Indexed:
+    """Return the result of a job of one slice that waits for no document; `rejected`: id and error of each."""
+    failed = [Rejected(id=each["id"], error=each["error"]) for each in rejected]
+    ledger = JobLedger(
+        counts=asdict(counts), rejected=failed, slices=1, complete=True, report=None, seconds=0.0
+    )
+    job = _Job(task_id="", build=None, ledger=ledger, groups=())
+    return _result(index, job, {"embedded": 0, "tokens": 0})
 
 
 def job_results(
@@ -39,7 +57,7 @@ def job_results(
     }
     for task_id in done:
         job = _Job(task_id=task_id, build=build, ledger=ledgers[task_id], groups=groups.get(task_id, []))
-        results[task_id] = _result(conn, index, job)
+        results[task_id] = _result(index, job, job.embedded(conn))
     return results
 
 
@@ -71,13 +89,12 @@ def _unknown(task_id: str) -> InvalidQuery:
     )
 
 
-def _result(conn: Connection, index: str, job: "_Job") -> Indexed:
+def _result(index: str, job: "_Job", embedded: Mapping[str, int]) -> Indexed:
     """The result of a job without pending documents."""
     live: Counter[str] = Counter()  # by outcome
     for group in job.groups:
         if group.state == "live":
             live[group.outcome] += group.documents
-    embedded = job.embedded(conn)
     result: Indexed = {
         "index": index,
         "indexed": live["indexed"],

@@ -23,6 +23,7 @@ from worker.errors import (
 )
 from worker.index import Index
 from worker.indexing.fingerprints import fingerprint
+from worker.indexing.jobs import Staged, final_result
 from worker.inline_data import without_inline_data
 from worker.observability import events
 from worker.packing import batches
@@ -76,10 +77,9 @@ class Deleted:
 
 def stage(
     index: Index, task_id: str, documents: Sequence[object], *, max_bytes: int, priority: int = 0
-) -> bool:
+) -> Staged:
     """Write a message's documents, slice by slice; a second call with the same `task_id` is a no-op.
 
-    Returns whether it wrote a document that waits for its vectors. Without one, the result of the job may be there.
     A bad document is rejected with its reason; the others are staged. Raises TemporaryError when Postgres did not
     answer, or the provider when the index is created (its first document): send the same message again.
     """
@@ -102,8 +102,10 @@ def stage(
             superseded=message.superseded if number == 0 else 0,
             left_out=message.left_out if number == 0 else 0,
         )
-        has_changes |= stage_slice(index, job, documents_of_slice, priority).has_changes
-    return has_changes
+        written = stage_slice(index, job, documents_of_slice, priority)
+        has_changes |= written.has_changes
+    final = final_result(index.name, written.final, message.rejected) if written.final else None
+    return Staged(has_changes=has_changes, result=final)
 
 
 def ensure_index(index: Index) -> int:
@@ -126,9 +128,9 @@ def ensure_index(index: Index) -> int:
         return Recipe.of(index.settings, index.backend).as_json()
 
     with connection.checkout(index.url) as conn:
-        live = builds.live(conn, index.name)
-        if live is not None:
-            return live.index_id
+        index_id = builds.live_key(conn, index.name)
+        if index_id is not None:
+            return index_id
         try:
             found = builds.ensure(conn, index.name, recipe)
         except (ProviderUnavailable, Refused, SettingsError) as error:
@@ -348,7 +350,7 @@ def prepare_and_commit(
     """
     hashes = {document.id: document.content_hash() for document in documents}
     for attempt in range(1, PREPARE_ATTEMPTS + 1):
-        with connection.checkout(index.url) as conn:
+        with connection.checkout(index.url) as conn, connection.lookups(conn):
             written = builds.writable(conn, index_id)
             if not written:
                 raise BuildDropped(connection.DROPPED)

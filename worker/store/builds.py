@@ -185,6 +185,12 @@ def create_tables(connection: Connection, build: Build) -> None:
         ) from error
 
 
+def live_key(connection: Connection, name: str) -> int | None:
+    """The key of an index with a live build; `None` before its first document."""
+    row = connection.execute(statement("builds.sql", "find_index"), {"name": name}).fetchone()
+    return None if row is None or row[1] is None else int(row[0])
+
+
 def index_key(connection: Connection, name: str) -> int:
     """The key of an index that existed a moment ago. Raises BuildDropped."""
     row = connection.execute(statement("builds.sql", "find_index"), {"name": name}).fetchone()

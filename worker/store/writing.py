@@ -54,6 +54,7 @@ class Written:
     # id and version of documents that are not stale, in the order of `waited`
     accepted: Sequence[tuple[str, int | None]] = ()
     settled: Collection[int] = ()  # documents of `waited` that were searchable as they came
+    final: StageCounts | None = None  # of a message of one slice whose result waits for no document
     overtaken: Sequence[tuple[int, str]] = ()  # stale documents of a run, which a fence held back: key and id
     to_publish: Sequence[int] = ()  # documents of which each vector may be there already
     stale: Sequence[str] = ()  # ids
@@ -134,11 +135,13 @@ def stage(
         refusals.record(connection, job.index_id, job.task_id, job.refusals, since=since)
         # a run of reindexing looks up which documents it has found unchanged
         settled = written.settled if run is None else ()
-        jobs.add_documents(connection, job, [each for each in written.waited if each[0] not in settled])
+        waited = [each for each in written.waited if each[0] not in settled]
+        jobs.add_documents(connection, job, waited)
         stale, unchanged = written.counts.stale + job.superseded, job.unchanged + len(settled)
         counts = replace(written.counts, stale=stale, unchanged=unchanged, left_out=job.left_out)
-        jobs.set_counts(connection, job, counts)
-        return written
+        is_final = run is None and job.slices == 1 and not waited
+        jobs.set_counts(connection, job, counts, finished=is_final)
+        return replace(written, final=counts) if is_final else written
 
 
 def unchanged(connection: Connection, index_id: int, hashes: Mapping[str, bytes]) -> set[str]:
