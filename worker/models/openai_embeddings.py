@@ -20,6 +20,7 @@ import numpy as np
 import openai
 from llm.models import EmbeddingModel
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from worker.backends.failures import UnexpectedAnswer
 from worker.backends.limits import embedding_limits
@@ -119,12 +120,15 @@ class OpenAIEmbeddings(EmbeddingModel):
         if self.dimensions:
             request["dimensions"] = self.dimensions
         # embeddings.create checks the type of each text and makes an object of each vector: 3 ms for 100
-        body: Any = client.post("/embeddings", body=request, cast_to=object)
-        data = body.get("data") if isinstance(body, dict) else None
-        if not isinstance(data, list) or not data or not all(isinstance(item, dict) for item in data):
-            raise UnexpectedAnswer(
-                "the answer has no list of embeddings", body=body, url=str(client.base_url)
-            )
+        answer = client.post("/embeddings", body=request, cast_to=openai.APIResponse[object])
+        data = _packed(answer.http_response.content) if encoding == "base64" else None
+        if not data:
+            body: Any = answer.parse()
+            data = body.get("data") if isinstance(body, dict) else None
+            if not isinstance(data, list) or not data or not all(isinstance(item, dict) for item in data):
+                raise UnexpectedAnswer(
+                    "the answer has no list of embeddings", body=body, url=str(client.base_url)
+                )
         return [item and item.get("embedding") for item in in_order(data, len(texts))]
 
     def _client(self, key: str | None) -> openai.OpenAI:
@@ -187,11 +191,32 @@ def _vector(row: object) -> NDArray[np.float32]:
     return _NONE
 
 
+class _Item(BaseModel):
+    model_config = ConfigDict(val_json_bytes="base64")
+
+    index: Any = None
+    embedding: bytes
+
+
+class _Packed(BaseModel):
+    """An answer with base64. pydantic reads it six times as fast as Python's modules for JSON and base64 do."""
+
+    data: list[_Item]
+
+
+def _packed(content: bytes) -> Sequence[Mapping[str, Any]] | None:
+    """The items of an answer in which each embedding is base64, as bytes; `None` for any other answer."""
+    try:
+        return [vars(item) for item in _Packed.model_validate_json(content).data]
+    except ValidationError:
+        return None
+
+
 def _unpacked(row: object) -> NDArray[np.float32]:
-    """A vector of base64 as an array; an empty one for what is no string. Raises ValueError."""
-    if not isinstance(row, str):
-        return _NONE
-    return np.frombuffer(binascii.a2b_base64(row, strict_mode=True), dtype="<f4")
+    """A vector of bytes, or of their base64, as an array; an empty one for anything else. Raises ValueError."""
+    if isinstance(row, str):
+        row = binascii.a2b_base64(row, strict_mode=True)
+    return np.frombuffer(row, dtype="<f4") if isinstance(row, bytes) else _NONE
 
 
 def _lengths(vectors: Sequence[NDArray[np.float32]]) -> set[int]:
