@@ -97,7 +97,7 @@ def publishing_key(index_id: int) -> dict[str, int]:
 def live(connection: Connection, name: str) -> Build | None:
     """The build that searches of the index read; `None` before its first document."""
     with connection.cursor(row_factory=class_row(Build)) as cursor:
-        return cursor.execute(statement("builds.sql", "live"), {"name": name}).fetchone()
+        return cursor.execute(statement("builds.sql", "live"), {"name": name}, prepare=True).fetchone()
 
 
 def writable(connection: Connection, index_id: int) -> list[Build]:

@@ -12,7 +12,7 @@ from psycopg import IsolationLevel, sql
 from psycopg.rows import class_row
 
 from worker.store.builds import OPERATORS, Build
-from worker.store.connection import Connection
+from worker.store.connection import LOOKUPS, Connection, prepared
 from worker.store.filters import EVERYTHING, Filter
 from worker.store.rarity import NO_WORDS, Words
 from worker.store.statements import statement, statements, tables
@@ -119,7 +119,7 @@ def snapshot(connection: Connection, *, ef_search: int = EF_SEARCH) -> Iterator[
     try:
         with connection.transaction():
             limits = {"seconds": TIMEOUT_SECONDS, "ef_search": ef_search}
-            connection.execute(statement("search.sql", "limits"), limits)
+            connection.execute(statement("search.sql", "limits"), limits, prepare=True)
             yield
     finally:
         if not connection.closed:  # a broken connection is not used again
@@ -242,10 +242,11 @@ def word_values(build: Build, words: Words) -> dict[str, Any]:
 
 
 def chunks(connection: Connection, build: Build, places: Sequence[Place]) -> Mapping[Place, Chunk]:
-    """Chunks with their documents."""
+    """Chunks with their documents. What follows in the transaction looks up rows by key, too."""
     revs, ordinals = (list(column) for column in zip(*places, strict=True)) if places else ([], [])
     values = {"revs": revs, "ordinals": ordinals}
-    with connection.cursor(row_factory=class_row(Chunk)) as cursor:
+    with prepared(connection), connection.cursor(row_factory=class_row(Chunk)) as cursor:
+        cursor.execute(LOOKUPS)
         rows = cursor.execute(build.sql("search.sql", "chunks"), values)
         return {(row.rev, row.ordinal): row for row in rows}
 
