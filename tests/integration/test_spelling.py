@@ -151,7 +151,7 @@ def test_a_passage_quotes_the_stored_text(shared: Application) -> None:
 @given(st.text(max_size=80))
 @example("\U00010d50")  # a letter of Unicode 16, which Python 3.13 does not know
 def test_postgres_takes_each_word_as_it_is(shared: Application, text: str) -> None:
-    """Whatever its locale, so nothing depends on how the server parts words; it lowers letters that are new in Unicode."""
+    """Whatever its locale, so how the server parts words makes no difference. It lowers letters new in Unicode."""
     words = index_words(text)
     with connection.checkout(shared.url) as conn:
         for kind in words:
