@@ -6,14 +6,12 @@ from itertools import accumulate, chain
 from math import fsum, inf, log
 from typing import Any
 
-from psycopg import sql
-
 from worker.languages import tagged
 from worker.store import languages
 from worker.store.builds import Build
 from worker.store.connection import Connection
 from worker.store.lexemes import quoted
-from worker.store.statements import statement, statements, tables
+from worker.store.statements import statement
 from worker.words import is_single, question_words
 
 # Limits for the words of a question, which bound the time of the lexical half: it reads every chunk with one of them.
@@ -147,14 +145,10 @@ def _counts(
 
 def _count(connection: Connection, build: Build, words: Sequence[str], *, most: int) -> dict[str, int]:
     """The number of chunks with each word, at most `most`."""
-    if not words:
-        return {}
-    values = {f"lexeme_{at}": word for at, word in enumerate(words)}
-    frequency = sql.SQL(statements("search.sql")["frequency"])
-    counts = [frequency.format(lexeme=sql.Placeholder(name), **tables(build.build)) for name in values]
-    counting = sql.SQL("SELECT {}").format(sql.SQL(", ").join(counts))
-    [counted] = connection.execute(counting, values | {"most": most}).fetchall()
-    return dict(zip(words, counted, strict=True))
+    values = {"lexemes": list(words), "most": most}
+    return (
+        dict(connection.execute(build.sql("search.sql", "frequencies"), values).fetchall()) if words else {}
+    )
 
 
 def _quoted(lexeme: str, tag: str) -> str:

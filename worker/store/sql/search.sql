@@ -122,9 +122,10 @@ FROM found, pg_class WHERE oid = '{chunks}'::regclass ORDER BY tag, place, lexem
 SELECT most_common_elems::text::text[], most_common_elem_freqs FROM pg_stats
 WHERE schemaname = 'vector_index' AND tablename = %(table)s AND attname = 'lexemes'
 
--- name: frequency: number of chunks with a lexeme, up to a bound. As a parameter, Postgres knows how frequent it is; as
--- a column of a table it would not, and would scan the chunks
-(SELECT count(*) FROM (SELECT FROM {chunks} WHERE lexemes @@ {lexeme}::tsquery LIMIT %(most)s) AS bounded)
+-- name: frequencies: number of chunks with each lexeme, up to a bound
+SELECT w.lexeme, counted.chunks FROM unnest(%(lexemes)s::text[]) AS w (lexeme) CROSS JOIN LATERAL (
+    SELECT count(*) AS chunks FROM (SELECT FROM {chunks} WHERE lexemes @@ w.lexeme::tsquery LIMIT %(most)s) AS bounded
+) AS counted
 
 -- name: size: number of chunks, up to a bound
 SELECT count(*) FROM (SELECT FROM {chunks} LIMIT %(most)s) AS bounded
