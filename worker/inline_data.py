@@ -29,6 +29,9 @@ _RUN = rf"(?<![A-Za-z0-9+/_-])[A-Za-z0-9+/_-]{{{LEAST_RUN},}}+={{0,2}}"
 BARE = re.compile(rf"{_BLOCK}|{_RUN}")
 # Every block has such a start, as long as the text begins with a line feed.
 _BLOCK_START = re.compile(r"\n[ \t]*+[A-Za-z0-9+/]{60}")
+# Every block and every run has such a line. Bytes of base64 become "a", to look for it.
+_LINE = 60 * b"a"
+_IN_LINE = bytes(ord("a" if re.match("[A-Za-z0-9+/_-]", chr(byte)) else " ") for byte in range(256))
 # base64 of any data has many of each, as have hexadecimal digits but for one case of letters; a
 # path, a list of names or a row of one letter lacks one
 _UPPER, _LOWER, _DIGIT = (re.compile(kind) for kind in ("[A-Z]", "[a-z]", "[0-9]"))
@@ -38,12 +41,26 @@ HEXADECIMAL = re.compile(r"[0-9a-f]+|[0-9A-F]+")
 
 def without_inline_data(text: str) -> tuple[str, int]:
     """Remove the `data:` addresses and the base64 of a text; return it with the number of characters removed."""
+    has_address, has_line = _signs(text)
     kept = text
-    if _has_address(text):
+    if has_address:
         kept = DATA.sub(lambda found: found[0] if len(found[0]) < LEAST_CHARACTERS else "", text)
-    if _may_have_run(kept) or _BLOCK_START.search(f"\n{kept}"):
+    if (has_line or has_address) and (_may_have_run(kept) or _BLOCK_START.search(f"\n{kept}")):
         kept = BARE.sub(lambda found: "" if _is_encoded(found[0]) else found[0], kept)
     return kept, len(text) - len(kept)
+
+
+def _signs(text: str) -> tuple[bool, bool]:
+    """Whether a text may have an address, and a line of base64. Few texts do, so this decides what all others cost.
+
+    Bytes become lower case in a tenth of the time of a text beyond ASCII. In slices, so that copies stay small.
+    """
+    has_address = has_line = False
+    for at in range(0, len(text), SLICE_CHARACTERS):
+        piece = text[at : at + SLICE_CHARACTERS + len(_LINE)].encode(errors="replace")
+        has_address = has_address or ADDRESS in piece.lower()
+        has_line = has_line or _LINE in piece.translate(_IN_LINE)
+    return has_address, has_line
 
 
 def _may_have_run(text: str) -> bool:
@@ -56,14 +73,6 @@ def _may_have_run(text: str) -> bool:
         if text.find(" ", at, at + step) < 0 and len(text[at : at + step].split(None, 1)) == 1:
             return True
     return False
-
-
-def _has_address(text: str) -> bool:
-    # bytes become lower case in a tenth of the time of a text beyond ASCII; in slices, so that copies stay small
-    return any(
-        ADDRESS in text[at : at + SLICE_CHARACTERS + len(ADDRESS)].encode(errors="replace").lower()
-        for at in range(0, len(text), SLICE_CHARACTERS)
-    )
 
 
 def _is_encoded(data: str) -> bool:
