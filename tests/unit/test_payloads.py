@@ -74,6 +74,24 @@ def test_a_large_body_is_decoded_in_half_the_time() -> None:
     assert ours < python / 2
 
 
+@pytest.mark.parametrize(
+    "text",
+    ['[-0, 1E400, -1e-400, 0.1, 1e5, NaN, -Infinity, 9007199254740993, -9223372036854775809]', '{"a": 1, "a": [2]}',
+     '["\\ud800", "\\ud83d\\ude00", "\\u0000", "\x7f"]', '[01]',
+     '[1.]', '["\t"]', '["a\\x"]', '[1] 2', '\ufeff[]', '', '"\ud800"',
+     '["é"]'.encode("utf-16"), b'["\xff"]', ' [ ] '],
+    ids=repr,
+)  # fmt: skip
+def test_json_is_read_as_python_reads_it(text: str | bytes) -> None:
+    try:
+        expected = repr(json.loads(text))
+    except ValueError:
+        with pytest.raises(ValueError, match=r"."):
+            payloads.read(text)
+    else:
+        assert repr(payloads.read(text)) == expected
+
+
 @pytest.mark.parametrize("digits", [MAX_DIGITS + 1, 4_299, 4_301, 50_000])
 def test_a_long_integer_is_read_as_its_length(digits: int) -> None:
     assert payloads.read(f"[-{'7' * digits}]") == [LongNumber(digits)]
