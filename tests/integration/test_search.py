@@ -1,5 +1,6 @@
 """Search on real Postgres: modes, languages, repeated texts, pages, tenants."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -216,12 +217,22 @@ def test_the_words_that_find_chunks_are_in_a_share_of_them(
         assert len(rarity.read_words(conn, build, "elm, fir or oak", share=0.01).weights) == 3
 
 
-@pytest.mark.parametrize("text", ["number {n}", "{n}.\n\n" * 200], ids=["one chunk each", "many chunks each"])
+@pytest.mark.parametrize(
+    ("documents", "paragraphs", "per_document", "modes"),
+    [(60, 1, None, MODES), (60, 30, None, MODES), (16, 150, 1, ["vector"])],
+    ids=["one chunk each", "many chunks each", "one chunk of each"],
+)
 def test_one_ranking_fills_a_page(
-    application: Application, monkeypatch: pytest.MonkeyPatch, text: str
+    application: Application,
+    monkeypatch: pytest.MonkeyPatch,
+    documents: int,
+    paragraphs: int,
+    per_document: int | None,
+    modes: Sequence[str],
 ) -> None:
     """A second one, which leaves out what the first one found, takes ten times as long in a large index."""
-    application.put(*[{"id": str(n), "text": text.replace("{n}", f"number {n}")} for n in range(60)])
+    texts = ["\n\n".join(f"number {at} of w{n}x{at}" for at in range(paragraphs)) for n in range(documents)]
+    application.put(*[{"id": str(n), "text": text} for n, text in enumerate(texts)])
     ranked: list[int] = []
     rank = Ranker.rank
 
@@ -230,10 +241,11 @@ def test_one_ranking_fills_a_page(
         return rank(self, candidates, excluded)
 
     monkeypatch.setattr(Ranker, "rank", ranking)
-    for mode in MODES:
+    for mode in modes:
         for limit in (1, 5, 10):
-            assert len(application.passages("number 7", mode=mode, limit=limit)) == limit
-    assert len(ranked) == len(MODES) * 3
+            found = application.passages("number 7", mode=mode, limit=limit, per_document=per_document)
+            assert len(found) == limit
+    assert len(ranked) == len(modes) * 3
 
 
 def test_hybrid_weights_of_an_index_choose_between_the_rankings(application: Application) -> None:

@@ -202,7 +202,8 @@ def _groups(ranker: Ranker, wanted: int) -> list[list[ScoredHit]]:
         )
         chosen = selection.hits
         groups = merge_neighbours([(hit.doc, hit.ordinal) for hit, _ in chosen])
-        # a chunk within WINDOW ranks may still join the last passage of the page, and pages must fit together
-        complete = len(groups) >= wanted and min(groups[wanted - 1]) + WINDOW < len(chosen)
+        # a chunk within these ranks may still join the last passage of the page, and pages must fit together
+        window = WINDOW if query.per_document != 1 else 0
+        complete = len(groups) >= wanted and min(groups[wanted - 1]) + window < len(chosen)
         if complete or not ranking.more:
             return [[chosen[at] for at in group] for group in groups[:wanted]]
