@@ -27,6 +27,7 @@ from celery.beat import BeatLazyFunc
 from celery.concurrency.asynpool import ResultHandler
 from celery.exceptions import Ignore, InvalidTaskError, QueueNotFound
 from celery.utils.dispatch import Signal
+from kombu import Connection as StockConnection
 from kombu import Consumer, Message, Queue, pools
 from kombu.exceptions import DecodeError, EncodeError, OperationalError
 from redis.exceptions import OutOfMemoryError, ResponseError
@@ -125,6 +126,19 @@ def test_a_channel_has_one_client_for_its_commands_until_its_pool_goes(
         channel._disconnect_pools()
         assert channel._create_client() is not client
         assert channel._create_client().ping()
+
+
+def test_a_message_that_was_sent_without_base64_is_read(
+    connection: Any, broker_url: str, client: "redis.Redis"
+) -> None:
+    body = [[], {"documents": [{"id": 1, "text": 'Zoë \\ "quoted" \U0001f600\n'}]}, {}]
+    got: list[Message] = []
+    with consume(connection, got), StockConnection(broker_url) as application:
+        application.transport_options = {"body_encoding": "utf-8"}
+        application.Producer().publish(body, routing_key="first", serializer="json")
+        assert b"documents" in client.lindex("first", 0)
+        connection.drain_events(timeout=10)
+    assert [message.payload for message in got] == [body]
 
 
 @needs("Channel._brpop_start", *CLAIMING, raises=AssertionError)
