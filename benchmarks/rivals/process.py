@@ -97,12 +97,14 @@ class Contestant:
         return self.answer()
 
     def answer(self) -> dict[str, Any]:
-        timer = threading.Timer(self.setting.timeout_seconds, self.kill)
+        seconds, end = self.setting.timeout_seconds, time.monotonic() + self.setting.timeout_seconds
+        timer = threading.Timer(seconds, self.kill)
         timer.start()
         line = self.answers.readline()
         timer.cancel()
         if not line:
-            raise Failed(self.log.read_text(errors="replace")[-500:])
+            late = f"it took more than {seconds:g} s, see --timeout. " if time.monotonic() >= end else ""
+            raise Failed(late + self.log.read_text(errors="replace")[-500:])
         answer: dict[str, Any] = json.loads(line)
         return answer
 

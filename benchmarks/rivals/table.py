@@ -37,15 +37,17 @@ def tables(measured: Sequence[Mapping[str, Any]]) -> str:
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    failures = dict.fromkeys(f"{row['contender']} failed: {row['error']}" for row in rows if "error" in row)
     found = summarised(rows)
+    if not found:
+        return "\n".join(failures)
     columns = [name for name in COLUMNS if any(row.get(name) is not None for row in found)]
     cells = [[COLUMNS[name] for name in columns]]
     cells += [[written(row.get(name)) for name in columns] for row in found]
     widths = [max(len(line[at]) for line in cells) for at in range(len(columns))]
     lines = [_line(line, widths) for line in cells]
     rule = "|".join(["", "-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:]), ""])
-    failures = [f"{row['contender']} failed: {row['error']}" for row in rows if "error" in row]
-    return "\n".join([lines[0], rule, *lines[1:], *dict.fromkeys(failures)])
+    return "\n".join([lines[0], rule, *lines[1:], *failures])
 
 
 def summarised(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
