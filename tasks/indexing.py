@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from celery import Task
 from celery.states import SUCCESS
+from celery.worker import state
 
 from tasks.arguments import Documents, Filter, Ids, Index, Jobs, Version
 from worker import configuration, wiring
@@ -143,7 +144,12 @@ def await_jobs(self: Task, jobs: Jobs, index: Index = "default") -> None:
     waiting = {job["id"]: Reported(**job) for job in jobs}
     watcher = wiring.job_watcher()
     for done in watcher.results(index, list(waiting), timeout_seconds=SLICE_SECONDS):
-        ended = {id: result for id, result in done.items() if not isinstance(result, Exception)}
+        # the worker ends a revoked job once it gets the message of its own
+        ended = {
+            id: result
+            for id, result in done.items()
+            if not isinstance(result, Exception) and id not in state.revoked
+        }
         try:
             report(self, [(waiting[id], result) for id, result in ended.items()])
         except (TemporaryError, *BROKER_ERRORS):

@@ -1,5 +1,6 @@
 """Batching: small messages that wait for a pool process run together, and each ends as if it had run by itself."""
 
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -7,9 +8,11 @@ from typing import Any
 
 import psycopg
 import pytest
+import redis
 from celery.exceptions import TaskRevokedError
 from celery.result import AsyncResult
 
+from tests.fixtures.services import own_valkey
 from tests.fixtures.system import (
     CHAT,
     EMBED,
@@ -19,6 +22,7 @@ from tests.fixtures.system import (
     System,
     events,
     eventually,
+    user_environment,
 )
 
 pytestmark = pytest.mark.slow
@@ -40,7 +44,9 @@ def read(cls, value, **options):
         os._exit(9)
     if "slow" in str(value):
         open("started", "a").write("x")
-        time.sleep(120)
+        end = time.monotonic() + 120
+        while not os.path.exists("go") and time.monotonic() < end:
+            time.sleep(0.05)
     return from_json(cls, value, **options)
 
 Document.from_json = classmethod(read)
@@ -53,6 +59,14 @@ def long(seconds):
 from worker.cli import main
 sys.exit(main())
 """
+SHORT_LEASES = """
+from worker.celery.application import STATIC
+STATIC["broker_transport_options"] |= {"visibility_timeout": 3, "unacked_restore_interval": 1}
+"""
+LONG_SLICES = """
+import tasks.indexing
+tasks.indexing.SLICE_SECONDS = 60.0
+"""
 
 
 @pytest.fixture
@@ -61,15 +75,17 @@ def system(start_system: Callable[..., Any], tmp_path: Path) -> Iterator[System]
     with start_system(tmp_path, {}) as system:
         system.start("embed", PROCESSES["embed"])
         system.start("chat", PROCESSES["chat"])
-        start_staging(system, "staging")
+        start_worker(system, "staging")
         system.await_queues(STAGING, EMBED, CHAT)
         index(system, "warm").get(timeout=PATIENCE_SECONDS)
         yield system
 
 
-def start_staging(system: System, name: str) -> None:
-    arguments = ["-c", PROGRAM, "worker", "--queues", "staging", "--concurrency", "1", "--name", name]
-    system.start(name, [*arguments, "--loglevel", "INFO"], sys.executable)
+def start_worker(system: System, name: str, queues: str = "staging", changes: str = "") -> None:
+    """Start a worker of PROGRAM, with changed times; for staging, it has one process."""
+    number = "1" if queues == "staging" else "20"
+    arguments = ["-c", changes + PROGRAM, "worker", "--queues", queues, "--concurrency", number]
+    system.start(name, [*arguments, "--name", name, "--loglevel", "INFO"], sys.executable)
 
 
 def index(system: System, id: str, text: str = "") -> "AsyncResult[Any]":
@@ -191,6 +207,75 @@ def test_messages_return_to_the_queue_while_a_batch_takes_long(system: System) -
     eventually((system.folder / "started").exists)
     sent = [index(system, f"d{number}") for number in range(20)]
     eventually(lambda: system.log("staging").count("task_received") >= 22)  # all have been taken
-    start_staging(system, "second")
+    start_worker(system, "second")
     assert [each.get(timeout=PATIENCE_SECONDS / 2)["indexed"] for each in sent] == [1] * 20
     system.kill("staging")
+
+
+def test_messages_whose_acknowledgement_fails_come_again_and_no_worker_ends(
+    databases: Callable[[], str], tmp_path: Path
+) -> None:
+    with own_valkey(tmp_path / "broker") as valkey, redis.Redis.from_url(valkey.url) as client:
+        environment = user_environment(tmp_path, DATABASE_URL=databases(), BROKER_URL=valkey.url)
+        system = System(folder=tmp_path, environment=environment)
+        try:
+            start_worker(system, "staging", changes=SHORT_LEASES)
+            system.await_queues(STAGING)
+            occupy(system, 0.5)
+            sent = [index(system, "slow"), *(index(system, f"d{number}") for number in range(10))]
+            eventually(lambda: (tmp_path / "started").read_text() == "xx")
+            client.execute_command("ACL", "SETUSER", "default", "-hdel", "-zrem")
+            (tmp_path / "go").touch()
+            refused = re.compile(r"does not take (\d+) messages back")
+            eventually(lambda: sum(map(int, refused.findall(system.log("staging")))) == 11)
+            client.execute_command("ACL", "SETUSER", "default", "+hdel", "+zrem")
+            system.start("embed", PROCESSES["embed"])
+            assert [each.get(timeout=PATIENCE_SECONDS)["indexed"] for each in sent] == [1] * 11
+            assert index(system, "next").get(timeout=PATIENCE_SECONDS)["indexed"] == 1
+            eventually(lambda: client.hlen("vector_index:unacked") == 0, 60)
+            assert {name: process.poll() for name, process in system.processes.items()} == {
+                "staging": None,
+                "embed": None,
+            }
+        finally:
+            system.stop()
+
+
+def test_jobs_that_cannot_be_reported_together_are_reported_one_by_one(system: System) -> None:
+    """Here since one of them has no time of its start, so that its runtime is unknown."""
+    sent = [index(system, f"d{number}") for number in range(5)]
+    results = [each.get(timeout=PATIENCE_SECONDS) for each in sent]
+    for each in sent:
+        each.forget()
+    jobs = [
+        {"id": each.id, "name": "tasks.index_documents", "arguments": "1 document", "ignore_result": False}
+        | {"began": None if each is sent[2] else 1.0}
+        for each in sent
+    ]
+    with events(system) as seen:
+        system.send("tasks.await_jobs", EMBED, jobs=jobs, index="default")
+        eventually(
+            lambda: all("task-succeeded" in {event["type"] for event in of(seen, each)} for each in sent)
+        )
+    assert [each.get(timeout=PATIENCE_SECONDS) for each in sent] == results
+
+
+def test_a_job_that_is_revoked_while_its_batch_waits_ends_as_revoked(system: System) -> None:
+    system.kill("embed")
+    start_worker(system, "waiting", "embed", LONG_SLICES)
+    system.await_queues(STAGING, EMBED, CHAT)
+    system.call("tasks.pause", CHAT, index="default")
+    occupy(system, 0.8)
+    sent = [index(system, f"d{number}") for number in range(10)]
+    eventually(lambda: sum(batches(system)) == 11)  # with the first message
+    received = "task_received task=tasks.await_jobs"
+    eventually(lambda: system.log("waiting").count(received) == len(batches(system)) - 1)
+    system.app.control.revoke(sent[3].id, reply=True, timeout=2)
+    system.call("tasks.resume", CHAT, index="default")
+    others = sent[:3] + sent[4:]
+    assert [each.get(timeout=PATIENCE_SECONDS)["indexed"] for each in others] == [1] * 9
+    eventually(lambda: system.call("tasks.status", CHAT)["documents"]["live"] == 11)
+    assert (
+        index(system, "last").get(timeout=PATIENCE_SECONDS)["indexed"] == 1
+    )  # after all results of the batch
+    assert system.app.AsyncResult(sent[3].id).state == "REVOKED"
