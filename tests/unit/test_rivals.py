@@ -46,6 +46,7 @@ def test_table_leaves_failed_runs_out_and_says_why() -> None:
     rows = [row("one", 10), {**row("one", 0), "error": "it took too long"}]
     assert summarised(rows)[0]["rate"] == 10
     assert tables(rows).endswith("one failed: it took too long")
+    assert tables(rows[1:]).endswith("documents\n\none failed: it took too long")
 
 
 def test_table_leaves_out_columns_that_nobody_has() -> None:
