@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from psycopg import sql
 
 from tests.fixtures.application import HashBackend
+from worker import configuration
 from worker.configuration import HNSWSettings
 from worker.recipes import Recipe
 from worker.store import builds, connection, hnsw, publishing, queue, rarity, search
@@ -41,7 +43,6 @@ VACUUM ANALYZE
 def loaded(services: Any, administrator: Any, template: str) -> Iterator[str]:
     """20,000 chunks with the vector index that the task builds."""
     from tests.fixtures.services import fresh_database
-    from worker import configuration
 
     with fresh_database(services, administrator, template) as url, pytest.MonkeyPatch.context() as patch:
         index = configuration.load({}).index("default")
@@ -111,6 +112,25 @@ def test_search_without_a_filter_scans_the_vector_index(
     )
     assert "embeddings_1_hnsw" in plan
     assert not scanned(plan)
+
+
+def test_a_search_right_after_a_load_walks_no_documents(
+    databases: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without statistics, Postgres expects that many chunks share a content."""
+    url, backend = databases(), HashBackend(dimensions=DIMENSIONS)
+    index = configuration.load({}).index("default")
+    with connection.checkout(url) as conn:
+        builds.ensure(conn, "default", lambda: Recipe.of(index, backend).as_json())
+        conn.execute("ALTER TABLE vector_index.chunks_1 SET (autovacuum_enabled = false)")
+        conn.execute("ALTER TABLE vector_index.served_1 SET (autovacuum_enabled = false)")
+        *statements, _ = LOAD.format(documents=1_000, chunks=CHUNKS, dimensions=DIMENSIONS).split(";")
+        for statement in statements:
+            conn.execute(statement.encode())
+        ask = partial(search.nearest, conn, live(conn), VECTOR, candidates=100, where=ALL)
+        [plan] = plans(conn, monkeypatch, ask)
+    assert "served_1_live_rev_idx" in plan
+    assert "served_1_pkey" not in plan
 
 
 @pytest.mark.slow

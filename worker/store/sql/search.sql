@@ -8,13 +8,14 @@ SELECT set_config('statement_timeout', %(seconds)s || 's', true), set_config('hn
 
 -- name: hits: the chunks of the contents of {found}, at most %(per_content)s per content and per text, whatever its
 -- title; one row without a chunk if there are none. + 0 because {found} may be out of order, and Postgres 17 relies on its
--- ORDER BY
+-- ORDER BY. LIMIT 1 keeps plans without statistics from walking all documents
 WITH {found}, hits AS (
     SELECT c.*, f.distance, f.rank, row_number() OVER (
         PARTITION BY c.text_key ORDER BY f.rank DESC, f.distance + 0, c.doc, c.ordinal) AS copy
     FROM found f CROSS JOIN LATERAL (
         SELECT s.doc, c.rev, c.ordinal, c.hash, hashtextextended(c.text, 0) AS text_key, {relevance} AS words
-        FROM {chunks} c JOIN {served} s ON s.live_rev = c.rev {revisions}
+        FROM {chunks} c
+        CROSS JOIN LATERAL (SELECT doc FROM {served} WHERE live_rev = c.rev LIMIT 1) s {revisions}
         WHERE c.hash = f.hash AND {filter} AND {new}
         ORDER BY s.doc, c.ordinal LIMIT %(per_content)s
     ) c
