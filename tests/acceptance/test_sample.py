@@ -163,9 +163,9 @@ def test_an_index_that_cannot_be_sampled_says_why(
         0,
         f"{books}: nothing to do: the index is as the settings ask for\n",
     )
-    done = system.command(*sample, "index39")
+    done = system.command(*sample, "index99")
     assert done.returncode == 2
-    assert "index 'index39' has no documents" in done.stderr
+    assert "index 'index99' has no documents" in done.stderr
 
     other = system.folder / "other.jsonl"
     other.write_text(json.dumps({"question": "x", "documents": ["absent"]}))
