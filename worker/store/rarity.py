@@ -145,10 +145,10 @@ def _counts(
 
 def _count(connection: Connection, build: Build, words: Sequence[str], *, most: int) -> dict[str, int]:
     """The number of chunks with each word, at most `most`."""
+    if not words:
+        return {}
     values = {"lexemes": list(words), "most": most}
-    return (
-        dict(connection.execute(build.sql("search.sql", "frequencies"), values).fetchall()) if words else {}
-    )
+    return dict(connection.execute(build.sql("search.sql", "frequencies"), values).fetchall())
 
 
 def _quoted(lexeme: str, tag: str) -> str:

@@ -44,9 +44,8 @@ class Ours(Contender):
         self.process = self._start()
         broker = self._broker_url()
         self.app = Celery("application", broker=broker, backend=broker, set_as_current=False)
-        self.app.conf.broker_transport_options = {
-            "body_encoding": "utf-8"
-        }  # as docs/how-to/application.md does
+        # as docs/how-to/application.md does
+        self.app.conf.broker_transport_options = {"body_encoding": "utf-8"}
         self.index_name = "warm" if variant == "new" else "default"
         self._warm()
         self.index_name = "default"
