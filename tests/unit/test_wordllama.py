@@ -9,6 +9,7 @@ import llm
 import numpy as np
 import pytest
 
+from worker import model_files
 from worker.models.wordllama import WordLlama
 
 TEXTS = [
@@ -65,6 +66,14 @@ def test_vectors_have_256_dimensions_and_length_one(model: WordLlama) -> None:
 def test_a_text_without_tokens_raises_an_error_instead_of_nan(model: WordLlama) -> None:
     with pytest.raises(ValueError, match="without tokens"):
         list(model.embed_multi(["fine", ""]))
+
+
+def test_the_table_is_mapped_from_its_file_so_it_takes_memory_only_where_it_is_read() -> None:
+    _, table = model_files.load()
+    assert table.shape == (32_000, 256)
+    assert isinstance(table.base, np.memmap)
+    with pytest.raises(ValueError, match="read-only"):
+        table[0] = 0
 
 
 def test_threads_share_one_load() -> None:

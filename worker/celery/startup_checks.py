@@ -61,15 +61,17 @@ def check_sources() -> None:
             wiring.source(name)
 
 
-def check_models() -> Sequence[str]:
-    """Make the backends of all indexes, with the fallbacks for answers, and all rerankers. Returns their models.
+def check_models() -> None:
+    """Make the backends of all indexes, with the fallbacks for answers, and all rerankers.
 
     Raises SettingsError for the first that fails.
     """
-    embedding = [wiring.embedding_backend(used.name).model_id for used in embedding_backends_in_use()]
-    chat = [wiring.chat_backend(name).model_id for name in _chat_backends_in_use()]
-    rerank = [wiring.rerank_backend(name).model_id for name in configuration.current().rerank_backends]
-    return list(dict.fromkeys(embedding + chat + rerank))
+    for used in embedding_backends_in_use():
+        wiring.embedding_backend(used.name)
+    for name in _chat_backends_in_use():
+        wiring.chat_backend(name)
+    for name in configuration.current().rerank_backends:
+        wiring.rerank_backend(name)
 
 
 def _chat_backends_in_use() -> Iterator[str]:

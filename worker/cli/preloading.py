@@ -3,13 +3,12 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from multiprocessing.connection import Pipe
 from typing import TypeVar, cast
 
-from worker import backends, model_files, tokens, wiring
+from worker import backends, tokens, wiring
 from worker.celery import startup_checks
 from worker.celery.application import TASK_MODULES
 from worker.celery.upstream import registry
@@ -41,14 +40,6 @@ PROGRAMS = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Shared:
-    """Files that several programs read, by the names that the settings give them."""
-
-    tokenizers: Sequence[str] = ()
-    models: Sequence[str] = ()
-
-
 @cache
 def import_modules() -> None:
     """Import the modules of all programs, and compare the libraries with those that our changes were made for."""
@@ -62,23 +53,21 @@ def load(environment: Mapping[str, str]) -> None:
     backends.postpone_openai()
     for name in BACKENDS:
         import_module(name)
-    found = apart(lambda: shared_files(environment))
+    found = apart(lambda: tokenizers(environment))
     import_modules()  # meanwhile
-    shared = found()
-    for name in shared.tokenizers:
+    for name in found():
         with suppress(SettingsError):  # the program that needs it reports the error
             tokens.counter(name)
-    if "wordllama" in shared.models:
-        model_files.load()
 
 
-def shared_files(environment: Mapping[str, str]) -> Shared:
-    """Make the backends of all indexes, and return the files that they read. Raises SettingsError."""
+def tokenizers(environment: Mapping[str, str]) -> Sequence[str]:
+    """Make the backends of all indexes, and return the names of their tokenizers. Raises SettingsError."""
     os.environ.clear()
     os.environ.update(environment)
-    models = startup_checks.check_models()
-    used = startup_checks.embedding_backends_in_use()
-    return Shared(tokenizers=[wiring.embedding_backend(each.name).tokenizer for each in used], models=models)
+    startup_checks.check_models()
+    return [
+        wiring.embedding_backend(used.name).tokenizer for used in startup_checks.embedding_backends_in_use()
+    ]
 
 
 def apart(function: Callable[[], T]) -> Callable[[], T]:

@@ -34,6 +34,9 @@ class WordLlama(EmbeddingModel):
             raise ValueError(
                 "a text without tokens, such as an empty one, cannot be embedded: send texts with words"
             )
+        used = np.flatnonzero(np.bincount(np.concatenate(ids)))
+        rows = np.empty(table.shape, np.float32)  # only those that are used take memory
+        rows[used] = table[used]
         # text by text, since the rows of a whole batch would take some hundred megabytes
-        means = np.stack([table[rows].mean(axis=0) for rows in ids])
+        means = np.stack([rows[numbers].mean(axis=0) for numbers in ids])
         return iter((means / np.linalg.norm(means, axis=1, keepdims=True)).tolist())
