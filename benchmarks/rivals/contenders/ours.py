@@ -31,6 +31,7 @@ MAX_DOCUMENT_BYTES = 50_000_000
 BACKEND = "worker.backends.llm.LLMEmbeddingBackend"
 ENQUEUE = "SELECT vector_index.enqueue_document('default', %(id)s, %(text)s, %(title)s)"
 LIVE_BUILD = "SELECT live_build FROM vector_index.indexes WHERE name = 'default' AND live_build IS NOT NULL"
+KNOWN = "SELECT count(*) FROM vector_index.served_{build} WHERE live_rev IS NOT NULL"
 WAITS = """SELECT EXISTS (SELECT FROM vector_index.outbox WHERE error IS NULL)
     OR EXISTS (SELECT FROM vector_index.served_{build} WHERE want_rev IS NOT NULL AND state <> 'failed')"""
 ERRORS = """SELECT error FROM vector_index.outbox WHERE error IS NOT NULL
@@ -42,6 +43,7 @@ class Ours(Contender):
         super().__init__(database_url=database_url, variant=variant)
         self.home = tempfile.TemporaryDirectory(prefix="vector-index-")
         self.process = self._start()
+        self.connection = psycopg.connect(database_url, autocommit=True)
         broker = self._broker_url()
         self.app = Celery("application", broker=broker, backend=broker, set_as_current=False)
         # as docs/how-to/application.md does
@@ -54,7 +56,11 @@ class Ours(Contender):
         self._wait(self._send(documents[at : at + MESSAGE]) for at in range(0, len(documents), MESSAGE))
 
     def index_each(self, documents: list[Document], patience_seconds: float) -> int:
-        self._wait(self._send([document]) for document in documents)
+        """As docs/how-to/django.md does: the application sends a message for each, and skips its result."""
+        expected = self._count(KNOWN) + len(documents)
+        for document in documents:
+            self._send([document], ignore_result=True)
+        self._look_until(lambda: self._count(KNOWN) == expected)
         return len(documents)
 
     def search(self, question: str) -> None:
@@ -91,26 +97,40 @@ class Ours(Contender):
         return sent.get(timeout=PATIENCE_SECONDS)
 
     def rows(self) -> int:
-        with psycopg.connect(self.database_url) as connection:
-            found = connection.execute(LIVE_BUILD).fetchone()
-            if not found:
-                return 0
-            return connection.execute(f"SELECT count(*) FROM vector_index.chunks_{found[0]}").fetchone()[0]
+        return self._count("SELECT count(*) FROM vector_index.chunks_{build}")
 
     def close(self) -> None:
+        self.connection.close()
         self.process.send_signal(signal.SIGTERM)
         self.process.wait(60)
         self.home.cleanup()
 
-    def _send(self, documents: list[Document]) -> "AsyncResult[Any]":
+    def _send(self, documents: list[Document], **options: Any) -> "AsyncResult[Any]":
         arguments = {"documents": documents, "index": self.index_name}
-        return self.app.send_task("tasks.index_documents", queue="vector_index", kwargs=arguments)
+        return self.app.send_task("tasks.index_documents", queue="vector_index", kwargs=arguments, **options)
 
     def _wait(self, sent: Iterable["AsyncResult[Any]"]) -> None:
         for job in list(sent):
             result = job.get(timeout=PATIENCE_SECONDS)
             if result["failed"]:
                 raise RuntimeError(result["failed"][:3])
+
+    def _look_until(self, is_done: Callable[[], bool]) -> None:
+        """Look into the database until all documents are searchable."""
+        end = time.monotonic() + PATIENCE_SECONDS
+        while not is_done():
+            if time.monotonic() > end:
+                raise TimeoutError(f"documents still wait after {PATIENCE_SECONDS} s")
+            if errors := self._rows(ERRORS):
+                raise RuntimeError(errors)
+            time.sleep(LOOK_SECONDS)
+
+    def _count(self, query: str) -> int:
+        return sum(row[0] for row in self._rows(query))
+
+    def _rows(self, query: str) -> list[tuple[Any, ...]]:
+        build = self.connection.execute(LIVE_BUILD).fetchone()
+        return self.connection.execute(query.format(build=build[0])).fetchall() if build else []
 
     def _warm(self) -> None:
         """Let each staging process load its tokenizer: several small messages at once, twice."""
@@ -158,30 +178,19 @@ class Ours(Contender):
 class OursByOutbox(Ours):
     """The application enqueues documents in its own transactions, and looks until all of them are searchable."""
 
-    def __init__(self, *, database_url: str, variant: str) -> None:
-        super().__init__(database_url=database_url, variant=variant)
-        self.connection = psycopg.connect(database_url, autocommit=True)
-        (self.build,) = self.connection.execute(LIVE_BUILD).fetchone()
-
     def index(self, documents: list[Document]) -> None:
         with self.connection.transaction():
             self.connection.cursor().executemany(ENQUEUE, documents)
-        self._wait_for_all()
+        self._look_until(self._has_all)
 
     def index_each(self, documents: list[Document], patience_seconds: float) -> int:
         for document in documents:  # a commit each
             self.connection.execute(ENQUEUE, document)
-        self._wait_for_all()
+        self._look_until(self._has_all)
         return len(documents)
 
-    def _wait_for_all(self) -> None:
-        end = time.monotonic() + PATIENCE_SECONDS
-        while self.connection.execute(WAITS.format(build=self.build)).fetchone()[0]:
-            if time.monotonic() > end:
-                raise TimeoutError(f"documents still wait after {PATIENCE_SECONDS} s")
-            time.sleep(LOOK_SECONDS)
-        if errors := self.connection.execute(ERRORS.format(build=self.build)).fetchall():
-            raise RuntimeError(errors)
+    def _has_all(self) -> bool:
+        return not self._rows(WAITS)[0][0]
 
 
 def ours(*, database_url: str, variant: str) -> Ours:
