@@ -18,6 +18,7 @@ from worker.indexing.draining.drainer import Drainer
 from worker.search.modes import Ranker, Ranking
 from worker.search.queries import MODES, SearchQuery
 from worker.store import builds, connection, rarity, schema
+from worker.store import search as store_search
 from worker.store.builds import Build
 from worker.store.connection import Connection
 from worker.store.search import Excluded
@@ -246,6 +247,34 @@ def test_one_ranking_fills_a_page(
             found = application.passages("number 7", mode=mode, limit=limit, per_document=per_document)
             assert len(found) == limit
     assert len(ranked) == len(modes) * 3
+
+
+def test_a_wide_filter_is_remembered_and_answered_in_full_once_it_is_narrow(
+    application: Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To find out that it is wide, a search reads up to EXACT_CHUNKS chunks."""
+    application.put(*[{"id": n, "text": f"number {n}", "metadata": {"wide": True}} for n in range(30)])
+    monkeypatch.setattr(store_search, "EXACT_CHUNKS", 10)
+    statements: list[str] = []
+    part = store_search._part
+
+    def noted(name: str, *args: Any, **parts: Any) -> Any:
+        statements.append(name)
+        return part(name, *args, **parts)
+
+    monkeypatch.setattr(store_search, "_part", noted)
+
+    def asked(filter: dict[str, Any]) -> tuple[list[str], int]:
+        statements.clear()
+        found = application.search("number 7", mode="vector", filter=filter, limit=5)
+        return found, statements.count("exact")
+
+    first, again = asked({"wide": True}), asked({"wide": True})
+    assert first == (again[0], 1)
+    assert again[1] == 0
+    assert asked({"wide": {"$ne": False}}) == first
+    application.delete(*[str(n) for n in range(3, 30)])
+    assert sorted(asked({"wide": True})[0]) == ["0", "1", "2"]
 
 
 def test_hybrid_weights_of_an_index_choose_between_the_rankings(application: Application) -> None:

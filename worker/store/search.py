@@ -11,6 +11,7 @@ from pgvector import HalfVector, Vector
 from psycopg import IsolationLevel, sql
 from psycopg.rows import class_row
 
+from worker.store import wide_filters
 from worker.store.builds import OPERATORS, Build
 from worker.store.connection import LOOKUPS, Connection, prepared
 from worker.store.filters import EVERYTHING, Filter
@@ -159,7 +160,8 @@ def nearest(
 
     At most `per_content` chunks of a content or text that many documents share. Where a filter or an exclusion leaves
     at most EXACT_CHUNKS chunks, all of these are compared. Otherwise the vector index is scanned if it exists; if that
-    returns fewer contents than `candidates`, all chunks are compared.
+    returns fewer contents than `candidates`, all chunks are compared. A filter that was wide lately goes to the vector
+    index at once: see `wide_filters`.
     """
     values = _vector(build, query) | {"candidates": candidates, "per_content": per_content}
     values["rescored"] = max(RESCORED * candidates, MIN_RESCORED)
@@ -174,10 +176,12 @@ def nearest(
         found, read = run("exact", "chosen_by_text", most=EXACT_CHUNKS, after=after, before=before)
         if read <= EXACT_CHUNKS:
             return found
-    if where[0] != EVERYTHING or excluded:
+    if excluded or (where[0] != EVERYTHING and not wide_filters.is_known(connection, build, where)):
         found, read = run("exact", "chosen_by_filter", most=EXACT_CHUNKS)
         if read <= EXACT_CHUNKS:
             return found
+        if not excluded:
+            wide_filters.remember(connection, build, where)
     found, _ = run("nearest_quantised" if build.quantised else "nearest")
     if found.contents < candidates:
         found, _ = run("exact", "chosen_by_filter", most=ALL_CHUNKS)
