@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,15 +15,16 @@ from tests.fixtures.application import HashBackend
 from worker import configuration
 from worker.configuration import HNSWSettings
 from worker.recipes import Recipe
-from worker.store import builds, connection, hnsw, publishing, queue, rarity, search
+from worker.store import builds, connection, filling, garbage, hnsw, publishing, queue, rarity, search, verify
 from worker.store.builds import Build
 from worker.store.connection import Connection
 from worker.store.filters import compile_filter
+from worker.store.rebuilds import Pair
 
 DIMENSIONS, DOCUMENTS, CHUNKS = 64, 5_000, 4
 
 LOAD = """
-INSERT INTO vector_index.documents (index_id, id) SELECT 1, n FROM generate_series(1, {documents}) n;
+INSERT INTO vector_index.documents (index_id, id, head_rev) SELECT 1, n, n FROM generate_series(1, {documents}) n;
 INSERT INTO vector_index.revisions (rev, doc, title, metadata, text)
 SELECT doc, doc, '', jsonb_build_object('n', doc, 'tenant', doc % 1000, 'half', doc % 2), ''
 FROM vector_index.documents;
@@ -214,3 +216,78 @@ def test_claiming_saving_and_publishing_look_up_rows_by_key_in_one_process(
     assert any("chunks_1_hash_idx" in plan and "served_1_want_rev_idx" in plan for plan in found)
     tables = {"chunks_1", "embeddings_1", "pending_1", "served_1"}
     assert [plan for plan in found if "Gather" in plan or scanned(plan) & tables] == []
+
+
+def rows_read(plan: Any) -> Iterator[tuple[str, float]]:
+    """Each table that a plan has read, with the number of rows."""
+    if "Relation Name" in plan:
+        rows = plan["Actual Rows"] + plan.get("Rows Removed by Filter", 0)
+        yield plan["Relation Name"], rows * plan["Actual Loops"]
+    for child in plan.get("Plans", ()):
+        yield from rows_read(child)
+
+
+def reading(
+    conn: Connection, monkeypatch: pytest.MonkeyPatch, walk: Callable[[], Any], parameter: str
+) -> list[tuple[str, float]]:
+    """Run a walk; return each table that its statements with this parameter have read, with the number of rows."""
+    found: list[tuple[str, float]] = []
+    execute = type(conn).execute
+
+    def explaining(self: Connection, query: Any, params: Any = None, **options: Any) -> Any:
+        if isinstance(query, sql.Composed) and parameter in (params or {}):
+            explained = sql.SQL("EXPLAIN (ANALYZE, FORMAT JSON) {}").format(query)
+            [((plan,),)] = execute(self, explained, params).fetchall()
+            found.extend(rows_read(plan["Plan"]))
+        return execute(self, query, params, **options)
+
+    monkeypatch.setattr(type(conn), "execute", explaining)
+    walk()
+    monkeypatch.undo()
+    return found
+
+
+WALKS: dict[str, Callable[[Connection, Build], Any]] = {
+    check.name: partial(verify.find, check=check, max_attempts=5) for check in verify.CHECKS if check.over
+} | {
+    "unreferenced_vectors": garbage.unreferenced_embeddings,
+    "unreferenced_revisions": garbage.unreferenced_revisions,
+}
+
+
+@pytest.mark.parametrize("name", WALKS)
+def test_a_walk_in_slices_reads_no_other_table_as_a_whole_for_each_slice(
+    conn: Connection, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """It would take the square of their size."""
+
+    def walk() -> None:
+        assert list(WALKS[name](conn, live(conn))) == []  # nothing is wrong
+
+    read = reading(conn, monkeypatch, walk, "until")
+    assert read
+    for table, rows in read:
+        of_document = CHUNKS if table.startswith(("chunks", "embeddings")) else 1
+        assert rows <= garbage.SLICE * of_document, (table, rows)
+
+
+def test_filling_a_build_reads_no_table_as_a_whole_for_each_page(
+    conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = Pair(live=live(conn), new=replace(live(conn), build=2))
+    with conn.transaction(force_rollback=True):
+        conn.execute("CREATE TABLE vector_index.served_2 (LIKE vector_index.served_1 INCLUDING ALL)")
+        conn.execute(
+            "INSERT INTO vector_index.served_2 SELECT * FROM vector_index.served_1 WHERE doc <= 2000"
+        )
+        conn.execute("ANALYZE vector_index.served_2")
+        found: list[Any] = []
+        read = reading(
+            conn,
+            monkeypatch,
+            lambda: found.extend(filling.unfilled(conn, pair, after=2000, limit=100)),
+            "after",
+        )
+    assert [each.doc for each in found] == list(range(2001, 2101))
+    assert {table for table, _ in read} == {"documents", "served_1", "served_2", "revisions"}
+    assert max(rows for _, rows in read) <= 101

@@ -90,6 +90,9 @@ DROPPED = "the index, or a build of it, was dropped while it was being used: try
 # Of transactions whose statements look up rows by key. A kept plan was perhaps made while the tables were empty, so it
 # must scan none of them; and starting a process for a part of such a plan takes longer than all of the rest.
 LOOKUPS = "SELECT set_config('enable_seqscan', 'off', true), set_config('max_parallel_workers_per_gather', '0', true)"
+NO_JOINS_OF_TABLES = (
+    "SELECT set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true)"
+)
 
 _opening = threading.Lock()
 _pools: dict[tuple[int, str], ConnectionPool[Connection]] = {}
@@ -138,6 +141,18 @@ def lookups(connection: Connection) -> Iterator[None]:
     """Run a transaction whose statements look up rows by key: prepared, with plans that scan no table."""
     with connection.transaction(), prepared(connection):
         connection.execute(LOOKUPS)
+        yield
+
+
+@contextmanager
+def walking(connection: Connection) -> Iterator[None]:
+    """Run a transaction whose statements read a slice of a table, and look up rows of other tables by key.
+
+    Otherwise plans read other tables as a whole for each slice: a walk then takes the square of their size.
+    """
+    with connection.transaction():
+        connection.execute(LOOKUPS)
+        connection.execute(NO_JOINS_OF_TABLES)
         yield
 
 

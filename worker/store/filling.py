@@ -8,7 +8,7 @@ from psycopg.rows import class_row
 
 from worker.documents import Chunk
 from worker.store import builds, writing
-from worker.store.connection import Connection, retry_on_deadlock
+from worker.store.connection import Connection, retry_on_deadlock, walking
 from worker.store.locking import LockedServed, lock_served
 from worker.store.rebuilds import Pair
 from worker.store.statements import statement
@@ -47,8 +47,9 @@ class Filled:
 def unfilled(connection: Connection, pair: Pair, *, after: int, limit: int) -> list[Unfilled]:
     """Documents after a key that the new build lacks, by doc, with the revision that it needs."""
     parameters = {"index_id": pair.new.index_id, "after": after, "limit": limit}
-    rows = connection.execute(pair.sql("unfilled"), parameters)
-    return [Unfilled(doc=doc, rev=rev, bytes=size) for doc, rev, size in rows]
+    with walking(connection):
+        rows = connection.execute(pair.sql("unfilled"), parameters)
+        return [Unfilled(doc=doc, rev=rev, bytes=size) for doc, rev, size in rows]
 
 
 def texts(connection: Connection, revs: Sequence[int]) -> list[StoredText]:

@@ -14,7 +14,7 @@ from psycopg import sql
 
 from worker.store import builds, refusals
 from worker.store.builds import Build
-from worker.store.connection import Connection, retry_on_deadlock
+from worker.store.connection import Connection, retry_on_deadlock, walking
 from worker.store.statements import SCHEMA, statement, statements, tables
 
 SLICE = 2_000  # rows that one statement looks at
@@ -23,6 +23,8 @@ KEPT_SHARE = 0.2  # share of unreferenced vectors that a build keeps, in case th
 
 Key = int | bytes | str
 LOWEST, HIGHEST = {"hash": b""}, {"hash": b"\xff" * 33}  # other keys are numbers from 1
+PLACE = "ctid"  # key of a walk in the order in which rows are stored, of rows that are never updated
+PAGES = 100  # of a slice in that order
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,14 +169,24 @@ def find_in_slices(
     """Run a statement over each slice of a table: the name to show by key. Each slice is one snapshot."""
     for after, until in slices(connection, build, table, key):
         values = {"after": after, "until": until, "index_id": build.index_id, **(parameters or {})}
-        rows = connection.execute(text, values).fetchall()
+        with walking(connection):
+            rows = connection.execute(text, values).fetchall()
         if rows:
             yield dict(rows)
 
 
 def slices(connection: Connection, build: Build, table: str, key: str) -> Iterator[tuple[Key, Key]]:
-    """The bounds of slices of SLICE rows in key order: above the first bound, up to and including the second."""
+    """The bounds of slices in key order: above the first bound, up to and including the second.
+
+    A slice has SLICE rows. In the order of PLACE it has PAGES pages, and the last one ends with the table as it was.
+    """
     walked = tables(build.build).get(table, sql.Identifier(SCHEMA, table))
+    if key == PLACE:
+        [(pages,)] = connection.execute(
+            sql.SQL(statements("garbage.sql")["pages"]).format(table=walked)
+        ).fetchall()
+        yield from ((f"({at},0)", f"({at + PAGES},0)") for at in range(0, pages, PAGES))
+        return
     text = sql.SQL(statements("garbage.sql")["slice_end"]).format(key=sql.Identifier(key), table=walked)
     after: Any = LOWEST.get(key, 0)
     highest: Any = HIGHEST.get(key, 2**63 - 1)

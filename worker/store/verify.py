@@ -15,7 +15,7 @@ from psycopg import sql
 from worker.documents import digest, embedding_text
 from worker.store import builds, garbage, publishing
 from worker.store.builds import Build
-from worker.store.connection import Connection, retry_on_deadlock
+from worker.store.connection import Connection, retry_on_deadlock, walking
 from worker.store.garbage import Key
 from worker.store.statements import BUILD_TABLES, SCHEMA, statement, statements
 
@@ -33,7 +33,7 @@ class Check:
     name: str  # also of its statement in verify.sql, unless it has `find`
     problem: str  # what it finds, in the plural
     remedy: str  # what a repair does about it
-    over: tuple[str, str] | None = None  # the table to walk in slices, and its key
+    over: tuple[str, str] | None = None  # the table to walk in slices, and the key that orders it
     find: Find | None = None
     repair: Repair | None = None  # None: the repair is in worker/indexing/verification.py
     # of garbage only: delete all of it; the number of rows
@@ -110,7 +110,7 @@ def _find_wrong_chunks(connection: Connection, build: Build) -> Iterator[dict[Ke
     prefix = build.recipe["document_prefix"]
     text = build.sql("verify.sql", "wrong_chunks")
     for after, until in garbage.slices(connection, build, "served", "doc"):
-        with connection.cursor() as cursor:
+        with walking(connection), connection.cursor() as cursor:
             rows = cursor.stream(text, {"after": after, "until": until})
             wrong = {doc: id for doc, id, whole, *columns in rows if not _fits(whole, columns, prefix)}
         if wrong:
@@ -223,14 +223,14 @@ CHECKS = (
         name="bad_vectors",
         problem="vectors of the wrong length, of zeros or NaN",
         remedy="delete them and queue their contents",
-        over=("embeddings", "hash"),
+        over=("embeddings", garbage.PLACE),
         repair=_embed_again,
     ),
     Check(
         name="missing_vectors",
         problem="searchable documents with a missing vector",
         remedy="queue the missing contents",
-        over=("served", "doc"),
+        over=("chunks", "hash"),
         repair=_queue_documents,
     ),
     Check(

@@ -10,6 +10,9 @@ RETURNING name
 -- name: slice_end: the key that ends a slice
 SELECT {key} FROM {table} WHERE {key} > %(after)s ORDER BY {key} OFFSET %(size)s LIMIT 1
 
+-- name: pages: number of pages of a table
+SELECT pg_relation_size('{table}'::regclass) / current_setting('block_size')::int
+
 -- name: lock_timeout: limit the wait for the lock, as everything behind a waiting collection waits too
 SET LOCAL lock_timeout = '1s'
 

@@ -10,11 +10,11 @@ WHERE d.doc > %(after)s AND d.doc <= %(until)s AND d.index_id = %(index_id)s AND
 SELECT s.doc, coalesce(d.id, s.doc::text) FROM {served} s LEFT JOIN vector_index.documents d USING (doc)
 WHERE s.doc > %(after)s AND s.doc <= %(until)s AND (d.doc IS NULL OR d.deleted)
 
--- name: missing_text: live or wanted revisions without a stored text
+-- name: missing_text: live or wanted revisions without a stored text. OFFSET keeps plans from reading all revisions
 SELECT s.doc, coalesce(d.id, s.doc::text) FROM {served} s LEFT JOIN vector_index.documents d USING (doc)
 WHERE s.doc > %(after)s AND s.doc <= %(until)s AND (
-    s.live_rev IS NOT NULL AND NOT EXISTS (SELECT FROM vector_index.revisions r WHERE r.rev = s.live_rev)
-    OR s.state = 'pending' AND NOT EXISTS (SELECT FROM vector_index.revisions r WHERE r.rev = s.want_rev))
+    s.live_rev IS NOT NULL AND NOT EXISTS (SELECT FROM vector_index.revisions r WHERE r.rev = s.live_rev OFFSET 0)
+    OR s.state = 'pending' AND NOT EXISTS (SELECT FROM vector_index.revisions r WHERE r.rev = s.want_rev OFFSET 0))
 
 -- name: wrong_chunks: live and wanted revisions with their text and chunks, which the caller compares
 SELECT s.doc, coalesce(d.id, s.doc::text), r.text, c.ordinals, c.starts, c.ends, c.hashes, c.headings, c.texts
@@ -32,10 +32,14 @@ SELECT DISTINCT c.rev, 'revision ' || c.rev FROM {chunks} c
 WHERE c.rev > %(after)s AND c.rev <= %(until)s
     AND NOT EXISTS (SELECT FROM {served} s WHERE s.live_rev = c.rev) AND NOT EXISTS (SELECT FROM {served} s WHERE s.want_rev = c.rev)
 
--- name: missing_vectors: documents with a live chunk that has no vector
-SELECT s.doc, coalesce(d.id, s.doc::text) FROM {served} s LEFT JOIN vector_index.documents d USING (doc)
-WHERE s.doc > %(after)s AND s.doc <= %(until)s AND EXISTS (
-    SELECT FROM {chunks} c WHERE c.rev = s.live_rev AND NOT EXISTS (SELECT FROM {embeddings} e WHERE e.hash = c.hash))
+-- name: missing_vectors: documents with a live chunk that has no vector. Contents come first, as both indexes have them
+-- in this order
+WITH missing AS MATERIALIZED (
+    SELECT c.hash FROM {chunks} c WHERE c.hash > %(after)s AND c.hash <= %(until)s
+        AND NOT EXISTS (SELECT FROM {embeddings} e WHERE e.hash = c.hash))
+SELECT s.doc, coalesce(d.id, s.doc::text) FROM missing m
+CROSS JOIN LATERAL (SELECT rev FROM {chunks} WHERE hash = m.hash OFFSET 0) c
+JOIN {served} s ON s.live_rev = c.rev LEFT JOIN vector_index.documents d USING (doc)
 
 -- name: missing_queue_entries: pending documents with a chunk that is neither embedded nor queued
 SELECT s.doc, coalesce(d.id, s.doc::text) FROM {served} s LEFT JOIN vector_index.documents d USING (doc)
@@ -59,7 +63,7 @@ WHERE p.hash > %(after)s AND p.hash <= %(until)s AND p.attempts >= %(max_attempt
 
 -- name: bad_vectors: vectors of the wrong length, of zeros or with NaN; NaN is greater than every number
 SELECT e.hash, encode(e.hash, 'hex') FROM {embeddings} e
-WHERE e.hash > %(after)s AND e.hash <= %(until)s
+WHERE e.ctid > %(after)s::tid AND e.ctid <= %(until)s::tid
     AND (vector_dims(e.embedding) <> %(dimensions)s OR NOT (e.embedding <#> e.embedding) < 0)
 
 -- name: invalid_indexes: invalid Postgres indexes on the tables of the build, except those that are being built
