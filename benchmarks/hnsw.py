@@ -39,7 +39,8 @@ from worker.store.builds import Build
 from worker.store.connection import Connection
 from worker.store.filters import compile_filter
 
-from .search import Made, milliseconds
+from .collection import Made
+from .search import milliseconds
 
 BATCH = 100
 QUESTIONS = 100
@@ -120,17 +121,12 @@ def main(*, chunks: int = 20_000, dimensions: int = 1_536, vectors: int = 50_000
 @contextmanager
 def index(rows: int, dimensions: int, settings: IndexSettings) -> Iterator[Loaded]:
     """Start a server with an index of so many documents, all of them pending."""
-
-    class Backend(Made):
-        pass
-
-    Backend.dimensions = dimensions
     with tempfile.TemporaryDirectory() as home, services.running(Path(home), durable=False) as own:
         url = own.addresses.database_url
         schema.install(url)
         try:
             with connection.checkout(url) as conn:
-                [build] = builds.ensure(conn, "default", Recipe.of(settings, Backend()).as_json)
+                [build] = builds.ensure(conn, "default", Recipe.of(settings, Made(dimensions)).as_json)
                 conn.execute(DOCUMENTS.format(rows=rows).encode())
                 yield Loaded(url=url, conn=conn, build=build)
         finally:

@@ -17,7 +17,7 @@ from dataclasses import replace
 from hashlib import blake2b
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import numpy as np
 import psycopg
@@ -30,6 +30,7 @@ from worker.index import Index
 from worker.indexing import reindexing
 from worker.indexing.draining.drainer import Drainer
 from worker.indexing.jobs import job_result
+from worker.results import Reindexed
 from worker.sources.sql import SQLSource
 from worker.store import connection, schema
 from worker.store.reindexing import ReindexRequest
@@ -133,9 +134,9 @@ def peak_mb() -> float:
     return int(kilobytes[1]) / 1024
 
 
-def _result(url: str, task_id: str) -> dict[str, Any] | None:
+def _result(url: str, task_id: str) -> Reindexed | None:
     with connection.checkout(url) as conn:
-        return job_result(conn, "default", task_id)
+        return cast("Reindexed | None", job_result(conn, "default", task_id))
 
 
 if __name__ == "__main__":

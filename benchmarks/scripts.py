@@ -17,7 +17,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import log2
 from pathlib import Path
@@ -75,7 +75,7 @@ def together(url: str, files: Sequence[Path], number: int, field: str | None) ->
     print(f"search {1000 * statistics.median(times):.1f} ms")
 
 
-def load(url: str, documents: Sequence[dict[str, Any]], *, name: str, **changes: Any) -> Index:
+def load(url: str, documents: Sequence[Mapping[str, Any]], *, name: str, **changes: Any) -> Index:
     """Index documents under these settings."""
     settings = replace(configuration.load({}).index("default"), name=name, **changes)
     backend = wiring.make_backend(settings.embedding_backend)

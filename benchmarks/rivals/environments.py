@@ -47,11 +47,25 @@ def _install(place: Path, requirements: Path) -> None:
     if uv := shutil.which("uv"):
         run([uv, "venv", "--quiet", "--no-config", "--python", sys.executable, place])
         # copied: nltk refuses data that is linked from elsewhere
-        options = ["--quiet", "--no-deps", "--link-mode", "copy", "--python", place / "bin" / "python"]
+        options: list[str | Path] = [
+            "--quiet",
+            "--no-deps",
+            "--link-mode",
+            "copy",
+            "--python",
+            place / "bin" / "python",
+        ]
         run([uv, "pip", "install", *options, "-r", requirements])
         return
     run([sys.executable, "-m", "venv", place])
-    pip = [place / "bin" / "python", "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
+    pip: list[str | Path] = [
+        place / "bin" / "python",
+        "-m",
+        "pip",
+        "install",
+        "-qq",
+        "--disable-pip-version-check",
+    ]
     run([*pip, "--no-deps", "-r", requirements])
 
 

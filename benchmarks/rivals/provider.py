@@ -144,6 +144,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self.received += data
         while self.length is not None or self._read_head():
+            assert self.length is not None
             if len(self.received) < self.length:
                 return
             body = bytes(self.received[: self.length])
