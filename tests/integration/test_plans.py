@@ -18,7 +18,7 @@ from worker.recipes import Recipe
 from worker.store import builds, connection, filling, garbage, hnsw, publishing, queue, rarity, search, verify
 from worker.store.builds import Build
 from worker.store.connection import Connection
-from worker.store.filters import compile_filter
+from worker.store.filters import Filter, compile_filter
 from worker.store.rebuilds import Pair
 
 DIMENSIONS, DOCUMENTS, CHUNKS = 64, 5_000, 4
@@ -133,6 +133,52 @@ def test_a_search_right_after_a_load_walks_no_documents(
         [plan] = plans(conn, monkeypatch, ask)
     assert "served_1_live_rev_idx" in plan
     assert "served_1_pkey" not in plan
+
+
+PREPARED = """
+SELECT count(*) FILTER (WHERE statement LIKE %s), sum(generic_plans) FILTER (WHERE statement LIKE %s)::int
+FROM pg_prepared_statements
+"""
+SCANS = "SELECT relname, seq_scan FROM pg_stat_xact_user_tables WHERE schemaname = 'vector_index' ORDER BY relname"
+
+
+@pytest.mark.parametrize("mode", ["vector", "text"])
+def test_searches_of_a_large_index_share_a_plan_that_scans_no_table(conn: Connection, mode: str) -> None:
+    build, found = live(conn), []
+    conn.execute("DEALLOCATE ALL")
+    with search.snapshot(conn):
+        before = conn.execute(SCANS).fetchall()
+        for n in range(1, 13):
+            words = rarity.read_words(conn, build, f"word{n} n{n}")
+            if mode == "vector":
+                nearest = search.nearest(conn, build, VECTOR + n, candidates=10, where=ALL, words=words)
+                found.append(nearest.hits)
+            else:
+                found.append(search.lexical(conn, build, words, VECTOR, candidates=10, where=ALL).hits)
+        assert conn.execute(SCANS).fetchall() == before
+    pattern = "%e.embedding%" if mode == "vector" else "%visible%"
+    [(statements, shared)] = conn.execute(PREPARED, [pattern, pattern])
+    assert statements == 1
+    # Postgres makes five plans for their values first; by words, those may stay cheaper than one for any words
+    assert shared == 7 or mode == "text"
+    assert len({tuple(hits) for hits in found}) == 12
+
+
+def test_only_the_common_searches_of_a_large_index_are_prepared(conn: Connection) -> None:
+    def prepared(build: Build, where: Filter, question: str) -> bool:
+        conn.execute("DEALLOCATE ALL")
+        conn._prepared.clear()  # psycopg's own list of what it has prepared
+        with search.snapshot(conn):
+            words = rarity.read_words(conn, build, question)
+            search.lexical(conn, build, words, VECTOR, candidates=10, where=where)
+        row = conn.execute(PREPARED, ["%visible%", "%"]).fetchone()
+        return row is not None and row[0] > 0
+
+    build = live(conn)
+    assert prepared(build, ALL, "word7 n7")
+    assert not prepared(replace(build, is_indexed=False), ALL, "word7 n7")
+    assert not prepared(build, compile_filter({"tenant": 7}), "word7 n7")
+    assert not prepared(build, ALL, " ".join(f"word{n}" for n in range(9)))
 
 
 @pytest.mark.slow

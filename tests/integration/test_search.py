@@ -21,6 +21,7 @@ from worker.store import builds, connection, rarity, schema
 from worker.store import search as store_search
 from worker.store.builds import Build
 from worker.store.connection import Connection
+from worker.store.rankings import Shape
 from worker.store.search import Excluded
 
 PETS = [
@@ -256,13 +257,13 @@ def test_a_wide_filter_is_remembered_and_answered_in_full_once_it_is_narrow(
     application.put(*[{"id": n, "text": f"number {n}", "metadata": {"wide": True}} for n in range(30)])
     monkeypatch.setattr(store_search, "EXACT_CHUNKS", 10)
     statements: list[str] = []
-    part = store_search._part
+    ranking = store_search.ranking
 
-    def noted(name: str, *args: Any, **parts: Any) -> Any:
-        statements.append(name)
-        return part(name, *args, **parts)
+    def noted(shape: Shape) -> Any:
+        statements.append(shape.name)
+        return ranking(shape)
 
-    monkeypatch.setattr(store_search, "_part", noted)
+    monkeypatch.setattr(store_search, "ranking", noted)
 
     def asked(filter: dict[str, Any]) -> tuple[list[str], int]:
         statements.clear()

@@ -47,7 +47,7 @@ def _shares(ranker: Ranker, hits: Sequence[Hit]) -> Mapping[Place, Mapping[str, 
     halves = ranker.halves
     found: dict[Place, Mapping[str, float]] = {}
     for target, words in zip(halves.targets, halves.words, strict=True):
-        places = [(hit.rev, hit.ordinal) for hit in hits if hit.index == target.build.index]
+        places = [(hit.rev, hit.ordinal) for hit in hits if hit.index_name == target.build.index]
         if places and words.weights:
             found |= explanation.word_shares(halves.connection, target.build, words, places)
     return found

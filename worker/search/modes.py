@@ -75,6 +75,8 @@ class Ranker:
     def boosted_score(self, hit: Hit) -> float:
         """The score of a hit with the boosts of the query."""
         boosting = self.halves.query.boosting
+        if not boosting:
+            return self.score(hit)
         return boosted(self.score(hit), [boost.factor(self.metadata[hit.rev]) for boost in boosting])
 
     def _has_more(self, found: Found, candidates: int) -> bool:

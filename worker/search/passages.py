@@ -89,7 +89,7 @@ def read_passages(
             chunks=(first.ordinal, last.ordinal),
             score=max(score for _, score in group),
             similarity=max(similarities, default=None),
-            index=group[0][0].index if details.with_index else None,
+            index=group[0][0].index_name if details.with_index else None,
             context=_context(contexts.get((first.rev, first.ordinal)), first.start, last.end, around),
         )
 
@@ -100,12 +100,15 @@ def _ends(
     """The first and the last chunk of each passage, which is one chunk where they are the same."""
     found: dict[tuple[str, Place], Chunk] = {}
     for build in builds:
-        places = {(hit.rev, hit.ordinal) for end in ends for hit in end if hit.index == build.index}
+        places = {(hit.rev, hit.ordinal) for end in ends for hit in end if hit.index_name == build.index}
         if places:
             read = search.chunks(connection, build, list(places))
             found |= {(build.index, place): chunk for place, chunk in read.items()}
     return [
-        (found[first.index, (first.rev, first.ordinal)], found[last.index, (last.rev, last.ordinal)])
+        (
+            found[first.index_name, (first.rev, first.ordinal)],
+            found[last.index_name, (last.rev, last.ordinal)],
+        )
         for first, last in ends
     ]
 

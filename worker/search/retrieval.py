@@ -191,19 +191,21 @@ def rank_documents(
 def _groups(ranker: Ranker, wanted: int) -> list[list[ScoredHit]]:
     """Groups of neighbouring chunks, one for each of the first passages; ranks more contents until there are enough."""
     query = ranker.halves.query
+    # a chunk within these ranks may still join the last passage of the page, and pages must fit together
+    window = WINDOW if query.per_document != 1 else 0
+    enough = MAX_MERGED * wanted + WINDOW  # unless texts repeat or `per_document` leaves chunks out
     selection = Selection(query.per_document)
+    groups: list[list[int]] = []
     while True:
-        # fills the page, unless texts repeat or `per_document` leaves chunks out: then the next contents follow
-        ranking = ranker.rank(MAX_MERGED * wanted + WINDOW, selection.excluded)
-        selection.add(
-            (hit, score)
-            for hit, score in ranking.hits
-            if passes_threshold(hit, ranker.halves.build, query.similarity_threshold)
-        )
-        chosen = selection.hits
-        groups = merge_neighbours([(hit.doc, hit.ordinal) for hit, _ in chosen])
-        # a chunk within these ranks may still join the last passage of the page, and pages must fit together
-        window = WINDOW if query.per_document != 1 else 0
-        complete = len(groups) >= wanted and min(groups[wanted - 1]) + window < len(chosen)
-        if complete or not ranking.more:
-            return [[chosen[at] for at in group] for group in groups[:wanted]]
+        ranking = ranker.rank(enough, selection.excluded)
+        for start in range(0, len(ranking.hits), enough):
+            selection.add(
+                (hit, score)
+                for hit, score in ranking.hits[start : start + enough]
+                if passes_threshold(hit, ranker.halves.build, query.similarity_threshold)
+            )
+            groups = merge_neighbours([(hit.doc, hit.ordinal) for hit, _ in selection.hits])
+            if len(groups) >= wanted and min(groups[wanted - 1]) + window < len(selection.hits):
+                return [[selection.hits[at] for at in group] for group in groups[:wanted]]
+        if not ranking.more:
+            return [[selection.hits[at] for at in group] for group in groups[:wanted]]

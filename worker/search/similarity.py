@@ -25,8 +25,7 @@ def scaled(found: Found, scale: float, build: Build) -> Found:
         return found
     is_cosine = build.recipe["distance"] == "cosine"
     hits = [
-        replace(
-            hit,
+        hit._replace(
             distance=1 - scale * (1 - hit.distance)
             if is_cosine and hit.distance is not None
             else hit.distance,

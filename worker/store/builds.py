@@ -41,7 +41,8 @@ class Build:
     state: str  # filling, closing, live or retired
     recipe: Mapping[str, Any]
     # only the live build of a search knows these, so they do not tell builds apart:
-    quantised: bool = field(default=False, compare=False)  # its vector index has one bit a number
+    is_indexed: bool = field(default=False, compare=False)  # it has a vector index
+    quantised: bool = field(default=False, compare=False)  # with one bit a number
     languages: Sequence[str] = field(default=(), compare=False)  # of its documents, beside its own
 
     def sql(self, file: str, name: str) -> sql.Composed:

@@ -6,8 +6,8 @@ from psycopg import sql
 
 from worker.store.builds import Build
 from worker.store.connection import Connection
+from worker.store.rankings import word_terms, word_values
 from worker.store.rarity import Words
-from worker.store.search import word_terms, word_values
 from worker.store.statements import statements, tables
 
 
@@ -18,7 +18,7 @@ def word_shares(
 
     The shares of a chunk add up to its relevance.
     """
-    array = sql.SQL("ARRAY[{}]").format(sql.SQL(", ").join(word_terms(words)))
+    array = sql.SQL("ARRAY[{}]").format(sql.SQL(", ").join(word_terms(len(words.weights))))
     shares = sql.SQL(statements("search.sql")["relevance"]).format(terms=array)
     text = sql.SQL(statements("search.sql")["word_shares"]).format(shares=shares, **tables(build.build))
     revs, ordinals = (list(column) for column in zip(*places, strict=True))

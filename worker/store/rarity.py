@@ -66,7 +66,7 @@ def read_words(
         "tags": [language.tag for language in asked],
         "lexemes": QUESTION_LEXEMES,
     }
-    rows = connection.execute(build.sql("search.sql", "lexemes"), values).fetchall()
+    rows = connection.execute(build.sql("search.sql", "lexemes"), values, prepare=True).fetchall()
     if not any(lexeme for _, lexeme, *_ in rows):
         return NO_WORDS
     estimate, version = rows[0][2:]
@@ -148,7 +148,8 @@ def _count(connection: Connection, build: Build, words: Sequence[str], *, most: 
     if not words:
         return {}
     values = {"lexemes": list(words), "most": most}
-    return dict(connection.execute(build.sql("search.sql", "frequencies"), values).fetchall())
+    text = build.sql("search.sql", "frequencies")
+    return dict(connection.execute(text, values, prepare=build.is_indexed).fetchall())
 
 
 def _quoted(lexeme: str, tag: str) -> str:

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +12,10 @@ from psycopg import IsolationLevel, sql
 from psycopg.rows import class_row
 
 from worker.store import wide_filters
-from worker.store.builds import OPERATORS, Build
+from worker.store.builds import Build
 from worker.store.connection import LOOKUPS, Connection, prepared
 from worker.store.filters import EVERYTHING, Filter
+from worker.store.rankings import Shape, ranking, shape, word_values
 from worker.store.rarity import NO_WORDS, Words
 from worker.store.statements import statement, statements, tables
 
@@ -31,14 +32,11 @@ ALL_CHUNKS = 2**62
 
 MIN_KEY, MAX_KEY = -(2**63), 2**63 - 1  # of a text: bigint
 
-# Of an average chunk: 26 (Arabic) to 49 (English) lexemes of words in chunks of up to 240 tokens
-LEXEMES_PER_TOKEN = 0.2
 RANKED_CHUNKS = 20_000  # of a word that is in more chunks, as many are ranked
 
 
-@dataclass(frozen=True, kw_only=True)
-class Hit:
-    """A visible chunk that a ranking has found."""
+class Hit(NamedTuple):
+    """A visible chunk that a ranking has found, in the order of the statement `hits`."""
 
     doc: int
     rev: int
@@ -48,10 +46,8 @@ class Hit:
     distance: float | None  # None: the search uses no vector
     cosine: float | None  # of the angle to the question's vector, whatever the distance of the index
     words: float  # relevance by words, from 0 for none of them to at most 2.2
-    index: str
+    index_name: str
 
-
-HIT = [field.name for field in fields(Hit)][:-1]  # in the order of the statement `hits`
 
 Place = tuple[int, int]  # revision and ordinal of a chunk
 
@@ -163,28 +159,37 @@ def nearest(
     returns fewer contents than `candidates`, all chunks are compared. A filter that was wide lately goes to the vector
     index at once: see `wide_filters`.
     """
-    values = _vector(build, query) | {"candidates": candidates, "per_content": per_content}
-    values["rescored"] = max(RESCORED * candidates, MIN_RESCORED)
     after, before = excluded.gaps
+    values = _vector(build, query) | {"after": after, "before": before}
+    common = shape(
+        build,
+        where,
+        words,
+        name="nearest_quantised" if build.quantised else "nearest",
+        has_question=True,
+        candidates=candidates,
+        per_content=per_content,
+        rescored=max(RESCORED * candidates, MIN_RESCORED),
+        excludes_documents=bool(excluded.documents),
+        excludes_texts=bool(excluded.texts),
+    )
 
-    def run(name: str, chosen: str = "", **bound: Any) -> tuple[Found, int]:
-        parts = {"chosen": _part(chosen, build, where, excluded)} if chosen else {}
-        part = _part(name, build, where, excluded, **parts)
-        return _hits(connection, build, part, {**values, **bound}, where, excluded, words)
+    def run(**others: Any) -> tuple[Found, int]:
+        return _hits(connection, build, replace(common, **others), values, where, excluded, words)
 
     if excluded.texts:
-        found, read = run("exact", "chosen_by_text", most=EXACT_CHUNKS, after=after, before=before)
+        found, read = run(name="exact", chosen="chosen_by_text", most=EXACT_CHUNKS)
         if read <= EXACT_CHUNKS:
             return found
     if excluded or (where[0] != EVERYTHING and not wide_filters.is_known(connection, build, where)):
-        found, read = run("exact", "chosen_by_filter", most=EXACT_CHUNKS)
+        found, read = run(name="exact", chosen="chosen_by_filter", most=EXACT_CHUNKS)
         if read <= EXACT_CHUNKS:
             return found
         if not excluded:
             wide_filters.remember(connection, build, where)
-    found, _ = run("nearest_quantised" if build.quantised else "nearest")
+    found, _ = run()
     if found.contents < candidates:
-        found, _ = run("exact", "chosen_by_filter", most=ALL_CHUNKS)
+        found, _ = run(name="exact", chosen="chosen_by_filter", most=ALL_CHUNKS)
     return found
 
 
@@ -201,48 +206,23 @@ def lexical(
     """The chunks of the contents that are most relevant by words, best first. With `query`, they have a distance."""
     if not words.finding:
         return Found(hits=[], contents=0)
-    values: dict[str, Any] = {"candidates": candidates, "per_content": DOCUMENTS_PER_CONTENT}
-    values["most"] = RANKED_CHUNKS
-    values["lexemes"] = " | ".join(words.finding)
-    distance: sql.Composable = sql.SQL("NULL::float8")
+    values: dict[str, Any] = {"lexemes": " | ".join(words.finding)}
     if query is not None:
-        distance = sql.SQL("e.embedding {operator} %(query)b::{vector}").format(**_operator(build))
         values |= _vector(build, query)
-    part = _part("lexical", build, where, excluded, relevance=_relevance(words), distance=distance)
-    found, ranked = _hits(connection, build, part, values, where, excluded, words)
+    by_words = shape(
+        build,
+        where,
+        words,
+        name="lexical",
+        has_question=query is not None,
+        candidates=candidates,
+        per_content=DOCUMENTS_PER_CONTENT,
+        most=RANKED_CHUNKS,
+        excludes_documents=bool(excluded.documents),
+        excludes_texts=bool(excluded.texts),
+    )
+    found, ranked = _hits(connection, build, by_words, values, where, excluded, words)
     return replace(found, unread=ranked == RANKED_CHUNKS)
-
-
-def _relevance(words: Words) -> sql.Composable:
-    """The relevance of a chunk by words, for the values of `word_values`: BM25 with k1 = 1.2 and b = 0.75.
-
-    A part of an identifier counts half, and the length of a chunk is that of its words: a text that has
-    `StopIteration` says less about `stop` than one that has the word.
-
-    ts_rank of one lexeme with all weights 1 grows with the number n of its occurrences as the sum of 1/i² does. So
-    1.55 * (1 / ts_rank - 1) is 1 / n: exactly for n = 1, about that for more.
-    """
-    if not words.weights:
-        return sql.SQL("0.0::float8")
-    terms = sql.SQL(" + ").join(word_terms(words))
-    return sql.SQL(statements("search.sql")["relevance"]).format(terms=terms)
-
-
-def word_terms(words: Words) -> Sequence[sql.Composable]:
-    """What each word adds to the relevance of a chunk, for the values of `word_values`."""
-    term = sql.SQL(statements("search.sql")["term"])
-    return [
-        term.format(weight=sql.Placeholder(f"weight_{at}"), word=sql.Placeholder(f"word_{at}"))
-        for at in range(len(words.weights))
-    ]
-
-
-def word_values(build: Build, words: Words) -> dict[str, Any]:
-    """The parameters of `word_terms`."""
-    values: dict[str, Any] = {"average": LEXEMES_PER_TOKEN * build.recipe["chunk_tokens"]}
-    for at, (word, weight) in enumerate(words.weights.items()):
-        values |= {f"weight_{at}": 2.2 * weight, f"word_{at}": word}
-    return values
 
 
 def chunks(connection: Connection, build: Build, places: Sequence[Place]) -> Mapping[Place, Chunk]:
@@ -286,61 +266,21 @@ def neighbours(
 def _hits(
     connection: Connection,
     build: Build,
-    found: sql.Composable,
+    shape: Shape,
     values: Mapping[str, Any],
     where: Filter,
     excluded: Excluded,
     words: Words,
 ) -> tuple[Found, int]:
     """The result of a ranking, and the number of chunks that it chose from if the ranking counts it, else 0."""
-    matching = "(SELECT count(*) FROM visible)" if "most" in values else "0"
-    cosine = "NULL::float8"
-    if "query" in values:
-        cosine = (
-            "1 - h.distance" if build.recipe["distance"] == "cosine" else statements("search.sql")["cosine"]
-        )
-    text = _part(
-        "hits",
-        build,
-        where,
-        excluded,
-        found=found,
-        matching=sql.SQL(matching),
-        relevance=_relevance(words),
-        cosine=sql.SQL(cosine).format(**_operator(build), **tables(build.build)),
-    )
     left_out = {"documents": list(excluded.documents), "texts": list(excluded.texts)}
     rows: list[Any] = connection.execute(
-        text, {**values, **word_values(build, words), **left_out, **where[1]}
+        ranking(shape),
+        {**values, **word_values(build, words), **left_out, **where[1]},
+        prepare=build.is_indexed and shape.is_common,
     ).fetchall()
-    hits = [
-        Hit(**dict(zip(HIT, columns, strict=True)), index=build.index)
-        for _, _, *columns in rows
-        if columns[0] is not None
-    ]
+    hits = [Hit._make((*columns, build.index)) for _, _, *columns in rows if columns[0] is not None]
     return Found(hits=hits, contents=rows[0][1]), rows[0][0]
-
-
-def _part(
-    name: str, build: Build, where: Filter, excluded: Excluded, **parts: sql.Composable
-) -> sql.Composed:
-    everything = where[0] == EVERYTHING
-    join = sql.SQL("" if everything else "JOIN vector_index.revisions r ON r.rev = c.rev")
-    condition = where[0]
-    if excluded.documents:
-        condition = sql.SQL("{} AND s.doc <> ALL(%(documents)s)").format(condition)
-    new = sql.SQL("hashtextextended(c.text, 0) <> ALL(%(texts)s)" if excluded.texts else "true")
-    return sql.SQL(statements("search.sql")[name]).format(
-        filter=condition, new=new, revisions=join, **parts, **_operator(build), **tables(build.build)
-    )
-
-
-def _operator(build: Build) -> dict[str, sql.Composable]:
-    return {
-        "operator": sql.SQL(OPERATORS[build.recipe["distance"]]),
-        "vector": sql.SQL(build.vector),
-        "bits": sql.Literal(build.dimensions),
-    }
 
 
 def _vector(build: Build, query: NDArray[np.float32]) -> dict[str, Any]:

@@ -43,8 +43,11 @@ WHERE state IN ('filling', 'closing', 'live') ORDER BY build
 SELECT build, index_id, name AS index, state, recipe FROM vector_index.builds JOIN vector_index.indexes USING (index_id)
 WHERE state IN ('filling', 'closing', 'live') AND paused_at IS NULL ORDER BY build
 
--- name: live: the build that searches of an index read
+-- name: live: the build that searches of an index read, and whether it has a vector index
 SELECT b.build, b.index_id, i.name AS index, b.state, b.recipe, b.quantised,
+    EXISTS (SELECT FROM pg_index x JOIN pg_class c ON c.oid = x.indexrelid JOIN pg_am a ON a.oid = c.relam
+        WHERE x.indrelid = to_regclass('vector_index.embeddings_' || b.build) AND a.amname = 'hnsw' AND x.indisvalid
+    ) AS is_indexed,
     ARRAY(SELECT language FROM vector_index.languages l WHERE l.build = b.build ORDER BY language) AS languages
 FROM vector_index.indexes i JOIN vector_index.builds b ON b.build = i.live_build
 WHERE i.name = %(name)s

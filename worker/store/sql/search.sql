@@ -1,12 +1,13 @@
 -- Searches. One statement is one snapshot: it follows live_rev and sees whole revisions. {operator} is the distance
 -- operator of the build, {vector} the type of its column, {filter} a compiled condition over r.metadata and s.doc,
 -- {revisions} the join that the filter needs, empty without a filter, and {new} a condition that leaves out the texts
--- that the caller has already. hashtextextended(text, 0) tells texts apart, by an index.
+-- that the caller has already. {candidates}, {per_content}, {rescored} and {most} are numbers: plans that are kept depend on
+-- them. hashtextextended(text, 0) tells texts apart, by an index.
 
 -- name: limits: until the transaction ends, limit the time of each statement, and the candidates of the vector index
 SELECT set_config('statement_timeout', %(seconds)s || 's', true), set_config('hnsw.ef_search', %(ef_search)s::text, true)
 
--- name: hits: the chunks of the contents of {found}, at most %(per_content)s per content and per text, whatever its
+-- name: hits: the chunks of the contents of {found}, at most {per_content} per content and per text, whatever its
 -- title; one row without a chunk if there are none. + 0 because {found} may be out of order, and Postgres 17 relies on its
 -- ORDER BY. LIMIT 1 keeps plans without statistics from walking all documents
 WITH {found}, hits AS (
@@ -17,12 +18,12 @@ WITH {found}, hits AS (
         FROM {chunks} c
         CROSS JOIN LATERAL (SELECT doc FROM {served} WHERE live_rev = c.rev LIMIT 1) s {revisions}
         WHERE c.hash = f.hash AND {filter} AND {new}
-        ORDER BY s.doc, c.ordinal LIMIT %(per_content)s
+        ORDER BY s.doc, c.ordinal LIMIT {per_content}
     ) c
 )
 SELECT {matching} AS matching, (SELECT count(*) FROM found) AS contents,
     h.doc, h.rev, h.ordinal, h.text_key, h.hash, h.distance, {cosine} AS cosine, h.words
-FROM (VALUES (1)) AS always LEFT JOIN hits h ON h.copy <= %(per_content)s
+FROM (VALUES (1)) AS always LEFT JOIN hits h ON h.copy <= {per_content}
 ORDER BY h.rank DESC, h.distance + 0, h.doc, h.ordinal
 
 -- name: nearest: the nearest contents that have a visible chunk, by the vector index if there is one
@@ -32,35 +33,35 @@ found AS MATERIALIZED (
     WHERE EXISTS (
         SELECT FROM {chunks} c JOIN {served} s ON s.live_rev = c.rev {revisions}
         WHERE c.hash = e.hash AND {filter} AND {new})
-    ORDER BY distance LIMIT %(candidates)s
+    ORDER BY distance LIMIT {candidates}
 )
 
--- name: nearest_quantised: the same by a vector index of one bit a number; the %(rescored)s best of it are compared again
+-- name: nearest_quantised: the same by a vector index of one bit a number; the {rescored} best of it are compared again
 found AS MATERIALIZED (
     SELECT n.hash, n.embedding {operator} %(query)b::{vector} AS distance, 0.0 AS rank FROM (
         SELECT e.hash, e.embedding FROM {embeddings} e
         WHERE EXISTS (
             SELECT FROM {chunks} c JOIN {served} s ON s.live_rev = c.rev {revisions}
             WHERE c.hash = e.hash AND {filter} AND {new})
-        ORDER BY binary_quantize(e.embedding)::bit({bits}) <~> binary_quantize(%(query)b::{vector}) LIMIT %(rescored)s
+        ORDER BY binary_quantize(e.embedding)::bit({dimensions}) <~> binary_quantize(%(query)b::{vector}) LIMIT {rescored}
     ) n
-    ORDER BY distance LIMIT %(candidates)s
+    ORDER BY distance LIMIT {candidates}
 )
 
--- name: exact: the same by comparing every chunk of {chosen}; nothing if it reads more than %(most)s.
+-- name: exact: the same by comparing every chunk of {chosen}; nothing if it reads more than {most}.
 -- MATERIALIZED keeps plans from walking the vector index and filtering its rows; LIMIT 1 keeps them from reading every
 -- vector
 visible AS MATERIALIZED ({chosen}), distances AS MATERIALIZED (
     SELECT v.hash, e.embedding {operator} %(query)b::{vector} AS distance
-    FROM (SELECT DISTINCT hash FROM visible WHERE fits AND (SELECT count(*) FROM visible) <= %(most)s) v
+    FROM (SELECT DISTINCT hash FROM visible WHERE fits AND (SELECT count(*) FROM visible) <= {most}) v
     CROSS JOIN LATERAL (SELECT embedding FROM {embeddings} WHERE hash = v.hash LIMIT 1) e
 ), found AS MATERIALIZED (
-    SELECT hash, distance, 0.0 AS rank FROM distances ORDER BY distance, hash LIMIT %(candidates)s
+    SELECT hash, distance, 0.0 AS rank FROM distances ORDER BY distance, hash LIMIT {candidates}
 )
 
 -- name: chosen_by_filter: chunks of documents that pass the filter, and whether their text is new
 SELECT c.hash, {new} AS fits FROM {served} s JOIN {chunks} c ON c.rev = s.live_rev {revisions}
-WHERE {filter} LIMIT %(most)s::bigint + 1
+WHERE {filter} LIMIT {most} + 1
 
 -- name: chosen_by_text: chunks of new texts, which the index of texts has between those of %(texts)s, and whether their
 -- document passes the filter. Each LIMIT keeps it from reading more than the bound; the last keeps plans from reading
@@ -69,23 +70,24 @@ SELECT c.hash, v.fits FROM (
     SELECT n.rev, n.hash FROM unnest(%(after)s::bigint[], %(before)s::bigint[]) AS gap (after, before)
     CROSS JOIN LATERAL (
         SELECT rev, hash FROM {chunks}
-        WHERE hashtextextended(text, 0) BETWEEN gap.after AND gap.before LIMIT %(most)s::bigint + 1
-    ) n LIMIT %(most)s::bigint + 1
+        WHERE hashtextextended(text, 0) BETWEEN gap.after AND gap.before LIMIT {most} + 1
+    ) n LIMIT {most} + 1
 ) c
 LEFT JOIN LATERAL (
     SELECT true AS fits FROM {served} s {revisions} WHERE s.live_rev = c.rev AND {filter} LIMIT 1
 ) v ON true
 
 -- name: lexical: the contents of visible chunks with the highest {relevance}, each with its {distance} to the question, of
--- the first %(most)s chunks that have a word
+-- the first {most} chunks that have a word. LIMIT 1 keeps plans from reading every document
 visible AS MATERIALIZED (
     SELECT c.hash, {relevance} AS relevance, ARRAY[s.doc, c.ordinal] AS place
-    FROM {chunks} c JOIN {served} s ON s.live_rev = c.rev {revisions}
-    WHERE c.lexemes @@ %(lexemes)s::tsquery AND {filter} AND {new} LIMIT %(most)s
+    FROM {chunks} c
+    CROSS JOIN LATERAL (SELECT doc FROM {served} WHERE live_rev = c.rev LIMIT 1) s {revisions}
+    WHERE c.lexemes @@ %(lexemes)s::tsquery AND {filter} AND {new} LIMIT {most}
 ), found AS MATERIALIZED (
     SELECT m.hash, m.rank, {distance} AS distance FROM (
         SELECT hash, max(relevance) AS rank FROM visible
-        GROUP BY hash ORDER BY rank DESC, min(place) LIMIT %(candidates)s
+        GROUP BY hash ORDER BY rank DESC, min(place) LIMIT {candidates}
     ) m JOIN {embeddings} e USING (hash)
 )
 
