@@ -9,6 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 import redis
+from celery import Celery
 from celery.exceptions import TaskRevokedError
 from celery.result import AsyncResult
 
@@ -114,6 +115,28 @@ def test_waiting_messages_run_together_and_each_has_its_result(system: System) -
     assert bad.get(timeout=PATIENCE_SECONDS)["failed"][0]["id"] == "bad"
     assert max(batches(system)) > 20
     assert len(batches(system)) < MESSAGES / 4
+
+
+def test_only_small_messages_run_together_also_if_their_body_was_written_with_them(system: System) -> None:
+    """As docs/how-to/application.md does. Large ones would keep others waiting, and fill the memory of a worker."""
+    broker = system.environment["BROKER_URL"]
+    app = Celery("library", broker=broker, backend=broker, set_as_current=False)
+    app.conf.broker_transport_options = {"body_encoding": "utf-8"}
+    once = {"content_type": "application/json", "content_encoding": "utf-8"}
+
+    def send(id: str, text: str) -> "AsyncResult[Any]":
+        documents = {"documents": [{"id": id, "text": text}]}
+        return app.send_task("tasks.index_documents", queue=STAGING, kwargs=documents, **once)
+
+    occupy(system, 0.8)
+    sent = [send(f"large{number}", f"Number {number}. " + 4_000 * "Words ") for number in range(20)]
+    assert [each.get(timeout=PATIENCE_SECONDS)["indexed"] for each in sent] == [1] * 20
+    assert max(batches(system)) == 1
+    (system.folder / "started").unlink()
+    occupy(system, 0.8)
+    sent = [send(f"small{number}", f"Number {number}.") for number in range(20)]
+    assert [each.get(timeout=PATIENCE_SECONDS)["indexed"] for each in sent] == [1] * 20
+    assert max(batches(system)) > 5
 
 
 def test_monitors_see_each_message_from_its_start_to_its_end(system: System) -> None:

@@ -2,11 +2,14 @@
 
 import time
 from collections.abc import Iterator
+from datetime import date
 from types import SimpleNamespace
 from typing import Any
+from uuid import UUID
 
 import pytest
 import redis
+from kombu import Connection as StockConnection
 from kombu import Consumer, Message, Queue
 
 from tests.fixtures.system import eventually
@@ -14,6 +17,8 @@ from worker.celery import leases
 from worker.celery.heartbeat import HeartbeatThread
 from worker.celery.upstream import consuming
 from worker.celery.upstream.channel import Connection
+from worker.celery.upstream.payloads import MAX_LEVELS
+from worker.documents import MAX_DIGITS, LongNumber
 
 QUEUES = [Queue("first"), Queue("second")]
 
@@ -49,6 +54,14 @@ def consumer(connection: Connection, got: list[Any]) -> Iterator[Consumer]:
 def send(connection: Connection, body: Any, queue: str = "first", priority: int = 0) -> None:
     with connection.Producer() as producer:
         producer.publish(body, routing_key=queue, priority=priority, serializer="json")
+
+
+def publish_once(broker_url: str, body: Any) -> None:
+    """As docs/how-to/application.md does: the body is part of the message, and no JSON in a string of it."""
+    options = {"body_encoding": "utf-8"}
+    with StockConnection(broker_url, transport_options=options) as connection:
+        once = {"content_type": "application/json", "content_encoding": "utf-8"}
+        connection.Producer().publish(body, routing_key="first", **once)
 
 
 def drain(connection: Connection, got: list[Any], number: int) -> list[Any]:
@@ -193,6 +206,35 @@ def test_a_claim_that_is_not_read_yet_is_renewed_and_released(
     HeartbeatThread.release_in_flight()
     assert client.llen("first") == 1
     assert client.keys("unacked*") == []
+
+
+def test_a_body_that_was_written_with_its_message_is_read_and_delivered_again(
+    connection: Connection, consumer: Consumer, got: list[Any], client: "redis.Redis", broker_url: str
+) -> None:
+    values = [UUID(int=7), date(1994, 2, 14), {"__type__": "Point", "__value__": [1]}]
+    document = {"id": 1, "text": 'Zoë \\ "quoted" \U0001f600\n', "metadata": {"values": values}}
+    publish_once(broker_url, ([], {"documents": [document, {"id": 10**MAX_DIGITS}]}, {"chain": None}))
+    [sent] = client.lrange("first", 0, -1)
+    read = [[], {"documents": [document, {"id": LongNumber(MAX_DIGITS + 1)}]}, {"chain": None}]
+    assert drain(connection, got, 1) == [read]
+    connection.default_channel.qos.restore_visible()
+    assert drain(connection, got, 2) == [read, read]
+    assert got[0][1].size_bytes == len(sent)
+
+
+def test_a_body_that_was_written_with_its_message_has_no_more_levels_than_a_pool_of_processes_takes(
+    connection: Connection, consumer: Consumer, got: list[Any], broker_url: str
+) -> None:
+    nested: Any = "words"
+    for _ in range(500):
+        nested = [nested]
+    publish_once(broker_url, ([nested], {}, {}))
+    [body] = drain(connection, got, 1)
+    levels, found = 0, body[0]
+    while isinstance(found, list):
+        levels, found = levels + 1, found[0]
+    assert found is None
+    assert levels <= MAX_LEVELS
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from worker.errors import Bug, VectorIndexError
 from worker.observability import events
 
 MESSAGES = 100  # of a batch at most, and those that a worker takes from the broker for the next one
-EVENTS_SECONDS = 0.02  # that an event for monitors waits for others
+EVENTS_SECONDS = 0.1  # that an event for monitors waits for others
 BATCH_SECONDS = 0.1  # from the start of a batch to the next one, unless so many messages wait
 WAIT_SECONDS = 5.0  # for a pool process, before the messages return to the broker: other workers may be idle
 

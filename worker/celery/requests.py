@@ -50,7 +50,7 @@ class RedactedRequest(Request):
         headers = self._request_dict
         return (
             getattr(self.task, "run_together", None) is not None
-            and len(self.message.body or "") <= SMALL_BYTES
+            and self.message.size_bytes <= SMALL_BYTES
             and not any((self.body[2] or {}).values())  # callbacks, chain and chord
             and not any(headers.get(name) for name in ALONE)
             and headers.get("root_id") in (None, self.id)

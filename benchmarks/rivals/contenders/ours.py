@@ -48,6 +48,8 @@ class Ours(Contender):
         self.app = Celery("application", broker=broker, backend=broker, set_as_current=False)
         # as docs/how-to/application.md does
         self.app.conf.broker_transport_options = {"body_encoding": "utf-8"}
+        once = {"content_type": "application/json", "content_encoding": "utf-8"}
+        self.app.conf.task_routes = {"tasks.index_documents": {"queue": "vector_index", **once}}
         self.index_name = "warm" if variant == "new" else "default"
         self._warm()
         self.index_name = "default"
@@ -107,7 +109,7 @@ class Ours(Contender):
 
     def _send(self, documents: list[Document], **options: Any) -> "AsyncResult[Any]":
         arguments = {"documents": documents, "index": self.index_name}
-        return self.app.send_task("tasks.index_documents", queue="vector_index", kwargs=arguments, **options)
+        return self.app.send_task("tasks.index_documents", kwargs=arguments, **options)
 
     def _wait(self, sent: Iterable["AsyncResult[Any]"]) -> None:
         for job in list(sent):

@@ -95,6 +95,7 @@ def read_claim(channel: Any, **options: Any) -> bool:
     try:
         message = unreadable.check(channel, payloads.read(found[1]))
         message["properties"]["delivery_tag"] = claim
+        message["size_bytes"] = len(found[1])
         channel.broker_clock.received(message)
     except unreadable.UNREADABLE as error:
         channel.qos._remove_from_indices(claim).execute()

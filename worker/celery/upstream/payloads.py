@@ -1,5 +1,8 @@
 """Payloads: the body of a message as JSON, read so that one value cannot cost the whole message.
 
+Celery writes a body as JSON, and the text of it into a message in JSON. An application may leave the first step out:
+its body arrives as it is, read together with its message.
+
 kombu takes each object `{"__type__": ..., "__value__": ...}` for a value of its own, and raises for a type that it does
 not know. Python raises for an integer of more than 4,300 digits. Here such values stay in their place, and the document
 or the argument that has them is refused.
@@ -59,6 +62,8 @@ class Base64:
 class Message(virtual.Message):
     """A message whose body is read by `read`. One that cannot be read has its error, and keeps its headers."""
 
+    size_bytes: int  # of all of it, as it came from the broker; 0 if it did not
+
     def __init__(self, payload: Any, channel: Any = None, **kwargs: Any) -> None:
         try:
             super().__init__(payload, channel=channel, **kwargs)  # type: ignore[no-untyped-call]
@@ -66,10 +71,13 @@ class Message(virtual.Message):
             found = sys.exc_info()
             super().__init__({**payload, "body": None}, channel=channel, **kwargs)  # type: ignore[no-untyped-call]
             self.errors.append(found)
+        self.size_bytes = payload.get("size_bytes", 0)
 
     def _decode(self) -> Any:
         if self.content_type != JSON:
             return super()._decode()  # type: ignore[no-untyped-call]
+        if isinstance(self.body, list | dict):  # read already
+            return self.body
         try:
             return read(self.body)
         except (AttributeError, TypeError, ValueError, RecursionError) as error:

@@ -13,7 +13,8 @@ logger = logging.getLogger("vector_index.broker")
 
 def check(channel: Any, message: Any) -> dict[str, Any]:
     """Check that a message has all that kombu reads from it. Raises one of UNREADABLE."""
-    delivery = channel.Message(message, channel=channel).delivery_info
+    envelope = {**message, "body": ""}  # a body that cannot be read fails its task
+    delivery = channel.Message(envelope, channel=channel).delivery_info
     _ = delivery["exchange"], delivery["routing_key"]
     return cast("dict[str, Any]", message)
 
